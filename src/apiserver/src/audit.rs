@@ -52,37 +52,25 @@ impl Audit {
     }
 
     /// Starts the audit event of a request. Returns `None` if the policy does not log the request.
-    /// Buffers the request's body if the policy logs it.
     pub async fn begin(
         &self,
         call: &Call,
         user: Option<&UserInfo>,
-        incoming: &mut Incoming,
-    ) -> Result<Option<Record>, Status> {
+        peer: Option<&Peer>,
+    ) -> Option<Record> {
         let verdict = self.policy.judge(user, &call.info);
         if verdict.level == Level::None {
-            return Ok(None);
+            return None;
         }
-        let mut record = Record {
-            event: metadata(call, user, incoming, verdict.level),
+        let record = Record {
+            event: metadata(call, user, peer, verdict.level),
             verdict,
             log: self.log.clone(),
             long_running: call.info.is_long_running(),
             panicked: false,
         };
         record.emit(call, Stage::RequestReceived).await;
-        let writes = matches!(
-            call.info.verb,
-            "create" | "update" | "patch" | "delete" | "deletecollection"
-        );
-        let streams = crate::connect::is_connect(&call.info);
-        if record.verdict.level >= Level::Request && writes && call.info.is_resource && !streams {
-            let bytes = std::mem::replace(&mut incoming.body, body::empty());
-            let bytes = body::read(bytes).await?;
-            incoming.body = body::full(bytes.clone());
-            record.request(call, &bytes);
-        }
-        Ok(Some(record))
+        Some(record)
     }
 }
 
@@ -93,7 +81,7 @@ fn time(at: Timestamp) -> String {
 fn metadata(
     call: &Call,
     user: Option<&UserInfo>,
-    incoming: &Incoming,
+    peer: Option<&Peer>,
     level: Level,
 ) -> Map<String, Value> {
     let info = &call.info;
@@ -120,7 +108,7 @@ fn metadata(
         .chain(header("x-real-ip"))
         .filter(|v| v.parse::<std::net::IpAddr>().is_ok())
         .collect();
-    if let Some(peer) = incoming.extensions.get::<Peer>() {
+    if let Some(peer) = peer {
         let ip = peer.address.ip().to_string();
         if sources.last() != Some(&ip) {
             sources.push(ip);
@@ -182,6 +170,29 @@ fn drop_managed_fields(object: &mut Value) {
 }
 
 impl Record {
+    /// Buffers and records the body of an authorized write if the policy logs it.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the body is too large or breaks off.
+    pub async fn read_request(
+        &mut self,
+        call: &Call,
+        incoming: &mut Incoming,
+    ) -> Result<(), Status> {
+        let writes = matches!(
+            call.info.verb,
+            "create" | "update" | "patch" | "delete" | "deletecollection"
+        );
+        if self.verdict.level >= Level::Request && writes {
+            let bytes = std::mem::replace(&mut incoming.body, body::empty());
+            let bytes = body::read(bytes).await?;
+            incoming.body = body::full(bytes.clone());
+            self.request(call, &bytes);
+        }
+        Ok(())
+    }
+
     /// Records the user that the request impersonates.
     pub fn impersonates(&mut self, acting: &Acting) {
         self.event

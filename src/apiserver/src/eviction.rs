@@ -1,7 +1,5 @@
 //! `pods/eviction`: pod deletion subject to disruption budgets.
 
-use std::sync::atomic::Ordering::Relaxed;
-
 use http::{Response, StatusCode};
 use rkube_api::selector::LabelSelector;
 use rkube_api::status::{Cause, Details, Status};
@@ -164,30 +162,31 @@ async fn charge_budget(
     });
     let name = meta::name(&budget).to_owned();
     let pod_name = meta::name(pod).to_owned();
-    let spared = std::sync::atomic::AtomicBool::new(false);
+    let number = |budget: &Object, field: &str| budget["status"][field].as_i64().unwrap_or(0);
+    if !ready {
+        let always = budget["spec"]["unhealthyPodEvictionPolicy"] == "AlwaysAllow";
+        let (healthy, desired) = (
+            number(&budget, "currentHealthy"),
+            number(&budget, "desiredHealthy"),
+        );
+        if always || healthy >= desired && desired > 0 {
+            // Nothing is charged, so the budget remains unchanged.
+            return Ok(Some(name));
+        }
+    }
     let make = |old: Option<&Object>| -> Result<Object, Status> {
         let mut budget = old.cloned().ok_or_else(|| {
             Status::not_found(&GroupResource::new("policy", "poddisruptionbudgets"), &name)
         })?;
-        let number = |field: &str| budget["status"][field].as_i64().unwrap_or(0);
-        if !ready {
-            let always = budget["spec"]["unhealthyPodEvictionPolicy"] == "AlwaysAllow";
-            let healthy = number("currentHealthy") >= number("desiredHealthy")
-                && number("desiredHealthy") > 0;
-            if always || healthy {
-                spared.store(true, Relaxed);
-                return Ok(budget);
-            }
-        }
-        if number("observedGeneration") < meta::generation(&budget) {
+        if number(&budget, "observedGeneration") < meta::generation(&budget) {
             return Err(try_again(&name));
         }
-        let allowed = number("disruptionsAllowed");
+        let allowed = number(&budget, "disruptionsAllowed");
         if allowed <= 0 {
             let detail = format!(
                 "The disruption budget {name} needs {} healthy pods and has {} currently",
-                number("desiredHealthy"),
-                number("currentHealthy")
+                number(&budget, "desiredHealthy"),
+                number(&budget, "currentHealthy")
             );
             return Err(refused(detail, 0));
         }
@@ -208,7 +207,7 @@ async fn charge_budget(
         &make,
     )
     .await?;
-    Ok(spared.load(Relaxed).then(|| meta::name(&budget).to_owned()))
+    Ok(None)
 }
 
 fn refused(detail: String, retry_after: u32) -> Status {

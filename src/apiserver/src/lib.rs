@@ -43,6 +43,7 @@ mod reader;
 mod resources;
 mod respond;
 mod reviews;
+mod route;
 mod server;
 mod service;
 mod services;
@@ -54,6 +55,7 @@ mod tests;
 mod uid;
 mod versions;
 mod webhooks;
+mod websocket;
 
 use std::sync::Arc;
 use std::time::Instant;

@@ -17,6 +17,7 @@ use rkube_auth::impersonation;
 
 use crate::body::{self, Body};
 use crate::call::{Call, Incoming};
+use crate::route::Route;
 use crate::server::Peer;
 use crate::{
     ApiServer, audit, connect, discovery, dump, flowcontrol, handlers, health, metrics, openapi,
@@ -140,18 +141,17 @@ impl ApiServer {
         mut request: Incoming,
         record: &mut Option<audit::Record>,
     ) -> Result<Response<Body>, Status> {
-        if !is_read(&call.method) {
-            // Clients may rely on objects that they have just created, such as roles, webhooks and
-            // service accounts.
-            self.backend().cache.consistent().await;
-        }
         let authenticated = self.authenticate(call, &request);
         if let Some(audit) = &self.audit {
-            *record = audit
-                .begin(call, authenticated.as_ref().ok(), &mut request)
-                .await?;
+            let peer = request.extensions.get::<Peer>();
+            *record = audit.begin(call, authenticated.as_ref().ok(), peer).await;
         }
         let user = authenticated?;
+        if !is_read(&call.method) {
+            // Clients may rely on objects that they have just created, such as roles, webhooks and
+            // service accounts. Not before authentication: a shared store has to be read for it.
+            self.backend().cache.consistent().await;
+        }
         let asked = attributes(&call.info, &user);
         let acting = impersonation::act(&call.headers, &user, &self.security.authorizer, &asked)?;
         if let (Some(record), Some(acting)) = (record.as_mut(), &acting) {
@@ -191,11 +191,15 @@ impl ApiServer {
             }
         };
         self.authorize(call)?;
+        let route = Route::of(self, &call.method, &call.info)?;
+        if let (Some(record), Route::Objects(_)) = (record.as_mut(), &route) {
+            record.read_request(call, &mut request).await?;
+        }
         if call.info.is_long_running() {
-            return self.dispatch(call, request).await;
+            return self.dispatch(call, route, request).await;
         }
         let limit = request_timeout(&call.info)?;
-        match tokio::time::timeout(limit, self.dispatch(call, request)).await {
+        match tokio::time::timeout(limit, self.dispatch(call, route, request)).await {
             Ok(result) => result,
             Err(_) => Err(Status::timeout(
                 "request did not complete within the allotted timeout",
@@ -247,32 +251,31 @@ impl ApiServer {
     async fn dispatch(
         self: &Arc<Self>,
         call: &Call,
+        route: Route,
         request: Incoming,
     ) -> Result<Response<Body>, Status> {
-        if let Some(remote) = self.aggregator.find(&call.info.path) {
-            return Ok(Box::pin(remote.forward(self.backend(), call, request)).await);
-        }
-        if call.info.is_resource {
-            if connect::is_connect(&call.info) {
-                return Box::pin(connect::handle(
-                    &self.storage,
-                    &self.transports,
-                    call,
-                    request,
-                ))
-                .await;
+        match route {
+            Route::Remote(remote) => {
+                Ok(Box::pin(remote.forward(self.backend(), call, request)).await)
             }
-            return handlers::handle(self, call, request).await;
+            Route::Connection => {
+                let forwarded = connect::handle(&self.storage, &self.transports, call, request);
+                Box::pin(forwarded).await
+            }
+            Route::Objects(resource) => handlers::handle(self, call, &resource, request).await,
+            Route::Path => self.serve_path(call).await,
         }
-        let path = call.info.path.as_str();
-        match path.trim_end_matches('/').split('/').nth(1) {
-            Some("healthz" | "livez" | "readyz") => return health::handle(self, call).await,
-            Some("metrics") => return Ok(metrics::handle(self)),
-            Some("openapi") => return openapi::handle(self, call).await,
-            Some("rkube") => return dump::handle(self.backend(), call),
-            _ => {}
+    }
+
+    /// Serves a non-resource path.
+    async fn serve_path(self: &Arc<Self>, call: &Call) -> Result<Response<Body>, Status> {
+        match call.info.path.trim_end_matches('/').split('/').nth(1) {
+            Some("healthz" | "livez" | "readyz") => health::handle(self, call).await,
+            Some("metrics") => Ok(metrics::handle(self)),
+            Some("openapi") => openapi::handle(self, call).await,
+            Some("rkube") => dump::handle(self.backend(), call),
+            _ => discovery::handle(self, call).await,
         }
-        discovery::handle(self, call).await
     }
 }
 
@@ -287,8 +290,8 @@ fn attributes<'a>(info: &'a RequestInfo, user: &'a UserInfo) -> Attributes<'a> {
         namespace: &info.namespace,
         name: &info.name,
         path: &info.path,
-        field_selector: info.query.get("fieldSelector").unwrap_or_default(),
-        label_selector: info.query.get("labelSelector").unwrap_or_default(),
+        field_selector: info.selector("fieldSelector"),
+        label_selector: info.selector("labelSelector"),
         ..Attributes::resource(user, info.verb, &info.group, &info.resource)
     }
 }

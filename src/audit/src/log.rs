@@ -31,9 +31,7 @@ impl Log {
     /// Opens the log for appending and starts its writer thread. Creates missing parent
     /// directories.
     pub fn open(config: &Config) -> std::io::Result<Arc<Self>> {
-        if let Some(folder) = config.log.parent() {
-            std::fs::create_dir_all(folder)?;
-        }
+        std::fs::create_dir_all(folder(&config.log))?;
         let file = open(&config.log)?;
         let mut writer = Writer {
             size: file.metadata()?.len(),
@@ -72,6 +70,14 @@ impl Log {
     }
 }
 
+/// Returns the directory of a file: the current one for a bare file name.
+fn folder(path: &Path) -> &Path {
+    match path.parent() {
+        Some(folder) if folder != Path::new("") => folder,
+        _ => Path::new("."),
+    }
+}
+
 fn open(path: &Path) -> std::io::Result<File> {
     // The log records users' actions, so only its owner may read it.
     OpenOptions::new()
@@ -91,11 +97,10 @@ impl Writer {
         Ok(())
     }
 
-    /// Renames `audit.log` to `audit-<time>.log` and deletes the backups beyond the configured
-    /// limits.
+    /// Renames `audit.log` to `audit-<time>.log`, and deletes old backups.
     fn rotate(&mut self) -> std::io::Result<()> {
         let stem = self.path.file_stem().unwrap_or_default();
-        let (stem, now) = (stem.to_string_lossy(), jiff::Timestamp::now());
+        let (stem, now) = (stem.to_string_lossy().into_owned(), jiff::Timestamp::now());
         let suffix = match self.path.extension() {
             Some(extension) => format!(".{}", extension.to_string_lossy()),
             None => String::new(),
@@ -105,14 +110,20 @@ impl Writer {
         std::fs::rename(&self.path, backup)?;
         self.file = open(&self.path)?;
         self.size = 0;
-        let Some(folder) = self.path.parent() else {
-            return Ok(());
-        };
-        let mut backups: Vec<PathBuf> = std::fs::read_dir(folder)?
+        // The log goes on without that; the next rotation tries again.
+        if let Err(error) = self.delete_backups(&stem, &suffix) {
+            tracing::error!(%error, path = %self.path.display(), "old audit logs are not deleted");
+        }
+        Ok(())
+    }
+
+    /// Deletes the backups beyond the configured limits.
+    fn delete_backups(&self, stem: &str, suffix: &str) -> std::io::Result<()> {
+        let mut backups: Vec<PathBuf> = std::fs::read_dir(folder(&self.path))?
             .filter_map(|entry| Some(entry.ok()?.path()))
             .filter(|path| {
                 let name = path.file_name().unwrap_or_default().to_string_lossy();
-                name.starts_with(&format!("{stem}-")) && name.ends_with(&suffix)
+                name.starts_with(&format!("{stem}-")) && name.ends_with(suffix)
             })
             .collect();
         // The names contain the time, so that sorting by name sorts by age.
@@ -137,6 +148,13 @@ impl Writer {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_bare_file_name_is_in_the_current_directory() {
+        assert_eq!(folder(Path::new("audit.log")), Path::new("."));
+        assert_eq!(folder(Path::new("a/audit.log")), Path::new("a"));
+        assert_eq!(folder(Path::new("/audit.log")), Path::new("/"));
+    }
 
     #[test]
     fn logs_rotate_and_the_oldest_go() {

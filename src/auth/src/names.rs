@@ -18,6 +18,8 @@ pub const ALL_SERVICE_ACCOUNTS: &str = "system:serviceaccounts";
 pub const SERVICE_ACCOUNT_USER_PREFIX: &str = "system:serviceaccount:";
 /// The user of the API server's internal requests.
 pub const API_SERVER: &str = "system:apiserver";
+/// The user of the API server's certificate for node agents.
+pub const KUBELET_CLIENT: &str = "kube-apiserver-kubelet-client";
 
 /// Returns the user name of a service account.
 pub fn service_account_user(namespace: &str, name: &str) -> String {

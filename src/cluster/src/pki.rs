@@ -146,8 +146,10 @@ impl Pki {
                 "apiserver-kubelet-client",
                 &self.ca,
                 Subject {
+                    // Node agents know the API server by this name. It is in no group, so that
+                    // the certificate gives no rights at the API server itself.
                     common_name: "kube-apiserver-kubelet-client",
-                    organization: Some("system:masters"),
+                    organization: None,
                     names: Vec::new(),
                     addresses: Vec::new(),
                     server: false,

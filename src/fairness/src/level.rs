@@ -91,6 +91,28 @@ impl Drop for Permit {
     }
 }
 
+/// A request in a queue, which leaves it when this is dropped: after its time, or because the client
+/// has gone away.
+struct Waiting<'a> {
+    level: &'a Arc<Level>,
+    receiver: oneshot::Receiver<Permit>,
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        // Has its seats, so it has left the queue.
+        if self.receiver.is_terminated() {
+            return;
+        }
+        self.receiver.close();
+        match self.receiver.try_recv() {
+            // Got its seats at the last moment: dropping them returns them.
+            Ok(permit) => drop(permit),
+            Err(_) => self.level.forget_abandoned(),
+        }
+    }
+}
+
 /// The factor by which a level's smoothed demand decays towards a lower demand, per adjustment.
 const SMOOTHING: f64 = 0.977;
 
@@ -315,24 +337,32 @@ impl Level {
             self.dispatch(&mut queues);
         }
         self.contended.notify_one();
-        match tokio::time::timeout(wait, receiver).await {
+        let mut waiting = Waiting {
+            level: self,
+            receiver,
+        };
+        match tokio::time::timeout(wait, &mut waiting.receiver).await {
             Ok(Ok(permit)) => {
                 self.dispatched.fetch_add(1, Ordering::Relaxed);
                 Ok(permit)
             }
-            // The abandoned entry is removed from its queue when it reaches the head.
             Ok(Err(_)) | Err(_) => Err(refuse(Refusal::TimeOut)),
         }
     }
 
+    /// Removes the waiting requests that have been abandoned, so that they neither fill the queues
+    /// nor count as demand.
+    fn forget_abandoned(self: &Arc<Self>) {
+        let mut queues = self.queues.lock();
+        let gone = queues.remove(oneshot::Sender::is_closed);
+        self.waiting.fetch_sub(gone, Ordering::SeqCst);
+        // A request behind a removed one may fit.
+        self.dispatch(&mut queues);
+    }
+
     /// Admits waiting requests in order while seats are free.
     fn dispatch(self: &Arc<Self>, queues: &mut Queues<oneshot::Sender<Permit>>) {
-        while let Some((at, seats)) = queues.next(
-            |sender| sender.is_closed(),
-            || {
-                self.waiting.fetch_sub(1, Ordering::SeqCst);
-            },
-        ) {
+        while let Some((at, seats)) = queues.next() {
             if !self.take(seats, self.current()) {
                 return;
             }
@@ -425,6 +455,51 @@ mod tests {
         drop(wide);
         assert_eq!((level.executing(), level.waiting()), (0, 0));
         assert!(level.enter(1, || 1, WAIT).await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn who_gives_up_leaves_the_queue() {
+        let level = level(
+            json!({"type": "Queue", "queuing": {"queues": 1, "handSize": 1, "queueLengthLimit": 1}}),
+        );
+        let all = level.enter(2, || 0, WAIT).await.unwrap();
+        for _ in 0..3 {
+            let late = level.enter(1, || 0, Duration::ZERO).await;
+            assert_eq!(
+                late.err(),
+                Some(Refusal::TimeOut),
+                "the queue is free again"
+            );
+            assert_eq!(level.waiting(), 0);
+            // A client that disconnects drops its request.
+            let waiter = level.clone();
+            let waiter = tokio::spawn(async move { waiter.enter(1, || 0, WAIT).await });
+            while level.waiting() == 0 {
+                tokio::task::yield_now().await;
+            }
+            waiter.abort();
+            assert!(waiter.await.is_err());
+            assert_eq!(level.waiting(), 0);
+        }
+        drop(all);
+        assert_eq!(level.executing(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_seat_given_at_the_last_moment_is_returned() {
+        let level = level(
+            json!({"type": "Queue", "queuing": {"queues": 1, "handSize": 1, "queueLengthLimit": 1}}),
+        );
+        let all = level.enter(2, || 0, WAIT).await.unwrap();
+        let mut waiter = Box::pin(level.enter(1, || 0, WAIT));
+        let polled = std::future::poll_fn(|context| {
+            std::task::Poll::Ready(waiter.as_mut().poll(context).is_pending())
+        });
+        assert!(polled.await);
+        drop(all);
+        assert_eq!((level.executing(), level.waiting()), (1, 0));
+        drop(waiter);
+        assert_eq!(level.executing(), 0);
     }
 
     #[tokio::test]

@@ -97,29 +97,29 @@ impl<T> Queues<T> {
         Ok(())
     }
 
+    /// Removes the requests for which `gave_up` is true, and returns how many there were.
+    pub fn remove(&mut self, gave_up: impl Fn(&T) -> bool) -> u32 {
+        let mut removed = 0;
+        for queue in &mut self.queues {
+            queue.entries.retain(|entry| {
+                let gone = gave_up(&entry.waiter);
+                if gone {
+                    queue.seats -= entry.seats;
+                    removed += 1;
+                }
+                !gone
+            });
+        }
+        removed
+    }
+
     /// Returns the total number of seats that waiting requests need.
     pub fn seats(&self) -> u32 {
         self.queues.iter().map(|q| q.seats).sum()
     }
 
     /// Returns the queue to serve next and the number of seats that its first request needs.
-    /// Removes requests for which `gave_up` is true from the heads of queues, and calls `forget`
-    /// for each.
-    pub fn next(
-        &mut self,
-        gave_up: impl Fn(&T) -> bool,
-        mut forget: impl FnMut(),
-    ) -> Option<(usize, u32)> {
-        for queue in &mut self.queues {
-            while let Some(first) = queue.entries.front() {
-                if !gave_up(&first.waiter) {
-                    break;
-                }
-                queue.seats -= first.seats;
-                queue.entries.pop_front();
-                forget();
-            }
-        }
+    pub fn next(&self) -> Option<(usize, u32)> {
         let count = self.queues.len();
         let order = (0..count).map(|i| (self.turn + i) % count);
         // The request with the earliest virtual finish time.
@@ -172,7 +172,7 @@ mod tests {
         }
         queues.push(SHAPE, 2, 1, ("quiet", 0)).unwrap();
         let mut order = Vec::new();
-        while let Some((at, _)) = queues.next(|_| false, || {}) {
+        while let Some((at, _)) = queues.next() {
             order.push(queues.pop(at).0);
         }
         let quiet = order.iter().position(|name| *name == "quiet").unwrap();
@@ -189,7 +189,7 @@ mod tests {
         }
         let mut first: Vec<&str> = Vec::new();
         for _ in 0..6 {
-            let (at, _) = queues.next(|_| false, || {}).unwrap();
+            let (at, _) = queues.next().unwrap();
             first.push(queues.pop(at).0);
         }
         assert!(
@@ -206,6 +206,21 @@ mod tests {
         assert!(queues.push(shape, 1, 1, ()).is_err());
         assert!(queues.push(shape, 2, 1, ()).is_ok());
         assert_eq!(queues.seats(), 2);
+    }
+
+    #[test]
+    fn removed_requests_leave_room() {
+        let mut queues = Queues::default();
+        let shape = QueueConfig { length: 2, ..SHAPE };
+        for i in 0..2 {
+            queues.push(shape, 1, 3, i).unwrap();
+        }
+        assert!(queues.push(shape, 1, 1, 2).is_err());
+        assert_eq!(queues.remove(|i| *i == 1), 1, "not only at the head");
+        assert_eq!(queues.seats(), 3);
+        queues.push(shape, 1, 1, 2).unwrap();
+        let (at, seats) = queues.next().unwrap();
+        assert_eq!((queues.pop(at), seats), (0, 3));
     }
 
     proptest! {

@@ -11,7 +11,7 @@ use tokio_tungstenite::WebSocketStream;
 pub use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
-use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role};
+use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
 
 use crate::remote_command::TerminalSize;
 use crate::upgrade::{UpgradeError, header_lists, header_values};
@@ -237,6 +237,15 @@ pub fn accept(headers: &HeaderMap, protocol: &str) -> Result<Response<()>, Upgra
 /// Returns the server's end of a WebSocket on an upgraded connection.
 pub async fn open(upgraded: hyper::upgrade::Upgraded) -> Socket {
     WebSocketStream::from_raw_socket(TokioIo::new(upgraded), Role::Server, None).await
+}
+
+/// Returns the server's end of a WebSocket whose client may send messages of at most
+/// `max_message` bytes. Reading a larger one fails.
+pub async fn open_limited(upgraded: hyper::upgrade::Upgraded, max_message: usize) -> Socket {
+    let limits = WebSocketConfig::default()
+        .max_message_size(Some(max_message))
+        .max_frame_size(Some(max_message));
+    WebSocketStream::from_raw_socket(TokioIo::new(upgraded), Role::Server, Some(limits)).await
 }
 
 /// Returns the data of a socket as one stream of bytes, for SPDY inside a WebSocket.

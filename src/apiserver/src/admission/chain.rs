@@ -29,6 +29,11 @@ pub struct AdmissionChain {
     pub webhooks: Webhooks,
 }
 
+/// Returns the function that adds a plugin's annotations to the request's audit event.
+fn annotate(call: &Call) -> impl FnMut(&str, String) {
+    move |key: &str, value: String| call.annotate(key, value)
+}
+
 impl AdmissionChain {
     /// Runs the mutating plugins, policies and webhooks. If a policy or webhook changed the object,
     /// the chain runs a second time, so that for example an injected container gets its defaults.
@@ -73,7 +78,9 @@ impl AdmissionChain {
     ) -> Result<(), Status> {
         let (name, namespace) = admission.name_and_namespace(object);
         let request = admission.plugin_request(Some(&mut *object), old, &name, &namespace);
-        let warnings = self.plugins.validate(&request)?;
+        let warnings = self
+            .plugins
+            .validate(&request, &mut annotate(admission.call))?;
         admission.call.warn(warnings);
         self.policies.validate(admission, Some(object), old).await?;
         self.webhooks.validate(admission, Some(object), old).await
@@ -88,7 +95,10 @@ impl AdmissionChain {
         let (name, namespace) = admission.name_and_namespace(old);
         let mut request = admission.plugin_request(None, Some(old), &name, &namespace);
         let mut warnings = self.plugins.mutate(&mut request)?;
-        warnings.extend(self.plugins.validate(&request)?);
+        warnings.extend(
+            self.plugins
+                .validate(&request, &mut annotate(admission.call))?,
+        );
         admission.call.warn(warnings);
         self.policies.validate(admission, None, Some(old)).await?;
         self.webhooks.validate(admission, None, Some(old)).await

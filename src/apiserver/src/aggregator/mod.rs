@@ -170,6 +170,22 @@ impl AggregationController {
         *self.aggregator.table.write() = Arc::new(table);
     }
 
+    /// Checks a remote server, and refreshes its documents if it is available.
+    async fn look(&self, remote: &Arc<Remote>) -> availability::Verdict {
+        let verdict = availability::check(&self.backend, remote).await;
+        let was = remote
+            .available
+            .swap(verdict.is_available(), Ordering::AcqRel);
+        availability::publish(&self.backend, remote, &verdict).await;
+        if verdict.is_available() {
+            openapi::refresh(&self.backend.cache, &self.aggregator, remote).await;
+            discovery::refresh(&self.backend.cache, &self.aggregator, remote).await;
+        } else if was {
+            self.aggregator.touch();
+        }
+        verdict
+    }
+
     /// Keeps the condition and the documents of one remote server up to date until its `APIService`
     /// is deleted or changed.
     async fn tend(self, remote: Arc<Remote>) {
@@ -177,22 +193,8 @@ impl AggregationController {
         let mut failures = 0u32;
         loop {
             let next = {
-                let look = async {
-                    let verdict = availability::check(&self.backend, &remote).await;
-                    let was = remote
-                        .available
-                        .swap(verdict.is_available(), Ordering::AcqRel);
-                    availability::publish(&self.backend, &remote, &verdict).await;
-                    if verdict.is_available() {
-                        openapi::refresh(&self.backend.cache, &self.aggregator, &remote).await;
-                        discovery::refresh(&self.backend.cache, &self.aggregator, &remote).await;
-                    } else if was {
-                        self.aggregator.touch();
-                    }
-                    verdict
-                };
                 tokio::select! {
-                    verdict = look => verdict,
+                    verdict = self.look(&remote) => verdict,
                     () = stop.cancelled() => return,
                     () = remote.stop.cancelled() => return,
                 }

@@ -5,6 +5,7 @@ use http::{Method, Request, Response, StatusCode, Uri, Version};
 use hyper::body::Incoming as Received;
 use rkube_api::status::Status;
 use rkube_auth::UserInfo;
+use rkube_request::{RequestInfo, encode_path};
 
 use super::remote::Remote;
 use crate::backend::Backend;
@@ -59,8 +60,7 @@ impl Remote {
         let Ok(authority) = self.resolve(&backend.cache) else {
             return text(StatusCode::SERVICE_UNAVAILABLE, "service unavailable");
         };
-        let path = call.uri.path_and_query().map_or("/", |p| p.as_str());
-        let uri = match uri(&authority, path) {
+        let uri = match uri(&authority, &path_and_query(&call.info)) {
             Ok(uri) => uri,
             Err(why) => return text(StatusCode::BAD_REQUEST, &why),
         };
@@ -105,6 +105,14 @@ fn uri(authority: &str, path_and_query: &str) -> Result<Uri, String> {
     format!("https://{authority}{path_and_query}")
         .parse()
         .map_err(|e| format!("the location is not valid: {e}"))
+}
+
+/// Returns path and query to forward: those that were authorized, so that the other server cannot
+/// read an ambiguous encoding differently.
+fn path_and_query(info: &RequestInfo) -> String {
+    let query = info.query.encoded();
+    let separator = if query.is_empty() { "" } else { "?" };
+    format!("{}{separator}{query}", encode_path(&info.path))
 }
 
 /// Returns a plain-text error response, as Go's `http.Error`.
@@ -192,6 +200,18 @@ fn escape_key(key: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_was_judged_is_forwarded() {
+        for (sent, forwarded) in [
+            ("/apis/g%2Fv1%2fnodes?x=a%2Fb", "/apis/g/v1/nodes?x=a%2Fb"),
+            ("/apis/g/v1/a%20b%3F%25", "/apis/g/v1/a%20b%3F%25"),
+        ] {
+            let (path, query) = sent.split_once('?').unwrap_or((sent, ""));
+            let info = RequestInfo::parse(&Method::GET, path, query);
+            assert_eq!(path_and_query(&info), forwarded);
+        }
+    }
 
     #[test]
     fn only_the_real_user_is_asserted() {

@@ -46,20 +46,7 @@ impl Path {
                 if rest.is_empty() {
                     break;
                 }
-                let mut name = String::new();
-                let mut chars = rest.char_indices();
-                let mut end = rest.len();
-                while let Some((i, c)) = chars.next() {
-                    match c {
-                        '.' | '[' => {
-                            end = i;
-                            break;
-                        }
-                        // An escaped character, such as a dot, is part of the name.
-                        '\\' => name.push(chars.next()?.1),
-                        c => name.push(c),
-                    }
-                }
+                let (name, end) = field_name(rest)?;
                 rest = &rest[end..];
                 steps.push(if name == "*" {
                     Step::All
@@ -80,18 +67,7 @@ impl Path {
                 .flat_map(|value| -> Vec<&'a Value> {
                     match step {
                         Step::Field(name) => value.get(name).into_iter().collect(),
-                        Step::Index(index) => value
-                            .as_array()
-                            .and_then(|items| {
-                                let at = if *index < 0 {
-                                    items.len() as i64 + index
-                                } else {
-                                    *index
-                                };
-                                items.get(usize::try_from(at).ok()?)
-                            })
-                            .into_iter()
-                            .collect(),
+                        Step::Index(index) => item_at(value, *index).into_iter().collect(),
                         Step::All => match value {
                             Value::Array(items) => items.iter().collect(),
                             Value::Object(map) => map.values().collect(),
@@ -184,6 +160,32 @@ fn filter(condition: &str) -> Option<Step> {
         equals,
         value,
     })
+}
+
+/// Returns the field name at the start of a path, and its end. A backslash escapes a character,
+/// such as a dot.
+fn field_name(path: &str) -> Option<(String, usize)> {
+    let mut name = String::new();
+    let mut chars = path.char_indices();
+    while let Some((i, c)) = chars.next() {
+        match c {
+            '.' | '[' => return Some((name, i)),
+            '\\' => name.push(chars.next()?.1),
+            c => name.push(c),
+        }
+    }
+    Some((name, path.len()))
+}
+
+/// Returns an item of an array; a negative index counts from the end.
+fn item_at(value: &Value, index: i64) -> Option<&Value> {
+    let items = value.as_array()?;
+    let at = if index < 0 {
+        items.len() as i64 + index
+    } else {
+        index
+    };
+    items.get(usize::try_from(at).ok()?)
 }
 
 #[cfg(test)]

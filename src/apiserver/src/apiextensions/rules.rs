@@ -419,26 +419,38 @@ impl Rules {
             if run.ratchets && !runnable.uses_old && unchanged {
                 continue;
             }
-            let at = violated_path(path, &rule.field_path);
-            let detail = match &rule.message {
-                Some(Ok(message)) => match self.message(run, rule, message, &values) {
-                    Ok(detail) => detail,
-                    Err(problem) => {
-                        run.errors
-                            .push(FieldError::invalid(at, self.type_name.as_str(), problem));
-                        return Err(Exhausted);
-                    }
-                },
-                _ => None,
-            };
-            let detail = detail.unwrap_or_else(|| match text(&rule.value, "message") {
-                "" => format!("failed rule: {shown}"),
-                message => message.trim().to_owned(),
-            });
-            let bad =
-                (!matches!(self.type_name.as_str(), "object" | "array")).then(|| value.clone());
-            run.errors.push(violation(&rule.value, at, detail, bad));
+            self.report(run, rule, path, value, &values)?;
         }
+        Ok(())
+    }
+
+    /// Adds the error of a violated rule. `values` are `self` and the old `self` of its expressions.
+    fn report(
+        &self,
+        run: &mut Run,
+        rule: &Rule,
+        path: &str,
+        value: &Value,
+        values: &[Cel<'_>],
+    ) -> Result<(), Exhausted> {
+        let at = violated_path(path, &rule.field_path);
+        let detail = match &rule.message {
+            Some(Ok(message)) => match self.message(run, rule, message, values) {
+                Ok(detail) => detail,
+                Err(problem) => {
+                    run.errors
+                        .push(FieldError::invalid(at, self.type_name.as_str(), problem));
+                    return Err(Exhausted);
+                }
+            },
+            _ => None,
+        };
+        let detail = detail.unwrap_or_else(|| match text(&rule.value, "message") {
+            "" => format!("failed rule: {}", shown(&rule.value)),
+            message => message.trim().to_owned(),
+        });
+        let bad = (!matches!(self.type_name.as_str(), "object" | "array")).then(|| value.clone());
+        run.errors.push(violation(&rule.value, at, detail, bad));
         Ok(())
     }
 

@@ -169,15 +169,22 @@ impl ResourceCache {
     /// Applies a write. Watchers are not woken until [`wake`](Self::wake).
     pub fn put(&self, key: &str, value: &Bytes, revision: u64) {
         let (namespace, name) = split(key);
+        let read = |extractor: Option<&FieldExtractor>| {
+            CachedObject::new(namespace, name, revision, value, extractor).map(Arc::new)
+        };
+        // The object is read without the lock, and again if the fields to extract have changed
+        // meanwhile.
         let extractor = self.state.read().extractor.clone();
-        let Some(object) = CachedObject::new(namespace, name, revision, value, extractor.as_ref())
-        else {
+        let mut object = read(extractor.as_ref());
+        self.pages.age(Instant::now());
+        let mut state = self.state.write();
+        if !is_same(extractor.as_ref(), state.extractor.as_ref()) {
+            object = read(state.extractor.as_ref());
+        }
+        let Some(object) = object else {
             tracing::error!(key, "a stored value is not an object, it is left out");
             return;
         };
-        let object = Arc::new(object);
-        self.pages.age(Instant::now());
-        let mut state = self.state.write();
         let previous = match state.objects.get_mut(key) {
             Some(slot) => Some(std::mem::replace(slot, object.clone())),
             None => {
@@ -390,6 +397,14 @@ impl State {
                 .cloned()
                 .collect(),
         }
+    }
+}
+
+fn is_same(one: Option<&FieldExtractor>, other: Option<&FieldExtractor>) -> bool {
+    match (one, other) {
+        (Some(one), Some(other)) => Arc::ptr_eq(one, other),
+        (None, None) => true,
+        _ => false,
     }
 }
 

@@ -1,5 +1,6 @@
 //! Addresses of nodes, pods and services.
 
+use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
 
 use rkube_api::status::{FieldError, Status};
@@ -143,7 +144,7 @@ pub fn agent_of_pod(
     let separator = if query.is_empty() { "" } else { "?" };
     Ok(Target {
         scheme: "https",
-        authority: format!("{address}:{port}"),
+        authority: host_port(&address, port),
         path_and_query: format!("{path}{separator}{query}"),
         trust: Trust::Cluster,
     })
@@ -169,6 +170,65 @@ fn agent_address(node: &Object) -> Result<(String, u64), Status> {
     Ok((address.to_owned(), port.unwrap_or(10250)))
 }
 
+/// Returns whether an address may be the target of a proxy: upstream's `IsProxyableIP`.
+///
+/// Nodes and pods report their own addresses, so without this check they could direct the API
+/// server's requests at itself or at services of its host.
+fn is_proxyable(address: IpAddr) -> bool {
+    let link_local = |address: &Ipv6Addr| address.segments()[0] & 0xffc0 == 0xfe80;
+    !match address.to_canonical() {
+        IpAddr::V4(v4) => {
+            v4.is_unspecified()
+                || v4.is_loopback()
+                || v4.is_link_local()
+                || v4.is_multicast()
+                || v4.is_broadcast()
+        }
+        IpAddr::V6(v6) => {
+            v6.is_unspecified() || v6.is_loopback() || v6.is_multicast() || link_local(&v6)
+        }
+    }
+}
+
+fn not_allowed() -> Status {
+    Status::bad_request("address not allowed")
+}
+
+/// Checks an address that must be an IP address.
+fn check_ip(address: &str) -> Result<(), Status> {
+    match address.parse() {
+        Ok(ip) if is_proxyable(ip) => Ok(()),
+        _ => Err(not_allowed()),
+    }
+}
+
+/// Checks every address of a host name or IP address.
+async fn check_host(host: &str) -> Result<(), Status> {
+    if host.parse::<IpAddr>().is_ok() {
+        return check_ip(host);
+    }
+    let mut found = tokio::net::lookup_host((host, 0))
+        .await
+        .map_err(|e| Status::bad_request(format!("lookup {host}: {e}")))?
+        .peekable();
+    if found.peek().is_none() {
+        return Err(Status::bad_request("no addresses for hostname"));
+    }
+    match found.all(|address| is_proxyable(address.ip())) {
+        true => Ok(()),
+        false => Err(not_allowed()),
+    }
+}
+
+/// Joins host and port for a URL; brackets IPv6 addresses.
+pub fn host_port(host: &str, port: impl std::fmt::Display) -> String {
+    if host.contains(':') {
+        format!("[{host}]:{port}")
+    } else {
+        format!("{host}:{port}")
+    }
+}
+
 /// Splits `[scheme:]name[:port]` into scheme, name and port.
 fn split_name(name: &str) -> Option<(&str, &str, &str)> {
     let parts: Vec<&str> = name.split(':').collect();
@@ -191,15 +251,21 @@ fn rest(info: &RequestInfo) -> String {
 }
 
 /// Returns the target of a node proxy request: the node agent, or another port of the node.
-pub fn node(cache: &Cache, info: &RequestInfo) -> Result<Target, Status> {
+///
+/// # Errors
+///
+/// 400 for an invalid name, and if the node's address may not be the target of a proxy; 404 if the
+/// node does not exist.
+pub async fn node(cache: &Cache, info: &RequestInfo) -> Result<Target, Status> {
     let invalid = || Status::bad_request(format!("invalid node request {:?}", info.name));
     let (scheme, name, port) = split_name(&info.name).ok_or_else(invalid)?;
     let node = get(cache, "nodes", "", name)?;
     let (address, agent_port) = agent_address(&node)?;
+    check_host(&address).await?;
     if port.is_empty() || port == agent_port.to_string() {
         return Ok(Target {
             scheme: "https",
-            authority: format!("{address}:{agent_port}"),
+            authority: host_port(&address, agent_port),
             path_and_query: rest(info),
             trust: Trust::Cluster,
         });
@@ -207,7 +273,7 @@ pub fn node(cache: &Cache, info: &RequestInfo) -> Result<Target, Status> {
     let port: u16 = port.parse().map_err(|_| invalid())?;
     Ok(Target {
         scheme: if scheme == "https" { "https" } else { "http" },
-        authority: format!("{address}:{port}"),
+        authority: host_port(&address, port),
         path_and_query: rest(info),
         trust: Trust::Anyone,
     })
@@ -218,10 +284,8 @@ pub fn pod(cache: &Cache, info: &RequestInfo) -> Result<Target, Status> {
     let (scheme, name, port) = split_name(&info.name)
         .ok_or_else(|| Status::bad_request(format!("invalid pod request {:?}", info.name)))?;
     let pod = get_pod(cache, &info.namespace, name)?;
-    let address = pod["status"]["podIP"]
-        .as_str()
-        .filter(|a| !a.is_empty())
-        .ok_or_else(|| Status::bad_request("address not allowed"))?;
+    let address = pod["status"]["podIP"].as_str().unwrap_or_default();
+    check_ip(address)?;
     let declared = || {
         let containers = pod["spec"]["containers"].as_array()?;
         containers.iter().find_map(|c| {
@@ -241,8 +305,9 @@ pub fn pod(cache: &Cache, info: &RequestInfo) -> Result<Target, Status> {
             let port: u16 = port
                 .parse()
                 .map_err(|_| Status::bad_request(format!("invalid pod request {:?}", info.name)))?;
-            format!("{address}:{port}")
+            host_port(address, port)
         }
+        None if address.contains(':') => format!("[{address}]"),
         None => address.to_owned(),
     };
     Ok(Target {
@@ -253,13 +318,13 @@ pub fn pod(cache: &Cache, info: &RequestInfo) -> Result<Target, Status> {
     })
 }
 
-/// Returns the target of a service proxy request: a random ready endpoint.
+/// Returns the target of a service proxy request: a random ready endpoint that is a pod.
 pub fn service(cache: &Cache, info: &RequestInfo) -> Result<Target, Status> {
     let (scheme, name, port) = split_name(&info.name)
         .ok_or_else(|| Status::bad_request(format!("invalid service request {:?}", info.name)))?;
     Ok(Target {
         scheme: if scheme == "https" { "https" } else { "http" },
-        authority: service_endpoint(cache, &info.namespace, name, port)?,
+        authority: service_endpoint(cache, &info.namespace, name, port, Reach::Pods)?,
         path_and_query: rest(info),
         trust: Trust::Anyone,
     })
@@ -276,9 +341,38 @@ pub fn service_address(
 ) -> Result<String, Status> {
     let service = get(cache, "services", namespace, name)?;
     match service["spec"]["externalName"].as_str() {
-        Some(host) if service["spec"]["type"] == "ExternalName" => Ok(format!("{host}:{port}")),
-        _ => service_endpoint(cache, namespace, name, &port.to_string()),
+        Some(host) if service["spec"]["type"] == "ExternalName" => Ok(host_port(host, port)),
+        _ => service_endpoint(cache, namespace, name, &port.to_string(), Reach::Anything),
     }
+}
+
+/// The endpoints of a service that may be used.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Reach {
+    /// All of them: the service was chosen by whoever may configure webhooks and `APIService`s.
+    Anything,
+    /// Only addresses of existing pods of the namespace, as in upstream's service proxy: users may
+    /// write slices with any address.
+    Pods,
+}
+
+/// Returns whether the address of an endpoint is one of the pod that it refers to.
+fn is_of_pod(cache: &Cache, namespace: &str, endpoint: &Value, address: &str) -> bool {
+    let target = &endpoint["targetRef"];
+    if target["namespace"].as_str() != Some(namespace) {
+        return false;
+    }
+    let name = target["name"].as_str().unwrap_or_default();
+    let Ok(pod) = get_pod(cache, namespace, name) else {
+        return false;
+    };
+    strings(&pod["status"], "podIPs", "ip").contains(&address) && check_ip(address).is_ok()
+}
+
+/// Returns the port that a slice has for a service port's name.
+fn port_of_slice(slice: &Object, name: &str) -> Option<u64> {
+    let mut ports = slice["ports"].as_array()?.iter();
+    ports.find(|p| p["name"].as_str().unwrap_or_default() == name)?["port"].as_u64()
 }
 
 /// Returns address and port of a random ready endpoint. `port` is a number or a name of a service
@@ -288,6 +382,7 @@ fn service_endpoint(
     namespace: &str,
     name: &str,
     port: &str,
+    reach: Reach,
 ) -> Result<String, Status> {
     let service = get(cache, "services", namespace, name)?;
     let ports = service["spec"]["ports"]
@@ -311,27 +406,23 @@ fn service_endpoint(
     };
     let port_name = chosen["name"].as_str().unwrap_or_default();
     let mut candidates = Vec::new();
-    if let Some(cache) = cache.existing("discovery.k8s.io", "endpointslices") {
+    if let Some(slices) = cache.existing("discovery.k8s.io", "endpointslices") {
         let in_namespace = crate::cache::Filter::new(Some(namespace.to_owned()), None, None, None);
-        for slice in cache.list(&in_namespace) {
+        for slice in slices.list(&in_namespace) {
             if slice.label("kubernetes.io/service-name") != Some(name) {
                 continue;
             }
             let slice = slice.tree();
-            let port = slice["ports"]
-                .as_array()
-                .and_then(|ports| {
-                    ports
-                        .iter()
-                        .find(|p| p["name"].as_str().unwrap_or_default() == port_name)
-                })
-                .and_then(|p| p["port"].as_u64());
-            let Some(port) = port else { continue };
+            let Some(port) = port_of_slice(&slice, port_name) else {
+                continue;
+            };
             for endpoint in slice["endpoints"].as_array().into_iter().flatten() {
-                if endpoint["conditions"]["ready"].as_bool().unwrap_or(true)
-                    && let Some(address) = endpoint["addresses"][0].as_str()
-                {
-                    candidates.push(format!("{address}:{port}"));
+                let ready = endpoint["conditions"]["ready"].as_bool().unwrap_or(true);
+                let Some(address) = endpoint["addresses"][0].as_str().filter(|_| ready) else {
+                    continue;
+                };
+                if reach == Reach::Anything || is_of_pod(cache, namespace, endpoint, address) {
+                    candidates.push(host_port(address, port));
                 }
             }
         }
@@ -357,6 +448,60 @@ mod tests {
         assert_eq!(split_name("https:a:443"), Some(("https", "a", "443")));
         assert_eq!(split_name("https:a:"), Some(("https", "a", "")));
         assert_eq!(split_name("ftp:a:1"), None);
+    }
+
+    #[test]
+    fn only_global_addresses_are_proxied_to() {
+        for refused in [
+            "127.0.0.1",
+            "127.8.9.1",
+            "0.0.0.0",
+            "169.254.169.254",
+            "224.0.0.1",
+            "239.1.2.3",
+            "255.255.255.255",
+            "::",
+            "::1",
+            "fe80::1",
+            "ff02::1",
+            "::ffff:127.0.0.1",
+            "::ffff:169.254.169.254",
+            "",
+            "localhost",
+            "127.1",
+        ] {
+            let status = check_ip(refused).unwrap_err();
+            assert_eq!(
+                (status.code, &*status.message),
+                (400, "address not allowed")
+            );
+        }
+        for allowed in [
+            "10.244.0.3",
+            "192.168.49.2",
+            "8.8.8.8",
+            "fd00::2",
+            "2001:db8::1",
+        ] {
+            assert!(check_ip(allowed).is_ok(), "{allowed}");
+        }
+    }
+
+    #[tokio::test]
+    async fn host_names_are_resolved() {
+        assert_eq!(
+            check_host("localhost").await.unwrap_err().message,
+            "address not allowed"
+        );
+        assert!(check_host("10.1.2.3").await.is_ok());
+        let missing = check_host("none.invalid").await.unwrap_err();
+        assert_eq!(missing.code, 400);
+    }
+
+    #[test]
+    fn addresses_are_joined_with_ports() {
+        assert_eq!(host_port("10.1.2.3", 80), "10.1.2.3:80");
+        assert_eq!(host_port("fd00::2", 80), "[fd00::2]:80");
     }
 
     #[test]

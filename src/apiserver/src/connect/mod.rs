@@ -17,7 +17,7 @@ use crate::body::{self, Body};
 use crate::cache::Cache;
 use crate::call::{Call, Incoming};
 use crate::storage::RestStorage;
-use rkube_request::{RequestInfo, encode};
+use rkube_request::{RequestInfo, encode, encode_path};
 
 pub use forward::{forwarded_headers, is_upgrade, join, returned};
 use target::Target;
@@ -70,6 +70,11 @@ pub async fn handle(
         }
         (_, _) => {
             admit(storage, call).await?;
+            let target = match info.resource.as_str() {
+                "pods" => location::pod(&backend.cache, info)?,
+                "services" => location::service(&backend.cache, info)?,
+                _ => location::node(&backend.cache, info).await?,
+            };
             // Redirect to the path with a trailing slash, so that relative links in the page
             // resolve.
             if info.rest.is_empty()
@@ -78,11 +83,6 @@ pub async fn handle(
             {
                 return Ok(redirect(call));
             }
-            let target = match info.resource.as_str() {
-                "pods" => location::pod(&backend.cache, info)?,
-                "services" => location::service(&backend.cache, info)?,
-                _ => location::node(&backend.cache, info)?,
-            };
             forward::forward(
                 transports,
                 &backend.shutdown,
@@ -117,7 +117,7 @@ fn redirect(call: &Call) -> Response<Body> {
     let query = call.info.query.encoded();
     let place = format!(
         "{}/{}{query}",
-        call.info.path,
+        encode_path(&call.info.path),
         if query.is_empty() { "" } else { "?" }
     );
     let mut response = Response::new(body::empty());

@@ -83,6 +83,7 @@ pub(super) async fn apply(
             Err(status) if part == Part::Main && status.is_not_found() => {}
             result => return result,
         }
+        super::require_create(storage, call)?;
         match writer.create(apply.run(None)?).await {
             // Another client has created the object meanwhile: apply to it.
             Err(status) if status.reason == "AlreadyExists" && !created_meanwhile => {

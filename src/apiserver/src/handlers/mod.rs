@@ -15,9 +15,9 @@ mod patch;
 use std::sync::Arc;
 
 use http::{Response, StatusCode};
-use rkube_api::meta;
 use rkube_api::status::Status;
-use rkube_request::RequestInfo;
+use rkube_api::{GroupResource, meta};
+use rkube_auth::authz::{Attributes, Decision};
 use rkube_strategy::Subresource;
 
 use crate::ApiServer;
@@ -33,53 +33,18 @@ use options::WriteOptions;
 use ownership::{Ownership, Part};
 use write::Writer;
 
-/// Serves a request for a resource.
+/// Serves a request for a resource, whose scope and verb have been checked.
 pub async fn handle(
     server: &ApiServer,
     call: &Call,
+    resource: &Arc<Resource>,
     request: Incoming,
 ) -> Result<Response<Body>, Status> {
-    let info = &call.info;
-    let Some(resource) =
-        server
-            .backend()
-            .resources
-            .find(&info.group, &info.version, &info.resource)
-    else {
-        return Err(Status::page_not_found());
-    };
-    if info.subresource.is_empty() {
-        check_main_request(&resource, info)?;
-        handle_main(server, call, &resource, request).await
+    if call.info.subresource.is_empty() {
+        handle_main(server, call, resource, request).await
     } else {
-        handle_subresource(server, call, &resource, request).await
+        handle_subresource(server, call, resource, request).await
     }
-}
-
-/// Checks the namespace and the verb of a request for a main resource.
-fn check_main_request(resource: &Resource, info: &RequestInfo) -> Result<(), Status> {
-    // Requests for a namespaced object must name its namespace.
-    let nameless = matches!(info.verb, "list" | "watch");
-    if resource.namespaced && info.namespace.is_empty() && !nameless {
-        let selects_all = info.verb == "create" || info.verb == "deletecollection";
-        if !selects_all || !reviews::is_review(resource) {
-            return Err(if selects_all {
-                Status::method_not_supported(&resource.group_resource(), info.verb)
-            } else {
-                Status::page_not_found()
-            });
-        }
-    }
-    if !resource.namespaced && !info.namespace.is_empty() && !resource.is("", "namespaces") {
-        return Err(Status::page_not_found());
-    }
-    if !resource.has_verb(info.verb) {
-        return Err(Status::method_not_supported(
-            &resource.group_resource(),
-            info.verb,
-        ));
-    }
-    Ok(())
 }
 
 /// Serves a request for a main resource.
@@ -124,18 +89,6 @@ async fn handle_subresource(
 ) -> Result<Response<Body>, Status> {
     let (storage, backend) = (&*server.storage, server.backend());
     let info = &call.info;
-    let Some(subresource) = resource.subresource(&info.subresource) else {
-        return Err(Status::page_not_found());
-    };
-    if !subresource.verbs.contains(&info.verb) {
-        return Err(Status::method_not_supported(
-            &resource.group_resource(),
-            info.verb,
-        ));
-    }
-    if resource.namespaced && info.namespace.is_empty() {
-        return Err(Status::page_not_found());
-    }
     let part = match info.subresource.as_str() {
         "status" => Part::Status,
         "ephemeralcontainers" => Part::Sub(Subresource::EphemeralContainers),
@@ -198,6 +151,30 @@ async fn create(
         .await
 }
 
+/// Checks that the user may also create the object that an update or apply is about to create.
+///
+/// # Errors
+///
+/// 403. As upstream's, the message has the authorizer's reason only.
+fn require_create(storage: &RestStorage, call: &Call) -> Result<(), Status> {
+    let info = &call.info;
+    let attributes = Attributes {
+        api_version: &info.version,
+        subresource: &info.subresource,
+        namespace: &info.namespace,
+        name: &info.name,
+        path: &info.path,
+        ..Attributes::resource(&call.user, "create", &info.group, &info.resource)
+    };
+    match storage.admission.authorizer.authorize(&attributes) {
+        Decision::Allow(_) => Ok(()),
+        Decision::Deny(reason) | Decision::NoOpinion(reason) => {
+            let resource = GroupResource::new(info.group.as_str(), info.resource.as_str());
+            Err(Status::forbidden(&resource, &info.name, reason))
+        }
+    }
+}
+
 async fn update(
     storage: &RestStorage,
     call: &Call,
@@ -242,6 +219,7 @@ async fn update(
                 && status.is_not_found()
                 && meta::resource_version(&object).is_empty() =>
         {
+            require_create(storage, call)?;
             writer.create(object).await?
         }
         result => result?,

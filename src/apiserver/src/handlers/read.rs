@@ -50,7 +50,11 @@ pub async fn get(
         .await
 }
 
-/// Returns the filter of a list or watch.
+/// Returns the filter of a list, watch or deletion of a collection.
+///
+/// # Errors
+///
+/// 400 for invalid selectors, and for a field selector that contradicts the name in the path.
 pub fn filter(info: &RequestInfo, resource: &Resource) -> Result<Filter, Status> {
     let labels = match info.query.non_empty("labelSelector") {
         Some(text) => Some(LabelSelector::parse(text)?).filter(|s| !s.is_empty()),
@@ -66,11 +70,19 @@ pub fn filter(info: &RequestInfo, resource: &Resource) -> Result<Filter, Status>
         }
         None => None,
     };
+    // The request was authorized for this name, whether it is in the path or in the selector.
+    let name = (!info.name.is_empty()).then(|| info.name.clone());
+    if let (Some(name), Some(selector)) = (&name, &fields)
+        && selector.exact("metadata.name") != Some(name)
+    {
+        return Err(Status::bad_request(
+            "fieldSelector metadata.name doesn't match requested name",
+        ));
+    }
     let namespace = resource.namespace_of(info);
-    let named_in_path = !info.name.is_empty() && info.query.non_empty("fieldSelector").is_none();
     Ok(Filter::new(
         (!namespace.is_empty()).then_some(namespace),
-        named_in_path.then(|| info.name.clone()),
+        name,
         labels,
         fields,
     ))

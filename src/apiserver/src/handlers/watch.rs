@@ -4,15 +4,15 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use base64::Engine as _;
 use bytes::{BufMut as _, Bytes, BytesMut};
 use futures::StreamExt as _;
-use http::{HeaderValue, Response, StatusCode, header};
+use http::{HeaderValue, Response, header};
 use rkube_api::status::Status;
+use rkube_request::Query;
+use rkube_streams::websocket::Message;
 use serde_json::{Value, json};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::Sleep;
-use tokio_util::sync::WaitForCancellationFutureOwned;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use super::read::{at_least, filter, parse_revision, validate_match};
 use crate::backend::Backend;
@@ -23,6 +23,7 @@ use crate::metrics::Metrics;
 use crate::negotiate::{self, Accepted, Encoding, View};
 use crate::resources::Resource;
 use crate::respond;
+use crate::websocket;
 
 /// Default duration of a watch in seconds. A random time of up to the same length is added, so that
 /// watches started together do not end together.
@@ -74,19 +75,7 @@ pub async fn watch(
         .map(|_| query.is_true("sendInitialEvents"));
     validate_match(text, matching, None, true, query.get("sendInitialEvents"))?;
     let bookmarks = query.is_true("allowWatchBookmarks");
-    let seconds = match query.non_empty("timeoutSeconds") {
-        Some(text) => text.parse::<u64>().map_err(|_| {
-            Status::bad_request(format!(
-                "strconv.ParseInt: parsing {text:?}: invalid syntax"
-            ))
-        })?,
-        None => 0,
-    };
-    let seconds = if seconds > 0 {
-        seconds
-    } else {
-        MIN_TIMEOUT_SECONDS + rand::random_range(0..MIN_TIMEOUT_SECONDS)
-    };
+    let duration = duration(query)?;
 
     // Determine the start position and the initial events.
     let mut first = Vec::new();
@@ -111,7 +100,7 @@ pub async fn watch(
             Some(revision) => resource.cache.position_after(revision),
         }
     };
-    let websocket = is_websocket(call);
+    let over_socket = rkube_streams::websocket::is_upgrade(&call.headers);
     let watch_call = Arc::new(WatchCall {
         call: call.detached(),
         resource: resource.clone(),
@@ -134,7 +123,7 @@ pub async fn watch(
         filter,
         bookmarks: bookmarks.then(|| backend.bookmarks.subscribe()),
         progress: backend.cache.clone(),
-        deadline: Box::pin(tokio::time::sleep(Duration::from_secs(seconds))),
+        deadline: Box::pin(tokio::time::sleep(duration)),
         shutdown: Box::pin(backend.shutdown.clone().cancelled_owned()),
         sent_columns: false,
         done: false,
@@ -160,10 +149,27 @@ pub async fn watch(
             Some((Ok(chunk), (stream, None, gauge)))
         },
     );
-    if websocket {
-        return over_websocket(call, request, events.boxed(), accepted.encoding);
+    if over_socket {
+        let stop = backend.shutdown.clone();
+        return over_websocket(call, request, events.boxed(), accepted.encoding, stop);
     }
     Ok(stream_response(accepted, body::stream(events)))
+}
+
+/// Returns how long a watch lasts: as the client asks, or else a random time.
+fn duration(query: &Query) -> Result<Duration, Status> {
+    let seconds = match query.non_empty("timeoutSeconds") {
+        Some(text) => text.parse::<u64>().map_err(|_| {
+            Status::bad_request(format!(
+                "strconv.ParseInt: parsing {text:?}: invalid syntax"
+            ))
+        })?,
+        None => 0,
+    };
+    Ok(Duration::from_secs(match seconds {
+        0 => MIN_TIMEOUT_SECONDS + rand::random_range(0..MIN_TIMEOUT_SECONDS),
+        seconds => seconds,
+    }))
 }
 
 fn stream_response(accepted: Accepted, body: Body) -> Response<Body> {
@@ -210,6 +216,16 @@ fn put_event(kind: &str, object: Value, encoding: Encoding, out: &mut BytesMut) 
     out.put_slice(b"\n");
 }
 
+/// Completes when the next bookmark is due; never if there are none.
+async fn ticked(bookmarks: &mut Option<tokio::sync::watch::Receiver<u64>>) {
+    if let Some(receiver) = bookmarks
+        && receiver.changed().await.is_ok()
+    {
+        return;
+    }
+    std::future::pending().await
+}
+
 impl Stream {
     /// Returns the next bytes to send; `None` at the end of the watch.
     async fn next(&mut self) -> Option<Bytes> {
@@ -217,16 +233,7 @@ impl Stream {
             return None;
         }
         loop {
-            let ticked = async {
-                match &mut self.bookmarks {
-                    Some(receiver) => {
-                        if receiver.changed().await.is_err() {
-                            std::future::pending::<()>().await;
-                        }
-                    }
-                    None => std::future::pending().await,
-                }
-            };
+            let ticked = ticked(&mut self.bookmarks);
             let mut out = BytesMut::new();
             tokio::select! {
                 biased;
@@ -391,87 +398,42 @@ fn put_metadata(kind: &str, object: &CachedObject, version: &str, out: &mut Byte
     out.put_slice(b"}}\n");
 }
 
-fn is_websocket(call: &Call) -> bool {
-    call.headers
-        .get(header::UPGRADE)
-        .and_then(|v| v.to_str().ok())
-        .is_some_and(|v| v.eq_ignore_ascii_case("websocket"))
-}
-
 /// Serves a watch over WebSocket: one text or binary message per event.
 fn over_websocket(
     call: &Call,
     mut request: Incoming,
-    mut events: futures::stream::BoxStream<'static, Result<Bytes, BoxError>>,
+    events: futures::stream::BoxStream<'static, Result<Bytes, BoxError>>,
     encoding: Encoding,
+    stop: CancellationToken,
 ) -> Result<Response<Body>, Status> {
-    let key = call
-        .headers
-        .get("sec-websocket-key")
-        .ok_or_else(|| Status::bad_request("the request has no Sec-WebSocket-Key"))?;
-    let Some(upgrade) = request.extensions.remove::<hyper::upgrade::OnUpgrade>() else {
-        return Err(Status::bad_request("this connection cannot be upgraded"));
+    // As upstream, the only offered subprotocol is accepted; among several, a known one is.
+    let protocol = match websocket::offered(&call.headers).as_slice() {
+        [only] => *only,
+        several if several.contains(&"binary.k8s.io") => "binary.k8s.io",
+        _ => "",
     };
-    let mut digest = ring::digest::Context::new(&ring::digest::SHA1_FOR_LEGACY_USE_ONLY);
-    digest.update(key.as_bytes());
-    digest.update(b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11");
-    let accept = base64::engine::general_purpose::STANDARD.encode(digest.finish());
-    tokio::spawn(async move {
-        let Ok(upgraded) = upgrade.await else { return };
-        let (mut reader, mut writer) = tokio::io::split(hyper_util::rt::TokioIo::new(upgraded));
-        let send = async {
-            while let Some(Ok(chunk)) = events.next().await {
-                if encoding == Encoding::Protobuf {
-                    for event in length_delimited(&chunk) {
-                        writer.write_all(&frame(0x82, event)).await?;
-                    }
-                } else {
-                    for line in chunk.split(|b| *b == b'\n').filter(|l| !l.is_empty()) {
-                        writer.write_all(&frame(0x81, line)).await?;
-                    }
-                }
-                writer.flush().await?;
-            }
-            // Close frame with code 1000 (normal closure).
-            writer.write_all(&[0x88, 2, 0x03, 0xe8]).await?;
-            writer.shutdown().await
-        };
-        let drain = async {
-            // Frames of the client (close, pings) are not answered; the end of the connection ends
-            // the watch.
-            let mut buffer = [0u8; 512];
-            while matches!(reader.read(&mut buffer).await, Ok(n) if n > 0 && buffer[0] & 0x0f != 8)
-            {
-            }
-        };
-        tokio::select! {
-            result = send => if let Err(error) = result {
-                tracing::debug!(%error, "a WebSocket watch ended");
-            },
-            () = drain => {}
-        }
-    });
-    let mut response = Response::new(body::empty());
-    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
-    let headers = response.headers_mut();
-    headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
-    headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
-    headers.insert(
-        header::SEC_WEBSOCKET_ACCEPT,
-        HeaderValue::from_str(&accept).map_err(Status::internal)?,
-    );
-    let offered = call
-        .headers
-        .get(header::SEC_WEBSOCKET_PROTOCOL)
-        .and_then(|v| v.to_str().ok())
-        .unwrap_or_default();
-    if offered.split(',').any(|p| p.trim() == "binary.k8s.io") {
-        headers.insert(
-            header::SEC_WEBSOCKET_PROTOCOL,
-            HeaderValue::from_static("binary.k8s.io"),
-        );
+    let handshake = websocket::Handshake::of(call, &mut request, protocol)?;
+    let messages = events
+        .take_while(|chunk| std::future::ready(chunk.is_ok()))
+        .flat_map(move |chunk| {
+            let messages = chunk.map_or_else(|_| Vec::new(), |chunk| messages(&chunk, encoding));
+            futures::stream::iter(messages)
+        });
+    Ok(handshake.serve(messages, stop))
+}
+
+/// Returns the events of a chunk as messages: text, or binary for protobuf.
+fn messages(chunk: &[u8], encoding: Encoding) -> Vec<Message> {
+    if encoding == Encoding::Protobuf {
+        let events = length_delimited(chunk).into_iter();
+        return events
+            .map(|event| Message::binary(event.to_vec()))
+            .collect();
     }
-    Ok(response)
+    let lines = chunk.split(|b| *b == b'\n').filter(|line| !line.is_empty());
+    lines
+        .map(|line| Message::text(String::from_utf8_lossy(line).into_owned()))
+        .collect()
 }
 
 /// Splits a chunk of length-delimited events.
@@ -486,36 +448,20 @@ fn length_delimited(mut chunk: &[u8]) -> Vec<&[u8]> {
     events
 }
 
-/// Returns an unmasked WebSocket frame. `first` is 0x81 for text or 0x82 for binary.
-fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
-    let mut frame = Vec::with_capacity(payload.len() + 10);
-    frame.push(first);
-    match payload.len() {
-        n @ 0..=125 => frame.push(n as u8),
-        n @ 126..=0xffff => {
-            frame.push(126);
-            frame.extend_from_slice(&(n as u16).to_be_bytes());
-        }
-        n => {
-            frame.push(127);
-            frame.extend_from_slice(&(n as u64).to_be_bytes());
-        }
-    }
-    frame.extend_from_slice(payload);
-    frame
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn frames_carry_their_length() {
-        assert_eq!(frame(0x81, b"ab"), [0x81, 2, b'a', b'b']);
-        assert_eq!(frame(0x82, &[0; 126])[..4], [0x82, 126, 0, 126]);
+    fn each_event_is_a_message() {
         assert_eq!(
-            frame(0x81, &[0; 70000])[..10],
-            [0x81, 127, 0, 0, 0, 0, 0, 1, 0x11, 0x70]
+            messages(b"{}\n{\"a\":1}\n", Encoding::Json),
+            [Message::text("{}"), Message::text("{\"a\":1}")]
+        );
+        let chunk = [0, 0, 0, 1, b'a', 0, 0, 0, 2, b'b', b'c'];
+        assert_eq!(
+            messages(&chunk, Encoding::Protobuf),
+            [Message::binary(&b"a"[..]), Message::binary(&b"bc"[..])]
         );
     }
 

@@ -85,18 +85,16 @@ fn kinds(backend: &Backend, spec: &Value) -> Vec<Arc<Resource>> {
     let mut found: Vec<Arc<Resource>> = Vec::new();
     let rules = spec["matchConstraints"]["resourceRules"].as_array();
     for rule in rules.into_iter().flatten() {
+        let (versions, plurals) = (texts(&rule["apiVersions"]), texts(&rule["resources"]));
         for group in texts(&rule["apiGroups"]) {
-            for version in texts(&rule["apiVersions"]) {
-                for plural in texts(&rule["resources"]) {
-                    let wild = [&group, &version, &plural].iter().any(|t| t.contains('*'));
-                    if wild || plural.contains('/') {
-                        continue;
-                    }
-                    if let Some(resource) = backend.resources.find(&group, &version, &plural) {
-                        found.push(resource);
-                    }
-                }
-            }
+            let pairs = versions
+                .iter()
+                .flat_map(|version| plurals.iter().map(move |plural| (version, plural)));
+            found.extend(pairs.filter_map(|(version, plural)| {
+                let wild = [&group, version, plural].iter().any(|t| t.contains('*'));
+                (!wild && !plural.contains('/'))
+                    .then(|| backend.resources.find(&group, version, plural))?
+            }));
         }
     }
     found.sort_by_key(|r| {

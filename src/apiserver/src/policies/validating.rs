@@ -169,36 +169,46 @@ impl Policies {
                 .collect();
             for params in &params {
                 for failure in failures(hook, subject, params.as_ref()) {
-                    if actions.contains(&"Warn") {
-                        admission.call.warn([format!(
-                            "Validation failed for ValidatingAdmissionPolicy '{}' with binding \
-                             '{name}': {}",
-                            hook.name(),
-                            failure.message
-                        )]);
-                    }
-                    if actions.contains(&"Audit") {
-                        let noted = json!([{
-                            "message": failure.message,
-                            "policy": hook.name(),
-                            "binding": name,
-                            "expressionIndex": failure.index,
-                            "validationActions": actions,
-                        }]);
-                        admission.call.annotate(FAILURE_NOTE, noted.to_string());
-                    }
-                    if actions.contains(&"Deny") {
-                        denials.push(Denial {
-                            policy: hook.name().to_owned(),
-                            binding: Some(name.to_owned()),
-                            message: failure.message,
-                            reason: failure.reason,
-                        });
-                    }
+                    act(admission, (hook, name), failure, &actions, denials);
                 }
                 annotations(hook, name, subject, params.as_ref(), (notes, denials));
             }
         }
+    }
+}
+
+/// Takes a binding's actions on a failed validation.
+fn act(
+    admission: &Admission<'_>,
+    (hook, binding): (&Hook, &str),
+    failure: Failure,
+    actions: &[&str],
+    denials: &mut Vec<Denial>,
+) {
+    if actions.contains(&"Warn") {
+        admission.call.warn([format!(
+            "Validation failed for ValidatingAdmissionPolicy '{}' with binding '{binding}': {}",
+            hook.name(),
+            failure.message
+        )]);
+    }
+    if actions.contains(&"Audit") {
+        let noted = json!([{
+            "message": failure.message,
+            "policy": hook.name(),
+            "binding": binding,
+            "expressionIndex": failure.index,
+            "validationActions": actions,
+        }]);
+        admission.call.annotate(FAILURE_NOTE, noted.to_string());
+    }
+    if actions.contains(&"Deny") {
+        denials.push(Denial {
+            policy: hook.name().to_owned(),
+            binding: Some(binding.to_owned()),
+            message: failure.message,
+            reason: failure.reason,
+        });
     }
 }
 

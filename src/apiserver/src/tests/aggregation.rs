@@ -63,6 +63,33 @@ fn answer(request: &Request<hyper::body::Incoming>, old: bool) -> (u16, &'static
     }
 }
 
+/// Answers a request of the front proxy; echoes what is sent after an upgrade.
+async fn respond(
+    mut request: Request<hyper::body::Incoming>,
+    old: bool,
+) -> Result<Response<Full<Bytes>>, std::io::Error> {
+    if request.uri().path().ends_with("/stream") {
+        let upgrade = hyper::upgrade::on(&mut request);
+        tokio::spawn(async move {
+            let stream = TokioIo::new(upgrade.await.unwrap());
+            let (mut reader, mut writer) = tokio::io::split(stream);
+            let _ = tokio::io::copy(&mut reader, &mut writer).await;
+        });
+        let response = Response::builder()
+            .status(101)
+            .header("connection", "Upgrade")
+            .header("upgrade", "echo")
+            .body(Full::default());
+        return response.map_err(std::io::Error::other);
+    }
+    let (code, kind, value) = answer(&request, old);
+    Response::builder()
+        .status(code)
+        .header("content-type", kind)
+        .body(Full::from(value.to_string()))
+        .map_err(std::io::Error::other)
+}
+
 /// Starts a server on its own port that only accepts clients of the test's CA.
 async fn extension(t: &TestServer) -> u16 {
     extension_of_age(t, false).await
@@ -88,32 +115,8 @@ async fn extension_of_age(t: &TestServer, old: bool) -> u16 {
                     return;
                 };
                 let shown = stream.get_ref().1.peer_certificates().is_some();
-                let service = service_fn(
-                    move |mut request: Request<hyper::body::Incoming>| async move {
-                        assert!(shown, "the front proxy shows its certificate");
-                        if request.uri().path().ends_with("/stream") {
-                            // An upgrade to an echo stream.
-                            let upgrade = hyper::upgrade::on(&mut request);
-                            tokio::spawn(async move {
-                                let stream = TokioIo::new(upgrade.await.unwrap());
-                                let (mut reader, mut writer) = tokio::io::split(stream);
-                                let _ = tokio::io::copy(&mut reader, &mut writer).await;
-                            });
-                            let response = Response::builder()
-                                .status(101)
-                                .header("connection", "Upgrade")
-                                .header("upgrade", "echo")
-                                .body(Full::<Bytes>::default());
-                            return response.map_err(std::io::Error::other);
-                        }
-                        let (code, kind, value) = answer(&request, old);
-                        Response::builder()
-                            .status(code)
-                            .header("content-type", kind)
-                            .body(Full::<Bytes>::from(value.to_string()))
-                            .map_err(std::io::Error::other)
-                    },
-                );
+                assert!(shown, "the front proxy shows its certificate");
+                let service = service_fn(move |request| respond(request, old));
                 let _ = hyper::server::conn::http1::Builder::new()
                     .serve_connection(TokioIo::new(stream), service)
                     .with_upgrades()
@@ -206,13 +209,7 @@ async fn another_server_is_found_asked_and_lost() {
         "failing or missing response from https://127.0.0.1:1/apis/wardle.example.com/v1alpha1: \
          Get \"https://127.0.0.1:1/apis/wardle.example.com/v1alpha1\": dial tcp 127.0.0.1:1: connect: connection refused"
     );
-    let accept = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
-    let group = |list: &Value| {
-        let items = list["items"].as_array().unwrap().iter();
-        let mut found = items.filter(|g| g["metadata"]["name"] == "wardle.example.com");
-        found.next().unwrap().clone()
-    };
-    let (_, list) = t.get_as("/apis", accept).await;
+    let (_, list) = t.get_as("/apis", AGGREGATED).await;
     assert_eq!(
         group(&list)["versions"],
         json!([{"version": "v1alpha1", "freshness": "Stale"}])
@@ -248,15 +245,40 @@ async fn another_server_is_found_asked_and_lost() {
         })
     );
 
-    // Discovery and OpenAPI include the server.
+    is_in_all_documents(&t).await;
+
+    // The server is removed with its APIService.
+    assert_eq!(t.delete(&format!("{SERVICES}/{NAME}")).await.0, 200);
     for _ in 0..2000 {
-        let (_, list) = t.get_as("/apis", accept).await;
+        if t.get(GROUP_VERSION).await.0 == 404 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert_eq!(t.get(&flunders).await.0, 404);
+    assert_eq!(t.get("/apis/wardle.example.com").await.0, 404);
+}
+
+/// Accepts aggregated discovery.
+const AGGREGATED: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
+
+/// Returns the group of the extension in aggregated discovery.
+fn group(list: &Value) -> Value {
+    let items = list["items"].as_array().unwrap().iter();
+    let mut found = items.filter(|g| g["metadata"]["name"] == "wardle.example.com");
+    found.next().unwrap().clone()
+}
+
+/// Waits until discovery and OpenAPI include the server, and checks what they show.
+async fn is_in_all_documents(t: &TestServer) {
+    for _ in 0..2000 {
+        let (_, list) = t.get_as("/apis", AGGREGATED).await;
         if group(&list)["versions"][0]["freshness"] == "Current" {
             break;
         }
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
-    let (_, list) = t.get_as("/apis", accept).await;
+    let (_, list) = t.get_as("/apis", AGGREGATED).await;
     let version = &group(&list)["versions"][0];
     assert_eq!(version["freshness"], "Current");
     assert_eq!(version["resources"][0]["resource"], "flunders");
@@ -290,17 +312,6 @@ async fn another_server_is_found_asked_and_lost() {
     assert!(document["definitions"]["other"].is_null());
     assert!(document["paths"]["/apis/wardle.example.com/v1alpha1/"].is_object());
     assert!(document["paths"]["/apis/apps/v1/"].is_object());
-
-    // The server is removed with its APIService.
-    assert_eq!(t.delete(&format!("{SERVICES}/{NAME}")).await.0, 200);
-    for _ in 0..2000 {
-        if t.get(GROUP_VERSION).await.0 == 404 {
-            break;
-        }
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-    assert_eq!(t.get(&flunders).await.0, 404);
-    assert_eq!(t.get("/apis/wardle.example.com").await.0, 404);
 }
 
 #[tokio::test]

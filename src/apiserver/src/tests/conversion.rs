@@ -228,8 +228,11 @@ async fn objects_are_served_in_every_version_and_stored_in_one() {
         )
         .await;
     assert_eq!(b["status"]["up"], true, "{b}");
+    the_storage_version_changes(&t).await;
+}
 
-    // After a change of the storage version, existing objects keep their version until written.
+/// After a change of the storage version, existing objects keep their version until written.
+async fn the_storage_version_changes(t: &TestServer) {
     let (code, changed) = t
         .patch(
             CRD,
@@ -242,7 +245,7 @@ async fn objects_are_served_in_every_version_and_stored_in_one() {
         t.get(CRD).await.1["status"]["storedVersions"],
         json!(["v1", "v2"])
     );
-    until(&t, |t| async {
+    until(t, |t| async {
         let found = t
             .server
             .backend()
@@ -253,8 +256,8 @@ async fn objects_are_served_in_every_version_and_stored_in_one() {
     .await;
     let v1 = json!({"apiVersion": "example.com/v1", "kind": "Host", "metadata": {"name": "c"}, "hostPort": "x:9"});
     assert_eq!(t.post(&hosts("v1"), v1).await.0, 201);
-    assert_eq!(stored(&t, "c").await["apiVersion"], "example.com/v2");
-    assert_eq!(stored(&t, "a").await["apiVersion"], "example.com/v1");
+    assert_eq!(stored(t, "c").await["apiVersion"], "example.com/v2");
+    assert_eq!(stored(t, "a").await["apiVersion"], "example.com/v1");
     for (version, field) in [("v1", "hostPort"), ("v2", "host")] {
         let (_, list) = t.get(&hosts(version)).await;
         let items = list["items"].as_array().unwrap();
@@ -267,7 +270,7 @@ async fn objects_are_served_in_every_version_and_stored_in_one() {
     // A write without changes migrates an object to the storage version.
     let (_, a) = t.get(&format!("{}/a", hosts("v1"))).await;
     assert_eq!(t.put(&format!("{}/a", hosts("v1")), a).await.0, 200);
-    assert_eq!(stored(&t, "a").await["apiVersion"], "example.com/v2");
+    assert_eq!(stored(t, "a").await["apiVersion"], "example.com/v2");
     // Columns are defined per version.
     let accept = "application/json;as=Table;v=v1;g=meta.k8s.io";
     let (_, table) = t.get_as(&hosts("v2"), accept).await;

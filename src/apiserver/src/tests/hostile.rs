@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use http::Method;
 use jiff::{SignedDuration, Timestamp};
 use rkube_auth::token::TokenSpec;
 use rustls_pki_types::pem::PemObject as _;
@@ -454,8 +455,8 @@ async fn requests_are_in_flows() {
     );
 }
 
-#[tokio::test]
-async fn what_is_done_is_written_down() {
+/// Starts a server with an audit log. Returns it and the log's path.
+async fn audited() -> (TestServer, std::path::PathBuf) {
     let folder = tempfile::tempdir().unwrap();
     let (policy, log) = (
         folder.path().join("policy.yaml"),
@@ -479,6 +480,29 @@ async fn what_is_done_is_written_down() {
         pki,
         folder,
     };
+    (t, log)
+}
+
+/// Returns the audit events, once the last one is written: the end of a watch.
+async fn audit_events(log: &std::path::Path) -> Vec<Value> {
+    for _ in 0..2000 {
+        let events: Vec<Value> = std::fs::read_to_string(log)
+            .unwrap_or_default()
+            .lines()
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect();
+        let ended = |e: &Value| e["verb"] == "watch" && e["stage"] == "ResponseComplete";
+        if events.iter().any(ended) {
+            return events;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(2)).await;
+    }
+    panic!("the watch's end is not in the log");
+}
+
+#[tokio::test]
+async fn what_is_done_is_written_down() {
+    let (t, log) = audited().await;
     let address = listen(&t).await;
     let maps = "/api/v1/namespaces/default/configmaps";
     let head = format!(
@@ -489,6 +513,13 @@ async fn what_is_done_is_written_down() {
     let secret = br#"{"metadata":{"name":"s"},"stringData":{"k":"hush"}}"#;
     let head = "POST /api/v1/namespaces/default/secrets HTTP/1.1\r\nContent-Type: application/json";
     assert_eq!(ask(&t, address, Some(&t.pki), head, secret).await, 201);
+    let endless = vec![b' '; crate::body::MAX_REQUEST_BYTES + 1];
+    let (code, _) = t
+        .call(Method::POST, maps, "application/json", endless)
+        .await;
+    assert_eq!(code, 413);
+    let head = format!("POST {maps} HTTP/1.1\r\nImpersonate-User: nobody");
+    assert_eq!(ask(&t, address, Some(&t.pki), &head, body).await, 403);
     assert_eq!(
         ask(&t, address, None, "GET /healthz HTTP/1.1", b"").await,
         200
@@ -504,19 +535,7 @@ async fn what_is_done_is_written_down() {
     stream.write_all(watch.as_bytes()).await.unwrap();
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer).await.unwrap();
-    let mut events: Vec<Value> = Vec::new();
-    for _ in 0..2000 {
-        events = std::fs::read_to_string(&log)
-            .unwrap_or_default()
-            .lines()
-            .map(|line| serde_json::from_str(line).unwrap())
-            .collect();
-        let ended = |e: &Value| e["verb"] == "watch" && e["stage"] == "ResponseComplete";
-        if events.iter().any(ended) {
-            break;
-        }
-        tokio::time::sleep(std::time::Duration::from_millis(2)).await;
-    }
+    let events = audit_events(&log).await;
     let find = |resource: &str, verb: &str, stage: &str| -> &Value {
         let mut found = events.iter().filter(|e| {
             e["objectRef"]["resource"] == resource && e["verb"] == verb && e["stage"] == stage
@@ -544,6 +563,15 @@ async fn what_is_done_is_written_down() {
     assert_eq!(
         made["annotations"]["authorization.k8s.io/decision"],
         "allow"
+    );
+    let with_code = |code: u16| {
+        let answered = |e: &&Value| e["responseStatus"]["code"] == code;
+        events.iter().find(answered).unwrap()
+    };
+    assert_eq!(with_code(413)["objectRef"]["resource"], "configmaps");
+    assert!(
+        with_code(403)["requestObject"].is_null(),
+        "the body of a forbidden request is not read"
     );
     let secret = find("secrets", "create", "ResponseComplete");
     assert!(secret["requestObject"].is_null() && !secret.to_string().contains("hush"));

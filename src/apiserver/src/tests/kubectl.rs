@@ -240,6 +240,14 @@ async fn kubectl_applies_and_diffs() {
         )
         .await;
     assert!(error.contains("unknown field \"dato\""), "{error}");
+    drop(k.test);
+}
+
+#[tokio::test]
+async fn kubectl_uses_custom_resources() {
+    let Some(k) = Kubectl::start().await else {
+        return;
+    };
     let crd = r#"
 apiVersion: apiextensions.k8s.io/v1
 kind: CustomResourceDefinition

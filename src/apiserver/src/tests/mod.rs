@@ -12,6 +12,7 @@ mod policies;
 mod replay;
 mod reservations;
 mod runtime;
+mod scopes;
 mod shared;
 mod streams;
 mod support;

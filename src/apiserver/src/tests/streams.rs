@@ -12,7 +12,7 @@ use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
-use super::support::{TestServer, start};
+use super::support::{TestServer, own_address, start};
 
 /// The node agent: answers logs with their query, upgrades with an echo, and everything else with
 /// path and relevant headers.
@@ -73,7 +73,8 @@ async fn agent(
 /// Starts a node agent (TLS) and a plain HTTP server behind a pod, and creates their objects.
 async fn with_agent() -> TestServer {
     let t = start().await;
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = own_address();
+    let listener = TcpListener::bind((address, 0)).await.unwrap();
     let port = listener.local_addr().unwrap().port();
     let acceptor =
         tokio_rustls::TlsAcceptor::from(Arc::new(crate::server::tls_config(&t.pki.pki).unwrap()));
@@ -95,7 +96,7 @@ async fn with_agent() -> TestServer {
             });
         }
     });
-    let plain = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let plain = TcpListener::bind((address, 0)).await.unwrap();
     let plain_port = plain.local_addr().unwrap().port();
     tokio::spawn(async move {
         loop {
@@ -110,7 +111,7 @@ async fn with_agent() -> TestServer {
     t.post("/api/v1/nodes", json!({"metadata": {"name": "n1"}}))
         .await;
     let status = json!({"status": {
-        "addresses": [{"type": "InternalIP", "address": "127.0.0.1"}],
+        "addresses": [{"type": "InternalIP", "address": address}],
         "daemonEndpoints": {"kubeletEndpoint": {"Port": port}},
     }});
     let (code, node) = t
@@ -130,7 +131,8 @@ async fn with_agent() -> TestServer {
         )
         .await;
     assert_eq!(code, 201, "{pod}");
-    let status = json!({"status": {"phase": "Running", "podIP": "127.0.0.1", "podIPs": [{"ip": "127.0.0.1"}]}});
+    let status =
+        json!({"status": {"phase": "Running", "podIP": address, "podIPs": [{"ip": address}]}});
     let (code, pod) = t
         .patch(
             "/api/v1/namespaces/default/pods/p/status",
@@ -186,7 +188,8 @@ async fn nodes_pods_and_services_are_proxied() {
     assert_eq!(code, 200, "{text}");
     assert_eq!(
         text.as_str().unwrap(),
-        format!("/a%2Fb/? secret=false uri={pod}/a%2Fb/")
+        format!("/a/b/? secret=false uri={pod}/a/b/"),
+        "decoded as a whole, as by upstream"
     );
     assert_eq!(t.get(pod).await.0, 301);
     let request = Request::builder()
@@ -209,6 +212,77 @@ async fn nodes_pods_and_services_are_proxied() {
         .call(Method::POST, &format!("{pod}/x"), "text/plain", "hello")
         .await;
     assert_eq!(code, 200);
+}
+
+async fn endpoints(t: &TestServer, name: &str, endpoint: serde_json::Value, port: u16) {
+    let namespace = "/api/v1/namespaces/default";
+    let (code, made) = t
+        .post(
+            &format!("{namespace}/services"),
+            json!({"metadata": {"name": name}, "spec": {"ports": [{"port": 80, "targetPort": port}]}}),
+        )
+        .await;
+    assert_eq!(code, 201, "{made}");
+    let slice = json!({"addressType": "IPv4",
+        "metadata": {"name": name, "labels": {"kubernetes.io/service-name": name}},
+        "endpoints": [endpoint], "ports": [{"name": "", "port": port, "protocol": "TCP"}]});
+    let slices = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices";
+    let (code, made) = t.post(slices, slice).await;
+    assert_eq!(code, 201, "{made}");
+}
+
+#[tokio::test]
+async fn nothing_but_nodes_and_pods_is_proxied_to() {
+    let t = with_agent().await;
+    let (pods, nodes) = ("/api/v1/namespaces/default/pods", "/api/v1/nodes");
+    let (_, pod) = t.get(&format!("{pods}/p")).await;
+    let port = pod["spec"]["containers"][0]["ports"][0]["containerPort"].as_u64();
+    let port = u16::try_from(port.unwrap()).unwrap();
+    let address = own_address();
+    // Services lead to pods of their namespace, not to whatever address a slice has.
+    let target = |name: &str| json!({"kind": "Pod", "namespace": "default", "name": name});
+    let good = json!({"addresses": [address], "targetRef": target("p")});
+    let stranger = json!({"addresses": [address], "targetRef": target("other")});
+    let moved = json!({"addresses": ["10.9.8.7"], "targetRef": target("p")});
+    let bare = json!({"addresses": [address]});
+    for (name, endpoint, wanted) in [
+        ("good", good, 200),
+        ("stranger", stranger, 503),
+        ("moved", moved, 503),
+        ("bare", bare, 503),
+    ] {
+        endpoints(&t, name, endpoint, port).await;
+        let path = format!("/api/v1/namespaces/default/services/{name}/proxy/x");
+        let (code, answer) = t.get(&path).await;
+        assert_eq!(code, wanted, "{name}: {answer}");
+    }
+    // The addresses that nodes and pods report must be global ones.
+    for wrong in ["127.0.0.1", "169.254.169.254", "0.0.0.0", "::1", "fe80::1"] {
+        let status = json!({"status": {"podIP": wrong, "podIPs": [{"ip": wrong}]}});
+        let (code, pod) = t
+            .patch(&format!("{pods}/p/status"), "merge-patch+json", status)
+            .await;
+        assert_eq!(code, 200, "{pod}");
+        let status = json!({"status": {"addresses": [{"type": "InternalIP", "address": wrong}]}});
+        let (code, node) = t
+            .patch(&format!("{nodes}/n1/status"), "merge-patch+json", status)
+            .await;
+        assert_eq!(code, 200, "{node}");
+        for path in [
+            format!("{pods}/p/proxy/x"),
+            format!("{pods}/p:{port}/proxy/x"),
+            format!("{nodes}/n1/proxy/pods"),
+            format!("{nodes}/n1:{port}/proxy/x"),
+            format!("{nodes}/https:n1:8443/proxy/api"),
+        ] {
+            let (code, status) = t.get(&path).await;
+            assert_eq!(
+                (code, &status["message"]),
+                (400, &json!("address not allowed")),
+                "{wrong} {path}"
+            );
+        }
+    }
 }
 
 #[tokio::test]
@@ -283,18 +357,30 @@ async fn a_watch_over_websocket() {
         .unwrap();
     stream
         .write_all(
-            b"GET /api/v1/namespaces?watch=1&fieldSelector=metadata.name=default HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\n\
+            b"GET /api/v1/namespaces?watch=1&timeoutSeconds=1&fieldSelector=metadata.name=default HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\n\
               Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
         )
         .await
         .unwrap();
+    // A ping with the mask 0, and what answers it.
+    let ping = [0x89, 0x82, 0, 0, 0, 0, b'h', b'i'];
+    let pong = [0x8a, 2, b'h', b'i'];
+    // The watch ends with the close code 1000.
+    let close = [0x88, 2, 0x03, 0xe8];
+    stream.write_all(&ping).await.unwrap();
     let mut answer = Vec::new();
-    while !String::from_utf8_lossy(&answer).contains("\"name\":\"default\"") {
-        let mut buffer = [0; 1024];
-        let n = stream.read(&mut buffer).await.unwrap();
+    while !answer.ends_with(&close) {
+        let n = stream.read_buf(&mut answer).await.unwrap();
         assert!(n > 0);
-        answer.extend_from_slice(&buffer[..n]);
     }
+    assert!(answer.windows(4).any(|part| part == pong));
+    stream
+        .write_all(&[0x88, 0x82, 0, 0, 0, 0, 0x03, 0xe8])
+        .await
+        .unwrap();
+    // The end of the connection may come without TLS's notice of it.
+    let rest = stream.read_to_end(&mut Vec::new()).await;
+    assert!(!rest.is_ok_and(|n| n > 0));
     let answer = String::from_utf8_lossy(&answer);
     assert!(answer.starts_with("HTTP/1.1 101"), "{answer}");
     assert!(answer.contains("s3pPLMBiTxaQ9kYGzzhZRbK+xOo="), "{answer}");

@@ -28,6 +28,16 @@ pub struct TestPki {
     pub extension_key: String,
 }
 
+/// Returns an address of this machine that is not loopback, as a proxy's targets must not be.
+pub fn own_address() -> std::net::IpAddr {
+    // Connecting a UDP socket sends nothing; it only chooses the source address.
+    let socket = std::net::UdpSocket::bind("0.0.0.0:0").unwrap();
+    socket
+        .connect("198.51.100.1:9")
+        .expect("this test needs a network interface other than loopback");
+    socket.local_addr().unwrap().ip()
+}
+
 /// Creates a CA and the certificates of a test cluster.
 pub fn make_pki() -> TestPki {
     use rcgen::{
@@ -59,6 +69,7 @@ pub fn make_pki() -> TestPki {
         if server {
             params.subject_alt_names = vec![
                 SanType::IpAddress("127.0.0.1".parse().unwrap()),
+                SanType::IpAddress(own_address()),
                 SanType::DnsName("ext.default.svc".try_into().unwrap()),
             ];
         }
@@ -68,8 +79,7 @@ pub fn make_pki() -> TestPki {
         )
     };
     let (serving_cert, serving_key) = sign("kube-apiserver", "", true);
-    let (kubelet_cert, kubelet_key) =
-        sign("kube-apiserver-kubelet-client", "system:masters", false);
+    let (kubelet_cert, kubelet_key) = sign("kube-apiserver-kubelet-client", "", false);
     let (admin_cert, admin_key) = sign("admin", "system:masters", false);
     let (proxy_cert, proxy_key) = sign("front-proxy-client", "", false);
     let (extension_cert, extension_key) = sign("ext.default.svc", "", true);

@@ -17,7 +17,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
 use crate::cache::Cache;
-use crate::connect::location::service_address;
+use crate::connect::location::{host_port, service_address};
 
 /// Maximum size in bytes of a webhook's response. Conversion reviews contain whole lists.
 const MAX_ANSWER: usize = 64 << 20;
@@ -71,11 +71,18 @@ impl WebhookClient {
         let Place {
             address,
             name,
+            port,
             path,
-            ..
         } = place;
         let tls = self.tls(config["caBundle"].as_str().unwrap_or_default())?;
-        let name_of_server = ServerName::try_from(name.clone()).map_err(|e| e.to_string())?;
+        // As any client: the Host header has the port unless it is the default, and brackets IPv6
+        // addresses.
+        let host = match port {
+            443 if name.contains(':') => format!("[{name}]"),
+            443 => name.clone(),
+            port => host_port(&name, port),
+        };
+        let name_of_server = ServerName::try_from(name).map_err(|e| e.to_string())?;
         let stream = TcpStream::connect(&address)
             .await
             .map_err(|e| format!("dial tcp {address}: {e}"))?;
@@ -89,7 +96,7 @@ impl WebhookClient {
         // Ends when the sender is dropped, at the latest with this call's timeout.
         tokio::spawn(connection);
         let request = Request::post(path)
-            .header(header::HOST, name)
+            .header(header::HOST, host)
             .header(header::CONTENT_TYPE, "application/json")
             .header(header::ACCEPT, "application/json")
             .header(header::USER_AGENT, "kube-apiserver-admission")
@@ -161,25 +168,30 @@ struct Place {
 
 impl Place {
     fn url(&self) -> String {
-        format!("https://{}:{}{}", self.name, self.port, self.path)
+        format!("https://{}{}", host_port(&self.name, self.port), self.path)
     }
+}
+
+/// Returns the location that a `WebhookClientConfig` names by its URL.
+fn place_of_url(url: &str) -> Result<Place, String> {
+    let uri: http::Uri = url.parse().map_err(|e| format!("url {url:?}: {e}"))?;
+    let host = uri
+        .host()
+        .ok_or_else(|| format!("url {url:?} names no host"))?;
+    let path = uri.path_and_query().map_or("/", |p| p.as_str());
+    let host = host.trim_matches(['[', ']']);
+    let port = uri.port_u16().unwrap_or(443);
+    Ok(Place {
+        address: host_port(host, port),
+        name: host.to_owned(),
+        port,
+        path: path.to_owned(),
+    })
 }
 
 fn place(cache: &Cache, config: &Value) -> Result<Place, String> {
     if let Some(url) = config["url"].as_str().filter(|u| !u.is_empty()) {
-        let uri: http::Uri = url.parse().map_err(|e| format!("url {url:?}: {e}"))?;
-        let host = uri
-            .host()
-            .ok_or_else(|| format!("url {url:?} names no host"))?;
-        let path = uri.path_and_query().map_or("/", |p| p.as_str());
-        let host = host.trim_matches(['[', ']']);
-        let port = uri.port_u16().unwrap_or(443);
-        return Ok(Place {
-            address: format!("{host}:{port}"),
-            name: host.to_owned(),
-            port,
-            path: path.to_owned(),
-        });
+        return place_of_url(url);
     }
     let service = &config["service"];
     let text = |field: &str| service[field].as_str().unwrap_or_default();
@@ -200,4 +212,33 @@ fn place(cache: &Cache, config: &Value) -> Result<Place, String> {
         port,
         path,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn urls_may_have_ipv6_addresses() {
+        for (url, address, name, shown) in [
+            (
+                "https://[fd00::2]:8443/x?y=1",
+                "[fd00::2]:8443",
+                "fd00::2",
+                "https://[fd00::2]:8443/x?y=1",
+            ),
+            ("https://[::1]", "[::1]:443", "::1", "https://[::1]:443/"),
+            (
+                "https://hook.example/a",
+                "hook.example:443",
+                "hook.example",
+                "https://hook.example:443/a",
+            ),
+        ] {
+            let place = place_of_url(url).unwrap();
+            assert_eq!((&*place.address, &*place.name), (address, name));
+            assert_eq!(place.url(), shown);
+            assert!(ServerName::try_from(place.name).is_ok());
+        }
+    }
 }

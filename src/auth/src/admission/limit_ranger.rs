@@ -64,12 +64,13 @@ fn set_defaults(range: &Object, pod: &mut Object) {
                 (&limits, "limits", "limit"),
             ] {
                 let mut set: Vec<&str> = Vec::new();
-                for (resource, amount) in defaults {
-                    if tree::at(container, &["resources", list, resource]).is_none() {
-                        let amounts = tree::make_map(container, &["resources", list]);
-                        amounts.insert((*resource).to_owned(), (*amount).clone());
-                        set.push(resource);
-                    }
+                let is_missing =
+                    |resource: &str| tree::at(container, &["resources", list, resource]).is_none();
+                let missing: Vec<_> = defaults.iter().filter(|(r, _)| is_missing(r)).collect();
+                for (resource, amount) in missing {
+                    let amounts = tree::make_map(container, &["resources", list]);
+                    amounts.insert((*resource).to_owned(), (*amount).clone());
+                    set.push(resource);
                 }
                 if !set.is_empty() {
                     set.sort_unstable();

@@ -150,6 +150,9 @@ pub struct Plugins {
 /// Warnings for the client, sent as `Warning` headers.
 type Warnings = Vec<String>;
 
+/// Adds an annotation (key and value) to the request's audit event.
+pub type Annotate<'a> = &'a mut dyn FnMut(&str, String);
+
 impl Plugins {
     /// Creates the plugins. They read the cluster through `reader`.
     pub fn new(
@@ -186,11 +189,16 @@ impl Plugins {
     }
 
     /// Runs the validating plugins. Returns warnings for the client, or the first rejection.
-    pub fn validate(&self, request: &Request<'_>) -> Result<Warnings, Status> {
+    /// Passes annotations for the audit event to `annotate`, also if the request is rejected.
+    pub fn validate(
+        &self,
+        request: &Request<'_>,
+        annotate: Annotate<'_>,
+    ) -> Result<Warnings, Status> {
         let reader = &*self.reader;
         limit_ranger::validate(reader, request)?;
         service_account::validate(reader, request)?;
-        let warnings = pod_security::validate(reader, request)?;
+        let warnings = pod_security::validate(reader, request, annotate)?;
         priority::validate(reader, request)?;
         storage::validate_resize(reader, request)?;
         runtime_class::validate(reader, request)?;

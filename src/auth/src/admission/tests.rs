@@ -80,7 +80,7 @@ impl World {
     ) -> Result<Warnings, Status> {
         let mut request = request(user, Operation::Create, what, Some(object), None);
         self.plugins.mutate(&mut request)?;
-        self.plugins.validate(&request)
+        self.plugins.validate(&request, &mut |_, _| {})
     }
 
     fn update_as(
@@ -93,7 +93,8 @@ impl World {
         let mut new = new.clone();
         let mut request = request(user, Operation::Update, what, Some(&mut new), Some(old));
         self.plugins.mutate(&mut request).map_err(|e| e.message)?;
-        self.plugins.validate(&request).map_err(|e| e.message)
+        let warnings = self.plugins.validate(&request, &mut |_, _| {});
+        warnings.map_err(|e| e.message)
     }
 
     fn delete_as(
@@ -554,6 +555,72 @@ fn limit_ranges_fill_in_and_bound() {
 }
 
 #[test]
+fn violations_of_the_audit_mode_are_annotated() {
+    let w = world();
+    let annotations = |labels: Object, what, mut object: Object| {
+        let namespace = json!({"metadata": {"name": "ns", "labels": labels}});
+        w.cluster.put("", "namespaces", namespace);
+        let mut found = Vec::new();
+        let mut request = request(&w.user, Operation::Create, what, Some(&mut object), None);
+        w.plugins.mutate(&mut request).unwrap();
+        let answer = w.plugins.validate(&request, &mut |key, value| {
+            let key = key.strip_prefix("pod-security.kubernetes.io/").unwrap();
+            found.push(format!("{key}: {value}"));
+        });
+        (answer.is_ok(), found)
+    };
+    let host = || pod(json!({"hostNetwork": true, "containers": [{"name": "a"}]}));
+    let audit = json!({"pod-security.kubernetes.io/audit": "baseline"});
+    let violates = "audit-violations: would violate PodSecurity \"baseline:latest\": host namespaces (hostNetwork=true)";
+    assert_eq!(
+        annotations(audit.clone(), POD, host()),
+        (
+            true,
+            vec![
+                "enforce-policy: privileged:latest".to_owned(),
+                violates.to_owned()
+            ]
+        )
+    );
+    // A rejected pod is annotated too.
+    let both = json!({
+        "pod-security.kubernetes.io/audit": "baseline",
+        "pod-security.kubernetes.io/enforce": "baseline",
+        "pod-security.kubernetes.io/enforce-version": "v1.30",
+    });
+    assert_eq!(
+        annotations(both, POD, host()),
+        (
+            false,
+            vec![
+                "enforce-policy: baseline:v1.30".to_owned(),
+                violates.to_owned()
+            ]
+        )
+    );
+    let deployment =
+        json!({"metadata": {"name": "d", "namespace": "ns"}, "spec": {"template": host()}});
+    assert_eq!(
+        annotations(audit, ("apps", "deployments", ""), deployment),
+        (true, vec![violates.to_owned()])
+    );
+    assert_eq!(
+        annotations(json!({}), POD, host()),
+        (true, vec!["enforce-policy: privileged:latest".to_owned()])
+    );
+    let (ok, found) = annotations(
+        json!({"pod-security.kubernetes.io/audit": "severe"}),
+        POD,
+        host(),
+    );
+    assert!(ok);
+    assert!(
+        found[1].starts_with("error: Failed to parse policy: metadata.labels"),
+        "{found:?}"
+    );
+}
+
+#[test]
 fn namespaces_say_how_privileged_pods_may_be() {
     let w = world();
     let label = |labels: Object| json!({"metadata": {"name": "ns", "labels": labels}});
@@ -652,6 +719,27 @@ fn nodes_write_their_own_only() {
         .is_ok()
     );
 
+    let lease =
+        |namespace: &str, name: &str| json!({"metadata": {"name": name, "namespace": namespace}});
+    let leases = ("coordination.k8s.io", "leases", "");
+    assert!(create(leases, lease("kube-node-lease", "n1")).is_ok());
+    assert!(create(leases, lease("kube-node-lease", "n2")).is_err());
+    assert!(create(leases, lease("ns", "n1")).is_err());
+}
+
+#[test]
+fn nodes_write_the_pods_that_run_on_them() {
+    let w = world();
+    let n1 = node("n1");
+    w.cluster.put(
+        "",
+        "nodes",
+        json!({"metadata": {"name": "n1", "uid": "u1"}}),
+    );
+    let create = |what, object: Object| {
+        w.create_as(&n1, what, &mut object.clone())
+            .map_err(|e| e.message)
+    };
     let on = |node: &str| json!({"metadata": {"name": "p", "namespace": "ns", "uid": "p1"}, "spec": {"nodeName": node, "serviceAccountName": "default"}});
     let status = ("", "pods", "status");
     assert!(w.update_as(&n1, status, &on("n1"), &on("n1")).is_ok());
@@ -723,13 +811,6 @@ fn nodes_write_their_own_only() {
             .unwrap_err()
             .contains(r#"audience "vault" not found in pod spec volume"#)
     );
-
-    let lease =
-        |namespace: &str, name: &str| json!({"metadata": {"name": name, "namespace": namespace}});
-    let leases = ("coordination.k8s.io", "leases", "");
-    assert!(create(leases, lease("kube-node-lease", "n1")).is_ok());
-    assert!(create(leases, lease("kube-node-lease", "n2")).is_err());
-    assert!(create(leases, lease("ns", "n1")).is_err());
 }
 
 #[test]
@@ -928,9 +1009,9 @@ fn quotas_are_charged_and_kept() {
     );
 }
 
-#[test]
-fn quotas_know_scopes_and_counts() {
-    let c = charged(&[
+/// Returns three quotas: of two scopes, and of counts.
+fn scoped_quotas() -> Charged {
+    charged(&[
         quota(
             "best",
             json!({"scopes": ["BestEffort"]}),
@@ -949,8 +1030,16 @@ fn quotas_know_scopes_and_counts() {
             json!({"count/deployments.apps": "1", "configmaps": "1", "services.nodeports": "2", "fast.storageclass.storage.k8s.io/requests.storage": "10Gi"}),
             json!({"count/deployments.apps": "0", "configmaps": "0", "services.nodeports": "0", "fast.storageclass.storage.k8s.io/requests.storage": "0"}),
         ),
-    ]);
-    let named = |spec: Object| json!({"metadata": {"name": "x", "namespace": "ns"}, "spec": spec});
+    ])
+}
+
+fn named(spec: Object) -> Object {
+    json!({"metadata": {"name": "x", "namespace": "ns"}, "spec": spec})
+}
+
+#[test]
+fn quotas_know_scopes_and_counts() {
+    let c = scoped_quotas();
     let create = |what, spec: Object| c.charge(Operation::Create, what, &named(spec), None);
     assert_eq!(create(POD, json!({"containers": [{"name": "a"}]})), Ok(()));
     assert_eq!(
@@ -977,7 +1066,11 @@ fn quotas_know_scopes_and_counts() {
     assert_eq!(create(("", "configmaps", ""), json!({})), Ok(()));
     assert!(create(("", "configmaps", ""), json!({})).is_err());
     assert_eq!(create(("", "secrets", ""), json!({})), Ok(()));
+}
 
+#[test]
+fn quotas_count_node_ports_and_storage() {
+    let c = scoped_quotas();
     let services = ("", "services", "");
     let service = |kind: &str, ports: usize| {
         named(json!({"type": kind, "ports": vec![json!({"port": 80}); ports]}))

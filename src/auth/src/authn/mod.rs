@@ -215,6 +215,11 @@ impl Authenticators {
             return Ok(None);
         };
         let user = authority.identify(chain, now)?;
+        if user.name == names::KUBELET_CLIENT {
+            // The server shows this certificate to addresses that nodes report. Whoever directs
+            // such a request back at the server must not act with the rights of the certificate.
+            return Err("the certificate of the API server is for node agents only".to_owned());
+        }
         Ok((!user.name.is_empty()).then_some(user))
     }
 

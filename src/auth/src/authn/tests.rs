@@ -176,6 +176,15 @@ fn certificates_name_user_and_groups() {
 }
 
 #[test]
+fn the_servers_own_certificate_for_node_agents_is_refused() {
+    let w = world();
+    for group in ["system:masters", "any"] {
+        let own = w.ca.client("kube-apiserver-kubelet-client", group, |_| {});
+        assert_eq!(w.certificate(&[], own), Err(401));
+    }
+}
+
+#[test]
 fn only_the_front_proxy_asserts_users() {
     let w = world();
     let asserted = [

@@ -192,10 +192,10 @@ impl Authorizer {
             about
                 .map(|rule| {
                     let mut object = rule.to_object();
+                    let kept =
+                        |field: &str| field == "verbs" || (field == "nonResourceURLs") == is_path;
                     if let Some(fields) = object.as_object_mut() {
-                        fields.retain(|field, _| {
-                            field == "verbs" || (field == "nonResourceURLs") == is_path
-                        });
+                        fields.retain(|field, _| kept(field));
                     }
                     object
                 })

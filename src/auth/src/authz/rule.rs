@@ -118,14 +118,11 @@ impl Rule {
                         resources: one(resource),
                         ..Rule::default()
                     };
-                    if self.names.is_empty() {
-                        atoms.push(atom);
-                    } else {
-                        atoms.extend(self.names.iter().map(|name| Rule {
-                            names: one(name),
-                            ..atom.clone()
-                        }));
-                    }
+                    atoms.extend(self.names.iter().map(|name| Rule {
+                        names: one(name),
+                        ..atom.clone()
+                    }));
+                    atoms.extend(self.names.is_empty().then_some(atom));
                 }
             }
         }

@@ -161,9 +161,8 @@ fn roles_are_followed_as_they_change() {
     assert!(!authorizer.authorize(&ask).is_allowed());
 }
 
-#[test]
-fn nodes_read_what_their_pods_need() {
-    let (cluster, authorizer) = setup();
+/// Adds pods of two nodes, and a volume with a secret.
+fn put_pods(cluster: &Cluster) {
     let pod = |name: &str, on: &str, volumes: Object| {
         json!({
             "metadata": {"name": name, "namespace": "ns"},
@@ -210,6 +209,12 @@ fn nodes_read_what_their_pods_need() {
             },
         }),
     );
+}
+
+#[test]
+fn nodes_read_what_their_pods_need() {
+    let (cluster, authorizer) = setup();
+    put_pods(&cluster);
     let n1 = node("n1");
     let may = |verb, resource: &'static str, namespace, name| {
         let (resource, subresource) = resource.split_once('/').unwrap_or((resource, ""));

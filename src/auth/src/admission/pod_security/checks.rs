@@ -87,6 +87,11 @@ const RESTRICTED: [Rule; 7] = [
     },
 ];
 
+/// Whether the nodes put pods with `hostUsers: false` into user namespaces. They cannot, so root in
+/// such a pod would be root of the node, and the relaxed checks must not apply: they rely on nodes
+/// that run the pod in a user namespace or not at all.
+const NODES_HAVE_USER_NAMESPACES: bool = false;
+
 /// The newest minor version in which a rule changed.
 const NEWEST: u32 = 35;
 
@@ -152,9 +157,12 @@ impl<'a> Pod<'a> {
         self.version >= 25 && tree::text(self.pod, &["spec", "os", "name"]) == "windows"
     }
 
-    /// Returns whether the pod has a user namespace, where root is unprivileged on the node.
+    /// Returns whether the pod has a user namespace, where root is unprivileged on the node. The
+    /// standards relax some checks for such pods since 1.35.
     fn has_own_users(&self) -> bool {
-        self.version >= 35 && tree::flag(self.pod, &["spec", "hostUsers"]) == Some(false)
+        NODES_HAVE_USER_NAMESPACES
+            && self.version >= 35
+            && tree::flag(self.pod, &["spec", "hostUsers"]) == Some(false)
     }
 }
 
@@ -899,15 +907,16 @@ mod tests {
         root["spec"]["hostUsers"] = json!(false);
         root["spec"]["securityContext"]["runAsUser"] = json!(0);
         root["spec"]["securityContext"]["runAsNonRoot"] = json!(false);
-        assert_eq!(
-            check(Level::Restricted, None, root.clone()),
-            "",
-            "root of one's own users is not root"
-        );
-        assert_eq!(
-            check(Level::Restricted, Some(34), root),
-            "runAsNonRoot != true (pod must not set securityContext.runAsNonRoot=false), runAsUser=0 (pod must not set runAsUser=0)"
-        );
+        for version in [None, Some(36), Some(34)] {
+            assert_eq!(
+                check(Level::Restricted, version, root.clone()),
+                "runAsNonRoot != true (pod must not set securityContext.runAsNonRoot=false), runAsUser=0 (pod must not set runAsUser=0)",
+                "nodes make no user namespaces"
+            );
+        }
+        let unmasked = json!({"spec": {"hostUsers": false, "containers": [
+            {"name": "a", "securityContext": {"procMount": "Unmasked"}}]}});
+        assert_ne!(check(Level::Baseline, None, unmasked), "");
         let mut volumes = compliant();
         volumes["spec"]["volumes"] =
             json!([{"name": "v", "hostPath": {}}, {"name": "n", "nfs": {}}]);

@@ -4,7 +4,7 @@ use rkube_api::gvk::GroupKind;
 use rkube_api::status::{FieldError, Status};
 use rkube_api::{Object, meta};
 
-use super::{Operation, Request, Warnings};
+use super::{Annotate, Operation, Request, Warnings};
 use crate::{ObjectReader, tree};
 
 mod checks;
@@ -21,9 +21,15 @@ fn policy_of(namespace: &Object) -> (Policy, Vec<FieldError>) {
     Policy::from_labels(meta::labels(namespace))
 }
 
+/// Prefix of the audit annotations.
+const ANNOTATION: &str = "pod-security.kubernetes.io/";
+
+/// Checks pods and pod templates against the policy of their namespace, and a namespace's new
+/// policy. Violations of the mode `audit` are passed to `annotate`, those of `warn` are returned.
 pub(super) fn validate(
     reader: &dyn ObjectReader,
     request: &Request<'_>,
+    annotate: Annotate<'_>,
 ) -> Result<Warnings, Status> {
     if !matches!(request.operation, Operation::Create | Operation::Update)
         || request.object.is_none()
@@ -34,7 +40,7 @@ pub(super) fn validate(
         return validate_namespace(reader, request);
     }
     if request.is("", "pods") {
-        return validate_pod(reader, request);
+        return validate_pod(reader, request, annotate);
     }
     let Some(template) = template_of(request) else {
         return Ok(Vec::new());
@@ -42,9 +48,12 @@ pub(super) fn validate(
     let Some(namespace) = reader.get("", "namespaces", "", request.namespace) else {
         return Ok(Vec::new());
     };
-    Ok(warning(&policy_of(&namespace).0, template)
-        .into_iter()
-        .collect())
+    let (policy, errors) = policy_of(&namespace);
+    if errors.is_empty() && policy.is_silent() {
+        return Ok(Vec::new());
+    }
+    audit(&policy, &errors, template, annotate);
+    Ok(warning(&policy, template).into_iter().collect())
 }
 
 /// Returns the pod template of a workload object.
@@ -82,7 +91,29 @@ fn warning(policy: &Policy, pod: &Object) -> Option<String> {
     ))
 }
 
-fn validate_pod(reader: &dyn ObjectReader, request: &Request<'_>) -> Result<Warnings, Status> {
+/// Adds the audit annotations of the mode `audit`, and of labels that are no policy.
+fn audit(policy: &Policy, errors: &[FieldError], pod: &Object, annotate: Annotate<'_>) {
+    if !errors.is_empty() {
+        let errors: Vec<String> = errors.iter().map(ToString::to_string).collect();
+        let errors = crate::authz::aggregate(&errors);
+        annotate(
+            &format!("{ANNOTATION}error"),
+            format!("Failed to parse policy: {errors}"),
+        );
+    }
+    if let Some(detail) = violation(&policy.audit, pod) {
+        annotate(
+            &format!("{ANNOTATION}audit-violations"),
+            format!("would violate PodSecurity \"{}\": {detail}", policy.audit),
+        );
+    }
+}
+
+fn validate_pod(
+    reader: &dyn ObjectReader,
+    request: &Request<'_>,
+    annotate: Annotate<'_>,
+) -> Result<Warnings, Status> {
     const OTHER: [&str; 8] = [
         "exec",
         "attach",
@@ -102,13 +133,18 @@ fn validate_pod(reader: &dyn ObjectReader, request: &Request<'_>) -> Result<Warn
             request.namespace
         )));
     };
-    let (policy, _) = policy_of(&namespace);
+    let (policy, errors) = policy_of(&namespace);
     let pod = request.new_object();
-    let unchanged =
-        request.operation == Operation::Update && !is_significant(pod, request.old_object());
-    if policy.is_privileged() || unchanged {
+    let enforced = format!("{ANNOTATION}enforce-policy");
+    if policy.is_privileged() && errors.is_empty() {
+        annotate(&enforced, LevelVersion::default().to_string());
         return Ok(Vec::new());
     }
+    if request.operation == Operation::Update && !is_significant(pod, request.old_object()) {
+        return Ok(Vec::new());
+    }
+    annotate(&enforced, policy.enforce.to_string());
+    audit(&policy, &errors, pod, annotate);
     if let Some(detail) = violation(&policy.enforce, pod) {
         return Err(request.forbidden(format!(
             "violates PodSecurity \"{}\": {detail}",

@@ -30,7 +30,7 @@ pub(super) struct LevelVersion {
 pub(super) struct Policy {
     /// Pods that violate it are rejected.
     pub(super) enforce: LevelVersion,
-    /// Read and validated, but not applied: audit events have no record of violations.
+    /// Violations are recorded in the request's audit event.
     pub(super) audit: LevelVersion,
     /// Violations are returned to the client as warnings.
     pub(super) warn: LevelVersion,
@@ -77,6 +77,13 @@ impl Policy {
     /// Returns whether no mode restricts anything.
     pub(super) fn is_privileged(&self) -> bool {
         [self.enforce, self.audit, self.warn]
+            .iter()
+            .all(|mode| mode.level == Level::Privileged)
+    }
+
+    /// Returns whether the modes that do not reject pods restrict nothing.
+    pub(super) fn is_silent(&self) -> bool {
+        [self.audit, self.warn]
             .iter()
             .all(|mode| mode.level == Level::Privileged)
     }
