@@ -11,9 +11,10 @@ use serde::Deserialize;
 
 use super::compression::decompress;
 use super::digest::Digest;
+use super::lock::FileLock;
 use super::manifest::{Config, Descriptor, Document, Index, Manifest, Platform, media};
 use super::reference::Reference;
-use super::store::{FileLock, Record, Store, verify};
+use super::store::{Record, Store, verify};
 use crate::beneath::clean;
 use crate::error::{Context, ImageError};
 

@@ -4,6 +4,7 @@ pub mod archive;
 pub mod builtin;
 mod compression;
 pub mod digest;
+mod lock;
 pub mod manifest;
 pub mod reference;
 pub mod registry;
