@@ -228,15 +228,13 @@ impl Supervisor {
             }
             self.ensure_standby();
             self.restart_exited();
-            if asked {
-                match listener.accept() {
-                    Ok((stream, _)) => {
-                        if self.serve(stream) {
-                            return Ok(());
-                        }
-                    }
-                    Err(e) => rkube_fsutil::say!("supervisor: cannot accept: {e}"),
-                }
+            if !asked {
+                continue;
+            }
+            match listener.accept().map(|(stream, _)| self.serve(stream)) {
+                Ok(true) => return Ok(()),
+                Ok(false) => {}
+                Err(e) => rkube_fsutil::say!("supervisor: cannot accept: {e}"),
             }
         }
     }
@@ -499,15 +497,17 @@ impl Supervisor {
         for (name, running) in &leaving {
             while !sandbox::has_ended(&running.pidfd) {
                 let left = deadline.saturating_duration_since(Instant::now());
-                if left.is_zero() {
-                    let _ = kill(running.pid, Signal::SIGKILL);
-                    wait_readable(&[running.pidfd.as_fd()], Some(KILL_TIMEOUT))?;
-                    if !sandbox::has_ended(&running.pidfd) {
-                        bail!("node {name} (process {}) does not die", running.pid);
-                    }
-                } else {
+                if !left.is_zero() {
                     wait_readable(&[running.pidfd.as_fd()], Some(left))?;
+                    continue;
                 }
+                let _ = kill(running.pid, Signal::SIGKILL);
+                wait_readable(&[running.pidfd.as_fd()], Some(KILL_TIMEOUT))?;
+                anyhow::ensure!(
+                    sandbox::has_ended(&running.pidfd),
+                    "node {name} (process {}) does not die",
+                    running.pid
+                );
             }
         }
         reap();

@@ -437,59 +437,61 @@ impl Store {
         let _lock = FileLock::exclusive(&self.shared.join("locks/collect"))
             .image_context(|| "cannot lock the image store".into())?;
         let mut used: HashSet<String> = HashSet::new();
-        let nodes = self.shared.join("nodes");
-        for entry in
-            fs::read_dir(&nodes).image_context(|| format!("cannot read {}", nodes.display()))?
-        {
-            let path = entry
-                .image_context(|| format!("cannot read {}", nodes.display()))?
-                .path();
+        for path in paths_in(&self.shared.join("nodes"))? {
             let text = fs::read_to_string(&path)
                 .image_context(|| format!("cannot read {}", path.display()))?;
             used.extend(text.lines().map(str::to_string));
         }
         // No pull or load is in progress, so partial content is abandoned.
-        let ingest = self.ingest_dir();
-        for entry in
-            fs::read_dir(&ingest).image_context(|| format!("cannot read {}", ingest.display()))?
-        {
-            let entry = entry.image_context(|| format!("cannot read {}", ingest.display()))?;
-            let name = entry.file_name().to_string_lossy().into_owned();
+        for path in paths_in(&self.ingest_dir())? {
+            let name = name_of(&path);
             if name.starts_with("blob-") {
-                let _ = fs::remove_file(entry.path());
+                let _ = fs::remove_file(&path);
                 let _ = fs::remove_file(self.shared.join("locks").join(&name));
             } else if name.starts_with("layer-") || name.starts_with("trash-") {
-                remove(&entry.path())?;
+                remove(&path)?;
             }
         }
-        for kind in ["blobs", "layers"] {
-            for algorithm in ["sha256", "sha512"] {
-                let dir = self.shared.join(kind).join(algorithm);
-                for entry in
-                    fs::read_dir(&dir).image_context(|| format!("cannot read {}", dir.display()))?
-                {
-                    let entry = entry.image_context(|| format!("cannot read {}", dir.display()))?;
-                    let name = entry.file_name().to_string_lossy().into_owned();
-                    if used.contains(&format!("{algorithm}:{name}")) {
-                        continue;
-                    }
-                    if kind == "layers" {
-                        // Rename first, so that a partially deleted layer is never found.
-                        let trash = self.ingest_dir().join(format!("trash-{name}"));
-                        remove(&trash)?;
-                        fs::rename(entry.path(), &trash)
-                            .image_context(|| format!("cannot remove layer {name}"))?;
-                        remove(&trash)?;
-                    } else {
-                        fs::remove_file(entry.path())
-                            .image_context(|| format!("cannot remove blob {name}"))?;
-                    }
-                    let _ = fs::remove_file(self.shared.join("locks").join(&name));
-                }
+        for algorithm in ["sha256", "sha512"] {
+            let unused = |kind: &str| -> Result<Vec<PathBuf>, ImageError> {
+                let mut paths = paths_in(&self.shared.join(kind).join(algorithm))?;
+                paths.retain(|path| !used.contains(&format!("{algorithm}:{}", name_of(path))));
+                Ok(paths)
+            };
+            for path in unused("blobs")? {
+                fs::remove_file(&path)
+                    .image_context(|| format!("cannot remove blob {}", path.display()))?;
+                self.forget_lock(&path);
+            }
+            for path in unused("layers")? {
+                // Renamed first, so that a partially deleted layer is never found.
+                let trash = self.ingest_dir().join(format!("trash-{}", name_of(&path)));
+                remove(&trash)?;
+                fs::rename(&path, &trash)
+                    .image_context(|| format!("cannot remove layer {}", path.display()))?;
+                remove(&trash)?;
+                self.forget_lock(&path);
             }
         }
         Ok(())
     }
+
+    /// Removes the lock file of deleted content. One that is left does no harm.
+    fn forget_lock(&self, content: &Path) {
+        let _ = fs::remove_file(self.shared.join("locks").join(name_of(content)));
+    }
+}
+
+/// Returns the paths of the entries of a directory.
+fn paths_in(dir: &Path) -> Result<Vec<PathBuf>, ImageError> {
+    fs::read_dir(dir)
+        .and_then(|entries| entries.map(|entry| Ok(entry?.path())).collect())
+        .image_context(|| format!("cannot read {}", dir.display()))
+}
+
+fn name_of(path: &Path) -> String {
+    let name = path.file_name().unwrap_or_default();
+    name.to_string_lossy().into_owned()
 }
 
 /// Reads the index of a node; empty if there is none. One that is damaged, as by a power cut of a

@@ -188,21 +188,17 @@ fn leaf(rules: &[&Rule], default: Action) -> Result<Vec<Instruction>, String> {
         }
         // A failing condition jumps past the rule. That distance is known only once the whole rule
         // is compiled.
-        let conditions: Vec<Vec<Instruction>> = rule.arguments.iter().map(condition).collect();
-        let total: usize = conditions.iter().map(Vec::len).sum();
-        let mut position = 0;
-        for code in conditions {
-            for mut instruction in code {
-                position += 1;
-                let past = u8::try_from(total + 1 - position)
-                    .map_err(|_| "a system call has too many conditions".to_string())?;
-                for target in [&mut instruction.jt, &mut instruction.jf] {
-                    if *target == FAIL {
-                        *target = past;
-                    }
-                }
-                out.push(instruction);
-            }
+        let conditions: Vec<Instruction> = rule.arguments.iter().flat_map(condition).collect();
+        let total = conditions.len();
+        for (position, instruction) in conditions.into_iter().enumerate() {
+            let past = u8::try_from(total - position)
+                .map_err(|_| "a system call has too many conditions".to_string())?;
+            let jump = |target| if target == FAIL { past } else { target };
+            out.push(Instruction {
+                jt: jump(instruction.jt),
+                jf: jump(instruction.jf),
+                ..instruction
+            });
         }
         out.push(op(RETURN, rule.action.code()));
     }

@@ -233,6 +233,21 @@ fn label(pattern: &str, label: &str) -> bool {
     }
 }
 
+/// Splits a text after its opening quotation mark into the quoted string, without escapes, and
+/// what follows its end.
+fn quoted(text: &str) -> (String, &str) {
+    let mut value = String::new();
+    let mut characters = text.char_indices();
+    while let Some((i, c)) = characters.next() {
+        match c {
+            '"' => return (value, &text[i + 1..]),
+            '\\' => value.extend(characters.next().map(|(_, c)| c)),
+            other => value.push(other),
+        }
+    }
+    (value, "")
+}
+
 /// A parsed `WWW-Authenticate` header.
 #[derive(Debug, PartialEq, Eq)]
 struct Challenge {
@@ -251,21 +266,8 @@ impl Challenge {
             let Some((name, after)) = rest.split_once('=') else {
                 break;
             };
-            let (value, after) = if let Some(quoted) = after.strip_prefix('"') {
-                let mut value = String::new();
-                let mut characters = quoted.char_indices();
-                let mut end = quoted.len();
-                while let Some((i, c)) = characters.next() {
-                    match c {
-                        '"' => {
-                            end = i + 1;
-                            break;
-                        }
-                        '\\' => value.extend(characters.next().map(|(_, c)| c)),
-                        other => value.push(other),
-                    }
-                }
-                (value, &quoted[end..])
+            let (value, after) = if let Some(rest) = after.strip_prefix('"') {
+                quoted(rest)
             } else {
                 let end = after.find(',').unwrap_or(after.len());
                 (after[..end].trim().to_string(), &after[end..])
