@@ -48,32 +48,37 @@ impl<'a> HostGroups<'a> {
     /// gets its parent's CPUs and memory nodes. Groups that exist are kept.
     pub fn create(&self, limits: Limits) -> Result<()> {
         for hierarchy in self.hierarchies {
-            let mount_point = &hierarchy.mount_point;
-            let group = mount_point.join(&self.path);
-            // From the mount point, excluded, down to the group.
-            let mut levels: Vec<PathBuf> = self
-                .path
-                .ancestors()
-                .filter(|level| !level.as_os_str().is_empty())
-                .map(|level| mount_point.join(level))
-                .collect();
-            levels.reverse();
-            if hierarchy.unified {
-                create_dir(&group)?;
-                enable_controllers(mount_point);
-                for parent in levels.iter().filter(|level| **level != group) {
-                    enable_controllers(parent);
-                }
-            } else {
-                for level in &levels {
-                    create_dir(level)?;
-                    // Also in one that exists: its creator may not be done yet.
-                    if hierarchy.has("cpuset") {
-                        fill_cpuset(level)?;
-                    }
-                }
-            }
+            self.create_in(hierarchy)?;
+            let group = hierarchy.mount_point.join(&self.path);
             set_limits(hierarchy, &group, limits)?;
+        }
+        Ok(())
+    }
+
+    /// Creates the group and its parents in one hierarchy.
+    fn create_in(&self, hierarchy: &Hierarchy) -> Result<()> {
+        let mount_point = &hierarchy.mount_point;
+        // From the mount point, excluded, down to the group.
+        let mut levels: Vec<PathBuf> = self
+            .path
+            .ancestors()
+            .filter(|level| !level.as_os_str().is_empty())
+            .map(|level| mount_point.join(level))
+            .collect();
+        levels.reverse();
+        if hierarchy.unified {
+            create_dir(&mount_point.join(&self.path))?;
+            enable_controllers(mount_point);
+            levels.pop();
+            levels.iter().for_each(|parent| enable_controllers(parent));
+            return Ok(());
+        }
+        for level in &levels {
+            create_dir(level)?;
+            // Also in one that exists: its creator may not be done yet.
+            if hierarchy.has("cpuset") {
+                fill_cpuset(level)?;
+            }
         }
         Ok(())
     }

@@ -122,15 +122,19 @@ pub fn oom_kills(cgroup: &str) -> u64 {
     fs::read_to_string(dir("memory", cgroup).join(file)).map_or(0, |text| keyed(&text, "oom_kill"))
 }
 
-/// Kills the cgroup's processes, including those that they fork meanwhile. On v2 this
-/// includes the cgroups below it; on v1 it does not.
+/// Kills the processes of the cgroup and of those below it, including processes that they
+/// fork meanwhile.
 pub fn kill(cgroup: &str) {
     if is_v2() && fs::write(dir("", cgroup).join("cgroup.kill"), "1").is_ok() {
         return;
     }
     let group = dir("pids", cgroup);
     for _ in 0..MAX_KILL_ROUNDS {
-        if group::kill(&group) == 0 {
+        let killed: usize = group::descendants(&group)
+            .iter()
+            .map(|group| group::kill(group))
+            .sum();
+        if killed == 0 {
             return;
         }
     }

@@ -5,6 +5,7 @@
 //! node, and init, control plane and node agent read it. The paths, ports and roles
 //! that those processes share are defined here only.
 
+pub mod capabilities;
 pub mod machine;
 pub mod roles;
 

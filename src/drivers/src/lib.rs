@@ -30,13 +30,16 @@ pub const NAMES: [&str; 3] = if cfg!(target_os = "linux") {
 
 /// Runs a role that a driver adds to the binary and returns its exit code; `None` if `role` is not
 /// one.
-#[cfg_attr(not(unix), allow(unused_variables))] // Without Unix, the roles take no arguments.
+#[cfg_attr(
+    not(unix),
+    allow(unused_variables, reason = "without Unix, the roles take no arguments")
+)]
 pub fn helper_main(role: &str, args: &[std::ffi::OsString]) -> Option<i32> {
     if role == rkube_config::roles::DOCKER_INIT {
         return Some(match docker::docker_init() {
             Ok(()) => 0,
             Err(e) => {
-                eprintln!("{role}: {e:#}");
+                rkube_fsutil::say!("{role}: {e:#}");
                 1
             }
         });

@@ -75,13 +75,13 @@ mod host {
     use super::{Failure, Ipv4Addr, Ipv4Net};
 
     /// Returns the first candidate.
-    #[allow(clippy::unnecessary_wraps)] // Same signature as on Linux.
+    #[allow(clippy::unnecessary_wraps, reason = "same signature as on Linux")]
     pub fn free(candidates: &[Ipv4Net]) -> Result<Option<Ipv4Net>, Failure> {
         Ok(candidates.first().copied())
     }
 
     /// Returns no conflict.
-    #[allow(clippy::unnecessary_wraps)] // Same signature as on Linux.
+    #[allow(clippy::unnecessary_wraps, reason = "same signature as on Linux")]
     pub fn conflict(_range: Ipv4Net) -> Result<Option<String>, Failure> {
         Ok(None)
     }

@@ -60,6 +60,17 @@ fn agent() {
         ),
         ("cgroup", run("cat /proc/1/cgroup")),
         ("hosts", run("cat /etc/hosts")),
+        ("bounds", run("grep CapBnd /proc/self/status")),
+        (
+            // What privileged pods do, and what would restart the host.
+            "rights",
+            run(
+                "mkdir -p /tmp/m && mount -t tmpfs t /tmp/m && echo mounts; \
+                 mknod /tmp/m/n c 1 3 && echo makes devices; \
+                 test -e /dev/fuse && echo has fuse; \
+                 umount /tmp/m; (: > /proc/sysrq-trigger) 2>/dev/null && echo requests",
+            ),
+        ),
     ];
     let text: String = report
         .iter()
@@ -203,7 +214,27 @@ fn section<'a>(report: &'a str, name: &str) -> &'a str {
     report[start..].split("\n[").next().expect("section").trim()
 }
 
+/// Checks that root in a node cannot change the kernel, but can do what pods need.
+fn limited(report: &str) {
+    let bounds = section(report, "bounds").rsplit('\t').next();
+    let bounds = u64::from_str_radix(bounds.expect("a set"), 16).expect("a set");
+    let names = rkube_config::capabilities::NAMES;
+    let has: Vec<&str> = (0..names.len())
+        .filter(|bit| bounds & 1 << bit != 0)
+        .map(|bit| names[bit])
+        .collect();
+    for refused in ["SYS_MODULE", "SYS_RAWIO", "SYS_BOOT", "SYS_TIME", "SYSLOG"] {
+        assert!(!has.contains(&refused), "{has:?}");
+    }
+    for kept in ["SYS_ADMIN", "NET_ADMIN", "MKNOD", "AUDIT_WRITE"] {
+        assert!(has.contains(&kept), "{has:?}");
+    }
+    let rights = section(report, "rights");
+    assert_eq!(rights, "mounts\nmakes devices\nhas fuse");
+}
+
 fn isolated(name: &str, report: &str) {
+    limited(report);
     assert_eq!(section(report, "host"), name);
     assert!(section(report, "hosts").contains(name));
     let root: Vec<&str> = section(report, "root").lines().collect();

@@ -6,12 +6,7 @@ use std::path::Path;
 
 use anyhow::Context;
 use nix::mount::{MsFlags, mount};
-pub use rkube_cgroups::{Hierarchy, enable_controllers};
-
-/// Returns the hierarchies that are mounted in the caller's mount namespace.
-pub fn hierarchies() -> anyhow::Result<Vec<Hierarchy>> {
-    Ok(rkube_cgroups::hierarchies()?)
-}
+use rkube_cgroups::{Hierarchy, enable_controllers};
 
 /// Mounts the hierarchies at `/sys/fs/cgroup` under `root`. Each mount shows the hierarchy
 /// from the root of the caller's cgroup namespace.

@@ -11,11 +11,12 @@ mod etc;
 pub mod rootfs;
 mod service;
 pub mod state;
+mod tree;
 pub mod vm;
 
 use std::fs::File;
 use std::io::Read;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
@@ -60,7 +61,7 @@ fn run_until(config: &NodeConfig, button: Option<&File>, grace: Duration) -> any
 
     // A failed restore is reported but does not stop the boot.
     if let Err(e) = state::State::of_node().apply(config.restore.as_deref()) {
-        eprintln!("init: the snapshot cannot be restored: {e:#}");
+        rkube_fsutil::say!("init: the snapshot cannot be restored: {e:#}");
     }
 
     let mut services = vec![Service::new("agent")];
@@ -146,6 +147,18 @@ fn reap(services: &mut [Service]) -> bool {
     }
 }
 
+/// Writes the node's data to disk. Other file systems of a host, which a node must not wait for,
+/// are left alone.
+fn sync() {
+    for folder in [paths::STATE, paths::IMAGES, paths::LOGS] {
+        let synced =
+            File::open(folder).and_then(|folder| Ok(nix::unistd::syncfs(folder.as_raw_fd())?));
+        if let Err(e) = synced {
+            rkube_fsutil::say!("init: cannot write {folder} to disk: {e}");
+        }
+    }
+}
+
 /// Stops the node. Services are stopped first, so that they do not restart containers or
 /// report them as dead; then everything else. The kernel kills the remaining processes when
 /// PID 1 exits.
@@ -172,6 +185,6 @@ fn stop(services: &mut [Service], signals: &SignalFd, grace: Duration) -> anyhow
             Some(deadline.saturating_duration_since(Instant::now())),
         )?;
     }
-    nix::unistd::sync();
+    sync();
     Ok(())
 }

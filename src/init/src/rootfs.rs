@@ -8,9 +8,10 @@ use std::path::Path;
 use anyhow::Context;
 use nix::mount::{MsFlags, mount};
 use nix::sys::stat::{Mode, SFlag, makedev, mknod};
+use rkube_cgroups::Hierarchy;
 use rkube_config::paths::USR_LINKS;
 
-use crate::cgroup::{self, Hierarchy};
+use crate::cgroup;
 
 /// Creates the directories and files of a root file system before anything is mounted in it.
 pub fn skeleton(lower: &Path) -> anyhow::Result<()> {

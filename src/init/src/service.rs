@@ -60,7 +60,7 @@ impl Service {
         match self.spawn() {
             Ok(pid) => self.pid = Some(pid),
             Err(e) => {
-                eprintln!("init: cannot start {}: {e}", self.role);
+                rkube_fsutil::say!("init: cannot start {}: {e}", self.role);
                 self.schedule();
             }
         }
@@ -69,7 +69,7 @@ impl Service {
     /// Records that the process has exited and schedules its restart.
     pub fn ended(&mut self, status: WaitStatus) {
         self.pid = None;
-        eprintln!("init: {} ended ({status:?}), restarting it", self.role);
+        rkube_fsutil::say!("init: {} ended ({status:?}), restarting it", self.role);
         if self.started.elapsed() >= HEALTHY_AFTER {
             self.failures = 0;
         }

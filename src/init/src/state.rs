@@ -7,7 +7,6 @@
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
@@ -15,6 +14,8 @@ use flate2::Compression;
 use flate2::read::GzDecoder;
 use flate2::write::GzEncoder;
 use rkube_config::paths;
+
+use crate::tree;
 
 const OBJECTS: &str = "objects.gz";
 const VOLUMES: &str = "volumes";
@@ -52,9 +53,8 @@ impl State {
     pub fn save(&self, output: impl Write) -> anyhow::Result<()> {
         let compressed = GzEncoder::new(output, Compression::fast());
         let mut archive = tar::Builder::new(compressed);
-        archive.follow_symlinks(false);
         if self.volumes.exists() {
-            append(&mut archive, &self.volumes, Path::new("."))
+            tree::append(&mut archive, &self.volumes)
                 .with_context(|| format!("cannot read {}", self.volumes.display()))?;
         }
         archive.into_inner()?.finish()?.flush()?;
@@ -140,54 +140,7 @@ fn make_private(folder: &Path) -> anyhow::Result<()> {
 }
 
 fn remove(folder: &Path) -> anyhow::Result<()> {
-    match fs::remove_dir_all(folder) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => {
-            Err(e).with_context(|| format!("cannot remove {}", folder.display()))
-        }
-        _ => Ok(()),
-    }
-}
-
-/// Appends a directory and its content.
-fn append<W: Write>(archive: &mut tar::Builder<W>, path: &Path, name: &Path) -> io::Result<()> {
-    let mut header = tar::Header::new_gnu();
-    header.set_metadata(&fs::symlink_metadata(path)?);
-    archive.append_data(&mut header, name, io::empty())?;
-    for entry in fs::read_dir(path)? {
-        let entry = entry?;
-        let (path, name) = (entry.path(), name.join(entry.file_name()));
-        let kind = entry.file_type()?;
-        let done = if kind.is_dir() {
-            append(archive, &path, &name)
-        } else if kind.is_file() {
-            append_file(archive, &path, &name)
-        } else if kind.is_socket() {
-            Ok(())
-        } else {
-            archive.append_path_with_name(&path, &name)
-        };
-        match done {
-            // Removed after the directory was read.
-            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-            done => done?,
-        }
-    }
-    Ok(())
-}
-
-/// Appends a regular file. Content is truncated or padded with zeros to the length in the
-/// header if the file changes its size meanwhile.
-fn append_file<W: Write>(
-    archive: &mut tar::Builder<W>,
-    path: &Path,
-    name: &Path,
-) -> io::Result<()> {
-    let file = File::open(path)?;
-    let metadata = file.metadata()?;
-    let mut header = tar::Header::new_gnu();
-    header.set_metadata(&metadata);
-    let content = file.chain(io::repeat(0)).take(metadata.len());
-    archive.append_data(&mut header, name, content)
+    rkube_fsutil::remove_tree(folder).with_context(|| format!("cannot remove {}", folder.display()))
 }
 
 #[cfg(test)]

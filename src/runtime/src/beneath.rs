@@ -190,30 +190,6 @@ pub(crate) fn stat_fd(fd: BorrowedFd<'_>) -> io::Result<libc::stat> {
     Ok(stat)
 }
 
-/// Removes a name from a directory, recursively. Succeeds if it does not exist.
-pub(crate) fn remove_at(dir: BorrowedFd<'_>, name: &OsStr) -> io::Result<()> {
-    let Some(stat) = stat_at(dir, name)? else {
-        return Ok(());
-    };
-    let text = c_path(name)?;
-    if stat.st_mode & libc::S_IFMT != libc::S_IFDIR {
-        // SAFETY: the descriptor and string outlive the call.
-        check(unsafe { libc::unlinkat(dir.as_raw_fd(), text.as_ptr(), 0) })?;
-        return Ok(());
-    }
-    let child = open_at(
-        dir,
-        name,
-        libc::O_DIRECTORY | libc::O_NOFOLLOW | libc::O_RDONLY,
-    )?;
-    for entry in std::fs::read_dir(format!("/proc/self/fd/{}", child.as_raw_fd()))? {
-        remove_at(child.as_fd(), &entry?.file_name())?;
-    }
-    // SAFETY: the descriptor and string outlive the call.
-    check(unsafe { libc::unlinkat(dir.as_raw_fd(), text.as_ptr(), libc::AT_REMOVEDIR) })?;
-    Ok(())
-}
-
 /// Reads at most `limit` bytes of a file below `root`. Returns `None` if it does not exist or is
 /// not a regular file.
 pub(crate) fn read_in_root(root: &Path, path: &Path, limit: u64) -> io::Result<Option<Vec<u8>>> {

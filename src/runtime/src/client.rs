@@ -6,6 +6,7 @@ use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context as TaskContext, Poll, ready};
+use std::time::Duration;
 
 use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
@@ -21,6 +22,10 @@ use crate::shim::sys;
 
 /// Size of the buffer between a shim and a slow reader, in bytes.
 const BUFFER: usize = 64 * 1024;
+/// How long a shim may take to answer. It answers at once unless it is stopped or its disk hangs.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+/// The reason of an error about a shim that does not answer.
+const SILENT: &str = "it does not answer";
 
 /// A request and the channel for its response.
 type Waiting = (Request, oneshot::Sender<Response>);
@@ -30,10 +35,13 @@ type Waiting = (Request, oneshot::Sender<Response>);
 pub struct Handle {
     id: String,
     requests: mpsc::UnboundedSender<Waiting>,
+    /// A descriptor of the shim's process.
+    shim: Arc<OwnedFd>,
 }
 
 impl Handle {
-    /// Sends a request and waits for the response.
+    /// Sends a request and waits for the response. Fails if the shim is gone, does not answer in
+    /// time or reports an error.
     pub async fn ask(&self, request: Request) -> Result<Response> {
         let (sender, receiver) = oneshot::channel();
         let lost = || RuntimeError::Shim {
@@ -41,7 +49,13 @@ impl Handle {
             reason: "it is gone".into(),
         };
         self.requests.send((request, sender)).map_err(|_| lost())?;
-        let response = receiver.await.map_err(|_| lost())?;
+        let response = tokio::time::timeout(ANSWER_TIMEOUT, receiver)
+            .await
+            .map_err(|_| RuntimeError::Shim {
+                id: self.id.clone(),
+                reason: SILENT.into(),
+            })?
+            .map_err(|_| lost())?;
         match response.error {
             None => Ok(response),
             Some(reason) => Err(RuntimeError::Shim {
@@ -51,6 +65,12 @@ impl Handle {
         }
     }
 
+    /// Kills the shim, which closes all connections to it.
+    pub fn kill_shim(&self) -> Result<()> {
+        sys::signal(&self.shim, libc::SIGKILL)
+            .context(|| format!("cannot kill the shim of container {}", self.id))
+    }
+
     /// Sends a request without waiting for the response.
     fn tell(&self, request: Request) {
         let (sender, _) = oneshot::channel();
@@ -58,40 +78,67 @@ impl Handle {
     }
 }
 
-/// Connects to a shim. Returns a handle and the PID of the container. `ended` is called once: with
-/// the container's exit, or with `None` if the connection is lost.
-pub async fn watch_container(
-    id: &str,
-    socket: &Path,
-    ended: impl FnOnce(Option<Exit>) + Send + 'static,
-) -> Result<(Handle, Option<i32>)> {
-    let (mut reader, mut writer) = connect(id, socket)?.into_split();
-    let failed = |e: io::Error| RuntimeError::Shim {
-        id: id.to_string(),
-        reason: e.to_string(),
-    };
-    writer
-        .write_all(&frame::encode_json(Kind::Request, &Request::Watch))
-        .await
-        .map_err(failed)?;
-    let (kind, payload) = read_frame(&mut reader).await.map_err(failed)?;
-    if kind == Kind::Exit {
-        ended(serde_json::from_slice(&payload).ok());
-        return Err(failed(io::Error::other("the container has ended")));
+/// A connection to a shim, which reports the container's exit.
+pub struct Watch {
+    /// The handle for requests and the container's PID; `None` if the container has ended already.
+    pub running: Option<(Handle, i32)>,
+    exit: oneshot::Receiver<Option<Exit>>,
+}
+
+impl Watch {
+    /// Waits for the container's exit. Returns `None` if the connection is lost.
+    pub async fn ended(self) -> Option<Exit> {
+        self.exit.await.ok().flatten()
     }
-    let response: Response = serde_json::from_slice(&payload).map_err(|e| failed(e.into()))?;
-    let (sender, receiver) = mpsc::unbounded_channel();
+}
+
+/// Connects to a shim. Fails if the shim is gone or does not answer in time.
+pub async fn watch_container(id: &str, socket: &Path) -> Result<Watch> {
+    let failed = |reason: String| RuntimeError::Shim {
+        id: id.to_string(),
+        reason,
+    };
+    let stream = connect(id, socket)?;
+    let shim = shim_process(&stream).map_err(|e| failed(e.to_string()))?;
+    let (mut reader, mut writer) = stream.into_split();
+    let answer = async {
+        writer
+            .write_all(&frame::encode_json(Kind::Request, &Request::Watch))
+            .await?;
+        read_frame(&mut reader).await
+    };
+    let (kind, payload) = tokio::time::timeout(ANSWER_TIMEOUT, answer)
+        .await
+        .map_err(|_| failed(SILENT.into()))?
+        .map_err(|e| failed(e.to_string()))?;
+    let (end, exit) = oneshot::channel();
+    if kind == Kind::Exit {
+        // The receiver is held here, so sending cannot fail.
+        let _ = end.send(serde_json::from_slice(&payload).ok());
+        return Ok(Watch {
+            running: None,
+            exit,
+        });
+    }
+    let response: Response = serde_json::from_slice(&payload).map_err(|e| failed(e.to_string()))?;
+    let pid = response
+        .pid
+        .ok_or_else(|| failed("it did not tell the container's process".into()))?;
+    let (requests, receiver) = mpsc::unbounded_channel();
     tokio::spawn(async move {
         let exit = control(reader, writer, receiver).await;
-        ended(exit);
+        // Nobody waits for the exit of a container whose start was given up.
+        let _ = end.send(exit);
     });
-    Ok((
-        Handle {
-            id: id.to_string(),
-            requests: sender,
-        },
-        response.pid,
-    ))
+    let handle = Handle {
+        id: id.to_string(),
+        requests,
+        shim,
+    };
+    Ok(Watch {
+        running: Some((handle, pid)),
+        exit,
+    })
 }
 
 /// Connects to a shim's socket.
@@ -105,6 +152,13 @@ fn connect(id: &str, socket: &Path) -> Result<UnixStream> {
             id: id.to_string(),
             reason: e.to_string(),
         })
+}
+
+/// Returns a descriptor of the process that listens at the other end of a connection.
+fn shim_process(stream: &UnixStream) -> io::Result<Arc<OwnedFd>> {
+    let pid = stream.peer_cred()?.pid();
+    let pid = pid.ok_or_else(|| io::Error::other("its process is unknown"))?;
+    Ok(Arc::new(sys::pidfd(pid)?))
 }
 
 /// Sends requests and dispatches responses until the process exits. Returns its exit, or `None` if
@@ -214,6 +268,7 @@ pub async fn exec(
         reason: e.to_string(),
     };
     let stream = connect(id, socket)?;
+    let shim = shim_process(&stream).map_err(failed)?;
     let request = frame::encode_json(
         Kind::Request,
         &Request::Exec {
@@ -264,6 +319,7 @@ pub async fn exec(
     let handle = Handle {
         id: id.to_string(),
         requests,
+        shim,
     };
     Ok(Session {
         stdin: session.stdin,

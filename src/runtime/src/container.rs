@@ -1,6 +1,7 @@
 //! A container's record on disk and its state in memory.
 
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
@@ -120,26 +121,28 @@ impl Container {
         }
     }
 
-    /// Loads a container from `dir`. Returns `None` if its creation was never completed.
-    pub fn load(dir: &Path, socket: impl FnOnce(&str) -> PathBuf) -> Option<Self> {
-        let meta: Meta =
-            serde_json::from_slice(&fs::read(dir.join("container.json")).ok()?).ok()?;
+    /// Loads a container from `dir`. Returns `None` if its creation was never completed, and fails
+    /// if its files cannot be read.
+    pub fn load(dir: &Path, socket: impl FnOnce(&str) -> PathBuf) -> io::Result<Option<Self>> {
+        let Some(meta) = read_json::<Meta>(&dir.join("container.json"))? else {
+            return Ok(None);
+        };
         let socket = socket(&meta.id);
         let container = Self::new(meta, dir.to_path_buf(), socket);
         {
             let mut live = container.live.lock();
-            if let Some(started) = read_json::<Started>(&dir.join("started.json")) {
+            if let Some(started) = read_json::<Started>(&dir.join("started.json"))? {
                 live.pid = Some(started.pid);
                 live.started_at = Some(started.at);
             }
-            live.exit = container.read_exit();
+            live.exit = read_json(&container.exit_file())?;
             if live.exit.is_some() {
                 live.state = ContainerState::Exited;
                 live.pid = None;
                 container.changed.send_replace(ContainerState::Exited);
             }
         }
-        Some(container)
+        Ok(Some(container))
     }
 
     /// Returns whether its shim was ever started.
@@ -152,9 +155,9 @@ impl Container {
         write_json(&self.dir.join("container.json"), &self.meta)
     }
 
-    /// Reads the exit from disk.
+    /// Reads the exit from disk. Returns `None` if it is missing, corrupt or cannot be read.
     pub fn read_exit(&self) -> Option<ExitRecord> {
-        read_json(&self.exit_file())
+        read_json(&self.exit_file()).ok().flatten()
     }
 
     /// Returns the path of the file that the shim writes the exit to.
@@ -169,22 +172,22 @@ impl Container {
 
     /// Reads the shim's configuration. Fails if it is missing or corrupt.
     pub fn shim_config(&self) -> Result<ShimConfig> {
-        read_json(&self.shim_file()).ok_or_else(|| {
-            RuntimeError::Invalid(format!(
-                "{} is missing or corrupt",
-                self.shim_file().display()
-            ))
-        })
+        let path = self.shim_file();
+        read_json(&path)
+            .context(|| format!("cannot read {}", path.display()))?
+            .ok_or_else(|| {
+                RuntimeError::Invalid(format!("{} is missing or corrupt", path.display()))
+            })
     }
 
-    /// Records that the container runs, unless its exit is already known.
+    /// Records the start of a container that may have exited already.
+    pub fn set_began(&self, at: Timestamp) {
+        self.live.lock().started_at = Some(at);
+    }
+
+    /// Records that the container runs.
     pub fn set_running(&self, pid: i32, at: Timestamp, shim: Handle) {
         let mut live = self.live.lock();
-        if live.exit.is_some() {
-            // The container exited before its start was recorded.
-            live.started_at.get_or_insert(at);
-            return;
-        }
         live.state = ContainerState::Running;
         live.pid = Some(pid);
         live.started_at = Some(at);
@@ -198,8 +201,9 @@ impl Container {
         write_json(&self.dir.join("started.json"), &Started { pid, at })
     }
 
-    /// Records the exit. Returns false if the container had already exited.
-    pub fn set_exited(&self, record: ExitRecord) -> bool {
+    /// Records the exit. Calls `announce` before those who wait for the exit learn of it. Returns
+    /// false if the container had already exited.
+    pub fn set_exited(&self, record: ExitRecord, announce: impl FnOnce()) -> bool {
         let mut live = self.live.lock();
         if live.state == ContainerState::Exited {
             return false;
@@ -209,6 +213,7 @@ impl Container {
         live.shim = None;
         live.exit = Some(record);
         drop(live);
+        announce();
         self.changed.send_replace(ContainerState::Exited);
         true
     }
@@ -289,9 +294,13 @@ impl Container {
     }
 }
 
-/// Reads a JSON file. Returns `None` if it is missing or malformed.
-fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Option<T> {
-    serde_json::from_slice(&fs::read(path).ok()?).ok()
+/// Reads a JSON file. Returns `None` if it is missing or malformed, and fails if it cannot be read.
+pub fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> io::Result<Option<T>> {
+    match fs::read(path) {
+        Ok(bytes) => Ok(serde_json::from_slice(&bytes).ok()),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(e),
+    }
 }
 
 /// Writes a value as JSON, atomically.

@@ -6,13 +6,16 @@
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Write};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::Path;
 
 use crate::beneath::check;
 
 /// The unprivileged user and group of the process, as in upstream's pause image.
 const NOBODY: u32 = 65535;
+
+/// Name of the file in the sandbox's run directory that holds the PID.
+pub const PID_FILE: &str = "pause.pid";
 
 /// Runs `rkube pause <sandbox run directory>`. Prints the PID of the new namespace's first process,
 /// which keeps running. Returns the exit code.
@@ -47,11 +50,12 @@ fn start(dir: &Path) -> io::Result<()> {
     // SAFETY: this process has a single thread.
     check(unsafe { libc::unshare(libc::CLONE_NEWPID | libc::CLONE_NEWNS) })?;
     let (reader, writer) = crate::shim::sys::pipe()?;
+    let (gate, opener) = crate::shim::sys::pipe()?;
     // SAFETY: as above.
     let pid = check(unsafe { libc::fork() })?;
     if pid == 0 {
-        drop(reader);
-        let result = isolate(dir);
+        drop((reader, opener));
+        let result = wait_for_record(gate).and_then(|()| isolate(dir));
         let mut writer = File::from(writer);
         if let Err(e) = result {
             let _ = writer.write_all(e.to_string().as_bytes());
@@ -61,7 +65,9 @@ fn start(dir: &Path) -> io::Result<()> {
         drop(writer);
         reap();
     }
-    drop(writer);
+    drop((writer, gate));
+    std::fs::write(dir.join(PID_FILE), pid.to_string())?;
+    File::from(opener).write_all(b"g")?;
     let mut reason = String::new();
     io::Read::read_to_string(&mut File::from(reader), &mut reason)?;
     if !reason.is_empty() {
@@ -69,6 +75,14 @@ fn start(dir: &Path) -> io::Result<()> {
     }
     println!("{pid}");
     io::stdout().flush()
+}
+
+/// Takes the name by which the process is recognized, and waits until its PID is recorded. Fails if
+/// that does not happen, so that no process outlives a sandbox that does not know of it.
+fn wait_for_record(gate: OwnedFd) -> io::Result<()> {
+    // SAFETY: the only memory involved is the constant name.
+    unsafe { libc::prctl(libc::PR_SET_NAME, c"pause".as_ptr()) };
+    io::Read::read_exact(&mut File::from(gate), &mut [0])
 }
 
 /// Drops all resources and privileges: mounts, open files, user and capabilities.
@@ -98,10 +112,8 @@ fn isolate(dir: &Path) -> io::Result<()> {
         // SAFETY: no memory is involved.
         check(unsafe { libc::dup2(null.as_raw_fd(), fd) })?;
     }
-    // SAFETY: the only memory involved is the constant name. Leaving user 0 clears the
-    // capabilities.
+    // SAFETY: no memory is involved. Leaving user 0 clears the capabilities.
     unsafe {
-        libc::prctl(libc::PR_SET_NAME, c"pause".as_ptr());
         check(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))?;
         check(libc::setgroups(0, std::ptr::null()))?;
         check(libc::setresgid(NOBODY, NOBODY, NOBODY))?;

@@ -9,12 +9,14 @@ use std::process::{Command, Stdio};
 
 use jiff::Timestamp;
 use nix::mount::{MsFlags, mount};
-use rkube_fsutil::write_atomic;
+use rkube_fsutil::{remove_tree, write_atomic};
 use serde::{Deserialize, Serialize};
 
 use crate::beneath::check;
+use crate::container::read_json;
 use crate::error::{Context, Result, RuntimeError};
 use crate::oci::{Namespaces, PidNamespace};
+use crate::pause::PID_FILE;
 use crate::snapshot::unmount;
 use crate::spec::SandboxSpec;
 use crate::status::{Sandbox, SandboxState};
@@ -170,21 +172,10 @@ impl SandboxRecord {
 
     /// Releases the namespaces and kills the `pause` process. Can be repeated.
     pub fn tear_down(&self) -> Result<()> {
-        if let Some(pid) = self.pid
-            && process_is(pid, "pause")
-        {
-            // SAFETY: no memory is involved.
-            unsafe { libc::kill(pid, libc::SIGKILL) };
+        if let Some(pid) = self.pid {
+            kill_pause(pid);
         }
-        for name in ["net", "ipc", "uts", "shm"] {
-            unmount(&self.run.join(name))?;
-        }
-        match fs::remove_dir_all(&self.run) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => {
-                Err(e).context(|| format!("cannot remove {}", self.run.display()))
-            }
-            _ => Ok(()),
-        }
+        release(&self.run)
     }
 
     /// Writes the record to `dir`.
@@ -196,12 +187,35 @@ impl SandboxRecord {
         write_atomic(&path, &bytes).context(|| format!("cannot write {}", path.display()))
     }
 
-    /// Reads the record in `dir`. Returns `None` if it is missing or corrupt.
-    pub fn load(dir: &Path, run: PathBuf) -> Option<Self> {
-        let bytes = fs::read(dir.join("sandbox.json")).ok()?;
-        let mut record: Self = serde_json::from_slice(&bytes).ok()?;
+    /// Reads the record in `dir`. Returns `None` if it is missing or corrupt, and fails if it cannot
+    /// be read.
+    pub fn load(dir: &Path, run: PathBuf) -> io::Result<Option<Self>> {
+        let Some(mut record) = read_json::<Self>(&dir.join("sandbox.json"))? else {
+            return Ok(None);
+        };
         record.run = run;
-        Some(record)
+        Ok(Some(record))
+    }
+}
+
+/// Kills the `pause` process of the sandbox with the run directory `run`, even if the sandbox was
+/// never recorded. Releases the namespaces and removes the directory. Can be repeated.
+pub fn release(run: &Path) -> Result<()> {
+    let recorded = fs::read_to_string(run.join(PID_FILE)).unwrap_or_default();
+    if let Ok(pid) = recorded.parse() {
+        kill_pause(pid);
+    }
+    for name in ["net", "ipc", "uts", "shm"] {
+        unmount(&run.join(name))?;
+    }
+    remove_tree(run).context(|| format!("cannot remove {}", run.display()))
+}
+
+/// Kills a `pause` process, unless its PID belongs to another process by now.
+fn kill_pause(pid: i32) {
+    if process_is(pid, "pause") {
+        // SAFETY: no memory is involved.
+        unsafe { libc::kill(pid, libc::SIGKILL) };
     }
 }
 

@@ -16,7 +16,7 @@ pub fn docker_init() -> anyhow::Result<()> {
 
     let root = Path::new("/");
     let config = NodeConfig::read(paths::NODE_CONFIG)?;
-    let hierarchies = cgroup::hierarchies()?;
+    let hierarchies = rkube_cgroups::hierarchies()?;
     // Engines without support for private cgroup namespaces leave that of the host.
     let groups = std::fs::read_to_string("/proc/self/cgroup").context("cannot read /proc")?;
     if groups.lines().any(|l| !l.ends_with(":/")) {

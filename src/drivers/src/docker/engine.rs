@@ -143,7 +143,10 @@ fn client(address: &Address) -> Result<Docker, Failure> {
             Docker::connect_with_named_pipe(path, REQUEST_LIMIT, API_DEFAULT_VERSION)
         }
         Address::Http(host) => Docker::connect_with_http(host, REQUEST_LIMIT, API_DEFAULT_VERSION),
-        #[allow(unreachable_patterns)] // Which variants remain depends on the platform.
+        #[allow(
+            unreachable_patterns,
+            reason = "which variants remain depends on the platform"
+        )]
         other => {
             return Err(Failure::new(
                 Source::Provider,

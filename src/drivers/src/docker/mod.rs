@@ -349,12 +349,11 @@ async fn remove_volumes(
 }
 
 fn remove_folder(path: &std::path::Path) -> Result<(), Failure> {
-    match std::fs::remove_dir_all(path) {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Failure::new(
+    rkube_fsutil::remove_tree(path).map_err(|e| {
+        Failure::new(
             Source::Host,
             Kind::Error,
             format!("cannot remove {}: {e}", path.display()),
-        )),
-        _ => Ok(()),
-    }
+        )
+    })
 }

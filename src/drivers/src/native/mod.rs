@@ -14,6 +14,7 @@ mod control;
 mod mounts;
 mod network;
 mod preflight;
+mod privileges;
 mod sandbox;
 mod state;
 mod supervisor;
@@ -43,6 +44,8 @@ use crate::types::{ClusterPlan, Driver, Log, NodeState, Problem};
 
 /// How long the supervisor may take to respond.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long a standby may take to replace a primary that died.
+const TAKEOVER_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long killed processes may take to disappear.
 const KILL_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -66,13 +69,14 @@ pub fn helper_main(role: &str, args: &[OsString]) -> Option<i32> {
         match role {
             roles::SUPERVISE => supervisor::primary(&path(0)?),
             roles::STANDBY => {
-                // SAFETY: the primary hands this descriptor down and names it here.
-                let netns = unsafe { OwnedFd::from_raw_fd(number(2)?) };
                 nix::fcntl::fcntl(
                     number(2)?,
                     nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::FD_CLOEXEC),
                 )
                 .context("the descriptor of the host's network is not there")?;
+                // SAFETY: the primary hands this descriptor down and names it here. It is open, as
+                // was just checked, and nothing else in this process uses it.
+                let netns = unsafe { OwnedFd::from_raw_fd(number(2)?) };
                 supervisor::standby(&path(0)?, Pid::from_raw(number(1)?), netns)
             }
             _ => sandbox::native_init(&path(0)?),
@@ -81,7 +85,7 @@ pub fn helper_main(role: &str, args: &[OsString]) -> Option<i32> {
     matches!(role, roles::SUPERVISE | roles::STANDBY | roles::NATIVE_INIT).then(|| match run() {
         Ok(()) => 0,
         Err(e) => {
-            eprintln!("{role}: {e:#}");
+            rkube_fsutil::say!("{role}: {e:#}");
             1
         }
     })
@@ -225,9 +229,11 @@ fn make_run_dir(plan: &ClusterPlan) -> anyhow::Result<()> {
 
 fn start(plan: &ClusterPlan, nodes: Vec<String>) -> anyhow::Result<()> {
     make_run_dir(plan)?;
-    state::write_atomically(&plan.run_dir.join("plan.json"), &serde_json::to_vec(plan)?)?;
+    let path = plan.run_dir.join("plan.json");
+    rkube_fsutil::write_atomic_private(&path, &serde_json::to_vec(plan)?)
+        .with_context(|| format!("cannot write {}", path.display()))?;
     let request = Request::Start { nodes };
-    let answer = match ask(&plan.run_dir, &request, RESPONSE_TIMEOUT)? {
+    let answer = match ask_any(plan, &request)? {
         Some(answer) => answer,
         None => {
             // Removes what a crash left behind.
@@ -237,6 +243,23 @@ fn start(plan: &ClusterPlan, nodes: Vec<String>) -> anyhow::Result<()> {
         }
     };
     succeed(answer)
+}
+
+/// Sends a request to the cluster's supervisor. If none listens, waits for a standby that is about
+/// to. Returns `None` if no supervisor is left.
+fn ask_any(plan: &ClusterPlan, request: &Request) -> anyhow::Result<Option<Response>> {
+    let deadline = Instant::now() + TAKEOVER_TIMEOUT;
+    loop {
+        // Looked for first: one that ends its work in between has removed the cluster.
+        let expected = !supervisors(&plan.run_dir).is_empty();
+        if let Some(answer) = ask(&plan.run_dir, request, RESPONSE_TIMEOUT)? {
+            return Ok(Some(answer));
+        }
+        if !expected || Instant::now() >= deadline {
+            return Ok(None);
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
 }
 
 fn succeed(answer: Response) -> anyhow::Result<()> {
@@ -306,12 +329,7 @@ fn spawn_supervisor(plan: &ClusterPlan) -> anyhow::Result<()> {
 }
 
 fn stop(plan: &ClusterPlan, nodes: Vec<String>, grace: bool) -> anyhow::Result<()> {
-    let Some(answer) = ask(
-        &plan.run_dir,
-        &Request::Stop { nodes, grace },
-        RESPONSE_TIMEOUT,
-    )?
-    else {
+    let Some(answer) = ask_any(plan, &Request::Stop { nodes, grace })? else {
         // No supervisor: removes what a crash left behind.
         return clear(plan);
     };
@@ -376,8 +394,8 @@ fn clear(plan: &ClusterPlan) -> anyhow::Result<()> {
             let _ = kill(process.pid(), Signal::SIGKILL);
         }
     }
-    let hierarchies = rkube_init::cgroup::hierarchies()?;
-    cgroup::kill_all(&hierarchies, &plan.name, None, KILL_TIMEOUT)?;
+    let hierarchies = rkube_cgroups::hierarchies()?;
+    cgroup::groups(&hierarchies, &plan.name, None).kill_all(KILL_TIMEOUT)?;
     cgroup::remove(&hierarchies, &plan.name, None, KILL_TIMEOUT)?;
     network::host(plan).down()?;
     for file in ["state.json", "control.sock"] {
@@ -415,10 +433,5 @@ fn supervisors(run_dir: &Path) -> Vec<Pid> {
 }
 
 fn remove_tree(path: &Path) -> anyhow::Result<()> {
-    match std::fs::remove_dir_all(path) {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-            Err(e).with_context(|| format!("cannot remove {}", path.display()))
-        }
-        _ => Ok(()),
-    }
+    rkube_fsutil::remove_tree(path).with_context(|| format!("cannot remove {}", path.display()))
 }

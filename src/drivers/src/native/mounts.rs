@@ -8,8 +8,8 @@ use std::path::Path;
 use anyhow::Context;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::unistd::{chdir, pivot_root};
+use rkube_cgroups::Hierarchy;
 use rkube_config::paths;
-use rkube_init::cgroup::Hierarchy;
 use rkube_init::rootfs::{
     bind, bind_file, bind_flags, make_dir, roots_of_trust, skeleton, special, tool_box,
 };
@@ -45,6 +45,11 @@ pub fn enter(spec: &SandboxSpec, hierarchies: &[Hierarchy]) -> anyhow::Result<()
     .with_context(|| format!("cannot mount the node's root on {}", root.display()))?;
 
     special(&root, hierarchies)?;
+    // Whoever writes to it restarts or crashes the host.
+    let request = root.join("proc/sysrq-trigger");
+    if request.exists() {
+        bind(&root.join("dev/null"), &request, true)?;
+    }
     tool_box(Path::new("/"), &root)?;
 
     bind(&spec.etc, &root.join("etc/rkube"), true)?;

@@ -121,7 +121,7 @@ fn file_systems() -> Option<Failure> {
 }
 
 fn cgroups() -> Option<Failure> {
-    let hierarchies = match rkube_init::cgroup::hierarchies() {
+    let hierarchies = match rkube_cgroups::hierarchies() {
         Ok(hierarchies) => hierarchies,
         Err(e) => return Some(Failure::new(Source::Host, Kind::Error, format!("{e:#}"))),
     };

@@ -6,14 +6,18 @@ use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use nix::sched::{CloneFlags, unshare};
 use nix::unistd::Pid;
 use rkube_config::{NodeConfig, paths};
 
-use super::mounts;
 use super::types::SandboxSpec;
+use super::{mounts, privileges};
+
+/// How long joined threads may take to disappear.
+const JOIN_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A sandbox whose PID 1 is blocked on the gate pipe.
 pub struct PendingInit {
@@ -32,7 +36,10 @@ impl PendingInit {
 /// Creates the namespaces of a node and its PID 1, which blocks until
 /// [`PendingInit::release`] and exits if the `PendingInit` is dropped.
 ///
-/// The caller must be single-threaded, as with fork(2).
+/// # Errors
+///
+/// Fails if the caller has more than one thread: the child continues with a copy of the memory, in
+/// which other threads may hold locks.
 pub fn spawn_init(binary: &Path, spec: &Path, log: &Path) -> anyhow::Result<PendingInit> {
     let (wait, gate) =
         nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).context("cannot create a pipe")?;
@@ -58,13 +65,14 @@ pub fn spawn_init(binary: &Path, spec: &Path, log: &Path) -> anyhow::Result<Pend
         })
         .collect();
 
+    require_one_thread()?;
     let flags = libc::CLONE_NEWNS
         | libc::CLONE_NEWPID
         | libc::CLONE_NEWNET
         | libc::CLONE_NEWUTS
         | libc::CLONE_NEWIPC;
     // SAFETY: a zeroed clone_args is valid. Without a stack, the child continues on a copy of the
-    // caller's stack, as after fork(2); the caller is single-threaded.
+    // caller's stack, as after fork(2). It is the only thread, as was just checked.
     let pid = unsafe {
         let mut clone: libc::clone_args = std::mem::zeroed();
         clone.flags = flags as u64;
@@ -85,6 +93,25 @@ pub fn spawn_init(binary: &Path, spec: &Path, log: &Path) -> anyhow::Result<Pend
             pid: Pid::from_raw(i32::try_from(pid)?),
             gate: File::from(gate),
         }),
+    }
+}
+
+/// Fails unless this process has a single thread. Waits a moment for threads that were joined, but
+/// that the kernel still lists.
+fn require_one_thread() -> anyhow::Result<()> {
+    let deadline = Instant::now() + JOIN_TIMEOUT;
+    loop {
+        let threads = std::fs::read_dir("/proc/self/task")
+            .context("cannot read /proc/self/task")?
+            .count();
+        if threads == 1 {
+            return Ok(());
+        }
+        anyhow::ensure!(
+            Instant::now() < deadline,
+            "a node cannot be created by a process with {threads} threads"
+        );
+        std::thread::sleep(Duration::from_millis(1));
     }
 }
 
@@ -140,13 +167,14 @@ pub fn native_init(spec: &Path) -> anyhow::Result<()> {
         serde_json::from_str(&text).context("the sandbox specification is damaged")?;
     let config = NodeConfig::read(spec.etc.join("node.yaml"))?;
 
-    let hierarchies = rkube_init::cgroup::hierarchies()?;
+    let hierarchies = rkube_cgroups::hierarchies()?;
     // Only after the supervisor has moved this process to its groups, which become the root.
     unshare(CloneFlags::CLONE_NEWCGROUP).context("cannot create a cgroup namespace")?;
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
     mounts::enter(&spec, &hierarchies)?;
     rkube_init::cgroup::make_room(Path::new("/"))?;
     rkube_init::write_identity(Path::new("/"), &config)?;
+    privileges::give_up()?;
 
     let error = std::os::unix::process::CommandExt::exec(
         std::process::Command::new(paths::BINARY).arg("init"),

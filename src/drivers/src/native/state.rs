@@ -1,12 +1,11 @@
 //! The processes of a cluster, recorded on disk so that a standby can take over.
 
 use std::collections::BTreeMap;
-use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use nix::unistd::Pid;
+use rkube_fsutil::write_atomic_private;
 use serde::{Deserialize, Serialize};
 
 use super::sandbox;
@@ -67,24 +66,10 @@ impl State {
 
     /// Replaces the state file atomically.
     pub fn save(&self, run_dir: &Path) -> anyhow::Result<()> {
-        write_atomically(&Self::path(run_dir), &serde_json::to_vec(self)?)
+        let path = Self::path(run_dir);
+        write_atomic_private(&path, &serde_json::to_vec(self)?)
+            .with_context(|| format!("cannot write {}", path.display()))
     }
-}
-
-/// Replaces a private file atomically.
-pub fn write_atomically(path: &Path, content: &[u8]) -> anyhow::Result<()> {
-    let temporary = path.with_extension("new");
-    let write = || {
-        let mut file = std::fs::File::options()
-            .create(true)
-            .write(true)
-            .truncate(true)
-            .mode(0o600)
-            .open(&temporary)?;
-        file.write_all(content)?;
-        std::fs::rename(&temporary, path)
-    };
-    write().with_context(|| format!("cannot write {}", path.display()))
 }
 
 #[cfg(test)]

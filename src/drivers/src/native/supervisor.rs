@@ -22,14 +22,15 @@ use nix::sys::signal::{SigHandler, Signal, kill, signal};
 use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::Pid;
 
-use super::cgroup::{self, Limits};
+use super::cgroup;
 use super::control::{self, Request, Response};
 use super::network;
 use super::sandbox::{self, PendingInit};
 use super::state::{ProcessId, State};
 use super::types::SandboxSpec;
 use crate::types::{ClusterPlan, NodePlan};
-use rkube_init::cgroup::Hierarchy;
+use rkube_cgroups::{Hierarchy, Limits};
+use rkube_fsutil::write_atomic_private;
 
 /// How long a node may take to shut down before it is killed.
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
@@ -92,7 +93,7 @@ pub fn standby(run_dir: &Path, primary: Pid, host_netns: OwnedFd) -> anyhow::Res
     if !run_dir.join("state.json").exists() {
         return Ok(());
     }
-    eprintln!("supervisor: {primary} died, taking over");
+    rkube_fsutil::say!("supervisor: {primary} died, taking over");
     let lock = lock(run_dir)?;
     let state = State::load(run_dir)?;
     Supervisor::new(run_dir, host_netns, lock, state)?.run()
@@ -146,7 +147,7 @@ impl Supervisor {
         let mut supervisor = Self {
             run_dir: run_dir.to_path_buf(),
             host_netns,
-            hierarchies: rkube_init::cgroup::hierarchies()?,
+            hierarchies: rkube_cgroups::hierarchies()?,
             state,
             running: BTreeMap::new(),
             pending: BTreeMap::new(),
@@ -198,7 +199,7 @@ impl Supervisor {
             .with_context(|| format!("cannot listen on {}", path.display()))?;
         // Not fatal: only the owner's status requests fail.
         if let Err(e) = self.share(&path) {
-            eprintln!(
+            rkube_fsutil::say!(
                 "supervisor: cannot give {} to its owner: {e:#}",
                 path.display()
             );
@@ -222,20 +223,18 @@ impl Supervisor {
             };
             reap();
             if standby_died {
-                eprintln!("supervisor: the standby died, replacing it");
+                rkube_fsutil::say!("supervisor: the standby died, replacing it");
                 self.standby = None;
             }
             self.ensure_standby();
             self.restart_exited();
-            if asked {
-                match listener.accept() {
-                    Ok((stream, _)) => {
-                        if self.serve(stream) {
-                            return Ok(());
-                        }
-                    }
-                    Err(e) => eprintln!("supervisor: cannot accept: {e}"),
-                }
+            if !asked {
+                continue;
+            }
+            match listener.accept().map(|(stream, _)| self.serve(stream)) {
+                Ok(true) => return Ok(()),
+                Ok(false) => {}
+                Err(e) => rkube_fsutil::say!("supervisor: cannot accept: {e}"),
             }
         }
     }
@@ -259,7 +258,7 @@ impl Supervisor {
                 self.standby = Some(standby);
                 self.save();
             }
-            Err(e) => eprintln!("supervisor: cannot start a standby: {e:#}"),
+            Err(e) => rkube_fsutil::say!("supervisor: cannot start a standby: {e:#}"),
         }
     }
 
@@ -297,7 +296,7 @@ impl Supervisor {
             } else {
                 self.failures.get(&name).copied().unwrap_or(0)
             };
-            eprintln!(
+            rkube_fsutil::say!(
                 "supervisor: node {name} (process {}) died, restarting it",
                 was.pid
             );
@@ -325,7 +324,7 @@ impl Supervisor {
             }
         }
         if let Err(e) = self.start(&due) {
-            eprintln!("supervisor: {e:#}");
+            rkube_fsutil::say!("supervisor: {e:#}");
             for name in due {
                 if !self.running.contains_key(&name) {
                     let failures = self.failures.get(&name).copied().unwrap_or(0);
@@ -347,7 +346,7 @@ impl Supervisor {
         let request: Request = match control::receive(&stream) {
             Ok(request) => request,
             Err(e) => {
-                eprintln!("supervisor: invalid request: {e:#}");
+                rkube_fsutil::say!("supervisor: invalid request: {e:#}");
                 return false;
             }
         };
@@ -373,7 +372,7 @@ impl Supervisor {
         // After a failed shutdown the supervisor keeps running.
         end &= response.error.is_none();
         if let Err(e) = control::send(&mut stream, &response) {
-            eprintln!("supervisor: cannot send the response: {e:#}");
+            rkube_fsutil::say!("supervisor: cannot send the response: {e:#}");
         }
         end
     }
@@ -464,7 +463,8 @@ impl Supervisor {
             .run_dir
             .join("nodes")
             .join(format!("{}.json", node.name));
-        super::state::write_atomically(&path, &serde_json::to_vec(&spec)?)?;
+        write_atomic_private(&path, &serde_json::to_vec(&spec)?)
+            .with_context(|| format!("cannot write {}", path.display()))?;
         // The groups of a node that died may still contain those of its pods.
         cgroup::remove(
             &self.hierarchies,
@@ -497,15 +497,17 @@ impl Supervisor {
         for (name, running) in &leaving {
             while !sandbox::has_ended(&running.pidfd) {
                 let left = deadline.saturating_duration_since(Instant::now());
-                if left.is_zero() {
-                    let _ = kill(running.pid, Signal::SIGKILL);
-                    wait_readable(&[running.pidfd.as_fd()], Some(KILL_TIMEOUT))?;
-                    if !sandbox::has_ended(&running.pidfd) {
-                        bail!("node {name} (process {}) does not die", running.pid);
-                    }
-                } else {
+                if !left.is_zero() {
                     wait_readable(&[running.pidfd.as_fd()], Some(left))?;
+                    continue;
                 }
+                let _ = kill(running.pid, Signal::SIGKILL);
+                wait_readable(&[running.pidfd.as_fd()], Some(KILL_TIMEOUT))?;
+                anyhow::ensure!(
+                    sandbox::has_ended(&running.pidfd),
+                    "node {name} (process {}) does not die",
+                    running.pid
+                );
             }
         }
         reap();
@@ -546,7 +548,7 @@ impl Supervisor {
 
     fn save(&self) {
         if let Err(e) = self.state.save(&self.run_dir) {
-            eprintln!("supervisor: {e:#}");
+            rkube_fsutil::say!("supervisor: {e:#}");
         }
     }
 }
@@ -562,8 +564,9 @@ fn prepare(
         cpu_millis: node.cpu_millis,
         memory_bytes: node.memory_bytes,
     };
-    cgroup::create(hierarchies, &plan.name, &node.name, limits)?;
-    cgroup::join(hierarchies, &plan.name, &node.name, pid)?;
+    let groups = cgroup::groups(hierarchies, &plan.name, Some(&node.name));
+    groups.create(limits)?;
+    groups.add_process(pid.as_raw())?;
     network::connect(plan, node, pid)
 }
 

@@ -1,7 +1,6 @@
 //! A node as a virtual machine: its files and QEMU's command line.
 
 use std::fs::{self, File};
-use std::io::Write as _;
 use std::net::Ipv4Addr;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -72,6 +71,8 @@ pub fn prepare(plan: &ClusterPlan, node: &NodePlan, parts: &Parts) -> anyhow::Re
 pub struct Parts {
     /// Path of QEMU.
     pub qemu: PathBuf,
+    /// Whether QEMU can confine itself to the system calls that it needs.
+    pub sandbox: bool,
     /// How QEMU runs the guest.
     pub accelerator: Accelerator,
     /// The kernel.
@@ -95,6 +96,7 @@ impl Parts {
         let initramfs = initramfs::make(&folder, &kernel, &plan.binary)?;
         let modules = modules::Modules::open(&kernel.modules)?;
         Ok(Self {
+            sandbox: has_sandbox(&qemu)?,
             qemu,
             accelerator,
             initramfs,
@@ -103,6 +105,23 @@ impl Parts {
             kernel,
         })
     }
+}
+
+/// The seccomp filter of QEMU: no obsolete system calls, no other users, no child processes, no
+/// changes of priorities or affinities.
+const SANDBOX: &str = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny";
+
+/// Returns whether this QEMU supports its seccomp filter, without which it can be built. Such a
+/// QEMU rejects the option before it prints its version.
+fn has_sandbox(qemu: &Path) -> anyhow::Result<bool> {
+    let status = Command::new(qemu)
+        .args(["-sandbox", SANDBOX, "-version"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status()
+        .with_context(|| format!("cannot run {}", qemu.display()))?;
+    Ok(status.success())
 }
 
 /// Runs the machine's QEMU, with its output appended to [`Launch::log`].
@@ -216,6 +235,9 @@ fn add_hardware(args: &mut Arguments, plan: &ClusterPlan, node: &NodePlan, parts
         "none",
         "-no-reboot",
     ]);
+    if parts.sandbox {
+        args.add(&["-sandbox", SANDBOX]);
+    }
     args.add(&["-machine", machine, "-accel", parts.accelerator.accel()]);
     args.add(&["-cpu", parts.accelerator.cpu(), "-smp", &cpus.to_string()]);
     args.add(&["-m", &memory.to_string()]);
@@ -410,18 +432,8 @@ pub fn private_dir(path: &Path) -> anyhow::Result<()> {
 
 /// Replaces a private file atomically.
 pub fn write(path: &Path, content: &[u8]) -> anyhow::Result<()> {
-    let temporary = path.with_extension("new");
-    let write = || {
-        let mut file = File::options()
-            .create(true)
-            .write(true)
-            .truncate(true)
-            .mode(0o600)
-            .open(&temporary)?;
-        file.write_all(content)?;
-        fs::rename(&temporary, path)
-    };
-    write().with_context(|| format!("cannot write {}", path.display()))
+    rkube_fsutil::write_atomic_private(path, content)
+        .with_context(|| format!("cannot write {}", path.display()))
 }
 
 #[cfg(test)]
@@ -457,6 +469,7 @@ mod tests {
         let plan = plan();
         let parts = Parts {
             qemu: "qemu".into(),
+            sandbox: shares,
             accelerator: Accelerator::Emulation,
             kernel: Kernel {
                 image: "/boot/k".into(),
@@ -484,13 +497,14 @@ mod tests {
             "mac=02:4b:c0:a8:3a:02",
             "file=/home/a,,b/disk,format=raw",
             "mount_tag=usr",
+            "-sandbox on,obsolete=deny",
         ] {
             assert!(first.contains(expected), "{first}");
         }
         let second = line(1, false).join(" ");
         assert!(second.contains("20003-192.0.2.15:22"), "{second}");
         assert!(
-            !second.contains("8443") && !second.contains("9p"),
+            !second.contains("8443") && !second.contains("9p") && !second.contains("-sandbox"),
             "{second}"
         );
     }

@@ -76,7 +76,7 @@ pub fn helper_main(role: &str, args: &[OsString]) -> Option<i32> {
     Some(match run() {
         Ok(()) => 0,
         Err(e) => {
-            eprintln!("{e:#}");
+            rkube_fsutil::say!("{e:#}");
             1
         }
     })
@@ -383,7 +383,7 @@ fn stop_node(cluster: &Path, node: &str, grace: bool) -> anyhow::Result<()> {
     let powered_off = match Qmp::connect(&control(cluster, node)) {
         Ok(None) => true,
         Ok(Some(mut qmp)) => power_off(&mut qmp, grace).unwrap_or_else(|e| {
-            eprintln!("{node} does not power off: {e:#}");
+            rkube_fsutil::say!("{node} does not power off: {e:#}");
             false
         }),
         // A machine that does not respond is killed.
@@ -455,12 +455,7 @@ fn destroy(plan: &ClusterPlan) -> anyhow::Result<()> {
 }
 
 fn remove_tree(path: &Path) -> anyhow::Result<()> {
-    match std::fs::remove_dir_all(path) {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-            Err(e).with_context(|| format!("cannot remove {}", path.display()))
-        }
-        _ => Ok(()),
-    }
+    rkube_fsutil::remove_tree(path).with_context(|| format!("cannot remove {}", path.display()))
 }
 
 #[cfg(test)]

@@ -137,7 +137,7 @@ fn converter() -> Option<Failure> {
 fn space(plan: &ClusterPlan) -> Option<Failure> {
     let existing = plan.dir.ancestors().find(|d| d.exists())?;
     let stat = nix::sys::statvfs::statvfs(existing).ok()?;
-    #[allow(clippy::unnecessary_cast)] // The types differ between systems.
+    #[allow(clippy::unnecessary_cast, reason = "the types differ between systems")]
     let free = stat.blocks_available() as u64 * stat.fragment_size() as u64;
     (free < DISK_MIN).then(|| {
         Failure::new(

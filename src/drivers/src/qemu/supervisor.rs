@@ -152,14 +152,14 @@ pub fn run(cluster: &Path, node: &str) -> anyhow::Result<()> {
                 // The process that started this one waits for its error.
                 Err(e) if first => return Err(e),
                 Err(e) => {
-                    eprintln!("supervisor: {node}: {e:#}");
+                    rkube_fsutil::say!("supervisor: {node}: {e:#}");
                     failures += 1;
                     std::thread::sleep(pause(failures));
                     continue;
                 }
             },
             Err(e) => {
-                eprintln!("supervisor: {node}: {e:#}; it is started again");
+                rkube_fsutil::say!("supervisor: {node}: {e:#}; it is started again");
                 kill_machine(cluster, node)?;
                 continue;
             }
@@ -171,10 +171,10 @@ pub fn run(cluster: &Path, node: &str) -> anyhow::Result<()> {
             child.wait().context("cannot wait for QEMU")?;
         }
         if reason.as_deref() == Some("guest-shutdown") {
-            eprintln!("supervisor: {node} has switched itself off");
+            rkube_fsutil::say!("supervisor: {node} has switched itself off");
             return Ok(());
         }
-        eprintln!(
+        rkube_fsutil::say!(
             "supervisor: {node} ended ({}), starting it again",
             reason.as_deref().unwrap_or("killed")
         );
@@ -244,7 +244,7 @@ fn follow(qmp: &mut Qmp, node: &str) -> Option<String> {
                 }
                 "BLOCK_IO_ERROR" if data["nospace"] == Value::Bool(true) => {
                     if !full {
-                        eprintln!(
+                        rkube_fsutil::say!(
                             "supervisor: {node} is stopped: the disk of this host is full; \
                              it goes on when there is space"
                         );
@@ -257,13 +257,13 @@ fn follow(qmp: &mut Qmp, node: &str) -> Option<String> {
             // QEMU sends no event when the disk has space again.
             Ok(QmpMessage::Timeout) => {
                 if let Err(e) = qmp.execute("cont", None) {
-                    eprintln!("supervisor: {node}: {e:#}");
+                    rkube_fsutil::say!("supervisor: {node}: {e:#}");
                 }
                 full = false;
             }
             Ok(QmpMessage::End) => return reason,
             Err(e) => {
-                eprintln!("supervisor: {node}: {e:#}");
+                rkube_fsutil::say!("supervisor: {node}: {e:#}");
                 return reason;
             }
         }
@@ -305,7 +305,7 @@ fn offer_switch(cluster: &Path) -> anyhow::Result<()> {
                     result
                 });
             if let Err(e) = served {
-                eprintln!("switch: {e:#}");
+                rkube_fsutil::say!("switch: {e:#}");
                 // The lock is released now: another supervisor takes over as the switch. This one
                 // does not try again.
             }

@@ -122,7 +122,7 @@ fn sender(address: &SocketAddr) -> Option<Port> {
 #[cfg(target_os = "linux")]
 fn host(plan: &ClusterPlan) -> Option<File> {
     super::tap::open(plan).unwrap_or_else(|e| {
-        eprintln!("switch: the host has no link to the nodes: {e:#}");
+        rkube_fsutil::say!("switch: the host has no link to the nodes: {e:#}");
         None
     })
 }
@@ -184,7 +184,7 @@ fn serve(
                     deliver(socket, host.as_mut(), to, &frame[..size]);
                 }
                 Err(e) => {
-                    eprintln!("switch: the host's link is lost: {e}");
+                    rkube_fsutil::say!("switch: the host's link is lost: {e}");
                     host = None;
                 }
             }

@@ -59,7 +59,9 @@ pub fn boot() -> anyhow::Result<()> {
 pub fn run(config: &NodeConfig) -> anyhow::Result<()> {
     let button = button::open();
     if button.is_none() {
-        eprintln!("init: this machine has no power button; it can only be switched off hard");
+        rkube_fsutil::say!(
+            "init: this machine has no power button; it can only be switched off hard"
+        );
     }
     crate::run_until(config, button.as_ref(), STOP_GRACE)?;
     // Processes that ignored SIGTERM would keep the disk busy.

@@ -21,7 +21,7 @@ pub fn load_all(dir: &Path) -> anyhow::Result<()> {
         let file = File::open(&path).with_context(|| format!("cannot open {}", path.display()))?;
         match finit_module(&file, c"", ModuleInitFlags::empty()) {
             Ok(()) | Err(Errno::EEXIST) => {}
-            Err(e) => eprintln!("init: cannot load the module {name}: {e}"),
+            Err(e) => rkube_fsutil::say!("init: cannot load the module {name}: {e}"),
         }
     }
     // The initramfs is in memory, and the loaded modules no longer need their files.

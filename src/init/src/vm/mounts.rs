@@ -186,7 +186,7 @@ pub fn leave() {
     if let Err(e) = mount(None::<&str>, "/", None::<&str>, flags, None::<&str>)
         && e != nix::errno::Errno::EBUSY
     {
-        eprintln!("init: cannot make the disk read-only: {e}");
+        rkube_fsutil::say!("init: cannot make the disk read-only: {e}");
     }
 }
 

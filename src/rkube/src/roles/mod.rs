@@ -56,6 +56,8 @@ where
         )
         .with_writer(std::io::stderr)
         .with_ansi(false)
+        // They would be written to the same place with `eprintln!`, which panics on a full disk.
+        .log_internal_errors(false)
         .init();
     let config = NodeConfig::read(paths::NODE_CONFIG)?;
     // Errors only if a provider is already installed, which is fine.

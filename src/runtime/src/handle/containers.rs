@@ -45,36 +45,45 @@ impl Runtime {
         .await;
         let began = Timestamp::now();
         let result = match started {
-            Ok(pid) => match self.connect(&container, began).await {
-                Ok(()) => container.save_started(pid, began),
-                // The shim of a short container may have exited already.
-                Err(e) => match container.read_exit() {
-                    Some(record) => {
-                        container.live.lock().started_at = Some(began);
-                        container.save_started(pid, began)?;
-                        if container.set_exited(record) {
-                            self.announce(&container, ContainerEventKind::Started);
-                            self.announce(&container, ContainerEventKind::Exited);
-                            let (runtime, subject) = (self.clone(), container.clone());
-                            tokio::task::spawn_blocking(move || runtime.settle(&subject));
-                        }
-                        return Ok(());
-                    }
-                    None => Err(e),
-                },
-            },
+            Ok(pid) => self.watch_start(&container, pid, began).await,
             Err(e) => Err(e),
         };
-        match result {
-            Ok(()) => {
-                self.announce(&container, ContainerEventKind::Started);
-                Ok(())
-            }
+        if let Err(e) = result {
+            self.fail_start(&container, &e).await?;
+            return Err(e);
+        }
+        Ok(())
+    }
+
+    /// Connects to the shim of a container that was just started. The start is recorded and
+    /// announced before the exit can be, however short the container's life is.
+    async fn watch_start(
+        &self,
+        container: &Arc<Container>,
+        pid: i32,
+        began: Timestamp,
+    ) -> Result<()> {
+        let watch = match self.connect(container, began).await {
+            Ok(watch) => Ok(watch),
+            // The shim of a short container may have exited already.
             Err(e) => {
-                self.fail_start(&container, &e).await?;
-                Err(e)
+                let record = container.read_exit().ok_or(e)?;
+                container.set_began(began);
+                Err(record)
+            }
+        };
+        container.save_started(pid, began)?;
+        self.announce(container, ContainerEventKind::Started);
+        match watch {
+            Ok(watch) => self.follow(container, watch),
+            Err(record) => {
+                if self.exited(container, record) {
+                    let (runtime, subject) = (self.clone(), container.clone());
+                    tokio::task::spawn_blocking(move || runtime.settle(&subject));
+                }
             }
         }
+        Ok(())
     }
 
     /// Records that a container could not be started, and cleans up.
@@ -90,9 +99,7 @@ impl Runtime {
             message: error.to_string(),
         };
         container.save_exit(&record)?;
-        if container.set_exited(record) {
-            self.announce(container, ContainerEventKind::Exited);
-        }
+        self.exited(container, record);
         let (runtime, subject) = (self.clone(), container.clone());
         blocking(move || {
             runtime.settle(&subject);
@@ -130,18 +137,19 @@ impl Runtime {
         }
     }
 
-    /// Kills a container and waits for its exit: first its first process, then, after a timeout,
-    /// its cgroup.
+    /// Kills a container and waits for its exit: first its first process, then, after a timeout
+    /// each, its cgroup and its shim.
     pub(super) async fn kill_and_wait(&self, container: &Arc<Container>) -> Result<()> {
         if container.live.lock().state != ContainerState::Running {
             return Ok(());
         }
-        self.signal(container, libc::SIGKILL).await?;
-        if tokio::time::timeout(KILL_TIMEOUT, container.ended())
-            .await
-            .is_ok()
-        {
-            return Ok(());
+        let killed = async {
+            self.signal(container, libc::SIGKILL).await?;
+            container.ended().await;
+            Ok(())
+        };
+        if let Ok(result) = tokio::time::timeout(KILL_TIMEOUT, killed).await {
+            return result;
         }
         let subject = container.clone();
         blocking(move || {
@@ -149,6 +157,21 @@ impl Runtime {
             Ok::<(), RuntimeError>(())
         })
         .await?;
+        if tokio::time::timeout(KILL_TIMEOUT, container.ended())
+            .await
+            .is_ok()
+        {
+            return Ok(());
+        }
+        // A shim that is stopped reports nothing. Its end is taken for that of the container.
+        let handle = container.live.lock().shim.clone();
+        if let Some(handle) = handle {
+            tracing::warn!(
+                container = container.meta.id,
+                "killing a shim that does not respond"
+            );
+            handle.kill_shim()?;
+        }
         if tokio::time::timeout(KILL_TIMEOUT, container.ended())
             .await
             .is_ok()

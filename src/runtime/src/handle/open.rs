@@ -1,5 +1,6 @@
 //! Opening of the runtime, and connections to existing shims.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -11,9 +12,9 @@ use tokio::sync::broadcast;
 
 use super::types::{Inner, KILL_TIMEOUT, Runtime, unmount_container};
 use crate::blocking::blocking;
-use crate::client;
+use crate::client::{self, Watch};
 use crate::container::{Container, ExitRecord};
-use crate::error::{Context, Result, RuntimeError};
+use crate::error::{Context, Result};
 use crate::image::store::Store;
 use crate::sandbox::SandboxRecord;
 use crate::shim::frame::Exit;
@@ -60,9 +61,8 @@ impl Runtime {
         };
         let again = runtime.clone();
         let found = blocking(move || again.load()).await?;
-        for container in found {
-            runtime.adopt(container).await;
-        }
+        // At once, because a shim that does not answer must not hold up the others.
+        futures::future::join_all(found.into_iter().map(|found| runtime.adopt(found))).await;
         Ok(runtime)
     }
 
@@ -73,6 +73,7 @@ impl Runtime {
                 .and_then(|entries| entries.map(|e| e.map(|e| e.path())).collect())
                 .context(|| format!("cannot read {}", path.display()))
         };
+        let mut unread = BTreeSet::new();
         for dir in list(self.inner.config.root.join("sandboxes"))? {
             let id = dir
                 .file_name()
@@ -81,12 +82,17 @@ impl Runtime {
                 .into_owned();
             let run = self.sandbox_run(&id);
             match SandboxRecord::load(&dir, run) {
-                Some(record) => {
+                Ok(Some(record)) => {
                     self.watch_pause(&record);
                     self.inner.sandboxes.lock().insert(id, record);
                 }
-                None if self.inner.observer => {}
-                None => {
+                // It may be in use, so nothing of it is removed.
+                Err(e) => {
+                    tracing::error!(sandbox = id, "its record cannot be read: {e}");
+                    unread.insert(id);
+                }
+                Ok(None) if self.inner.observer => {}
+                Ok(None) => {
                     tracing::warn!(sandbox = id, "removing what is left of a half-made sandbox");
                     self.discard_sandbox(&id)?;
                 }
@@ -99,21 +105,26 @@ impl Runtime {
                 .unwrap_or_default()
                 .to_string_lossy()
                 .into_owned();
-            if !self.inner.observer && !self.inner.sandboxes.lock().contains_key(&id) {
+            let known = unread.contains(&id) || self.inner.sandboxes.lock().contains_key(&id);
+            if !self.inner.observer && !known {
                 self.discard_sandbox(&id)?;
             }
         }
         let mut found = Vec::new();
         for dir in list(self.inner.config.root.join("containers"))? {
             match Container::load(&dir, |id| self.socket(id)) {
-                Some(container) => {
+                Ok(Some(container)) => {
                     let container = Arc::new(container);
                     let id = container.meta.id.clone();
                     self.inner.containers.lock().insert(id, container.clone());
                     found.push(container);
                 }
-                None if self.inner.observer => {}
-                None => {
+                // It may be running, so nothing of it is removed.
+                Err(e) => {
+                    tracing::error!(dir = %dir.display(), "a container's record cannot be read: {e}");
+                }
+                Ok(None) if self.inner.observer => {}
+                Ok(None) => {
                     tracing::warn!(dir = %dir.display(), "removing what is left of a half-made container");
                     self.discard_container(&dir)?;
                 }
@@ -138,17 +149,18 @@ impl Runtime {
             .lock()
             .started_at
             .unwrap_or_else(Timestamp::now);
-        if let Err(e) = self.connect(&container, began).await {
-            if self.inner.observer {
-                return;
-            }
-            tracing::warn!(
-                container = container.meta.id,
-                "container found without its shim: {e}"
-            );
-            let record = container.unseen_end();
-            if container.set_exited(record) {
-                self.settle(&container);
+        match self.connect(&container, began).await {
+            Ok(watch) => self.follow(&container, watch),
+            Err(_) if self.inner.observer => {}
+            Err(e) => {
+                tracing::warn!(
+                    container = container.meta.id,
+                    "container found without its shim: {e}"
+                );
+                let record = container.unseen_end();
+                if container.set_exited(record, || {}) {
+                    self.settle(&container);
+                }
             }
         }
     }
@@ -167,40 +179,57 @@ impl Runtime {
         }
     }
 
-    /// Connects to a container's shim, and handles the container's exit in the background.
-    pub(super) async fn connect(&self, container: &Arc<Container>, began: Timestamp) -> Result<()> {
-        let runtime = self.clone();
-        let ended = container.clone();
-        let on_end = move |exit: Option<Exit>| {
-            if runtime.inner.observer {
-                return;
+    /// Connects to a container's shim and records that the container runs, or has run. The caller
+    /// must pass the result to [`Self::follow`], after it has announced the start.
+    pub(super) async fn connect(
+        &self,
+        container: &Arc<Container>,
+        began: Timestamp,
+    ) -> Result<Watch> {
+        let mut watch = client::watch_container(&container.meta.id, &container.socket).await?;
+        match watch.running.take() {
+            Some((handle, pid)) => container.set_running(pid, began, handle),
+            None => container.set_began(began),
+        }
+        Ok(watch)
+    }
+
+    /// Handles the container's exit in the background.
+    pub(super) fn follow(&self, container: &Arc<Container>, watch: Watch) {
+        if self.inner.observer {
+            return;
+        }
+        let (runtime, container) = (self.clone(), container.clone());
+        tokio::spawn(async move {
+            let exit = watch.ended().await;
+            if runtime.end(&container, exit) {
+                tokio::task::spawn_blocking(move || runtime.settle(&container));
             }
-            let record = match exit {
-                Some(exit) => ended.read_exit().unwrap_or(ExitRecord {
-                    exit,
-                    reason: String::new(),
-                    message: String::new(),
-                }),
-                None => {
-                    // The shim is gone, so no process supervises the container: kill the rest of
-                    // it.
-                    cgroup::kill(&ended.meta.cgroup);
-                    ended.unseen_end()
-                }
-            };
-            if ended.set_exited(record) {
-                runtime.announce(&ended, ContainerEventKind::Exited);
-                let runtime = runtime.clone();
-                tokio::task::spawn_blocking(move || runtime.settle(&ended));
+        });
+    }
+
+    /// Records and announces the exit of a container that its shim reported, or `None` if the shim
+    /// is gone. Returns false if the container had already exited.
+    fn end(&self, container: &Container, exit: Option<Exit>) -> bool {
+        let record = match exit {
+            Some(exit) => container.read_exit().unwrap_or(ExitRecord {
+                exit,
+                reason: String::new(),
+                message: String::new(),
+            }),
+            None => {
+                // The shim is gone, so no process supervises the container: kill the rest of it.
+                cgroup::kill(&container.meta.cgroup);
+                container.unseen_end()
             }
         };
-        let (handle, pid) =
-            client::watch_container(&container.meta.id, &container.socket, on_end).await?;
-        let pid = pid.ok_or_else(|| RuntimeError::Shim {
-            id: container.meta.id.clone(),
-            reason: "it did not tell the container's process".into(),
-        })?;
-        container.set_running(pid, began, handle);
-        Ok(())
+        self.exited(container, record)
+    }
+
+    /// Records and announces an exit. Returns false if the container had already exited.
+    pub(super) fn exited(&self, container: &Container, record: ExitRecord) -> bool {
+        container.set_exited(record, || {
+            self.announce(container, ContainerEventKind::Exited);
+        })
     }
 }

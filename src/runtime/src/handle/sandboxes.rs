@@ -1,6 +1,5 @@
 //! Operations on sandboxes.
 
-use std::os::fd::FromRawFd;
 use std::sync::Arc;
 
 use super::types::{Runtime, new_id, remove_dir};
@@ -8,7 +7,7 @@ use crate::blocking::blocking;
 use crate::container::Container;
 use crate::error::{Context, Result, RuntimeError};
 use crate::sandbox::{self, SandboxRecord};
-use crate::snapshot;
+use crate::shim::sys;
 use crate::spec::SandboxSpec;
 use crate::status::{ContainerEvent, ContainerEventKind, Sandbox};
 
@@ -54,13 +53,9 @@ impl Runtime {
         let Some(pid) = record.pid.filter(|_| record.is_ready()) else {
             return;
         };
-        // SAFETY: no memory is involved.
-        let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
-        if fd < 0 {
+        let Ok(fd) = sys::pidfd(pid) else {
             return;
-        }
-        // SAFETY: the kernel has just returned this descriptor, which nothing else owns.
-        let fd = unsafe { std::os::fd::OwnedFd::from_raw_fd(fd as i32) };
+        };
         let Ok(handle) = tokio::runtime::Handle::try_current() else {
             return;
         };
@@ -141,11 +136,7 @@ impl Runtime {
 
     /// Unmounts a sandbox's namespaces and removes its directories.
     pub(super) fn discard_sandbox(&self, id: &str) -> Result<()> {
-        let run = self.sandbox_run(id);
-        for name in ["net", "ipc", "uts", "shm"] {
-            snapshot::unmount(&run.join(name))?;
-        }
-        remove_dir(&run)?;
+        sandbox::release(&self.sandbox_run(id))?;
         remove_dir(&self.sandbox_dir(id))
     }
 

@@ -11,9 +11,11 @@ use serde::Deserialize;
 
 use super::compression::decompress;
 use super::digest::Digest;
+use super::limits::{Counted, Limits, Metered};
+use super::lock::FileLock;
 use super::manifest::{Config, Descriptor, Document, Index, Manifest, Platform, media};
 use super::reference::Reference;
-use super::store::{FileLock, Record, Store, verify};
+use super::store::{Record, Store, verify};
 use crate::beneath::clean;
 use crate::error::{Context, ImageError};
 
@@ -89,6 +91,7 @@ impl Archive {
             }
         }
         file.rewind().image_context(context)?;
+        let limits = Limits::of(spool);
         let compressed = matches!(
             head,
             [0x1f, 0x8b, ..] | [0x28, 0xb5, 0x2f, 0xfd] | [_, 0x2a, 0x4d, 0x18]
@@ -96,30 +99,36 @@ impl Archive {
         if compressed {
             let mut plain = tempfile::tempfile_in(spool)
                 .image_context(|| format!("cannot make a file in {}", spool.display()))?;
-            let mut reader = decompress(file).image_context(context)?;
+            let reader = decompress(file).image_context(context)?;
+            let mut reader = Counted::new(reader, &limits);
             io::copy(&mut reader, &mut plain).map_err(|e| broken(path, &e))?;
             plain.rewind().image_context(context)?;
             file = plain;
         }
-        Self::index(file, path)
+        Self::index(file, path, &limits)
     }
 
     /// Indexes an uncompressed archive.
-    fn index(file: File, path: &Path) -> Result<Self, ImageError> {
+    fn index(file: File, path: &Path, limits: &Limits) -> Result<Self, ImageError> {
         let length = file
             .metadata()
             .image_context(|| format!("cannot read {}", path.display()))?
             .len();
-        let mut archive = tar::Archive::new(file);
+        let mut archive = tar::Archive::new(Metered::new(file, limits));
         let mut files = HashMap::new();
         let mut links = HashMap::new();
-        let entries = archive.entries_with_seek().map_err(|e| broken(path, &e))?;
-        for entry in entries {
+        let mut entries = archive.entries_with_seek().map_err(|e| broken(path, &e))?;
+        loop {
+            limits.begin_entry().map_err(|e| broken(path, &e))?;
+            let Some(entry) = entries.next() else {
+                break;
+            };
             let entry = entry.map_err(|e| broken(path, &e))?;
             let raw = PathBuf::from(std::ffi::OsString::from_vec(
                 entry.path_bytes().into_owned(),
             ));
             let Some(name) = clean(&raw) else { continue };
+            limits.remember(&name).map_err(|e| broken(path, &e))?;
             let kind = entry.header().entry_type();
             if kind.is_file() || kind.is_contiguous() {
                 let span = Span {
@@ -156,7 +165,7 @@ impl Archive {
             )));
         }
         Ok(Self {
-            file: archive.into_inner(),
+            file: archive.into_inner().into_inner(),
             files,
             links,
         })

@@ -4,6 +4,8 @@ pub mod archive;
 pub mod builtin;
 mod compression;
 pub mod digest;
+mod limits;
+mod lock;
 pub mod manifest;
 pub mod reference;
 pub mod registry;

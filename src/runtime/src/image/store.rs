@@ -4,20 +4,31 @@
 //! Shared content is immutable and published by a rename. A process that creates a layer holds the
 //! layer's lock. Each node keeps a list of references in the shared directory, so that other nodes
 //! do not delete content in use.
+//!
+//! # Order of the locks
+//!
+//! Locks are taken in this order, and no lock is waited for while a later one is held:
+//!
+//! 1. `locks/collect`, shared while content is added and exclusive while unused content is deleted,
+//! 2. the lock of a download, then that of a layer,
+//! 3. the lock file of this node's index,
+//! 4. the mutex of the index in memory.
+//!
+//! In particular, the index is unlocked before unused content is deleted.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
-use std::fs::{self, File};
+use std::fs;
 use std::io::{self, Read};
-use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use parking_lot::{Mutex, MutexGuard};
-use rkube_fsutil::{remove_tree, write_atomic};
+use rkube_fsutil::{remove_tree, write_atomic, write_durable};
 use serde::{Deserialize, Serialize};
 
 use super::compression::decompress;
 use super::digest::{Digest, Hasher, HashingReader};
+use super::lock::FileLock;
 use super::manifest::Config;
 use super::reference::Reference;
 use super::unpack::unpack;
@@ -58,30 +69,6 @@ pub struct Store {
     index_path: PathBuf,
     node: String,
     index: Mutex<Index>,
-}
-
-/// An advisory lock on a file (`flock`). Released when dropped.
-pub struct FileLock(#[allow(dead_code, reason = "held for its lock")] File);
-
-impl FileLock {
-    /// Waits for the lock. The file is created if it does not exist.
-    fn take(path: &Path, operation: libc::c_int) -> io::Result<Self> {
-        let file = File::options()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .open(path)?;
-        loop {
-            // SAFETY: the descriptor is open.
-            if unsafe { libc::flock(file.as_raw_fd(), operation) } == 0 {
-                return Ok(Self(file));
-            }
-            let error = io::Error::last_os_error();
-            if error.kind() != io::ErrorKind::Interrupted {
-                return Err(error);
-            }
-        }
-    }
 }
 
 /// The version of a file that is replaced by renames: inode and modification time.
@@ -127,24 +114,13 @@ impl Store {
             Ok(id) if !id.trim().is_empty() => id.trim().to_string(),
             _ => {
                 let id = uuid::Uuid::new_v4().to_string();
-                write_atomic(&node_path, id.as_bytes())
+                write_durable(&node_path, id.as_bytes())
                     .image_context(|| format!("cannot write {}", node_path.display()))?;
                 id
             }
         };
         let index_path = root.join("images.json");
-        let mut index: BTreeMap<Digest, Record> = match fs::read(&index_path) {
-            Ok(bytes) => serde_json::from_slice(&bytes).map_err(|e| {
-                ImageError::Malformed(format!(
-                    "the image index {} is corrupt: {e}",
-                    index_path.display()
-                ))
-            })?,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => BTreeMap::new(),
-            Err(e) => {
-                return Err(e).image_context(|| format!("cannot read {}", index_path.display()));
-            }
-        };
+        let mut index = read_index(&index_path)?;
         let store = Self {
             shared: shared.to_path_buf(),
             index_path,
@@ -190,8 +166,7 @@ impl Store {
     /// Locks the index against changes by other processes of this node.
     fn lock_index(&self) -> Result<FileLock, ImageError> {
         let path = self.index_path.with_extension("lock");
-        FileLock::take(&path, libc::LOCK_EX)
-            .image_context(|| format!("cannot lock {}", path.display()))
+        FileLock::exclusive(&path).image_context(|| format!("cannot lock {}", path.display()))
     }
 
     /// Returns the directory of the shared content.
@@ -202,20 +177,20 @@ impl Store {
     /// Takes a shared lock that prevents the deletion of unused content. It must be held from the
     /// first check for content until the index refers to it.
     pub fn hold(&self) -> Result<FileLock, ImageError> {
-        FileLock::take(&self.shared.join("locks/collect"), libc::LOCK_SH)
+        FileLock::shared(&self.shared.join("locks/collect"))
             .image_context(|| "cannot lock the image store".into())
     }
 
     /// Locks one piece of content while it is created.
     pub fn lock_content(&self, digest: &Digest) -> Result<FileLock, ImageError> {
-        FileLock::take(&self.shared.join("locks").join(digest.hex()), libc::LOCK_EX)
+        FileLock::exclusive(&self.shared.join("locks").join(digest.hex()))
             .image_context(|| format!("cannot lock {digest}"))
     }
 
     /// Locks one blob while it is downloaded.
     pub fn lock_download(&self, digest: &Digest) -> Result<FileLock, ImageError> {
         let name = format!("blob-{}", digest.hex());
-        FileLock::take(&self.shared.join("locks").join(name), libc::LOCK_EX)
+        FileLock::exclusive(&self.shared.join("locks").join(name))
             .image_context(|| format!("cannot lock {digest}"))
     }
 
@@ -365,9 +340,9 @@ impl Store {
             .values()
             .flat_map(|r| content(r).map(Digest::as_str))
             .collect();
-        write_atomic(&references, used.join("\n").as_bytes())
+        write_durable(&references, used.join("\n").as_bytes())
             .image_context(|| format!("cannot write {}", references.display()))?;
-        write_atomic(&self.index_path, &bytes)
+        write_durable(&self.index_path, &bytes)
             .image_context(|| format!("cannot write {}", self.index_path.display()))?;
         index.stamp = Stamp::of(&self.index_path);
         Ok(())
@@ -419,7 +394,7 @@ impl Store {
     /// Removes a name, and the image with its last name. Then deletes unused content.
     pub fn untag(&self, name: &str) -> Result<(), ImageError> {
         let reference = Reference::parse(name)?;
-        let _lock = self.lock_index()?;
+        let lock = self.lock_index()?;
         let mut index = self.index();
         let Some(id) = find_in(&index.records, name) else {
             return Ok(());
@@ -437,12 +412,13 @@ impl Store {
         }
         self.save(&mut index)?;
         drop(index);
+        drop(lock);
         self.collect()
     }
 
     /// Removes an image and deletes unused content. Returns whether the image existed.
     pub fn remove(&self, image: &str) -> Result<bool, ImageError> {
-        let _lock = self.lock_index()?;
+        let lock = self.lock_index()?;
         let mut index = self.index();
         let Some(id) = find_in(&index.records, image) else {
             return Ok(false);
@@ -450,68 +426,93 @@ impl Store {
         index.records.remove(&id);
         self.save(&mut index)?;
         drop(index);
+        drop(lock);
         self.collect()?;
         Ok(true)
     }
 
-    /// Deletes content that no node refers to. Waits until no pull or load is in progress.
+    /// Deletes content that no node refers to. Waits until no pull or load is in progress, so the
+    /// caller must not hold a lock of the index: the end of a pull waits for it.
     fn collect(&self) -> Result<(), ImageError> {
-        let _lock = FileLock::take(&self.shared.join("locks/collect"), libc::LOCK_EX)
+        let _lock = FileLock::exclusive(&self.shared.join("locks/collect"))
             .image_context(|| "cannot lock the image store".into())?;
         let mut used: HashSet<String> = HashSet::new();
-        let nodes = self.shared.join("nodes");
-        for entry in
-            fs::read_dir(&nodes).image_context(|| format!("cannot read {}", nodes.display()))?
-        {
-            let path = entry
-                .image_context(|| format!("cannot read {}", nodes.display()))?
-                .path();
+        for path in paths_in(&self.shared.join("nodes"))? {
             let text = fs::read_to_string(&path)
                 .image_context(|| format!("cannot read {}", path.display()))?;
             used.extend(text.lines().map(str::to_string));
         }
         // No pull or load is in progress, so partial content is abandoned.
-        let ingest = self.ingest_dir();
-        for entry in
-            fs::read_dir(&ingest).image_context(|| format!("cannot read {}", ingest.display()))?
-        {
-            let entry = entry.image_context(|| format!("cannot read {}", ingest.display()))?;
-            let name = entry.file_name().to_string_lossy().into_owned();
+        for path in paths_in(&self.ingest_dir())? {
+            let name = name_of(&path);
             if name.starts_with("blob-") {
-                let _ = fs::remove_file(entry.path());
+                let _ = fs::remove_file(&path);
                 let _ = fs::remove_file(self.shared.join("locks").join(&name));
             } else if name.starts_with("layer-") || name.starts_with("trash-") {
-                remove(&entry.path())?;
+                remove(&path)?;
             }
         }
-        for kind in ["blobs", "layers"] {
-            for algorithm in ["sha256", "sha512"] {
-                let dir = self.shared.join(kind).join(algorithm);
-                for entry in
-                    fs::read_dir(&dir).image_context(|| format!("cannot read {}", dir.display()))?
-                {
-                    let entry = entry.image_context(|| format!("cannot read {}", dir.display()))?;
-                    let name = entry.file_name().to_string_lossy().into_owned();
-                    if used.contains(&format!("{algorithm}:{name}")) {
-                        continue;
-                    }
-                    if kind == "layers" {
-                        // Rename first, so that a partially deleted layer is never found.
-                        let trash = self.ingest_dir().join(format!("trash-{name}"));
-                        remove(&trash)?;
-                        fs::rename(entry.path(), &trash)
-                            .image_context(|| format!("cannot remove layer {name}"))?;
-                        remove(&trash)?;
-                    } else {
-                        fs::remove_file(entry.path())
-                            .image_context(|| format!("cannot remove blob {name}"))?;
-                    }
-                    let _ = fs::remove_file(self.shared.join("locks").join(&name));
-                }
+        for algorithm in ["sha256", "sha512"] {
+            let unused = |kind: &str| -> Result<Vec<PathBuf>, ImageError> {
+                let mut paths = paths_in(&self.shared.join(kind).join(algorithm))?;
+                paths.retain(|path| !used.contains(&format!("{algorithm}:{}", name_of(path))));
+                Ok(paths)
+            };
+            for path in unused("blobs")? {
+                fs::remove_file(&path)
+                    .image_context(|| format!("cannot remove blob {}", path.display()))?;
+                self.forget_lock(&path);
+            }
+            for path in unused("layers")? {
+                // Renamed first, so that a partially deleted layer is never found.
+                let trash = self.ingest_dir().join(format!("trash-{}", name_of(&path)));
+                remove(&trash)?;
+                fs::rename(&path, &trash)
+                    .image_context(|| format!("cannot remove layer {}", path.display()))?;
+                remove(&trash)?;
+                self.forget_lock(&path);
             }
         }
         Ok(())
     }
+
+    /// Removes the lock file of deleted content. One that is left does no harm.
+    fn forget_lock(&self, content: &Path) {
+        let _ = fs::remove_file(self.shared.join("locks").join(name_of(content)));
+    }
+}
+
+/// Returns the paths of the entries of a directory.
+fn paths_in(dir: &Path) -> Result<Vec<PathBuf>, ImageError> {
+    fs::read_dir(dir)
+        .and_then(|entries| entries.map(|entry| Ok(entry?.path())).collect())
+        .image_context(|| format!("cannot read {}", dir.display()))
+}
+
+fn name_of(path: &Path) -> String {
+    let name = path.file_name().unwrap_or_default();
+    name.to_string_lossy().into_owned()
+}
+
+/// Reads the index of a node; empty if there is none. One that is damaged, as by a power cut of a
+/// disk that lies about what it has written, is set aside: a node without images pulls them again,
+/// but a node that does not start does not.
+fn read_index(path: &Path) -> Result<BTreeMap<Digest, Record>, ImageError> {
+    let bytes = match fs::read(path) {
+        Ok(bytes) => bytes,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(BTreeMap::new()),
+        Err(e) => return Err(e).image_context(|| format!("cannot read {}", path.display())),
+    };
+    serde_json::from_slice(&bytes).or_else(|e| {
+        let aside = path.with_extension("json.damaged");
+        tracing::error!(
+            "the image index is damaged: {e}; it is kept as {}, and images are pulled again",
+            aside.display()
+        );
+        fs::rename(path, &aside)
+            .image_context(|| format!("cannot rename {} to {}", path.display(), aside.display()))?;
+        Ok(BTreeMap::new())
+    })
 }
 
 /// Returns the digests of the content that an image needs.
@@ -594,3 +595,6 @@ pub fn status(image: &Image) -> ImageStatus {
             .and_then(|text| text.parse().ok()),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,7 +1,8 @@
 //! Unpacking of a layer's tar stream to a lower directory of overlayfs.
 //!
 //! The stream is not trusted. No entry may affect anything outside the layer's directory (see
-//! [`crate::beneath`]). No entry may set the extended attributes that overlayfs interprets.
+//! [`crate::beneath`]). No entry may set the extended attributes that overlayfs interprets. Memory
+//! and disk space are limited (see [`super::limits`]).
 
 use std::ffi::{CString, OsStr, OsString};
 use std::io::{self, Read, Write};
@@ -9,10 +10,12 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
+use rkube_fsutil::remove_at;
 use tar::EntryType;
 
+use super::limits::{Counted, Limits, Metered};
 use crate::beneath::{
-    c_path, check, clean, make_dirs, open_at, open_dir, open_in_root, remove_at, stat_at, stat_fd,
+    c_path, check, clean, make_dirs, open_at, open_dir, open_in_root, stat_at, stat_fd,
 };
 
 /// Prefix of an entry that hides a name of a lower layer.
@@ -36,15 +39,28 @@ struct Metadata {
 /// omits, and the targets of hard links to lower layers.
 pub fn unpack(reader: impl Read, target: &Path, parents: &[PathBuf]) -> io::Result<()> {
     let root = open_dir(target)?;
-    let mut archive = tar::Archive::new(reader);
+    let limits = Limits::of(target);
+    let mut archive = tar::Archive::new(Metered::new(reader, &limits));
     archive.set_ignore_zeros(false);
     // Directories' times are set last, because creating files in them changes them.
     let mut directories: Vec<(PathBuf, libc::timespec)> = Vec::new();
-    for entry in archive.entries()? {
-        let mut entry = entry?;
+    let mut entries = archive.entries()?;
+    loop {
+        limits.begin_entry()?;
+        let Some(entry) = entries.next() else {
+            break;
+        };
+        let entry = entry?;
         let path = PathBuf::from(OsString::from_vec(entry.path_bytes().into_owned()));
+        let remembered = directories.len();
+        let mut entry = Counted::new(entry, &limits);
         apply(&mut entry, &path, root.as_fd(), parents, &mut directories)
+            // What is left of the entry must not count as metadata of the next one.
+            .and_then(|()| io::copy(&mut entry, &mut io::sink()))
             .map_err(|e| io::Error::new(e.kind(), format!("{}: {e}", path.display())))?;
+        for (path, _) in &directories[remembered..] {
+            limits.remember(path)?;
+        }
     }
     for (path, mtime) in directories.iter().rev() {
         // A later entry may have replaced the directory.
@@ -57,12 +73,14 @@ pub fn unpack(reader: impl Read, target: &Path, parents: &[PathBuf]) -> io::Resu
 
 /// Unpacks one entry. Records the times of directories, to be set at the end.
 fn apply<R: Read>(
-    entry: &mut tar::Entry<'_, R>,
+    content: &mut Counted<'_, tar::Entry<'_, R>>,
     path: &Path,
     root: BorrowedFd<'_>,
     parents: &[PathBuf],
     directories: &mut Vec<(PathBuf, libc::timespec)>,
 ) -> io::Result<()> {
+    let limits = content.limits();
+    let entry = content.inner();
     let kind = entry.header().entry_type();
     if matches!(kind, EntryType::XGlobalHeader) {
         return Ok(());
@@ -112,7 +130,7 @@ fn apply<R: Read>(
         }
         EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse => {
             let mut file = create_file(parent, name)?;
-            io::copy(entry, &mut file)?;
+            io::copy(content, &mut file)?;
             file.flush()?;
             set_metadata_fd(file.as_fd(), &metadata)?;
             set_times_fd(file.as_fd(), metadata.mtime)?;
@@ -121,7 +139,8 @@ fn apply<R: Read>(
             let target = entry
                 .link_name_bytes()
                 .ok_or_else(|| bad("a hard link without a target"))?;
-            hard_link(root, OsStr::from_bytes(&target), parent, name, parents)?;
+            let below = Below { parents, limits };
+            hard_link(root, OsStr::from_bytes(&target), parent, name, &below)?;
         }
         EntryType::Symlink => {
             let target = entry
@@ -324,13 +343,19 @@ fn whiteout(parent: BorrowedFd<'_>, hidden: &OsStr) -> io::Result<()> {
     Ok(())
 }
 
+/// The layers below, top first, and the limits that copies from them count towards.
+struct Below<'a> {
+    parents: &'a [PathBuf],
+    limits: &'a Limits,
+}
+
 /// Creates a hard link to a file of the layer or of a lower one.
 fn hard_link(
     root: BorrowedFd<'_>,
     target: &OsStr,
     parent: BorrowedFd<'_>,
     name: &OsStr,
-    parents: &[PathBuf],
+    below: &Below<'_>,
 ) -> io::Result<()> {
     let target = clean(Path::new(target)).ok_or_else(|| bad("a hard link to the root"))?;
     let target_name = c_path(target.file_name().unwrap_or_default())?;
@@ -358,7 +383,7 @@ fn hard_link(
         Err(e) if e.kind() == io::ErrorKind::NotFound => {}
         Err(e) => return Err(e),
     }
-    copy_up(&target, parent, name, parents)
+    copy_up(&target, parent, name, below)
 }
 
 /// Copies a file of a lower layer, for a hard link to it. A write through an overlay mount would
@@ -367,7 +392,7 @@ fn copy_up(
     target: &Path,
     parent: BorrowedFd<'_>,
     name: &OsStr,
-    parents: &[PathBuf],
+    below: &Below<'_>,
 ) -> io::Result<()> {
     let missing = || {
         io::Error::new(
@@ -375,7 +400,7 @@ fn copy_up(
             format!("a hard link to {}, which does not exist", target.display()),
         )
     };
-    let (layer, _) = find_below(target, parents)?.ok_or_else(missing)?;
+    let (layer, _) = find_below(target, below.parents)?.ok_or_else(missing)?;
     let layer = open_dir(layer)?;
     let source = open_in_root(
         layer.as_fd(),
@@ -389,7 +414,7 @@ fn copy_up(
             "a hard link to something of a lower layer that is not a file",
         ));
     }
-    let mut source = std::fs::File::from(source);
+    let mut source = Counted::new(std::fs::File::from(source), below.limits);
     let mut copy = create_file(parent, name)?;
     io::copy(&mut source, &mut copy)?;
     let metadata = Metadata {

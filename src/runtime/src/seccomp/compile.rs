@@ -122,10 +122,10 @@ impl Profile {
         let mut code = vec![
             op(LOAD, ARCHITECTURE),
             branch(JUMP_EQUAL, NATIVE, 1, 0),
-            op(RETURN, self.default.code()),
+            op(RETURN, self.compat.code()),
             op(LOAD, NUMBER),
             branch(JUMP_GREATER_EQUAL, X32, 0, 1),
-            op(RETURN, self.default.code()),
+            op(RETURN, self.x32.code()),
         ];
         code.extend(search(&leaves, self.default));
         if code.len() > MAX_LENGTH {
@@ -188,21 +188,17 @@ fn leaf(rules: &[&Rule], default: Action) -> Result<Vec<Instruction>, String> {
         }
         // A failing condition jumps past the rule. That distance is known only once the whole rule
         // is compiled.
-        let conditions: Vec<Vec<Instruction>> = rule.arguments.iter().map(condition).collect();
-        let total: usize = conditions.iter().map(Vec::len).sum();
-        let mut position = 0;
-        for code in conditions {
-            for mut instruction in code {
-                position += 1;
-                let past = u8::try_from(total + 1 - position)
-                    .map_err(|_| "a system call has too many conditions".to_string())?;
-                for target in [&mut instruction.jt, &mut instruction.jf] {
-                    if *target == FAIL {
-                        *target = past;
-                    }
-                }
-                out.push(instruction);
-            }
+        let conditions: Vec<Instruction> = rule.arguments.iter().flat_map(condition).collect();
+        let total = conditions.len();
+        for (position, instruction) in conditions.into_iter().enumerate() {
+            let past = u8::try_from(total - position)
+                .map_err(|_| "a system call has too many conditions".to_string())?;
+            let jump = |target| if target == FAIL { past } else { target };
+            out.push(Instruction {
+                jt: jump(instruction.jt),
+                jf: jump(instruction.jf),
+                ..instruction
+            });
         }
         out.push(op(RETURN, rule.action.code()));
     }
@@ -374,8 +370,12 @@ mod tests {
                 arguments,
                 action,
             });
-        (action, prop::collection::vec(rule, 0..30))
-            .prop_map(|(default, rules)| Profile { default, rules })
+        (action, prop::collection::vec(rule, 0..30)).prop_map(|(default, rules)| Profile {
+            default,
+            compat: Action::KillThread,
+            x32: Action::KillThread,
+            rules,
+        })
     }
 
     proptest! {
@@ -449,6 +449,44 @@ mod tests {
             run(&admin, NATIVE, number("mount").unwrap(), [0; 6]),
             Action::Allow.code()
         );
+    }
+
+    /// The 32-bit ABI in profiles, and its audit number.
+    #[cfg(target_arch = "x86_64")]
+    const COMPAT: (&str, u32) = ("SCMP_ARCH_X86", 0x4000_0003);
+    #[cfg(target_arch = "aarch64")]
+    const COMPAT: (&str, u32) = ("SCMP_ARCH_ARM", 0x4000_0028);
+
+    #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+    #[test]
+    fn foreign_abis_do_not_evade_the_rules() {
+        let verdicts = |default: &str, architectures: &[&str]| {
+            let profile = serde_json::json!({
+                "defaultAction": default,
+                "architectures": architectures,
+                "syscalls": [{"names": ["mkdirat"], "action": "SCMP_ACT_ERRNO"}],
+            });
+            let text = profile.to_string();
+            let program = Profile::parse(text.as_bytes(), &[])
+                .unwrap()
+                .compile()
+                .unwrap();
+            let call = number("mkdirat").unwrap();
+            [
+                run(&program, COMPAT.1, call, [0; 6]),
+                run(&program, NATIVE, call | X32, [0; 6]),
+            ]
+        };
+        let killed = Action::KillThread.code();
+        let denied = Action::Errno(libc::EPERM as u16).code();
+        for default in ["SCMP_ACT_ALLOW", "SCMP_ACT_LOG", "SCMP_ACT_ERRNO"] {
+            assert_eq!(verdicts(default, &[]), [killed; 2]);
+            assert_eq!(verdicts(default, &["SCMP_ARCH_S390X"]), [killed; 2]);
+        }
+        assert_eq!(verdicts("SCMP_ACT_ALLOW", &[COMPAT.0]), [killed; 2]);
+        assert_eq!(verdicts("SCMP_ACT_ERRNO", &[COMPAT.0]), [denied, killed]);
+        let all = [COMPAT.0, "SCMP_ARCH_X32"];
+        assert_eq!(verdicts("SCMP_ACT_ERRNO", &all), [denied; 2]);
     }
 
     #[test]

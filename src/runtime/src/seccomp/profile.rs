@@ -37,6 +37,19 @@ impl Action {
         }
     }
 
+    /// Returns the action for calls of a foreign ABI, of a profile with this default action.
+    /// `named` is whether the profile's `architectures` list the ABI.
+    ///
+    /// As in libseccomp, calls of an ABI that is not listed kill the thread. The rules are compiled
+    /// for native calls only. Therefore a listed ABI gets the default action if that denies calls,
+    /// and is treated like one that is not listed otherwise: its programs would evade the rules.
+    fn foreign(self, named: bool) -> Self {
+        match self {
+            Self::Errno(_) | Self::KillProcess | Self::Trap if named => self,
+            _ => Self::KillThread,
+        }
+    }
+
     /// Parses the name of an action. The default error number is `EPERM`.
     fn parse(name: &str, errno: Option<u32>) -> Result<Self, String> {
         let value = errno.map_or(Ok(libc::EPERM as u16), u16::try_from);
@@ -97,12 +110,16 @@ pub struct Rule {
     pub action: Action,
 }
 
-/// A profile for the native system calls of this machine. Calls of other ABIs, such as 32-bit
-/// programs, get the default action.
+/// A profile for the native system calls of this machine. The rules do not apply to calls of other
+/// ABIs, whose system calls have other numbers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Profile {
     /// Action for calls that no rule matches.
     pub default: Action,
+    /// Action for calls of 32-bit programs.
+    pub compat: Action,
+    /// Action for calls of x32 programs, which exist on x86-64 only.
+    pub x32: Action,
     /// The rules. For each call, the first match applies.
     pub rules: Vec<Rule>,
 }
@@ -228,14 +245,17 @@ impl Profile {
                 action: Action::Errno(libc::ENOSYS as u16),
             }));
         }
+        let denied = Action::Errno(libc::EPERM as u16);
         Self {
-            default: Action::Errno(libc::EPERM as u16),
+            default: denied,
+            compat: denied,
+            x32: denied,
             rules,
         }
     }
 
     /// Parses a profile in the JSON format of Docker or OCI. Names of unknown system calls are
-    /// ignored, as in libseccomp.
+    /// ignored, as in libseccomp. `architectures` decides on calls of foreign ABIs.
     pub fn parse(text: &[u8], capabilities: &[String]) -> Result<Self, String> {
         let json: Json = serde_json::from_slice(text).map_err(|e| e.to_string())?;
         let default = Action::parse(&json.default_action, json.default_errno_ret)?;
@@ -261,9 +281,27 @@ impl Profile {
                 }
             }
         }
-        Ok(Self { default, rules })
+        let foreign = |abi: &str| {
+            let named = json.architectures.iter().any(|a| a == abi);
+            default.foreign(named)
+        };
+        Ok(Self {
+            default,
+            compat: foreign(COMPAT),
+            x32: foreign("SCMP_ARCH_X32"),
+            rules,
+        })
     }
 }
+
+/// Name of the 32-bit ABI of this machine in profiles; empty if it has none.
+const COMPAT: &str = if cfg!(target_arch = "x86_64") {
+    "SCMP_ARCH_X86"
+} else if cfg!(target_arch = "aarch64") {
+    "SCMP_ARCH_ARM"
+} else {
+    ""
+};
 
 /// A profile in the JSON format of Docker or OCI.
 #[derive(Deserialize)]
@@ -271,6 +309,8 @@ impl Profile {
 struct Json {
     default_action: String,
     default_errno_ret: Option<u32>,
+    #[serde(default)]
+    architectures: Vec<String>,
     #[serde(default)]
     syscalls: Vec<JsonCall>,
 }

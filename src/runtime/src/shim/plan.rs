@@ -142,11 +142,13 @@ impl Plan {
     /// Sets the groups, the user and the capabilities.
     fn drop_privileges(&self) -> io::Result<()> {
         for capability in 0..64 {
-            if self.capabilities & 1 << capability == 0
-                && prctl(libc::PR_CAPBSET_DROP, capability, 0).is_err()
-            {
-                // The kernel has no capability with this number.
-                break;
+            if self.capabilities & 1 << capability != 0 {
+                continue;
+            }
+            match prctl(libc::PR_CAPBSET_DROP, capability, 0) {
+                // The kernel has no capability with this number, nor with a greater one.
+                Err(e) if e.raw_os_error() == Some(libc::EINVAL) => break,
+                dropped => dropped?,
             }
         }
         prctl(libc::PR_SET_KEEPCAPS, 1, 0)?;

@@ -402,9 +402,9 @@ impl Server {
                     }
                 };
                 match pid {
-                    // SAFETY: no memory is involved. The child is not reaped yet, so the PID is not
-                    // reused.
                     Some(pid) => {
+                        // SAFETY: no memory is involved. The child is not reaped yet, so the PID is
+                        // not reused.
                         done(crate::beneath::check(unsafe { libc::kill(pid, signal) }).map(drop))
                     }
                     None => Response {

@@ -183,6 +183,46 @@ async fn hostile_layers_stay_inside() {
     }
 }
 
+#[tokio::test]
+async fn metadata_of_entries_is_limited() {
+    if !is_root() {
+        return;
+    }
+    let kib = |n: usize| vec![b'a'; n << 10];
+    let record = |n: usize| {
+        Tar::default()
+            .pax(&[("SCHILY.xattr.user.note", &kib(n))])
+            .file("file", b"x")
+            .end()
+    };
+    let long = |kind: u8| {
+        Tar::default()
+            .entry(kind, "././@LongLink", "", 0o644, 0, &kib(2048))
+            .file("file", b"x")
+            .end()
+    };
+    // Unread content of an entry is no metadata of the next one.
+    let large = Tar::default()
+        .file(".wh.gone", &kib(3072))
+        .file("large", &kib(3072))
+        .file("small", b"x")
+        .end();
+    let dir = tempfile::tempdir().unwrap();
+    for (layer, fits) in [
+        (record(2), true),
+        (record(2048), false),
+        (long(b'L'), false),
+        (long(b'K'), false),
+        (large, true),
+    ] {
+        let archive = docker(&parts(HOST, &[layer], gzip));
+        match load(dir.path(), &archive).await {
+            Ok(_) => assert!(fits),
+            Err(e) => assert!(!fits && e.to_string().contains("one mebibyte"), "{e}"),
+        }
+    }
+}
+
 proptest::proptest! {
     #![proptest_config(proptest::prelude::ProptestConfig::with_cases(40))]
     /// Random sequences of entries that create links, climb directories and replace each other.

@@ -56,7 +56,14 @@ impl Registry {
         Ok(())
     }
 
-    /// Requests a bearer token from the registry's token server.
+    /// Returns whether credentials may be sent to a token server: over HTTPS only, unless the
+    /// registry itself is used over plain HTTP.
+    fn may_receive_credentials(&self, server: &reqwest::Url) -> bool {
+        server.scheme() == "https" || self.base.starts_with("http://")
+    }
+
+    /// Requests a bearer token from the registry's token server. Fails if that would send
+    /// credentials over plain HTTP on behalf of a registry that is used over HTTPS.
     async fn token(
         &self,
         challenge: &Challenge,
@@ -90,6 +97,11 @@ impl Registry {
             .as_ref()
             .map(|a| a.identity_token.as_str())
             .filter(|t| !t.is_empty());
+        if (refresh.is_some() || basic.is_some()) && !self.may_receive_credentials(&url) {
+            return Err(self.denied(format!(
+                "its token server {realm:?} would receive the credentials unencrypted"
+            )));
+        }
         let request = match refresh {
             Some(refresh) => {
                 let form: Vec<String> = [
@@ -182,36 +194,58 @@ pub(super) fn select_auth<'a>(
                 || full
                     .strip_prefix(text)
                     .is_some_and(|rest| rest.starts_with('/'))
-                || wildcard(text, registry);
+                || wildcard(text, registry, repository);
             fits.then_some((text.len(), entry))
         })
         .max_by_key(|(length, _)| *length)
         .map(|(_, entry)| entry)
 }
 
-/// Returns whether a pattern like `*.example.com` matches a registry. `*` matches within one label,
-/// as in image pull secrets.
-fn wildcard(pattern: &str, registry: &str) -> bool {
+/// Returns whether a pattern like `*.example.com/team` matches a repository of a registry. `*`
+/// matches within one label of the host, as in image pull secrets; a path matches whole components.
+fn wildcard(pattern: &str, registry: &str, repository: &str) -> bool {
     if !pattern.contains('*') {
         return false;
     }
+    let (pattern, path) = pattern.split_once('/').unwrap_or((pattern, ""));
+    let below = repository
+        .strip_prefix(path)
+        .is_some_and(|rest| path.is_empty() || rest.is_empty() || rest.starts_with('/'));
     let (host, port) = registry.split_once(':').unwrap_or((registry, ""));
     let (pattern_host, pattern_port) = pattern.split_once(':').unwrap_or((pattern, ""));
     let labels: Vec<&str> = host.split('.').collect();
     let patterns: Vec<&str> = pattern_host.split('.').collect();
-    port == pattern_port
+    below
+        && port == pattern_port
         && labels.len() == patterns.len()
-        && labels
-            .iter()
-            .zip(&patterns)
-            .all(|(label, pattern)| match pattern.split_once('*') {
-                Some((head, tail)) => {
-                    label.len() >= head.len() + tail.len()
-                        && label.starts_with(head)
-                        && label.ends_with(tail)
-                }
-                None => label == pattern,
-            })
+        && labels.iter().zip(&patterns).all(|(l, p)| label(p, l))
+}
+
+/// Returns whether a label of a host matches a pattern with at most one `*`.
+fn label(pattern: &str, label: &str) -> bool {
+    match pattern.split_once('*') {
+        Some((head, tail)) => {
+            label.len() >= head.len() + tail.len()
+                && label.starts_with(head)
+                && label.ends_with(tail)
+        }
+        None => label == pattern,
+    }
+}
+
+/// Splits a text after its opening quotation mark into the quoted string, without escapes, and
+/// what follows its end.
+fn quoted(text: &str) -> (String, &str) {
+    let mut value = String::new();
+    let mut characters = text.char_indices();
+    while let Some((i, c)) = characters.next() {
+        match c {
+            '"' => return (value, &text[i + 1..]),
+            '\\' => value.extend(characters.next().map(|(_, c)| c)),
+            other => value.push(other),
+        }
+    }
+    (value, "")
 }
 
 /// A parsed `WWW-Authenticate` header.
@@ -232,21 +266,8 @@ impl Challenge {
             let Some((name, after)) = rest.split_once('=') else {
                 break;
             };
-            let (value, after) = if let Some(quoted) = after.strip_prefix('"') {
-                let mut value = String::new();
-                let mut characters = quoted.char_indices();
-                let mut end = quoted.len();
-                while let Some((i, c)) = characters.next() {
-                    match c {
-                        '"' => {
-                            end = i + 1;
-                            break;
-                        }
-                        '\\' => value.extend(characters.next().map(|(_, c)| c)),
-                        other => value.push(other),
-                    }
-                }
-                (value, &quoted[end..])
+            let (value, after) = if let Some(rest) = after.strip_prefix('"') {
+                quoted(rest)
             } else {
                 let end = after.find(',').unwrap_or(after.len());
                 (after[..end].trim().to_string(), &after[end..])
@@ -266,6 +287,8 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::image::reference::Reference;
+    use crate::spec::RuntimeConfig;
 
     #[test]
     fn challenges() {
@@ -289,6 +312,21 @@ mod tests {
     }
 
     #[test]
+    fn credentials_are_sent_encrypted() {
+        let mut config = RuntimeConfig::new("/r", "/i", "/u", "/b");
+        config.insecure_registries = vec!["plain.example".into()];
+        let allowed = |image: &str, server: &str| {
+            let reference = Reference::parse(image).unwrap();
+            let registry = Registry::new(&config, &reference, &[]).unwrap();
+            registry.may_receive_credentials(&reqwest::Url::parse(server).unwrap())
+        };
+        assert!(allowed("tls.example/app", "https://auth.example/token"));
+        assert!(!allowed("tls.example/app", "http://auth.example/token"));
+        assert!(allowed("plain.example/app", "http://auth.example/token"));
+        assert!(allowed("localhost:5000/app", "http://localhost:5000/token"));
+    }
+
+    #[test]
     fn credentials_by_best_fit() {
         let entry = |registry: &str| RegistryAuth {
             registry: registry.into(),
@@ -299,6 +337,8 @@ mod tests {
             entry("ghcr.io"),
             entry("ghcr.io/team"),
             entry("*.example.com"),
+            entry("*.example.com/team"),
+            entry("*.example.com:5000/v2/"),
         ];
         let find = |registry: &str, repository: &str| {
             select_auth(&all, registry, repository).map(|a| a.registry.as_str())
@@ -311,5 +351,13 @@ mod tests {
         assert_eq!(find("ghcr.io", "teammate/a"), Some("ghcr.io"));
         assert_eq!(find("a.example.com", "x"), Some("*.example.com"));
         assert_eq!(find("a.b.example.com", "x"), None);
+        let team = Some("*.example.com/team");
+        assert_eq!(find("a.example.com", "team"), team);
+        assert_eq!(find("a.example.com", "team/app"), team);
+        assert_eq!(find("a.example.com", "teammate/app"), Some("*.example.com"));
+        assert_eq!(
+            find("a.example.com:5000", "x"),
+            Some("*.example.com:5000/v2/")
+        );
     }
 }

@@ -196,7 +196,9 @@ impl Registry {
                         _ => return Err(self.failed(reason)),
                     }
                 }
-                Err(e) if e.is_builder() => return Err(self.failed(describe(&e))),
+                Err(e) if e.is_builder() || e.is_redirect() => {
+                    return Err(self.failed(describe(&e)));
+                }
                 Err(e) => (None, self.failed(describe(&e))),
             };
             attempt += 1;

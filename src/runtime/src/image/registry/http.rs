@@ -3,8 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use reqwest::Client;
 use reqwest::header::{HeaderMap, RETRY_AFTER};
+use reqwest::redirect::{Action, Attempt, Policy};
+use reqwest::{Client, Url};
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 
@@ -20,6 +21,8 @@ const ROOTS: &[&str] = &[
 ];
 /// Maximum number of attempts of a request or download.
 pub(super) const MAX_ATTEMPTS: u32 = 5;
+/// Maximum number of redirections of a request.
+const MAX_REDIRECTS: usize = 10;
 /// Timeout of a connection attempt.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
 /// Timeout of a response without progress. The download is then retried.
@@ -51,8 +54,30 @@ pub(super) fn client(config: &RuntimeConfig) -> Result<Client, ImageError> {
         .user_agent(concat!("rkube/", env!("CARGO_PKG_VERSION")))
         .connect_timeout(CONNECT_TIMEOUT)
         .read_timeout(STALL_TIMEOUT)
+        .redirect(Policy::custom(redirect))
         .build()
         .map_err(|e| failed(&e))
+}
+
+/// Follows the redirections that [`check_redirect`] permits.
+fn redirect(attempt: Attempt<'_>) -> Action {
+    match check_redirect(attempt.previous(), attempt.url()) {
+        Ok(()) => attempt.follow(),
+        Err(reason) => attempt.error(reason),
+    }
+}
+
+/// Checks a redirection. Fails if it leads from HTTPS to plain HTTP, where headers and content
+/// could be read and changed, or if it is one too many.
+fn check_redirect(previous: &[Url], next: &Url) -> Result<(), &'static str> {
+    let encrypted = previous.last().is_some_and(|url| url.scheme() == "https");
+    if encrypted && next.scheme() != "https" {
+        return Err("it redirects from HTTPS to plain HTTP");
+    }
+    if previous.len() > MAX_REDIRECTS {
+        return Err("it redirects too often");
+    }
+    Ok(())
 }
 
 /// Returns whether a registry's host is a loopback address.
@@ -136,6 +161,22 @@ pub(super) fn percent(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn redirections_stay_encrypted_and_end() {
+        let url = |text: &str| Url::parse(text).unwrap();
+        let (plain, tls) = (url("http://a.example/v2/"), url("https://b.example/x"));
+        assert_eq!(check_redirect(std::slice::from_ref(&tls), &tls), Ok(()));
+        assert_eq!(check_redirect(std::slice::from_ref(&plain), &tls), Ok(()));
+        assert_eq!(check_redirect(std::slice::from_ref(&plain), &plain), Ok(()));
+        assert!(check_redirect(std::slice::from_ref(&tls), &plain).is_err());
+        assert!(check_redirect(&[plain.clone(), tls.clone()], &plain).is_err());
+        assert_eq!(
+            check_redirect(&vec![tls.clone(); MAX_REDIRECTS], &tls),
+            Ok(())
+        );
+        assert!(check_redirect(&vec![tls.clone(); MAX_REDIRECTS + 1], &tls).is_err());
+    }
 
     #[test]
     fn loopback() {

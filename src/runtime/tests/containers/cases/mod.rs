@@ -1,5 +1,7 @@
 //! The test cases, by name.
 
+mod ends;
+
 use std::time::Duration;
 
 use rkube_runtime::{
@@ -40,6 +42,16 @@ pub const ALL: &[Case] = &[
     ("builtin_image", builtin_image),
     ("host_namespaces", host_namespaces),
     ("log_is_reopened", log_is_reopened),
+    (
+        "starts_are_announced_before_ends",
+        ends::starts_are_announced_before_ends,
+    ),
+    ("stopped_shim_is_killed", ends::stopped_shim_is_killed),
+    (
+        "unrecorded_pause_is_killed",
+        ends::unrecorded_pause_is_killed,
+    ),
+    ("child_groups_are_killed", ends::child_groups_are_killed),
 ];
 
 fn runs_to_its_end() {
@@ -613,16 +625,7 @@ fn dead_shim_is_cleaned_up_after() {
         let sandbox = b.sandbox().await;
         let id = b.start(&sandbox, b.script("sleep 1000")).await;
         let pid = b.runtime.container_status(&id).unwrap().pid.unwrap();
-        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
-        let shim: i32 = stat
-            .rsplit(") ")
-            .next()
-            .unwrap()
-            .split(' ')
-            .nth(1)
-            .unwrap()
-            .parse()
-            .unwrap();
+        let shim = ends::parent(pid);
         // SAFETY: no memory is involved.
         assert_eq!(unsafe { libc::kill(shim, libc::SIGKILL) }, 0);
         let status = b.end(&id).await;
