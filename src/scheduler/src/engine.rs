@@ -3,11 +3,15 @@
 
 use std::collections::HashMap;
 use std::future::pending;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use anyhow::Context as _;
 use kube::Client;
 use rand::RngExt as _;
+use rkube_client::events::{Recorder, Severity};
+use rkube_component_helpers::time::instant_after;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::sleep_until;
@@ -70,13 +74,13 @@ pub struct Engine {
 
 impl Engine {
     /// Creates an engine and starts the watches in background tasks.
-    pub fn new(client: Client, config: Config) -> Self {
+    pub fn new(client: Client, recorder: Recorder, config: Config) -> Self {
         let (to, messages) = mpsc::unbounded_channel();
         let (report, outcomes) = mpsc::unbounded_channel();
         let mut tasks = JoinSet::new();
         watch::start(&client, &mut tasks, &to);
         Engine {
-            actions: Actions::new(client, &config.name),
+            actions: Actions::new(client, recorder, &config.name),
             slots: Arc::new(Semaphore::new(config.bindings.max(1))),
             config,
             cluster: Cluster::default(),
@@ -93,6 +97,10 @@ impl Engine {
     }
 
     /// Schedules pods until the watches end.
+    ///
+    /// # Errors
+    ///
+    /// Fails if a watch ends or a task panics. A new engine then starts from the API's state.
     pub async fn run(mut self) -> anyhow::Result<()> {
         loop {
             // Drain all pending messages first, so that each decision uses the newest state.
@@ -102,8 +110,11 @@ impl Engine {
             while let Ok((uid, outcome)) = self.outcomes.try_recv() {
                 self.on_outcome(&uid, outcome);
             }
-            // Reap finished tasks; their results were already sent as outcomes.
-            while self.tasks.try_join_next().is_some() {}
+            // Reap finished tasks; their results were already sent as outcomes. A lost task leaves
+            // the state incomplete: a watch does not go on, or a pod's binding has no outcome.
+            while let Some(ended) = self.tasks.try_join_next() {
+                ended.context("a task of the scheduler died")?;
+            }
             self.expire(Instant::now());
             let mut busy = false;
             if self.unsynced == 0 {
@@ -316,7 +327,20 @@ impl Engine {
 
     fn schedule(&mut self, queued: Queued) {
         let pod = Arc::clone(&queued.pod);
-        match cycle::schedule(&pod, &self.cluster, |n| rand::rng().random_range(0..n)) {
+        // The cycle only reads the state, so a pod on which it panics harms no other.
+        let decided = catch_unwind(AssertUnwindSafe(|| {
+            let tie = |n| rand::rng().random_range(0..n);
+            cycle::schedule(&pod, &self.cluster, tie).map_err(|mut error| {
+                let candidate = cycle::preempt(&pod, &self.cluster, &mut error);
+                (error, candidate)
+            })
+        }));
+        let Ok(decided) = decided else {
+            tracing::error!(namespace = %pod.namespace, pod = %pod.name, "scheduling panicked, will retry");
+            self.queue.failed(queued, Instant::now());
+            return;
+        };
+        match decided {
             Ok(placement) => {
                 self.cluster.assume(&pod, &placement.node);
                 self.binding.insert(pod.uid.clone(), queued);
@@ -326,7 +350,7 @@ impl Engine {
                     self.ask_for_volumes(pod, placement);
                 }
             }
-            Err(error) => self.no_fit(queued, error),
+            Err((error, candidate)) => self.no_fit(queued, &error, candidate),
         }
     }
 
@@ -354,9 +378,7 @@ impl Engine {
                     "Successfully assigned {}/{} to {}",
                     pod.namespace, pod.name, placement.node
                 );
-                actions
-                    .event(&pod, "Normal", "Scheduled", "Binding", &message)
-                    .await;
+                actions.event(&pod, Severity::Normal, "Scheduled", "Binding", message);
             }
             drop(slot);
         });
@@ -376,9 +398,8 @@ impl Engine {
         });
     }
 
-    fn no_fit(&mut self, mut queued: Queued, mut error: FitError) {
+    fn no_fit(&mut self, mut queued: Queued, error: &FitError, candidate: Option<Candidate>) {
         let pod = Arc::clone(&queued.pod);
-        let candidate = cycle::preempt(&pod, &self.cluster, &mut error);
         queued.rejected_by = match error.plugins() {
             set if set == PluginSet::default() => PluginSet::all(),
             set => set,
@@ -462,9 +483,8 @@ impl Engine {
             {
                 tracing::warn!(pod = %pod.name, %error, "could not report that a pod is unschedulable");
             }
-            actions
-                .event(&pod, "Warning", "FailedScheduling", "Scheduling", &message)
-                .await;
+            let (reason, action) = ("FailedScheduling", "Scheduling");
+            actions.event(&pod, Severity::Warning, reason, action, message);
         });
     }
 
@@ -495,7 +515,7 @@ impl Engine {
                     queued,
                     placement,
                     claims,
-                    deadline: Instant::now() + self.config.volume_timeout,
+                    deadline: instant_after(Instant::now(), self.config.volume_timeout),
                 };
                 self.waiting.insert(uid.to_owned(), waiting);
                 self.look_at(uid);
@@ -526,9 +546,8 @@ impl Engine {
             {
                 tracing::debug!(pod = %pod.name, %error, "could not report a failed binding");
             }
-            actions
-                .event(&pod, "Warning", "FailedScheduling", "Scheduling", &message)
-                .await;
+            let (reason, action) = ("FailedScheduling", "Scheduling");
+            actions.event(&pod, Severity::Warning, reason, action, message);
         });
     }
 
