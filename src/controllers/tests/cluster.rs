@@ -163,13 +163,27 @@ impl Cluster {
             audit: None,
         };
         let server = ApiServer::new(config).await.unwrap();
-        let client = server.client("system:kube-controller-manager", &["system:masters"]);
+        // With the rights that each controller has in a cluster, not more.
+        let accounts = server.clone();
+        let clients = rkube_controllers::Clients {
+            manager: server.client("system:kube-controller-manager", &[]),
+            account: Box::new(move |name| {
+                accounts.client(
+                    &format!("system:serviceaccount:kube-system:{name}"),
+                    &[
+                        "system:serviceaccounts",
+                        "system:serviceaccounts:kube-system",
+                    ],
+                )
+            }),
+            setup: server.client("system:rkube-defaults", &["system:masters"]),
+        };
         let settings = rkube_controllers::Config::new(
             authority.certificate,
             Some(authority.key),
             "10.244.0.0/16".parse().unwrap(),
         );
-        tokio::spawn(rkube_controllers::run(client.clone(), settings));
+        tokio::spawn(rkube_controllers::run(clients, settings));
         tokio::spawn(run_pods(server.client("tester", &["system:masters"])));
         let cluster = Self {
             client: server.client("tester", &["system:masters"]),
