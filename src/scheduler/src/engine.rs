@@ -116,18 +116,7 @@ impl Engine {
                 ended.context("a task of the scheduler died")?;
             }
             self.expire(Instant::now());
-            let mut busy = false;
-            if self.unsynced == 0 {
-                for _ in 0..BATCH {
-                    let Some(queued) = self.queue.pop(Instant::now()) else {
-                        busy = false;
-                        break;
-                    };
-                    busy = true;
-                    self.schedule(queued);
-                }
-            }
-            if busy {
+            if self.unsynced == 0 && self.schedule_batch() {
                 tokio::task::yield_now().await;
                 continue;
             }
@@ -325,6 +314,17 @@ impl Engine {
 
     // ---- scheduling ----
 
+    /// Schedules some pods. Returns whether more may be waiting.
+    fn schedule_batch(&mut self) -> bool {
+        for _ in 0..BATCH {
+            let Some(queued) = self.queue.pop(Instant::now()) else {
+                return false;
+            };
+            self.schedule(queued);
+        }
+        true
+    }
+
     fn schedule(&mut self, queued: Queued) {
         let pod = Arc::clone(&queued.pod);
         // The cycle only reads the state, so a pod on which it panics harms no other.
@@ -332,7 +332,7 @@ impl Engine {
             let tie = |n| rand::rng().random_range(0..n);
             cycle::schedule(&pod, &self.cluster, tie).map_err(|mut error| {
                 let candidate = cycle::preempt(&pod, &self.cluster, &mut error);
-                (error, candidate)
+                Box::new((error, candidate))
             })
         }));
         let Ok(decided) = decided else {
@@ -350,7 +350,10 @@ impl Engine {
                     self.ask_for_volumes(pod, placement);
                 }
             }
-            Err((error, candidate)) => self.no_fit(queued, &error, candidate),
+            Err(failure) => {
+                let (error, candidate) = *failure;
+                self.no_fit(queued, &error, candidate);
+            }
         }
     }
 
@@ -462,18 +465,7 @@ impl Engine {
         let actions = self.actions.clone();
         self.spawn(async move {
             if let Some(candidate) = candidate {
-                for victim in &candidate.victims {
-                    if let Err(error) = actions.evict(victim, &pod, &candidate.node).await {
-                        tracing::warn!(victim = %victim.name, %error, "could not preempt a pod");
-                    }
-                }
-                for p in crowded_out {
-                    if let Err(error) = actions.clear_nomination(&p).await
-                        && !is_gone(&error)
-                    {
-                        tracing::warn!(pod = %p.name, %error, "could not clear a nomination");
-                    }
-                }
+                preempt(&actions, &pod, &candidate, &crowded_out).await;
             }
             let reported = actions
                 .report_unschedulable(&pod, "Unschedulable", &message, nominated.as_deref())
@@ -617,6 +609,28 @@ impl Engine {
                     &anyhow::anyhow!("binding volumes: timed out after {limit}s"),
                 );
             }
+        }
+    }
+}
+
+/// Evicts the victims of a preemption and clears the nominations that it makes void. Errors are
+/// logged: the pod is scheduled again when its victims are gone.
+async fn preempt(
+    actions: &Actions,
+    pod: &PodInfo,
+    candidate: &Candidate,
+    crowded_out: &[Arc<PodInfo>],
+) {
+    for victim in &candidate.victims {
+        if let Err(error) = actions.evict(victim, pod, &candidate.node).await {
+            tracing::warn!(victim = %victim.name, %error, "could not preempt a pod");
+        }
+    }
+    for p in crowded_out {
+        if let Err(error) = actions.clear_nomination(p).await
+            && !is_gone(&error)
+        {
+            tracing::warn!(pod = %p.name, %error, "could not clear a nomination");
         }
     }
 }

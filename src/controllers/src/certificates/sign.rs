@@ -100,17 +100,18 @@ impl Subject {
             has_server_names: false,
             has_other_names: false,
         };
-        for extension in parsed.requested_extensions().into_iter().flatten() {
-            if let ParsedExtension::SubjectAlternativeName(names) = extension {
-                for name in &names.general_names {
-                    found.has_alternatives = true;
-                    match name {
-                        GeneralName::DNSName(_) | GeneralName::IPAddress(_) => {
-                            found.has_server_names = true
-                        }
-                        _ => found.has_other_names = true,
-                    }
+        let extensions = parsed.requested_extensions().into_iter().flatten();
+        let names = extensions.flat_map(|extension| match extension {
+            ParsedExtension::SubjectAlternativeName(names) => names.general_names.as_slice(),
+            _ => &[],
+        });
+        for name in names {
+            found.has_alternatives = true;
+            match name {
+                GeneralName::DNSName(_) | GeneralName::IPAddress(_) => {
+                    found.has_server_names = true;
                 }
+                _ => found.has_other_names = true,
             }
         }
         Ok(found)

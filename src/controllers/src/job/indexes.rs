@@ -86,7 +86,7 @@ mod tests {
     #[test]
     fn huge_ranges_are_not_spelled_out() {
         let huge = ranges("5,0-2147483647,7-9", i32::MAX);
-        assert_eq!(huge, [0..i32::MAX]);
+        assert_eq!(huge, std::slice::from_ref(&(0..i32::MAX)));
         assert_eq!(size(&huge), 2_147_483_647);
         assert_eq!(count_in(&[3, 9].into(), &huge), 2);
         assert_eq!(ranges("7-9,1,8-12,x", 11), [1..2, 7..11]);

@@ -35,6 +35,19 @@ impl Backoff {
     pub fn left(&self, now: Timestamp) -> Duration {
         wait(self.failures, self.last, now)
     }
+
+    /// Counts newly terminated pods: when each ended, and whether it succeeded.
+    fn note(&mut self, mut news: Vec<(Option<Timestamp>, bool)>) {
+        news.sort();
+        for (at, success) in news {
+            if success {
+                *self = Self::default();
+            } else {
+                self.failures = self.failures.saturating_add(1);
+                self.last = at.max(self.last);
+            }
+        }
+    }
 }
 
 fn wait(failures: u32, last: Option<Timestamp>, now: Timestamp) -> Duration {
@@ -252,11 +265,7 @@ impl Sync<'_> {
                 continue;
             }
             let index = job_pods::index(pod).filter(|index| *index < limit);
-            let verdict = if success || pods::phase(pod) != "Failed" {
-                Verdict::Count
-            } else {
-                judge(self.spec.pod_failure_policy.as_ref(), pod)
-            };
+            let verdict = self.verdict(pod, success);
             if let Verdict::FailJob(message) = &verdict {
                 ended.fail_job.get_or_insert_with(|| message.clone());
             }
@@ -285,15 +294,7 @@ impl Sync<'_> {
             }
             self.plan.release.push(pod.clone());
         }
-        news.sort();
-        for (at, success) in news {
-            if success {
-                *backoff = Backoff::default();
-            } else {
-                backoff.failures = backoff.failures.saturating_add(1);
-                backoff.last = at.max(backoff.last);
-            }
-        }
+        backoff.note(news);
         ended.failed = status
             .failed
             .unwrap_or(0)
@@ -320,6 +321,15 @@ impl Sync<'_> {
         status.uncounted_terminated_pods = Some(uncounted);
         self.plan.status = status;
         ended
+    }
+
+    /// Returns what a terminated pod means for the job.
+    fn verdict(&self, pod: &Pod, success: bool) -> Verdict {
+        if success || pods::phase(pod) != "Failed" {
+            Verdict::Count
+        } else {
+            judge(self.spec.pod_failure_policy.as_ref(), pod)
+        }
     }
 
     fn count_index(&self, ended: &mut Ended, pod: &Pod, index: Option<i32>, verdict: &Verdict) {
