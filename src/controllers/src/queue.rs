@@ -333,16 +333,14 @@ mod tests {
         let (queue, done) = (Queue::new(), Notify::new());
         queue.add("poison");
         queue.add("fine");
-        let work = queue.work("test", 2, |item| {
-            let (queue, done) = (&queue, &done);
-            async move {
-                if item == "poison" {
-                    assert_eq!(queue.failures(&item), 2, "expected by this test");
-                    done.notify_one();
-                }
-                Ok(())
+        let sync = async |item| {
+            if item == "poison" {
+                assert_eq!(queue.failures(&item), 2, "expected by this test");
+                done.notify_one();
             }
-        });
+            Ok(())
+        };
+        let work = queue.work("test", 2, sync);
         tokio::select! {
             () = work => unreachable!(),
             () = done.notified() => {}
