@@ -115,6 +115,9 @@ pub async fn run(config: NodeConfig) -> anyhow::Result<()> {
 fn controller_account(server: &Arc<ApiServer>, name: &str) -> kube::Client {
     server.client(
         &format!("system:serviceaccount:kube-system:{name}"),
-        &["system:serviceaccounts", "system:serviceaccounts:kube-system"],
+        &[
+            "system:serviceaccounts",
+            "system:serviceaccounts:kube-system",
+        ],
     )
 }
