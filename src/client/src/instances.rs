@@ -3,119 +3,115 @@
 //! `serde`'s functions are generic, so every crate that reads a `Pod` compiles the
 //! code for all types a pod consists of, several thousand lines. Crates built with
 //! `opt-level` `s` or lower reuse instances that a crate they depend on has compiled
-//! already. The tables below make this crate that one: it lists the kinds that
-//! clients read and write, with every reader and writer that `kube` and our own
-//! informers use. A crate profits as soon as it names this one, if only by
-//! `use rkube_client as _;`.
+//! already. The tables below make this crate that one. A crate profits as soon as it
+//! names this one, if only by `use rkube_client as _;`.
+//!
+//! Every table costs compile time before any other crate can start, so a kind is listed
+//! only if at least two crates use it, and only with the functions that they use:
+//!
+//! - All text is read with `serde_json::from_str`. `from_slice` and `from_value` have other
+//!   readers, each of which would be compiled for all types again; use [`tree`] and
+//!   `from_str` instead.
+//! - `kube`'s watches read `WatchEvent<K>`. The informers of the controllers have their own
+//!   reader of events, which uses the reader of the object.
 
-use k8s_openapi::api::apps::v1::{
-    ControllerRevision, DaemonSet, Deployment, ReplicaSet, StatefulSet,
-};
-use k8s_openapi::api::authentication::v1::{TokenRequest, TokenReview};
-use k8s_openapi::api::authorization::v1::SubjectAccessReview;
-use k8s_openapi::api::autoscaling::v1::Scale;
-use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
-use k8s_openapi::api::batch::v1::{CronJob, Job};
-use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
+use k8s_openapi::api::apps::v1::{ReplicaSet, StatefulSet};
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{
-    ConfigMap, Endpoints, Event, Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod,
-    ReplicationController, ResourceQuota, Secret, Service, ServiceAccount,
+    ConfigMap, Event, Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod,
+    ReplicationController, Secret, Service, ServiceAccount,
 };
 use k8s_openapi::api::discovery::v1::EndpointSlice;
-use k8s_openapi::api::networking::v1::{Ingress, NetworkPolicy};
-use k8s_openapi::api::policy::v1::{Eviction, PodDisruptionBudget};
-use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding, Role, RoleBinding};
-use k8s_openapi::api::scheduling::v1::PriorityClass;
-use k8s_openapi::api::storage::v1::{
-    CSINode, StorageClass, VolumeAttachment, VolumeAttributesClass,
-};
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use k8s_openapi::api::storage::v1::StorageClass;
 use kube::api::WatchEvent;
-use kube::core::{DynamicObject, ObjectList, PartialObjectMeta};
+use kube::core::ObjectList;
+use serde::Serialize;
 use serde_json::{Result, Value};
 
 /// The readers of one kind.
-pub struct Decode<K: Clone> {
-    /// One object, from JSON text.
-    pub text: fn(&str) -> Result<K>,
-    /// One object, from bytes.
-    pub bytes: fn(&[u8]) -> Result<K>,
-    /// A list, from JSON text.
+pub struct Read<K: Clone> {
+    /// One object.
+    pub object: fn(&str) -> Result<K>,
+    /// A list.
     pub list: fn(&str) -> Result<ObjectList<K>>,
-    /// An event of a watch, from bytes.
-    pub event: fn(&[u8]) -> Result<WatchEvent<K>>,
 }
 
-/// The writers of one kind.
-pub struct Encode<K> {
-    /// JSON text as bytes.
-    pub bytes: fn(&K) -> Result<Vec<u8>>,
-    /// A tree.
-    pub tree: fn(&K) -> Result<Value>,
-}
-
-macro_rules! instances {
+macro_rules! read {
     ($($name:ident: $kind:ty,)*) => {
         $(
-            #[doc = concat!("Readers and writers of [`", stringify!($kind), "`].")]
-            pub static $name: (Decode<$kind>, Encode<$kind>) = (
-                Decode {
-                    text: |text| serde_json::from_str(text),
-                    bytes: |bytes| serde_json::from_slice(bytes),
-                    list: |text| serde_json::from_str(text),
-                    event: |bytes| serde_json::from_slice(bytes),
-                },
-                Encode {
-                    bytes: serde_json::to_vec,
-                    tree: |object| serde_json::to_value(object),
-                },
-            );
+            #[doc = concat!("Readers of [`", stringify!($kind), "`].")]
+            pub static $name: Read<$kind> = Read {
+                object: |text| serde_json::from_str(text),
+                list: |text| serde_json::from_str(text),
+            };
         )*
     };
 }
 
-instances! {
-    CLUSTER_ROLE: ClusterRole,
-    CLUSTER_ROLE_BINDING: ClusterRoleBinding,
+macro_rules! watched {
+    ($($name:ident: $kind:ty,)*) => {
+        $(
+            #[doc = concat!("Reader of events of [`", stringify!($kind), "`].")]
+            pub static $name: fn(&str) -> Result<WatchEvent<$kind>> =
+                |text| serde_json::from_str(text);
+        )*
+    };
+}
+
+macro_rules! written {
+    ($($name:ident: $kind:ty,)*) => {
+        $(
+            #[doc = concat!("Writer of [`", stringify!($kind), "`].")]
+            pub static $name: fn(&$kind) -> Result<Vec<u8>> = serde_json::to_vec;
+        )*
+    };
+}
+
+read! {
     CONFIG_MAP: ConfigMap,
-    CONTROLLER_REVISION: ControllerRevision,
-    CRON_JOB: CronJob,
-    CSI_NODE: CSINode,
-    CSR: CertificateSigningRequest,
-    DAEMON_SET: DaemonSet,
-    DEPLOYMENT: Deployment,
-    DYNAMIC: DynamicObject,
-    ENDPOINTS: Endpoints,
     ENDPOINT_SLICE: EndpointSlice,
     EVENT: Event,
-    EVICTION: Eviction,
-    HPA: HorizontalPodAutoscaler,
-    INGRESS: Ingress,
-    JOB: Job,
     LEASE: Lease,
-    METADATA: PartialObjectMeta<Pod>,
     NAMESPACE: Namespace,
-    NETWORK_POLICY: NetworkPolicy,
     NODE: Node,
     PDB: PodDisruptionBudget,
     POD: Pod,
-    PRIORITY_CLASS: PriorityClass,
     PV: PersistentVolume,
     PVC: PersistentVolumeClaim,
-    QUOTA: ResourceQuota,
     REPLICATION_CONTROLLER: ReplicationController,
     REPLICA_SET: ReplicaSet,
-    ROLE: Role,
-    ROLE_BINDING: RoleBinding,
-    SCALE: Scale,
     SECRET: Secret,
     SERVICE: Service,
     SERVICE_ACCOUNT: ServiceAccount,
     STATEFUL_SET: StatefulSet,
     STORAGE_CLASS: StorageClass,
-    SUBJECT_ACCESS_REVIEW: SubjectAccessReview,
-    TOKEN_REQUEST: TokenRequest,
-    TOKEN_REVIEW: TokenReview,
-    VOLUME_ATTACHMENT: VolumeAttachment,
-    VOLUME_ATTRIBUTES_CLASS: VolumeAttributesClass,
+}
+
+watched! {
+    WATCHED_NODE: Node,
+    WATCHED_POD: Pod,
+    WATCHED_SERVICE: Service,
+}
+
+written! {
+    WRITTEN_CONFIG_MAP: ConfigMap,
+    WRITTEN_EVENT: Event,
+    WRITTEN_LEASE: Lease,
+    WRITTEN_NODE: Node,
+    WRITTEN_POD: Pod,
+    WRITTEN_SERVICE: Service,
+}
+
+/// Converts a value to a tree.
+///
+/// Like `serde_json::to_value`, but with the writer that requests use, so that no further one is
+/// compiled for the value's type.
+///
+/// # Errors
+///
+/// Fails if the value cannot be represented, for example because of a map with keys that are no
+/// strings.
+pub fn tree<T: Serialize>(value: &T) -> Result<Value> {
+    serde_json::from_slice(&serde_json::to_vec(value)?)
 }

@@ -1,4 +1,6 @@
 //! Code that every client of the API shares: controllers, scheduler, node agents
 //! and the command line.
 
+pub mod events;
 pub mod instances;
+pub mod supervise;

@@ -14,5 +14,6 @@ pub mod node_affinity;
 pub mod qos;
 pub mod quota;
 pub mod resource;
+pub mod time;
 pub mod tolerations;
 mod tree;

@@ -4,8 +4,10 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Secret;
+use rkube_component_helpers::time::until_time;
 
 use crate::context::{Context, Deletion, Result, optional};
+use crate::controller::{Controller, Watches};
 use crate::informers::Key;
 use crate::queue::Queue;
 
@@ -20,34 +22,49 @@ pub fn left(secret: &Secret, now: Timestamp) -> Option<Duration> {
     let Ok(expiration) = text.trim().parse::<Timestamp>() else {
         return Some(Duration::ZERO);
     };
-    Some(Duration::try_from(expiration.duration_since(now)).unwrap_or(Duration::ZERO))
+    Some(until_time(expiration, now))
 }
 
-/// Registers event handlers and returns the controller's run loop. Call before the informers start.
-pub fn start(ctx: &Context) -> impl Future<Output = ()> + Send + use<> {
-    let queue: Queue<Key> = Queue::new();
-    let store = ctx.informers.bootstrap_tokens.clone();
-    {
-        let queue = queue.clone();
-        store.on_change(move |change| {
-            if !change.is_deletion() {
-                queue.add(Key::of(&change.object().metadata));
-            }
-        });
+/// The controller that deletes expired bootstrap tokens.
+pub struct TokenCleaner {
+    ctx: Context,
+    queue: Queue<Key>,
+}
+
+impl TokenCleaner {
+    /// Returns the controller.
+    pub fn new(ctx: &Context) -> Self {
+        Self {
+            ctx: ctx.clone(),
+            queue: Queue::new(),
+        }
     }
-    let ctx = ctx.clone();
-    async move {
-        store.synced().await;
-        let again = queue.clone();
-        let (ctx, store, again) = (&ctx, &store, &again);
-        queue
-            .work("token-cleaner-controller", 1, |key| async move {
-                let Some(secret) = store.by_key(&key) else {
-                    return Ok(());
-                };
-                sync(ctx, again, key, &secret).await
-            })
-            .await;
+}
+
+impl Controller for TokenCleaner {
+    type Item = Key;
+
+    fn name(&self) -> &'static str {
+        "token-cleaner-controller"
+    }
+
+    fn workers(&self) -> usize {
+        1
+    }
+
+    fn queue(&self) -> &Queue<Key> {
+        &self.queue
+    }
+
+    fn watch(&self, watches: &mut Watches<Key>) {
+        watches.present(&self.ctx.informers.bootstrap_tokens);
+    }
+
+    async fn reconcile(&self, key: Key) -> Result<()> {
+        let Some(secret) = self.ctx.informers.bootstrap_tokens.by_key(&key) else {
+            return Ok(());
+        };
+        sync(&self.ctx, &self.queue, key, &secret).await
     }
 }
 
@@ -63,7 +80,7 @@ async fn sync(ctx: &Context, queue: &Queue<Key>, key: Key, secret: &Secret) -> R
             .map(drop)
         }
         Some(left) => {
-            queue.add_after(key, left + Duration::from_millis(100));
+            queue.add_after(key, left.saturating_add(Duration::from_millis(100)));
             Ok(())
         }
     }

@@ -8,6 +8,7 @@ use kube::api::{Api, Patch, PatchParams};
 use serde_json::json;
 
 use crate::context::{Context, Error, Result, optional};
+use crate::controller::{Controller, Watches};
 use crate::informers::Key;
 use crate::queue::Queue;
 use rkube_component_helpers::label_selector;
@@ -44,13 +45,40 @@ pub fn rules(role: &ClusterRole, all: &[Arc<ClusterRole>]) -> Option<Vec<PolicyR
     Some(rules)
 }
 
-/// Registers event handlers and returns the controller's run loop. Call before the informers start.
-pub fn start(ctx: &Context) -> impl Future<Output = ()> + Send + use<> {
-    let queue: Queue<Key> = Queue::new();
-    let store = ctx.informers.cluster_roles.clone();
-    {
-        let (queue, store) = (queue.clone(), store.clone());
-        ctx.informers.cluster_roles.on_change(move |change| {
+/// The controller of aggregated cluster roles.
+pub struct ClusterRoleController {
+    ctx: Context,
+    queue: Queue<Key>,
+}
+
+impl ClusterRoleController {
+    /// Returns the controller.
+    pub fn new(ctx: &Context) -> Self {
+        Self {
+            ctx: ctx.clone(),
+            queue: Queue::new(),
+        }
+    }
+}
+
+impl Controller for ClusterRoleController {
+    type Item = Key;
+
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn workers(&self) -> usize {
+        5
+    }
+
+    fn queue(&self) -> &Queue<Key> {
+        &self.queue
+    }
+
+    fn watch(&self, watches: &mut Watches<Key>) {
+        let store = self.ctx.informers.cluster_roles.clone();
+        watches.on(&self.ctx.informers.cluster_roles, move |change, queue| {
             // Any role may be selected by any aggregated one.
             if change.object().aggregation_rule.is_some() {
                 queue.add(Key::of(&change.object().metadata));
@@ -66,11 +94,9 @@ pub fn start(ctx: &Context) -> impl Future<Output = ()> + Send + use<> {
             }
         });
     }
-    let ctx = ctx.clone();
-    async move {
-        store.synced().await;
-        let ctx = &ctx;
-        queue.work(NAME, 5, |key| sync(ctx, key)).await;
+
+    async fn reconcile(&self, key: Key) -> Result<()> {
+        sync(&self.ctx, key).await
     }
 }
 

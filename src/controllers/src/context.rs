@@ -149,6 +149,14 @@ fn built<T>(request: std::result::Result<T, kube::core::request::Error>) -> Resu
 }
 
 impl Context {
+    /// Returns this environment with another client: that of one controller.
+    pub fn acting_as(&self, client: Client) -> Self {
+        Self {
+            client,
+            ..self.clone()
+        }
+    }
+
     /// Returns the current time.
     pub fn now(&self) -> Timestamp {
         Timestamp::now()

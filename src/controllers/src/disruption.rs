@@ -14,6 +14,7 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use crate::common::{intstr, owners, pods};
 use crate::context::{Context, Error, Result, optional};
+use crate::controller::{Controller, Watches};
 use crate::events::Severity::{Normal, Warning};
 use crate::gc::Collector;
 use crate::informers::Key;
@@ -63,7 +64,9 @@ pub fn status(
         covered.len() as i32
     };
     let desired = match (&spec.max_unavailable, &spec.min_available) {
-        (Some(unavailable), _) => (expected - intstr::scaled(unavailable, expected, true)).max(0),
+        (Some(unavailable), _) => expected
+            .saturating_sub(intstr::scaled(unavailable, expected, true))
+            .max(0),
         (None, Some(available)) => intstr::scaled(available, expected, true),
         (None, None) => 0,
     };
@@ -86,7 +89,7 @@ pub fn status(
         .filter(|pod| !disrupted.contains_key(pod.metadata.name.as_deref().unwrap_or_default()))
         .count() as i32;
     let allowed = if expected > 0 {
-        (healthy - desired).max(0)
+        healthy.saturating_sub(desired).max(0)
     } else {
         0
     };
@@ -142,56 +145,64 @@ fn set(
     all
 }
 
-struct Controller {
+/// The controller of disruption budgets.
+pub struct DisruptionController {
     ctx: Context,
     collector: Collector,
     queue: Queue<Key>,
 }
 
-/// Registers event handlers and returns the controller's run loop. Call before the informers start.
-pub fn start(ctx: &Context, collector: &Collector) -> impl Future<Output = ()> + Send + use<> {
-    let queue: Queue<Key> = Queue::new();
-    let informers = ctx.informers.clone();
-    {
-        let queue = queue.clone();
-        informers
-            .budgets
-            .on_change(move |change| queue.add(Key::of(&change.object().metadata)));
-    }
-    {
-        let (queue, budgets) = (queue.clone(), informers.budgets.clone());
-        informers.pods.on_change(move |change| {
-            let pod = change.object();
-            for budget in
-                budgets.in_namespace(pod.metadata.namespace.as_deref().unwrap_or_default())
-            {
-                if change.states().any(|pod| covers(&budget, pod)) {
-                    queue.add(Key::of(&budget.metadata));
-                }
-            }
-        });
-    }
-    let controller = Controller {
-        ctx: ctx.clone(),
-        collector: collector.clone(),
-        queue,
-    };
-    async move {
-        informers.budgets.synced().await;
-        informers.pods.synced().await;
-        informers.replica_sets.synced().await;
-        informers.deployments.synced().await;
-        informers.stateful_sets.synced().await;
-        informers.replication_controllers.synced().await;
-        let controller = &controller;
-        controller
-            .queue
-            .work("disruption-controller", 2, |key| controller.sync(key))
-            .await;
+impl DisruptionController {
+    /// Returns the controller.
+    pub fn new(ctx: &Context, collector: &Collector) -> Self {
+        Self {
+            ctx: ctx.clone(),
+            collector: collector.clone(),
+            queue: Queue::new(),
+        }
     }
 }
 
-impl Controller {
+impl Controller for DisruptionController {
+    type Item = Key;
+
+    fn name(&self) -> &'static str {
+        "disruption-controller"
+    }
+
+    fn workers(&self) -> usize {
+        2
+    }
+
+    fn queue(&self) -> &Queue<Key> {
+        &self.queue
+    }
+
+    fn watch(&self, watches: &mut Watches<Key>) {
+        let informers = &self.ctx.informers;
+        let budgets = informers.budgets.clone();
+        watches
+            .objects(&informers.budgets)
+            .on(&informers.pods, move |change, queue| {
+                let namespace = change.object().metadata.namespace.as_deref();
+                for budget in budgets.in_namespace(namespace.unwrap_or_default()) {
+                    if change.states().any(|pod| covers(&budget, pod)) {
+                        queue.add(Key::of(&budget.metadata));
+                    }
+                }
+            })
+            .reads(&informers.replica_sets)
+            .reads(&informers.deployments)
+            .reads(&informers.stateful_sets)
+            .reads(&informers.replication_controllers);
+    }
+
+    async fn reconcile(&self, key: Key) -> Result<()> {
+        self.sync(key).await
+    }
+}
+
+impl DisruptionController {
     async fn sync(&self, key: Key) -> Result<()> {
         let store = &self.ctx.informers.budgets;
         let Some(budget) = store.by_key(&key) else {
@@ -257,7 +268,7 @@ impl Controller {
             };
             let (uid, replicas) = self.replicas(namespace, owner).await?;
             if seen.insert(uid) {
-                total += replicas;
+                total = i32::saturating_add(total, replicas);
             }
         }
         Ok(total)
@@ -410,5 +421,33 @@ mod tests {
         let (later, recheck) = status(&budget, &pods, 0, at(300));
         assert_eq!((later.disruptions_allowed, recheck), (Some(1), None));
         assert_eq!(later.disrupted_pods, None);
+    }
+
+    #[test]
+    fn any_numbers_can_be_counted_with() {
+        let pods = [Arc::new(pod("a", "n", "Running", Some(1)))];
+        for field in ["minAvailable", "maxUnavailable"] {
+            let object = serde_json::json!({
+                "metadata": {"generation": 1},
+                "spec": {field: 1},
+                "status": {"currentHealthy": 1, "desiredHealthy": 1, "disruptionsAllowed": 1,
+                    "expectedPods": 1, "observedGeneration": 1},
+            });
+            crate::common::extremes::each(&object, |budget: &PodDisruptionBudget| {
+                for scale in [i32::MIN, 0, i32::MAX] {
+                    status(budget, &pods, scale, at(9));
+                }
+            });
+            for text in ["-9223372036854775808%", "9223372036854775807%", "1%"] {
+                let value = Some(IntOrString::String(text.into()));
+                let budget = match field {
+                    "minAvailable" => budget(value, None),
+                    _ => budget(None, value),
+                };
+                for scale in [i32::MIN, 0, i32::MAX] {
+                    status(&budget, &pods, scale, at(9));
+                }
+            }
+        }
     }
 }

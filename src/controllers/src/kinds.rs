@@ -24,6 +24,7 @@ use kube::Client;
 
 use crate::discovery::Served;
 use crate::informers::{Object, Source, Store, reflect};
+use rkube_client::supervise::supervise;
 
 /// Name of the config map with the cluster's CA certificate in every namespace.
 pub const ROOT_CA: &str = "kube-root-ca.crt";
@@ -111,7 +112,10 @@ fn reflector<K: Object>(
         fields: fields.map(str::to_owned),
         metadata_only: false,
     };
-    Box::pin(reflect(client.clone(), source, store.clone()))
+    let (client, store) = (client.clone(), store.clone());
+    Box::pin(supervise(source.path.clone(), move || {
+        reflect(client.clone(), source.clone(), store.clone())
+    }))
 }
 
 informers! {

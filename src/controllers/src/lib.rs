@@ -1,11 +1,8 @@
 //! The controllers: the equivalent of upstream's kube-controller-manager.
 //!
 //! Each controller observes objects through shared informers ([`informers`]), decides with pure
-//! functions and acts through the API. Each file or directory is one controller; [`run`] starts all
-//! of them.
-
-// Linked for the serializers of typed objects, which are compiled once in that crate.
-use rkube_client as _;
+//! functions and acts through the API. Each file or directory is one controller, that is, an
+//! implementation of [`controller::Controller`]; [`run`] starts all of them.
 
 pub mod autoscaler;
 pub mod bootstrap_tokens;
@@ -13,6 +10,7 @@ pub mod certificates;
 pub mod cluster_roles;
 pub mod common;
 pub mod context;
+pub mod controller;
 pub mod cronjob;
 pub mod daemonset;
 pub mod deployment;
@@ -34,21 +32,23 @@ pub mod service_accounts;
 pub mod statefulset;
 pub mod volumes;
 
-use std::future::Future;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::future::BoxFuture;
 use ipnet::Ipv4Net;
 use k8s_openapi::api::apps::v1::ReplicaSet;
 use k8s_openapi::api::core::v1::ReplicationController;
+use rkube_client::supervise::supervise;
 use tokio::task::JoinSet;
 
 use context::Context;
+use controller::start;
 use events::Recorder;
 use kinds::Informers;
+use replicaset::ReplicatorController;
 
 /// Settings of the controllers.
 #[derive(Clone, Debug)]
@@ -98,30 +98,53 @@ impl Config {
     }
 }
 
-type Controller = Pin<Box<dyn Future<Output = ()> + Send>>;
+/// The identities under which requests are sent.
+pub struct Clients {
+    /// The controller manager: informers, discovery and events.
+    pub manager: kube::Client,
+    /// A controller, by the name of its service account in the namespace `kube-system`.
+    pub account: Box<dyn Fn(&str) -> kube::Client + Send + Sync>,
+    /// Creates the objects that every cluster starts with.
+    pub setup: kube::Client,
+}
+
+impl From<kube::Client> for Clients {
+    /// Returns one identity for everything. It needs the rights of a cluster administrator.
+    fn from(client: kube::Client) -> Self {
+        let (manager, setup) = (client.clone(), client.clone());
+        Self {
+            manager,
+            account: Box::new(move |_| client.clone()),
+            setup,
+        }
+    }
+}
 
 /// Runs all controllers until the future is dropped.
 ///
+/// A part that ends or panics is started again while the others continue.
+///
 /// # Errors
 ///
-/// Returns only if a task ends or panics, with an error that contains the reason.
-pub async fn run(client: kube::Client, config: Config) -> anyhow::Result<()> {
-    let (recorder, events) = Recorder::new(client.clone());
+/// Returns only if the supervision itself fails, with an error that contains the reason.
+pub async fn run(clients: impl Into<Clients>, config: Config) -> anyhow::Result<()> {
+    let clients = clients.into();
+    let client = &clients.manager;
+    let (recorder, events) = Recorder::new(client.clone(), events::settings());
     let ctx = Context {
         client: client.clone(),
         config: Arc::new(config),
         informers: Arc::new(Informers::new()),
         recorder,
     };
-    // Handlers must be registered before the first object arrives.
-    let controllers: Vec<Controller> = controllers(&ctx);
     let mut tasks = JoinSet::new();
     tasks.spawn(events);
-    for reflector in ctx.informers.reflectors(&client) {
-        tasks.spawn(reflector);
-    }
-    for controller in controllers {
+    // Handlers must be registered before the first object arrives.
+    for controller in controllers(&ctx, &clients) {
         tasks.spawn(controller);
+    }
+    for reflector in ctx.informers.reflectors(client) {
+        tasks.spawn(reflector);
     }
     drop(ctx);
     match tasks.join_next().await {
@@ -130,38 +153,98 @@ pub async fn run(client: kube::Client, config: Config) -> anyhow::Result<()> {
     }
 }
 
-fn controllers(ctx: &Context) -> Vec<Controller> {
+fn controllers(ctx: &Context, clients: &Clients) -> Vec<BoxFuture<'static, ()>> {
     let collector = gc::Collector::default();
+    let collector = &collector;
+    // Upstream's names of the controllers' service accounts.
+    let by = |account: &str| ctx.acting_as((clients.account)(account));
+    let setup = ctx.acting_as(clients.setup.clone());
+    let node = by("node-controller");
+    let garbage = by("generic-garbage-collector");
+    let monitors = Arc::new(gc::Monitors::new(&garbage, collector));
+    let garbage_collector = gc::GarbageCollector::new(&garbage, collector, &monitors);
+    let watches = supervise("the garbage collector's watches", move || {
+        let monitors = monitors.clone();
+        async move { monitors.run().await }
+    });
     vec![
-        Box::pin(service_accounts::start(ctx)),
-        Box::pin(service_accounts::publish_root_ca(ctx)),
-        Box::pin(endpoints::legacy::start(ctx)),
-        Box::pin(endpoints::slices::start(ctx)),
-        Box::pin(endpoints::mirror::start(ctx)),
-        Box::pin(nodes::lifecycle::start(ctx)),
-        Box::pin(nodes::eviction::start(ctx)),
-        Box::pin(nodes::ipam::start(ctx)),
-        Box::pin(pod_gc::start(ctx)),
-        Box::pin(namespace::start(ctx, &collector)),
-        Box::pin(gc::start(ctx, &collector)),
-        Box::pin(deployment::start(ctx)),
-        Box::pin(replicaset::start::<ReplicaSet>(ctx)),
-        Box::pin(replicaset::start::<ReplicationController>(ctx)),
-        Box::pin(daemonset::start(ctx)),
-        Box::pin(statefulset::start(ctx)),
-        Box::pin(job::start(ctx)),
-        Box::pin(job::ttl::start(ctx)),
-        Box::pin(cronjob::start(ctx)),
-        Box::pin(cluster_roles::start(ctx)),
-        Box::pin(disruption::start(ctx, &collector)),
-        Box::pin(quota::start(ctx, &collector)),
-        Box::pin(certificates::start(ctx)),
-        Box::pin(bootstrap_tokens::start(ctx)),
-        Box::pin(autoscaler::start(ctx, &collector)),
-        Box::pin(volumes::start(ctx)),
-        Box::pin(volumes::protection::claims(ctx)),
-        Box::pin(volumes::protection::volumes(ctx)),
-        Box::pin(volumes::protection::classes(ctx)),
-        Box::pin(volumes::ephemeral::start(ctx)),
+        Box::pin(watches),
+        start(garbage_collector),
+        start(service_accounts::ServiceAccountController::new(&by(
+            "service-account-controller",
+        ))),
+        start(service_accounts::RootCaPublisher::new(&by(
+            "root-ca-cert-publisher",
+        ))),
+        start(endpoints::legacy::EndpointsController::new(&by(
+            "endpoint-controller",
+        ))),
+        start(endpoints::slices::SliceController::new(&by(
+            "endpointslice-controller",
+        ))),
+        start(endpoints::mirror::MirrorController::new(&by(
+            "endpointslicemirroring-controller",
+        ))),
+        start(nodes::lifecycle::LifecycleController::new(&node)),
+        start(nodes::eviction::EvictionController::new(&node)),
+        start(nodes::ipam::RangeAllocator::new(&node)),
+        start(pod_gc::PodCollector::new(&by("pod-garbage-collector"))),
+        start(namespace::NamespaceController::new(
+            &by("namespace-controller"),
+            collector,
+        )),
+        start(deployment::DeploymentController::new(&by(
+            "deployment-controller",
+        ))),
+        start(ReplicatorController::<ReplicaSet>::new(&by(
+            "replicaset-controller",
+        ))),
+        start(ReplicatorController::<ReplicationController>::new(&by(
+            "replication-controller",
+        ))),
+        start(daemonset::DaemonSetController::new(&by(
+            "daemon-set-controller",
+        ))),
+        start(statefulset::StatefulSetController::new(&by(
+            "statefulset-controller",
+        ))),
+        start(job::JobController::new(&by("job-controller"))),
+        start(job::ttl::TtlController::new(&by(
+            "ttl-after-finished-controller",
+        ))),
+        start(cronjob::CronJobController::new(&by("cronjob-controller"))),
+        start(cluster_roles::ClusterRoleController::new(&by(
+            "clusterrole-aggregation-controller",
+        ))),
+        start(disruption::DisruptionController::new(
+            &by("disruption-controller"),
+            collector,
+        )),
+        start(quota::QuotaController::new(
+            &by("resourcequota-controller"),
+            collector,
+        )),
+        start(certificates::CertificateController::new(&by(
+            "certificate-controller",
+        ))),
+        start(bootstrap_tokens::TokenCleaner::new(&by("token-cleaner"))),
+        start(autoscaler::AutoscalerController::new(
+            &by("horizontal-pod-autoscaler"),
+            collector,
+        )),
+        start(volumes::Binder::new(&by("persistent-volume-binder"))),
+        start(volumes::provisioner::DefaultClassController::new(&setup)),
+        start(volumes::protection::ClaimProtection::new(&by(
+            "pvc-protection-controller",
+        ))),
+        start(volumes::protection::VolumeProtection::new(&by(
+            "pv-protection-controller",
+        ))),
+        start(volumes::protection::ClassProtection::new(&by(
+            "volumeattributesclass-protection-controller",
+        ))),
+        start(volumes::ephemeral::EphemeralController::new(&by(
+            "ephemeral-volume-controller",
+        ))),
     ]
 }

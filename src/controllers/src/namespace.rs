@@ -10,6 +10,7 @@ use kube::core::{ObjectList, PartialObjectMeta};
 use serde_json::json;
 
 use crate::context::{Context, Error, Result, optional};
+use crate::controller::{Controller, Watches};
 use crate::discovery::{Served, discover};
 use crate::gc::Collector;
 use crate::informers::Key;
@@ -43,20 +44,64 @@ impl Remains {
     }
 }
 
+/// A reason and a message.
+type Problem = Option<(&'static str, String)>;
+
+fn counts(map: &BTreeMap<String, usize>, suffix: &str) -> String {
+    let parts: Vec<String> = map
+        .iter()
+        .map(|(name, count)| format!("{name}{suffix} {count} resource instances"))
+        .collect();
+    parts.join(", ")
+}
+
+fn undiscovered(remains: &Remains) -> Problem {
+    let groups = &remains.undiscovered;
+    (!groups.is_empty()).then(|| {
+        let text = format!(
+            "Discovery failed for some groups, {} failing: {}",
+            groups.len(),
+            groups.join(", ")
+        );
+        ("DiscoveryFailed", text)
+    })
+}
+
+fn failed(remains: &Remains) -> Problem {
+    let failures = &remains.failures;
+    (!failures.is_empty()).then(|| {
+        let text = format!(
+            "Failed to delete all resource types, {} remaining: {}",
+            failures.len(),
+            failures.join(", ")
+        );
+        ("ContentDeletionFailed", text)
+    })
+}
+
+fn left(remains: &Remains) -> Problem {
+    (!remains.counts.is_empty()).then(|| {
+        let list = counts(&remains.counts, " has");
+        let text = format!("Some resources are remaining: {list}");
+        ("SomeResourcesRemain", text)
+    })
+}
+
+fn held(remains: &Remains) -> Problem {
+    (!remains.finalizers.is_empty()).then(|| {
+        let list = counts(&remains.finalizers, " in");
+        let text = format!("Some content in the namespace has finalizers remaining: {list}");
+        ("SomeFinalizersRemain", text)
+    })
+}
+
 /// Returns the conditions that report the progress of the deletion.
 pub fn conditions(
     old: &[NamespaceCondition],
     remains: &Remains,
     now: Timestamp,
 ) -> Vec<NamespaceCondition> {
-    let list = |map: &BTreeMap<String, usize>, suffix: &str| {
-        let parts: Vec<String> = map
-            .iter()
-            .map(|(name, count)| format!("{name}{suffix} {count} resource instances"))
-            .collect();
-        parts.join(", ")
-    };
-    let state = |kind: &str, problem: Option<(&str, String)>, fine: (&str, &str)| {
+    let state = |kind: &str, problem: Problem, fine: (&str, &str)| {
         let (status, reason, message) = match problem {
             Some((reason, message)) => ("True", reason.to_owned(), message),
             None => ("False", fine.0.to_owned(), fine.1.to_owned()),
@@ -69,42 +114,10 @@ pub fn conditions(
             last_transition_time: Some(Time(now)),
         }
     };
-    let undiscovered = (!remains.undiscovered.is_empty()).then(|| {
-        let text = format!(
-            "Discovery failed for some groups, {} failing: {}",
-            remains.undiscovered.len(),
-            remains.undiscovered.join(", ")
-        );
-        ("DiscoveryFailed", text)
-    });
-    let failed = (!remains.failures.is_empty()).then(|| {
-        let text = format!(
-            "Failed to delete all resource types, {} remaining: {}",
-            remains.failures.len(),
-            remains.failures.join(", ")
-        );
-        ("ContentDeletionFailed", text)
-    });
-    let left = (!remains.counts.is_empty()).then(|| {
-        (
-            "SomeResourcesRemain",
-            format!(
-                "Some resources are remaining: {}",
-                list(&remains.counts, " has")
-            ),
-        )
-    });
-    let held = (!remains.finalizers.is_empty()).then(|| {
-        let text = format!(
-            "Some content in the namespace has finalizers remaining: {}",
-            list(&remains.finalizers, " in")
-        );
-        ("SomeFinalizersRemain", text)
-    });
     let news = [
         state(
             "NamespaceDeletionDiscoveryFailure",
-            undiscovered,
+            undiscovered(remains),
             (
                 "ResourcesDiscovered",
                 "All resources successfully discovered",
@@ -120,7 +133,7 @@ pub fn conditions(
         ),
         state(
             "NamespaceDeletionContentFailure",
-            failed,
+            failed(remains),
             (
                 "ContentDeleted",
                 "All content successfully deleted, may be waiting on finalization",
@@ -128,12 +141,12 @@ pub fn conditions(
         ),
         state(
             "NamespaceContentRemaining",
-            left,
+            left(remains),
             ("ContentRemoved", "All content successfully removed"),
         ),
         state(
             "NamespaceFinalizersRemaining",
-            held,
+            held(remains),
             (
                 "ContentHasNoFinalizers",
                 "All content-preserving finalizers finished",
@@ -160,50 +173,64 @@ pub fn conditions(
     all
 }
 
-struct Controller {
+/// The controller that empties namespaces that are being deleted.
+pub struct NamespaceController {
     ctx: Context,
+    collector: Collector,
     queue: Queue<Key>,
 }
 
-/// Registers event handlers and returns the controller's run loop. Call before the informers start.
-pub fn start(ctx: &Context, collector: &Collector) -> impl Future<Output = ()> + Send + use<> {
-    let queue: Queue<Key> = Queue::new();
-    let namespaces = ctx.informers.namespaces.clone();
-    {
-        let queue = queue.clone();
-        namespaces.on_change(move |change| {
-            let namespace = change.object();
-            if namespace.metadata.deletion_timestamp.is_some() && !change.is_deletion() {
-                queue.add(Key::of(&namespace.metadata));
-            }
-        });
-    }
-    {
-        // An object was deleted; it may have been the last one.
-        let (queue, namespaces) = (queue.clone(), namespaces.clone());
-        collector.on_gone(move |node| {
-            if let Some(namespace) = namespaces.get("", &node.namespace)
-                && namespace.metadata.deletion_timestamp.is_some()
-            {
-                queue.add_after(Key::of(&namespace.metadata), Duration::from_millis(20));
-            }
-        });
-    }
-    let controller = Controller {
-        ctx: ctx.clone(),
-        queue,
-    };
-    async move {
-        controller.ctx.informers.namespaces.synced().await;
-        let controller = &controller;
-        controller
-            .queue
-            .work(NAME, CONCURRENCY, |key| controller.sync(key))
-            .await;
+impl NamespaceController {
+    /// Returns the controller.
+    pub fn new(ctx: &Context, collector: &Collector) -> Self {
+        Self {
+            ctx: ctx.clone(),
+            collector: collector.clone(),
+            queue: Queue::new(),
+        }
     }
 }
 
-impl Controller {
+impl Controller for NamespaceController {
+    type Item = Key;
+
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn workers(&self) -> usize {
+        CONCURRENCY
+    }
+
+    fn queue(&self) -> &Queue<Key> {
+        &self.queue
+    }
+
+    fn watch(&self, watches: &mut Watches<Key>) {
+        let namespaces = self.ctx.informers.namespaces.clone();
+        watches
+            .on(&self.ctx.informers.namespaces, |change, queue| {
+                let namespace = change.object();
+                if namespace.metadata.deletion_timestamp.is_some() && !change.is_deletion() {
+                    queue.add(Key::of(&namespace.metadata));
+                }
+            })
+            // An object was deleted; it may have been the last one.
+            .on_gone(&self.collector, move |node, queue| {
+                if let Some(namespace) = namespaces.get("", &node.namespace)
+                    && namespace.metadata.deletion_timestamp.is_some()
+                {
+                    queue.add_after(Key::of(&namespace.metadata), Duration::from_millis(20));
+                }
+            });
+    }
+
+    async fn reconcile(&self, key: Key) -> Result<()> {
+        self.sync(key).await
+    }
+}
+
+impl NamespaceController {
     async fn sync(&self, key: Key) -> Result<()> {
         let store = &self.ctx.informers.namespaces;
         let Some(namespace) = store.by_key(&key) else {

@@ -11,7 +11,8 @@ use serde_json::json;
 
 use crate::common::pods;
 use crate::context::{Context, Deletion, Result, optional};
-use crate::informers::Key;
+use crate::controller::{Controller, Watches};
+use crate::informers::{Change, Key, Store};
 use crate::queue::Queue;
 
 const NAME: &str = "pod-garbage-collector-controller";
@@ -22,8 +23,9 @@ const OUT_OF_SERVICE: &str = "node.kubernetes.io/out-of-service";
 /// Number of items processed concurrently.
 const CONCURRENCY: usize = 8;
 
+/// What the pod collector processes.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-enum Item {
+pub enum Item {
     /// A pod that may have to be removed.
     Pod(Key),
     /// A node that has been missing for the quarantine period.
@@ -66,66 +68,82 @@ fn is_out_of_service(node: &Node) -> bool {
             .any(|taint| taint.key == OUT_OF_SERVICE)
 }
 
-struct Controller {
+/// The controller that removes pods which no node agent will remove.
+pub struct PodCollector {
     ctx: Context,
     queue: Queue<Item>,
 }
 
-/// Registers event handlers and returns the controller's run loop. Call before the informers start.
-pub fn start(ctx: &Context) -> impl Future<Output = ()> + Send + use<> {
-    let queue: Queue<Item> = Queue::new();
-    let informers = ctx.informers.clone();
-    {
-        let (queue, informers) = (queue.clone(), informers.clone());
-        ctx.informers.pods.on_change(move |change| {
-            let pod = change.object();
-            if change.is_deletion() {
-                return;
-            }
-            let node = pods::node_name(pod);
-            if pods::is_deleting(pod) {
-                queue.add(Item::Pod(Key::of(&pod.metadata)));
-            } else if !node.is_empty()
-                && change.old().is_none_or(|old| pods::node_name(old) != node)
-                && informers.nodes.get("", node).is_none()
-            {
-                queue.add_after(Item::Missing(node.to_owned()), QUARANTINE);
-            }
-            if pods::is_terminal(pod) && !change.old().is_some_and(|old| pods::is_terminal(old)) {
-                queue.add_after(Item::Finished, Duration::from_secs(1));
-            }
-        });
-    }
-    {
-        let (queue, pods) = (queue.clone(), informers.pods.clone());
-        informers.nodes.on_change(move |change| {
-            let node = change.object();
-            let name = node.metadata.name.clone().unwrap_or_default();
-            if change.is_deletion() {
-                queue.add_after(Item::Missing(name), QUARANTINE);
-            } else if is_out_of_service(node) {
-                for pod in pods.indexed(&name) {
-                    queue.add(Item::Pod(Key::of(&pod.metadata)));
-                }
-            }
-        });
-    }
-    let controller = Controller {
-        ctx: ctx.clone(),
-        queue,
-    };
-    async move {
-        informers.pods.synced().await;
-        informers.nodes.synced().await;
-        let controller = &controller;
-        controller
-            .queue
-            .work(NAME, CONCURRENCY, |item| controller.sync(item))
-            .await;
+impl PodCollector {
+    /// Returns the controller.
+    pub fn new(ctx: &Context) -> Self {
+        Self {
+            ctx: ctx.clone(),
+            queue: Queue::new(),
+        }
     }
 }
 
-impl Controller {
+impl Controller for PodCollector {
+    type Item = Item;
+
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn workers(&self) -> usize {
+        CONCURRENCY
+    }
+
+    fn queue(&self) -> &Queue<Item> {
+        &self.queue
+    }
+
+    fn watch(&self, watches: &mut Watches<Item>) {
+        let informers = &self.ctx.informers;
+        let (pods, nodes) = (informers.pods.clone(), informers.nodes.clone());
+        watches
+            .on(&informers.pods, move |change, queue| {
+                enqueue(queue, &nodes, change);
+            })
+            .on(&informers.nodes, move |change, queue| {
+                let node = change.object();
+                let name = node.metadata.name.clone().unwrap_or_default();
+                if change.is_deletion() {
+                    queue.add_after(Item::Missing(name), QUARANTINE);
+                } else if is_out_of_service(node) {
+                    for pod in pods.indexed(&name) {
+                        queue.add(Item::Pod(Key::of(&pod.metadata)));
+                    }
+                }
+            });
+    }
+
+    async fn reconcile(&self, item: Item) -> Result<()> {
+        self.sync(item).await
+    }
+}
+
+fn enqueue(queue: &Queue<Item>, nodes: &Store<Node>, change: &Change<Pod>) {
+    let pod = change.object();
+    if change.is_deletion() {
+        return;
+    }
+    let node = pods::node_name(pod);
+    if pods::is_deleting(pod) {
+        queue.add(Item::Pod(Key::of(&pod.metadata)));
+    } else if !node.is_empty()
+        && change.old().is_none_or(|old| pods::node_name(old) != node)
+        && nodes.get("", node).is_none()
+    {
+        queue.add_after(Item::Missing(node.to_owned()), QUARANTINE);
+    }
+    if pods::is_terminal(pod) && !change.old().is_some_and(|old| pods::is_terminal(old)) {
+        queue.add_after(Item::Finished, Duration::from_secs(1));
+    }
+}
+
+impl PodCollector {
     async fn sync(&self, item: Item) -> Result<()> {
         let informers = &self.ctx.informers;
         match item {

@@ -11,6 +11,7 @@ use std::collections::{BinaryHeap, HashMap, HashSet, VecDeque};
 use std::fmt::Debug;
 use std::future::Future;
 use std::hash::Hash;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,6 +20,7 @@ use futures::stream::FuturesUnordered;
 use futures::{FutureExt as _, StreamExt as _};
 use parking_lot::Mutex;
 use rkube_component_helpers::backoff::Backoff;
+use rkube_component_helpers::time;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -115,7 +117,7 @@ impl<T: Clone + Eq + Hash + Debug + Send + 'static> Queue<T> {
             return self.add(item);
         }
         let mut state = self.state.lock();
-        let at = Instant::now() + delay;
+        let at = Instant::now() + time::timer(delay);
         if let Some((due, _)) = state.due.get(&item)
             && *due <= at
         {
@@ -219,10 +221,24 @@ impl<T: Clone + Eq + Hash + Debug + Send + 'static> Queue<T> {
         }
     }
 
+    /// Puts items back that were being processed when their worker was dropped. Only for a queue
+    /// without workers.
+    pub fn recover(&self) {
+        let mut state = self.state.lock();
+        let lost: Vec<T> = state.working.drain().collect();
+        for item in lost {
+            state.dirty.insert(item.clone());
+            state.ready.push_back(item);
+        }
+        drop(state);
+        self.wake.notify_one();
+    }
+
     /// Processes the queue forever, up to `concurrency` items at a time.
     ///
     /// A failed item is retried with back-off. Conflicts are expected with optimistic
-    /// concurrency and are only traced.
+    /// concurrency and are only traced. A panic fails only its item: the others are processed
+    /// further, and the item is retried like after an error.
     pub async fn work<F, Fut>(&self, controller: &'static str, concurrency: usize, sync: F)
     where
         F: Fn(T) -> Fut + Send + Sync,
@@ -243,26 +259,32 @@ impl<T: Clone + Eq + Hash + Debug + Send + 'static> Queue<T> {
         loop {
             tokio::select! {
                 item = self.next(), if running.len() < concurrency => {
-                    let work = sync(item.clone());
+                    let key = item.clone();
+                    let work = AssertUnwindSafe(async move { sync(key).await }).catch_unwind();
                     running.push(async move { (item, work.await) });
                 }
                 Some((item, outcome)) = running.next() => {
-                    match outcome {
-                        Ok(()) => self.forget(&item),
-                        Err(Error::Retry(after)) => self.add_after(item.clone(), after),
-                        Err(error) => {
-                            if error.is_conflict() {
-                                tracing::debug!(controller, ?item, %error, "will retry");
-                            } else {
-                                tracing::warn!(controller, ?item, %error, "sync failed, will retry");
-                            }
-                            self.retry(item.clone());
-                        }
-                    }
+                    self.settle(controller, &item, outcome);
                     self.done(&item);
                 }
             }
         }
+    }
+
+    fn settle(&self, controller: &str, item: &T, outcome: std::thread::Result<Result<()>>) {
+        match outcome {
+            Ok(Ok(())) => return self.forget(item),
+            Ok(Err(Error::Retry(after))) => return self.add_after(item.clone(), after),
+            Ok(Err(error)) if error.is_conflict() => {
+                tracing::debug!(controller, ?item, %error, "will retry");
+            }
+            Ok(Err(error)) => {
+                tracing::warn!(controller, ?item, %error, "sync failed, will retry");
+            }
+            // The panic's message may quote the object, so it is left out.
+            Err(_) => tracing::error!(controller, ?item, "sync panicked, will retry"),
+        }
+        self.retry(item.clone());
     }
 }
 
@@ -293,6 +315,45 @@ mod tests {
         queue.add_after("a", Duration::from_secs(86_400));
         queue.add_after("a", Duration::from_millis(1));
         queue.add_after("a", Duration::from_secs(86_400));
+        assert_eq!(queue.next().await, "a");
+        queue.done(&"a");
+        assert_eq!(queue.poll_next(), Err(None));
+    }
+
+    #[tokio::test]
+    async fn a_delay_of_any_length_can_be_waited_for() {
+        let queue = Queue::new();
+        queue.add_after("a", Duration::MAX);
+        queue.add_after("b", Duration::from_secs(u64::MAX / 2));
+        assert!(queue.poll_next().is_err_and(|due| due.is_some()));
+    }
+
+    #[tokio::test]
+    async fn a_panic_fails_only_its_item() {
+        let (queue, done) = (Queue::new(), Notify::new());
+        queue.add("poison");
+        queue.add("fine");
+        let sync = async |item| {
+            if item == "poison" {
+                assert_eq!(queue.failures(&item), 2, "expected by this test");
+                done.notify_one();
+            }
+            Ok(())
+        };
+        let work = queue.work("test", 2, sync);
+        tokio::select! {
+            () = work => unreachable!(),
+            () = done.notified() => {}
+        }
+        assert_eq!(queue.failures(&"fine"), 0);
+    }
+
+    #[tokio::test]
+    async fn what_a_lost_worker_had_is_processed_again() {
+        let queue = Queue::new();
+        queue.add("a");
+        assert_eq!(queue.next().await, "a");
+        queue.recover();
         assert_eq!(queue.next().await, "a");
         queue.done(&"a");
         assert_eq!(queue.poll_next(), Err(None));

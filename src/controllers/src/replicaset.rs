@@ -17,7 +17,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, Time};
 
 use crate::common::{claim, owners, pod_control, pods};
 use crate::context::{Context, Error, Result};
-use crate::informers::{Change, Key, Object, Store};
+use crate::controller::{Controller, Watches};
+use crate::informers::{Key, Object, Store};
 use crate::queue::Queue;
 use rkube_component_helpers::label_selector;
 
@@ -257,68 +258,56 @@ fn same(a: &ReplicaSetStatus, b: &ReplicaSetStatus, with_terminating: bool) -> b
             == b.conditions.as_deref().unwrap_or_default()
 }
 
-struct Controller<R> {
+/// The controller of replica sets or replication controllers.
+pub struct ReplicatorController<R> {
     ctx: Context,
     queue: Queue<Key>,
     store: Store<R>,
 }
 
-/// Registers event handlers and returns the controller's run loop. Call before the informers start.
-pub fn start<R: Replicator>(ctx: &Context) -> impl Future<Output = ()> + Send + use<R> {
-    let store = R::store(ctx).clone();
-    let queue: Queue<Key> = Queue::new();
-    {
-        let queue = queue.clone();
-        store.on_change(move |change| queue.add(Key::of(change.object().metadata())));
-    }
-    {
-        let (queue, sets) = (queue.clone(), store.clone());
-        ctx.informers
-            .pods
-            .on_change(move |change| enqueue_owners(&queue, &sets, change));
-    }
-    let controller = Controller {
-        ctx: ctx.clone(),
-        queue,
-        store,
-    };
-    async move {
-        controller.store.synced().await;
-        controller.ctx.informers.pods.synced().await;
-        let controller = &controller;
-        controller
-            .queue
-            .work(R::COMPONENT, CONCURRENCY, |key| controller.sync(key))
-            .await;
-    }
-}
-
-fn enqueue_owners<R: Replicator>(queue: &Queue<Key>, sets: &Store<R>, change: &Change<Pod>) {
-    let mut orphan = true;
-    for pod in change.states() {
-        let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
-        if owners::controller_of(&pod.metadata).is_some() {
-            orphan = false;
-        }
-        if let Some(name) = owners::controller_name::<R>(&pod.metadata) {
-            queue.add(Key::new(namespace, name));
-        }
-    }
-    let pod = change.object();
-    let freed = owners::controller_of(&pod.metadata).is_none();
-    if (orphan || freed) && !change.is_deletion() {
-        let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
-        let labels = label_selector::labels_or_empty(pod.metadata.labels.as_ref());
-        for set in sets.in_namespace(namespace) {
-            let wanted = set.selector();
-            if !label_selector::is_empty(&wanted) && label_selector::matches(&wanted, labels) {
-                queue.add(Key::of(set.metadata()));
-            }
+impl<R: Replicator> ReplicatorController<R> {
+    /// Returns the controller.
+    pub fn new(ctx: &Context) -> Self {
+        Self {
+            ctx: ctx.clone(),
+            queue: Queue::new(),
+            store: R::store(ctx).clone(),
         }
     }
 }
 
-impl<R: Replicator> Controller<R> {
+impl<R: Replicator> Controller for ReplicatorController<R> {
+    type Item = Key;
+
+    fn name(&self) -> &'static str {
+        R::COMPONENT
+    }
+
+    fn workers(&self) -> usize {
+        CONCURRENCY
+    }
+
+    fn queue(&self) -> &Queue<Key> {
+        &self.queue
+    }
+
+    fn watch(&self, watches: &mut Watches<Key>) {
+        watches.objects(&self.store).claims(
+            &self.ctx.informers.pods,
+            &self.store,
+            |set: &R, labels| {
+                let wanted = set.selector();
+                !label_selector::is_empty(&wanted) && label_selector::matches(&wanted, labels)
+            },
+        );
+    }
+
+    async fn reconcile(&self, key: Key) -> Result<()> {
+        self.sync(key).await
+    }
+}
+
+impl<R: Replicator> ReplicatorController<R> {
     async fn sync(&self, key: Key) -> Result<()> {
         let Some(set) = self.store.by_key(&key) else {
             return Ok(());
@@ -486,5 +475,21 @@ mod tests {
         let doomed = choose_to_delete(&active, &active, 1, at(100));
         assert_ne!(doomed[0].metadata.name.as_deref(), Some("a"));
         assert_eq!(choose_to_delete(&active, &active, 5, at(100)).len(), 3);
+    }
+
+    #[test]
+    fn any_numbers_can_be_counted_with() {
+        let set = serde_json::json!({
+            "metadata": {"name": "web", "generation": 1},
+            "spec": {"replicas": 1, "minReadySeconds": 1, "selector": {}},
+            "status": {"replicas": 1, "availableReplicas": 1, "fullyLabeledReplicas": 1,
+                "readyReplicas": 1, "terminatingReplicas": 1, "observedGeneration": 1},
+        });
+        let active = [Arc::new(pod("a", "n", "Running", Some(10)))];
+        crate::common::extremes::each(&set, |set: &ReplicaSet| {
+            let status = status(set, &active, 1, None, at(100));
+            same(&set.status(), &status, true);
+            pods::next_availability(&active, set.min_ready_seconds(), at(100));
+        });
     }
 }

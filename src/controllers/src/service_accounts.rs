@@ -7,6 +7,7 @@ use k8s_openapi::api::core::v1::{ConfigMap, Namespace, ServiceAccount};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use crate::context::{Context, Result};
+use crate::controller::{Controller, Watches};
 use crate::informers::{Change, Key, Object, Store};
 use crate::kinds::ROOT_CA;
 use crate::queue::Queue;
@@ -29,28 +30,21 @@ fn is_active(namespace: &Namespace) -> bool {
             != Some("Terminating")
 }
 
-/// Returns a queue of namespaces. One is added when it changes, or when the object `name` in it
-/// does.
-fn queue_for<K: Object>(ctx: &Context, store: &Store<K>, name: &'static str) -> Queue<Key> {
-    let queue: Queue<Key> = Queue::new();
-    {
-        let queue = queue.clone();
-        ctx.informers.namespaces.on_change(move |change| {
-            if !change.is_deletion() {
-                queue.add(Key::of(&change.object().metadata));
-            }
-        });
-    }
-    {
-        let queue = queue.clone();
-        store.on_change(move |change| {
+/// Declares that a namespace is due when it changes, or when the object `name` in it does.
+fn watch_namespaces<K: Object>(
+    watches: &mut Watches<Key>,
+    ctx: &Context,
+    store: &Store<K>,
+    name: &'static str,
+) {
+    watches
+        .present(&ctx.informers.namespaces)
+        .on(store, move |change, queue| {
             let meta = change.object().metadata();
             if !matches!(change, Change::Added(_)) && meta.name.as_deref() == Some(name) {
                 queue.add(Key::new("", meta.namespace.clone().unwrap_or_default()));
             }
         });
-    }
-    queue
 }
 
 fn there_or_going(outcome: Result<()>) -> Result<()> {
@@ -66,39 +60,60 @@ fn there_or_going(outcome: Result<()>) -> Result<()> {
     }
 }
 
-/// Registers event handlers and returns the run loop of the service account controller. Call before
-/// the informers start.
-pub fn start(ctx: &Context) -> impl Future<Output = ()> + Send + use<> {
-    let accounts = ctx.informers.service_accounts.clone();
-    let queue = queue_for(ctx, &accounts, DEFAULT);
-    let ctx = ctx.clone();
-    async move {
-        ctx.informers.namespaces.synced().await;
-        accounts.synced().await;
-        let (ctx, accounts) = (&ctx, &accounts);
-        queue
-            .work(
-                "service-account-controller",
-                CONCURRENCY,
-                |key| async move {
-                    let namespace = ctx.informers.namespaces.by_key(&key);
-                    if !namespace.is_some_and(|namespace| is_active(&namespace))
-                        || accounts.get(&key.name, DEFAULT).is_some()
-                    {
-                        return Ok(());
-                    }
-                    let account = ServiceAccount {
-                        metadata: ObjectMeta {
-                            name: Some(DEFAULT.into()),
-                            namespace: Some(key.name),
-                            ..Default::default()
-                        },
-                        ..Default::default()
-                    };
-                    there_or_going(ctx.create(accounts, &account).await.map(drop))
-                },
-            )
-            .await;
+/// The controller of the service account `default` of every namespace.
+pub struct ServiceAccountController {
+    ctx: Context,
+    queue: Queue<Key>,
+}
+
+impl ServiceAccountController {
+    /// Returns the controller.
+    pub fn new(ctx: &Context) -> Self {
+        Self {
+            ctx: ctx.clone(),
+            queue: Queue::new(),
+        }
+    }
+}
+
+impl Controller for ServiceAccountController {
+    type Item = Key;
+
+    fn name(&self) -> &'static str {
+        "service-account-controller"
+    }
+
+    fn workers(&self) -> usize {
+        CONCURRENCY
+    }
+
+    fn queue(&self) -> &Queue<Key> {
+        &self.queue
+    }
+
+    fn watch(&self, watches: &mut Watches<Key>) {
+        let accounts = &self.ctx.informers.service_accounts;
+        watch_namespaces(watches, &self.ctx, accounts, DEFAULT);
+    }
+
+    async fn reconcile(&self, key: Key) -> Result<()> {
+        let ctx = &self.ctx;
+        let accounts = &ctx.informers.service_accounts;
+        let namespace = ctx.informers.namespaces.by_key(&key);
+        if !namespace.is_some_and(|namespace| is_active(&namespace))
+            || accounts.get(&key.name, DEFAULT).is_some()
+        {
+            return Ok(());
+        }
+        let account = ServiceAccount {
+            metadata: ObjectMeta {
+                name: Some(DEFAULT.into()),
+                namespace: Some(key.name),
+                ..Default::default()
+            },
+            ..Default::default()
+        };
+        there_or_going(ctx.create(accounts, &account).await.map(drop))
     }
 }
 
@@ -119,45 +134,64 @@ fn root_ca(namespace: &str, certificate: &str) -> ConfigMap {
     }
 }
 
-/// Registers event handlers and returns the run loop of the CA certificate's publisher. Call before
-/// the informers start.
-pub fn publish_root_ca(ctx: &Context) -> impl Future<Output = ()> + Send + use<> {
-    let maps = ctx.informers.root_cas.clone();
-    let queue = queue_for(ctx, &maps, ROOT_CA);
-    let ctx = ctx.clone();
-    async move {
-        ctx.informers.namespaces.synced().await;
-        maps.synced().await;
-        let (ctx, maps) = (&ctx, &maps);
-        queue
-            .work(
-                "root-ca-certificate-publisher-controller",
-                CONCURRENCY,
-                |key| async move {
-                    let namespace = ctx.informers.namespaces.by_key(&key);
-                    if !namespace.is_some_and(|namespace| is_active(&namespace)) {
-                        return Ok(());
-                    }
-                    let wanted = root_ca(&key.name, &ctx.config.ca_cert_pem);
-                    let outcome = match maps.get(&key.name, ROOT_CA) {
-                        None => ctx.create(maps, &wanted).await.map(drop),
-                        Some(present)
-                            if present.data == wanted.data
-                                && present.metadata.annotations.is_some() =>
-                        {
-                            Ok(())
-                        }
-                        Some(present) => {
-                            let mut changed = ConfigMap::clone(&present);
-                            changed.data = wanted.data;
-                            let annotations = changed.metadata.annotations.get_or_insert_default();
-                            annotations.extend(wanted.metadata.annotations.unwrap_or_default());
-                            ctx.update(maps, &changed).await.map(drop)
-                        }
-                    };
-                    there_or_going(outcome)
-                },
-            )
-            .await;
+/// The controller that publishes the CA certificate in every namespace.
+pub struct RootCaPublisher {
+    ctx: Context,
+    queue: Queue<Key>,
+}
+
+impl RootCaPublisher {
+    /// Returns the controller.
+    pub fn new(ctx: &Context) -> Self {
+        Self {
+            ctx: ctx.clone(),
+            queue: Queue::new(),
+        }
+    }
+}
+
+impl Controller for RootCaPublisher {
+    type Item = Key;
+
+    fn name(&self) -> &'static str {
+        "root-ca-certificate-publisher-controller"
+    }
+
+    fn workers(&self) -> usize {
+        CONCURRENCY
+    }
+
+    fn queue(&self) -> &Queue<Key> {
+        &self.queue
+    }
+
+    fn watch(&self, watches: &mut Watches<Key>) {
+        watch_namespaces(watches, &self.ctx, &self.ctx.informers.root_cas, ROOT_CA);
+    }
+
+    async fn reconcile(&self, key: Key) -> Result<()> {
+        let ctx = &self.ctx;
+        let maps = &ctx.informers.root_cas;
+        let namespace = ctx.informers.namespaces.by_key(&key);
+        if !namespace.is_some_and(|namespace| is_active(&namespace)) {
+            return Ok(());
+        }
+        let wanted = root_ca(&key.name, &ctx.config.ca_cert_pem);
+        let outcome = match maps.get(&key.name, ROOT_CA) {
+            None => ctx.create(maps, &wanted).await.map(drop),
+            Some(present)
+                if present.data == wanted.data && present.metadata.annotations.is_some() =>
+            {
+                Ok(())
+            }
+            Some(present) => {
+                let mut changed = ConfigMap::clone(&present);
+                changed.data = wanted.data;
+                let annotations = changed.metadata.annotations.get_or_insert_default();
+                annotations.extend(wanted.metadata.annotations.unwrap_or_default());
+                ctx.update(maps, &changed).await.map(drop)
+            }
+        };
+        there_or_going(outcome)
     }
 }

@@ -25,6 +25,8 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 const NODES: &[&str] = &["n1", "n2"];
+/// Name of the real scheduler, which has only those pods that ask for it.
+const SCHEDULER: &str = "real-scheduler";
 /// Timeout of each wait.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -101,7 +103,11 @@ async fn run_pods(client: Client) {
                 .await;
             continue;
         }
-        if pod.spec.as_ref().unwrap().node_name.is_none() {
+        let spec = pod.spec.as_ref().unwrap();
+        if spec.node_name.is_none() && spec.scheduler_name.as_deref() == Some(SCHEDULER) {
+            continue;
+        }
+        if spec.node_name.is_none() {
             turn += 1;
             let pinned = serde_json::to_value(&pod).unwrap();
             let pinned = pinned.pointer(
@@ -163,13 +169,34 @@ impl Cluster {
             audit: None,
         };
         let server = ApiServer::new(config).await.unwrap();
-        let client = server.client("system:kube-controller-manager", &["system:masters"]);
+        // With the rights that each controller has in a cluster, not more.
+        let accounts = server.clone();
+        let clients = rkube_controllers::Clients {
+            manager: server.client("system:kube-controller-manager", &[]),
+            account: Box::new(move |name| {
+                accounts.client(
+                    &format!("system:serviceaccount:kube-system:{name}"),
+                    &[
+                        "system:serviceaccounts",
+                        "system:serviceaccounts:kube-system",
+                    ],
+                )
+            }),
+            setup: server.client("system:rkube-defaults", &["system:masters"]),
+        };
         let settings = rkube_controllers::Config::new(
             authority.certificate,
             Some(authority.key),
             "10.244.0.0/16".parse().unwrap(),
         );
-        tokio::spawn(rkube_controllers::run(client.clone(), settings));
+        tokio::spawn(rkube_controllers::run(clients, settings));
+        tokio::spawn(rkube_scheduler::run(
+            server.client("system:kube-scheduler", &[]),
+            rkube_scheduler::Config {
+                name: SCHEDULER.into(),
+                ..Default::default()
+            },
+        ));
         tokio::spawn(run_pods(server.client("tester", &["system:masters"])));
         let cluster = Self {
             client: server.client("tester", &["system:masters"]),
@@ -855,4 +882,73 @@ async fn custom_resources_are_collected_too() {
         .await
         .unwrap();
     cluster.until_none("the boat's cargo", cargo).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_scheduler_needs_no_more_than_its_role() {
+    let cluster = Cluster::start().await;
+    let nodes: Api<Node> = Api::all(cluster.client.clone());
+    let status = json!({"status": {
+        "capacity": {"cpu": "1", "memory": "1Gi", "pods": "10"},
+        "allocatable": {"cpu": "1", "memory": "1Gi", "pods": "10"},
+    }});
+    nodes
+        .patch_status("n1", &PatchParams::default(), &Patch::Merge(status))
+        .await
+        .unwrap();
+    let pod = |name: &str, cpu: &str| -> Pod {
+        object(json!({"metadata": {"name": name}, "spec": {
+            "schedulerName": SCHEDULER,
+            "containers": [{"name": "c", "image": "i", "resources": {"requests": {"cpu": cpu}}}],
+        }}))
+    };
+    let pods: Api<Pod> = Api::namespaced(cluster.client.clone(), "default");
+    for (name, cpu) in [("small", "100m"), ("large", "9223372036854775807")] {
+        pods.create(&PostParams::default(), &pod(name, cpu))
+            .await
+            .unwrap();
+    }
+    cluster
+        .until::<Pod>("the small pod to be bound", |pod| {
+            let spec = pod.spec.as_ref().unwrap();
+            pod.metadata.name.as_deref() == Some("small") && spec.node_name.as_deref() == Some("n1")
+        })
+        .await;
+    for (pod, reason) in [("small", "Scheduled"), ("large", "FailedScheduling")] {
+        cluster
+            .until::<Event>(reason, |event| {
+                event.involved_object.name.as_deref() == Some(pod)
+                    && event.reason.as_deref() == Some(reason)
+                    && event.reporting_component.as_deref() == Some(SCHEDULER)
+            })
+            .await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_huge_number_stops_no_controller() {
+    let cluster = Cluster::start().await;
+    let jobs: Api<Job> = Api::namespaced(cluster.client.clone(), "default");
+    let job = |name: &str, deadline: i64| -> Job {
+        object(json!({"metadata": {"name": name}, "spec": {
+            "activeDeadlineSeconds": deadline,
+            "template": {
+                "metadata": {"labels": {"ends": "Succeeded"}},
+                "spec": {"restartPolicy": "Never", "containers": [{"name": "c", "image": "i"}]},
+            },
+        }}))
+    };
+    for (name, deadline) in [("huge", i64::MAX), ("usual", 600)] {
+        jobs.create(&PostParams::default(), &job(name, deadline))
+            .await
+            .unwrap();
+    }
+    for name in ["huge", "usual"] {
+        cluster
+            .until::<Job>(name, |job| {
+                let status = job.status.clone().unwrap_or_default();
+                job.metadata.name.as_deref() == Some(name) && status.completion_time.is_some()
+            })
+            .await;
+    }
 }

@@ -5,12 +5,13 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{
-    Binding, Event, ObjectReference, PersistentVolume, PersistentVolumeClaim, Pod,
+    Binding, ObjectReference, PersistentVolume, PersistentVolumeClaim, Pod,
 };
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams, Preconditions};
 use kube::core::Status;
 use kube::{Client, Error};
+use rkube_client::events::{Recorder, Report, Severity};
 use serde_json::{Value, json};
 
 use crate::model::PodInfo;
@@ -20,6 +21,7 @@ use crate::plugins::volume_binding::Decision;
 #[derive(Clone)]
 pub struct Actions {
     client: Client,
+    recorder: Recorder,
     /// The scheduler's name, reported in events and conditions.
     name: Arc<str>,
 }
@@ -36,9 +38,10 @@ pub fn is_gone(error: &Error) -> bool {
 
 impl Actions {
     /// Returns actions that use `client` and report as `name`.
-    pub fn new(client: Client, name: &str) -> Self {
+    pub fn new(client: Client, recorder: Recorder, name: &str) -> Self {
         Actions {
             client,
+            recorder,
             name: name.into(),
         }
     }
@@ -214,42 +217,26 @@ impl Actions {
         }
         self.event(
             victim,
-            "Normal",
+            Severity::Normal,
             "Preempted",
             "Preempting",
-            &format!("Preempted by pod {} on node {node}", by.uid),
-        )
-        .await;
+            format!("Preempted by pod {} on node {node}", by.uid),
+        );
         Ok(())
     }
 
-    /// Reports an event about a pod. Errors are logged only, because events are best effort.
-    pub async fn event(
+    /// Reports an event about a pod. Does not wait for it to be written.
+    pub fn event(
         &self,
         pod: &PodInfo,
-        kind: &str,
-        reason: &str,
-        action: &str,
-        message: &str,
+        severity: Severity,
+        reason: &'static str,
+        action: &'static str,
+        message: impl Into<String>,
     ) {
-        let at = Timestamp::now();
-        // The API limits messages to 1024 bytes; truncate as upstream does.
-        let mut message = message.to_owned();
-        if message.len() > 1024 {
-            let end = (0..=1021)
-                .rev()
-                .find(|i| message.is_char_boundary(*i))
-                .unwrap_or(0);
-            message.truncate(end);
-            message.push_str("...");
-        }
-        let event = Event {
-            metadata: ObjectMeta {
-                name: Some(format!("{}.{:x}", pod.name, at.as_nanosecond())),
-                namespace: Some(pod.namespace.clone()),
-                ..ObjectMeta::default()
-            },
-            involved_object: ObjectReference {
+        self.recorder.record(Report {
+            component: self.name.to_string().into(),
+            regarding: ObjectReference {
                 api_version: Some("v1".to_owned()),
                 kind: Some("Pod".to_owned()),
                 namespace: Some(pod.namespace.clone()),
@@ -257,18 +244,11 @@ impl Actions {
                 uid: Some(pod.uid.clone()),
                 ..ObjectReference::default()
             },
-            event_time: Some(MicroTime(at)),
-            type_: Some(kind.to_owned()),
-            reason: Some(reason.to_owned()),
-            action: Some(action.to_owned()),
-            message: Some(message),
-            reporting_component: Some(self.name.to_string()),
-            reporting_instance: Some(format!("{}-{}", self.name, std::process::id())),
-            ..Event::default()
-        };
-        let api: Api<Event> = Api::namespaced(self.client.clone(), &pod.namespace);
-        if let Err(error) = api.create(&PostParams::default(), &event).await {
-            tracing::debug!(pod = %pod.name, %reason, %error, "could not report an event");
-        }
+            severity,
+            reason: reason.into(),
+            action: action.into(),
+            message: message.into(),
+            at: Timestamp::now(),
+        });
     }
 }

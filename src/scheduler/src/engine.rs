@@ -3,11 +3,15 @@
 
 use std::collections::HashMap;
 use std::future::pending;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use anyhow::Context as _;
 use kube::Client;
 use rand::RngExt as _;
+use rkube_client::events::{Recorder, Severity};
+use rkube_component_helpers::time::instant_after;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::sleep_until;
@@ -70,13 +74,13 @@ pub struct Engine {
 
 impl Engine {
     /// Creates an engine and starts the watches in background tasks.
-    pub fn new(client: Client, config: Config) -> Self {
+    pub fn new(client: Client, recorder: Recorder, config: Config) -> Self {
         let (to, messages) = mpsc::unbounded_channel();
         let (report, outcomes) = mpsc::unbounded_channel();
         let mut tasks = JoinSet::new();
         watch::start(&client, &mut tasks, &to);
         Engine {
-            actions: Actions::new(client, &config.name),
+            actions: Actions::new(client, recorder, &config.name),
             slots: Arc::new(Semaphore::new(config.bindings.max(1))),
             config,
             cluster: Cluster::default(),
@@ -93,6 +97,10 @@ impl Engine {
     }
 
     /// Schedules pods until the watches end.
+    ///
+    /// # Errors
+    ///
+    /// Fails if a watch ends or a task panics. A new engine then starts from the API's state.
     pub async fn run(mut self) -> anyhow::Result<()> {
         loop {
             // Drain all pending messages first, so that each decision uses the newest state.
@@ -102,21 +110,13 @@ impl Engine {
             while let Ok((uid, outcome)) = self.outcomes.try_recv() {
                 self.on_outcome(&uid, outcome);
             }
-            // Reap finished tasks; their results were already sent as outcomes.
-            while self.tasks.try_join_next().is_some() {}
-            self.expire(Instant::now());
-            let mut busy = false;
-            if self.unsynced == 0 {
-                for _ in 0..BATCH {
-                    let Some(queued) = self.queue.pop(Instant::now()) else {
-                        busy = false;
-                        break;
-                    };
-                    busy = true;
-                    self.schedule(queued);
-                }
+            // Reap finished tasks; their results were already sent as outcomes. A lost task leaves
+            // the state incomplete: a watch does not go on, or a pod's binding has no outcome.
+            while let Some(ended) = self.tasks.try_join_next() {
+                ended.context("a task of the scheduler died")?;
             }
-            if busy {
+            self.expire(Instant::now());
+            if self.unsynced == 0 && self.schedule_batch() {
                 tokio::task::yield_now().await;
                 continue;
             }
@@ -314,9 +314,33 @@ impl Engine {
 
     // ---- scheduling ----
 
+    /// Schedules some pods. Returns whether more may be waiting.
+    fn schedule_batch(&mut self) -> bool {
+        for _ in 0..BATCH {
+            let Some(queued) = self.queue.pop(Instant::now()) else {
+                return false;
+            };
+            self.schedule(queued);
+        }
+        true
+    }
+
     fn schedule(&mut self, queued: Queued) {
         let pod = Arc::clone(&queued.pod);
-        match cycle::schedule(&pod, &self.cluster, |n| rand::rng().random_range(0..n)) {
+        // The cycle only reads the state, so a pod on which it panics harms no other.
+        let decided = catch_unwind(AssertUnwindSafe(|| {
+            let tie = |n| rand::rng().random_range(0..n);
+            cycle::schedule(&pod, &self.cluster, tie).map_err(|mut error| {
+                let candidate = cycle::preempt(&pod, &self.cluster, &mut error);
+                Box::new((error, candidate))
+            })
+        }));
+        let Ok(decided) = decided else {
+            tracing::error!(namespace = %pod.namespace, pod = %pod.name, "scheduling panicked, will retry");
+            self.queue.failed(queued, Instant::now());
+            return;
+        };
+        match decided {
             Ok(placement) => {
                 self.cluster.assume(&pod, &placement.node);
                 self.binding.insert(pod.uid.clone(), queued);
@@ -326,7 +350,10 @@ impl Engine {
                     self.ask_for_volumes(pod, placement);
                 }
             }
-            Err(error) => self.no_fit(queued, error),
+            Err(failure) => {
+                let (error, candidate) = *failure;
+                self.no_fit(queued, &error, candidate);
+            }
         }
     }
 
@@ -354,9 +381,7 @@ impl Engine {
                     "Successfully assigned {}/{} to {}",
                     pod.namespace, pod.name, placement.node
                 );
-                actions
-                    .event(&pod, "Normal", "Scheduled", "Binding", &message)
-                    .await;
+                actions.event(&pod, Severity::Normal, "Scheduled", "Binding", message);
             }
             drop(slot);
         });
@@ -376,9 +401,8 @@ impl Engine {
         });
     }
 
-    fn no_fit(&mut self, mut queued: Queued, mut error: FitError) {
+    fn no_fit(&mut self, mut queued: Queued, error: &FitError, candidate: Option<Candidate>) {
         let pod = Arc::clone(&queued.pod);
-        let candidate = cycle::preempt(&pod, &self.cluster, &mut error);
         queued.rejected_by = match error.plugins() {
             set if set == PluginSet::default() => PluginSet::all(),
             set => set,
@@ -441,18 +465,7 @@ impl Engine {
         let actions = self.actions.clone();
         self.spawn(async move {
             if let Some(candidate) = candidate {
-                for victim in &candidate.victims {
-                    if let Err(error) = actions.evict(victim, &pod, &candidate.node).await {
-                        tracing::warn!(victim = %victim.name, %error, "could not preempt a pod");
-                    }
-                }
-                for p in crowded_out {
-                    if let Err(error) = actions.clear_nomination(&p).await
-                        && !is_gone(&error)
-                    {
-                        tracing::warn!(pod = %p.name, %error, "could not clear a nomination");
-                    }
-                }
+                preempt(&actions, &pod, &candidate, &crowded_out).await;
             }
             let reported = actions
                 .report_unschedulable(&pod, "Unschedulable", &message, nominated.as_deref())
@@ -462,9 +475,8 @@ impl Engine {
             {
                 tracing::warn!(pod = %pod.name, %error, "could not report that a pod is unschedulable");
             }
-            actions
-                .event(&pod, "Warning", "FailedScheduling", "Scheduling", &message)
-                .await;
+            let (reason, action) = ("FailedScheduling", "Scheduling");
+            actions.event(&pod, Severity::Warning, reason, action, message);
         });
     }
 
@@ -495,7 +507,7 @@ impl Engine {
                     queued,
                     placement,
                     claims,
-                    deadline: Instant::now() + self.config.volume_timeout,
+                    deadline: instant_after(Instant::now(), self.config.volume_timeout),
                 };
                 self.waiting.insert(uid.to_owned(), waiting);
                 self.look_at(uid);
@@ -526,9 +538,8 @@ impl Engine {
             {
                 tracing::debug!(pod = %pod.name, %error, "could not report a failed binding");
             }
-            actions
-                .event(&pod, "Warning", "FailedScheduling", "Scheduling", &message)
-                .await;
+            let (reason, action) = ("FailedScheduling", "Scheduling");
+            actions.event(&pod, Severity::Warning, reason, action, message);
         });
     }
 
@@ -598,6 +609,28 @@ impl Engine {
                     &anyhow::anyhow!("binding volumes: timed out after {limit}s"),
                 );
             }
+        }
+    }
+}
+
+/// Evicts the victims of a preemption and clears the nominations that it makes void. Errors are
+/// logged: the pod is scheduled again when its victims are gone.
+async fn preempt(
+    actions: &Actions,
+    pod: &PodInfo,
+    candidate: &Candidate,
+    crowded_out: &[Arc<PodInfo>],
+) {
+    for victim in &candidate.victims {
+        if let Err(error) = actions.evict(victim, pod, &candidate.node).await {
+            tracing::warn!(victim = %victim.name, %error, "could not preempt a pod");
+        }
+    }
+    for p in crowded_out {
+        if let Err(error) = actions.clear_nomination(p).await
+            && !is_gone(&error)
+        {
+            tracing::warn!(pod = %p.name, %error, "could not clear a nomination");
         }
     }
 }

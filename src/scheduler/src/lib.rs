@@ -7,8 +7,8 @@
 //! ([`actions`]), so that the next pod need not wait. [`engine`] connects these modules and is the
 //! only one that holds mutable state across cycles.
 
-// Linked for the serializers of typed objects, which are compiled once in that crate.
-use rkube_client as _;
+use rkube_client::events::{Recorder, Settings, Style};
+use rkube_client::supervise::supervise;
 
 pub mod actions;
 pub mod cluster;
@@ -44,7 +44,31 @@ impl Default for Config {
 
 /// Schedules pods until the future is dropped, which also aborts all tasks it spawned.
 ///
-/// Returns only if the watches end, which they do not by themselves.
+/// If the engine fails or panics, a new one is started. A pod on which a scheduling cycle panics is
+/// retried with back-off, while the others are scheduled.
+///
+/// # Errors
+///
+/// Returns only if the event writer ends, which it does not by itself.
 pub async fn run(client: kube::Client, config: Config) -> anyhow::Result<()> {
-    engine::Engine::new(client, config).run().await
+    let settings = Settings {
+        style: Style::Series,
+        field_manager: "kube-scheduler",
+        host: None,
+        instance: format!("{}-{}", config.name, std::process::id()),
+    };
+    let (recorder, events) = Recorder::new(client.clone(), settings);
+    let engine = supervise("scheduler", || {
+        let engine = engine::Engine::new(client.clone(), recorder.clone(), config.clone());
+        async move {
+            if let Err(error) = engine.run().await {
+                tracing::error!("the scheduler failed: {error:#}");
+            }
+        }
+    });
+    tokio::select! {
+        () = engine => {}
+        () = events => {}
+    }
+    anyhow::bail!("the scheduler ended")
 }

@@ -12,6 +12,10 @@ pub const DEFAULT_MILLI_CPU: i64 = 100;
 /// Memory in bytes that scores assume for a container without a memory request: 200 MiB.
 pub const DEFAULT_MEMORY: i64 = 200 * 1024 * 1024;
 
+/// The largest amount that a list can have. Larger ones exceed every node in any case; limiting
+/// them lets the amounts of thousands of pods be added without overflow.
+const LARGEST: i64 = i64::MAX / 4096;
+
 /// Amounts of resources.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Resources {
@@ -29,14 +33,15 @@ impl From<&ResourceList> for Resources {
     /// Converts a list of quantities. The resource `pods` is ignored; see [`allowed_pods`].
     fn from(list: &ResourceList) -> Self {
         let mut all = Resources::default();
+        let bounded = |amount: i64| amount.clamp(-LARGEST, LARGEST);
         for (name, quantity) in &list.0 {
             match name.as_str() {
-                "cpu" => all.milli_cpu = quantity.milli_value(),
-                "memory" => all.memory = quantity.value(),
-                "ephemeral-storage" => all.ephemeral_storage = quantity.value(),
+                "cpu" => all.milli_cpu = bounded(quantity.milli_value()),
+                "memory" => all.memory = bounded(quantity.value()),
+                "ephemeral-storage" => all.ephemeral_storage = bounded(quantity.value()),
                 "pods" => {}
                 _ => {
-                    all.scalar.insert(name.clone(), quantity.value());
+                    all.scalar.insert(name.clone(), bounded(quantity.value()));
                 }
             }
         }
@@ -51,22 +56,24 @@ impl Resources {
     }
 
     /// Adds other amounts.
+    ///
+    /// Wraps around on overflow, so that [`Resources::subtract`] restores the former amounts.
     pub fn add(&mut self, other: &Resources) {
-        self.milli_cpu += other.milli_cpu;
-        self.memory += other.memory;
-        self.ephemeral_storage += other.ephemeral_storage;
-        for (name, amount) in &other.scalar {
-            *self.scalar.entry(name.clone()).or_default() += amount;
-        }
+        self.combine(other, i64::wrapping_add);
     }
 
     /// Subtracts amounts that were added before.
     pub fn subtract(&mut self, other: &Resources) {
-        self.milli_cpu -= other.milli_cpu;
-        self.memory -= other.memory;
-        self.ephemeral_storage -= other.ephemeral_storage;
+        self.combine(other, i64::wrapping_sub);
+    }
+
+    fn combine(&mut self, other: &Resources, with: fn(i64, i64) -> i64) {
+        self.milli_cpu = with(self.milli_cpu, other.milli_cpu);
+        self.memory = with(self.memory, other.memory);
+        self.ephemeral_storage = with(self.ephemeral_storage, other.ephemeral_storage);
         for (name, amount) in &other.scalar {
-            *self.scalar.entry(name.clone()).or_default() -= amount;
+            let own = self.scalar.entry(name.clone()).or_default();
+            *own = with(*own, *amount);
         }
     }
 

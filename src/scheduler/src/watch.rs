@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::fmt::Debug;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use futures::StreamExt;
@@ -153,7 +154,7 @@ fn watch<K, T>(
                     let key = key(&object);
                     listed.insert(key.clone());
                     known.insert(key.clone());
-                    messages.push(wrap(change(key, read(object))));
+                    messages.push(wrap(converted(key, object, read)));
                 }
                 Ok(Event::InitDone) => {
                     // Objects missing from a new list were deleted while the watch was interrupted.
@@ -170,7 +171,7 @@ fn watch<K, T>(
                 Ok(Event::Apply(object)) => {
                     let key = key(&object);
                     known.insert(key.clone());
-                    messages.push(wrap(change(key, read(object))));
+                    messages.push(wrap(converted(key, object, read)));
                 }
                 Ok(Event::Delete(object)) => {
                     let key = key(&object);
@@ -194,8 +195,17 @@ fn key<K: Resource>(object: &K) -> Key {
     (object.namespace().unwrap_or_default(), object.name_any())
 }
 
-/// Maps an object without relevant content to a deletion.
-fn change<T>(key: Key, value: Option<T>) -> Change<T> {
+/// Converts an object. One without relevant content counts as deleted, as does one that cannot be
+/// converted: it must not stop the watch.
+fn converted<K: Resource<DynamicType = ()>, T>(
+    key: Key,
+    object: K,
+    read: fn(K) -> Option<T>,
+) -> Change<T> {
+    let value = catch_unwind(AssertUnwindSafe(|| read(object))).unwrap_or_else(|_| {
+        tracing::error!(kind = %K::kind(&()), ?key, "converting an object panicked");
+        None
+    });
     match value {
         Some(value) => Change::Set(key, value),
         None => Change::Gone(key),

@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use k8s_openapi::api::autoscaling::v2::{
     HPAScalingPolicy, HPAScalingRules, HorizontalPodAutoscalerBehavior,
 };
 use k8s_openapi::api::core::v1::Pod;
 use rkube_api::quantity::Quantity;
+use rkube_component_helpers::time::{add_seconds, sub_seconds};
 
 use crate::common::pods;
 
@@ -88,10 +89,10 @@ fn is_warm(pod: &Pod, sample: &Sample, now: Timestamp) -> bool {
         .as_ref()
         .map_or(start.0, |time| time.0);
     let is_ready = ready.status == "True";
-    if start.0 + SignedDuration::from_secs(CPU_WARM_UP) > now {
-        is_ready && sample.at >= changed + SignedDuration::from_secs(sample.window)
+    if add_seconds(start.0, CPU_WARM_UP) > now {
+        is_ready && sample.at >= add_seconds(changed, sample.window)
     } else {
-        is_ready || start.0 + SignedDuration::from_secs(FIRST_READY) <= changed
+        is_ready || add_seconds(start.0, FIRST_READY) <= changed
     }
 }
 
@@ -115,6 +116,10 @@ pub struct Proposal {
     pub utilization: Option<i32>,
 }
 
+fn clamped(amount: i128) -> i64 {
+    amount.clamp(i64::MIN.into(), i64::MAX.into()) as i64
+}
+
 fn ratio(
     samples: &BTreeMap<String, i64>,
     requests: &BTreeMap<String, i64>,
@@ -125,21 +130,24 @@ fn ratio(
     }
     match target {
         Target::Average(target) => {
-            let average = samples.values().sum::<i64>() / samples.len() as i64;
+            let sum: i128 = samples.values().copied().map(i128::from).sum();
+            let average = clamped(sum / samples.len() as i128);
             (target > 0).then(|| (average as f64 / target as f64, average, None))
         }
         Target::Utilization(target) => {
             let known = samples
                 .iter()
                 .filter_map(|(pod, used)| Some((used, requests.get(pod)?)));
-            let (used, requested) = known.fold((0, 0), |(a, b), (used, requested)| {
-                (a + used, b + requested)
-            });
+            let (used, requested, count) =
+                known.fold((0i128, 0i128, 0i128), |(a, b, count), (used, requested)| {
+                    (a + i128::from(*used), b + i128::from(*requested), count + 1)
+                });
             if requested == 0 || target <= 0 {
                 return None;
             }
-            let utilization = (used * 100 / requested) as i32;
-            let average = used / samples.len() as i64;
+            let utilization =
+                (used * 100 / requested).clamp(i32::MIN.into(), i32::MAX.into()) as i32;
+            let average = clamped(used / count);
             Some((
                 f64::from(utilization) / f64::from(target),
                 average,
@@ -191,7 +199,8 @@ pub fn propose(
             _ if first > 1.0 => 0,
             Target::Average(target) => target,
             Target::Utilization(target) => {
-                i64::from(target.max(100)) * requests.get(pod).copied().unwrap_or(0) / 100
+                let request = requests.get(pod).copied().unwrap_or(0);
+                clamped(i128::from(target.max(100)) * i128::from(request) / 100)
             }
         };
         if (first - 1.0).abs() > f64::EPSILON {
@@ -233,16 +242,19 @@ impl History {
     }
 
     fn forget(&mut self, now: Timestamp) {
-        let since = now - SignedDuration::from_secs(MEMORY);
+        let since = sub_seconds(now, MEMORY);
         self.recommendations.retain(|(at, _)| *at >= since);
         self.changes.retain(|(at, _)| *at >= since);
     }
 
     fn changed(&self, seconds: i32, now: Timestamp) -> (i32, i32) {
-        let since = now - SignedDuration::from_secs(seconds.into());
+        let since = sub_seconds(now, seconds.into());
         let recent = self.changes.iter().filter(|(at, _)| *at > since);
         recent.fold((0, 0), |(up, down), (_, change)| {
-            (up + (*change).max(0), down + (-*change).max(0))
+            (
+                i32::saturating_add(up, (*change).max(0)),
+                i32::saturating_add(down, change.saturating_neg().max(0)),
+            )
         })
     }
 }
@@ -316,8 +328,7 @@ pub fn damp(
     let (up, down) = (up_rules(behavior), down_rules(behavior));
     history.recommendations.push((now, recommended));
     let within = |rules: &HPAScalingRules| {
-        let since =
-            now - SignedDuration::from_secs(rules.stabilization_window_seconds.unwrap_or(0).into());
+        let since = sub_seconds(now, rules.stabilization_window_seconds.unwrap_or(0).into());
         history
             .recommendations
             .iter()
@@ -366,7 +377,8 @@ pub fn damp(
             return (bounds.min.max(rate), Some(why));
         }
     }
-    (size.clamp(bounds.min, bounds.max), None)
+    // Not `clamp`, which panics if the bounds contradict each other.
+    (size.min(bounds.max).max(bounds.min), None)
 }
 
 fn limit(
@@ -382,7 +394,7 @@ fn limit(
     }
     let sizes = rules.policies.iter().flatten().map(|policy| {
         let (up, down) = history.changed(policy.period_seconds, now);
-        let start = current - up + down;
+        let start = current.saturating_sub(up).saturating_add(down);
         match (policy.type_.as_str(), growing) {
             ("Pods", true) => start.saturating_add(policy.value),
             ("Pods", false) => start.saturating_sub(policy.value),
@@ -495,5 +507,65 @@ mod tests {
         assert_eq!(damp(2, 14, bounds, None, &mut history, at(1500)).0, 2);
         let (size, why) = damp(500, 90, bounds, None, &mut history, at(3000));
         assert_eq!((size, why.unwrap().0), (100, "TooManyReplicas"));
+    }
+
+    #[test]
+    fn any_numbers_can_be_decided_with() {
+        use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscalerSpec;
+        let rules = serde_json::json!({"stabilizationWindowSeconds": 1, "policies": [
+            {"type": "Pods", "value": 1, "periodSeconds": 1},
+            {"type": "Percent", "value": 1, "periodSeconds": 1},
+        ]});
+        let object = serde_json::json!({
+            "minReplicas": 1, "maxReplicas": 3, "scaleTargetRef": {"kind": "Deployment", "name": "web"},
+            "behavior": {"scaleUp": rules, "scaleDown": rules},
+        });
+        crate::common::extremes::each(&object, |spec: &HorizontalPodAutoscalerSpec| {
+            let mut history = History::default();
+            for change in [i32::MIN, i32::MAX, i32::MIN] {
+                history.note(change, at(1));
+            }
+            let bounds = Bounds {
+                min: spec.min_replicas.unwrap(),
+                max: spec.max_replicas,
+            };
+            for (recommended, current) in [(i32::MAX, i32::MIN), (i32::MIN, i32::MAX), (2, 1)] {
+                let behavior = spec.behavior.as_ref();
+                damp(recommended, current, bounds, behavior, &mut history, at(2));
+            }
+        });
+    }
+
+    #[test]
+    fn any_metrics_can_be_used() {
+        let numbers = [i64::MIN, -1, 0, 1, i64::MAX];
+        for (a, b) in numbers
+            .iter()
+            .flat_map(|a| numbers.iter().map(move |b| (*a, *b)))
+        {
+            for target in [
+                Target::Utilization(1),
+                Target::Utilization(i32::MAX),
+                Target::Average(1),
+                Target::Average(i64::MAX),
+            ] {
+                let samples = sampled(&[("a", a), ("b", b)]);
+                let requests = [("a".to_owned(), b), ("b".to_owned(), a)].into();
+                let groups = Groups {
+                    ready: 2,
+                    unready: vec!["c".into()],
+                    missing: vec!["b".into()],
+                };
+                // Only the absence of panics matters.
+                let _ = propose(
+                    1,
+                    &groups,
+                    &samples,
+                    &requests,
+                    target,
+                    (TOLERANCE, TOLERANCE),
+                );
+            }
+        }
     }
 }

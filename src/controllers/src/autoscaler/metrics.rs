@@ -110,7 +110,7 @@ fn read_resource(
             samples.insert(
                 name.to_owned(),
                 Sample {
-                    milli: amounts.iter().sum(),
+                    milli: amounts.iter().copied().fold(0, i64::saturating_add),
                     at,
                     window: window(item),
                 },
@@ -266,7 +266,10 @@ pub async fn external(
             "no metrics returned from external metrics API for {metric}"
         ))
     })?;
-    Ok(items.iter().filter_map(|item| milli(&item["value"])).sum())
+    Ok(items
+        .iter()
+        .filter_map(|item| milli(&item["value"]))
+        .fold(0, i64::saturating_add))
 }
 
 #[cfg(test)]

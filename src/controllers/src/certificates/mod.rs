@@ -13,6 +13,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use serde_json::json;
 
 use crate::context::{Context, Deletion, Error, Result, optional};
+use crate::controller::{Controller, Watches};
 use crate::informers::Key;
 use crate::queue::Queue;
 
@@ -50,25 +51,43 @@ fn condition(
     }
 }
 
-/// Registers event handlers and returns the controller's run loop. Call before the informers start.
-pub fn start(ctx: &Context) -> impl Future<Output = ()> + Send + use<> {
-    let queue: Queue<Key> = Queue::new();
-    {
-        let queue = queue.clone();
-        ctx.informers
-            .signing_requests
-            .on_change(move |change| queue.add(Key::of(&change.object().metadata)));
+/// The controller of certificate signing requests.
+pub struct CertificateController {
+    ctx: Context,
+    queue: Queue<Key>,
+}
+
+impl CertificateController {
+    /// Returns the controller.
+    pub fn new(ctx: &Context) -> Self {
+        Self {
+            ctx: ctx.clone(),
+            queue: Queue::new(),
+        }
     }
-    let ctx = ctx.clone();
-    async move {
-        ctx.informers.signing_requests.synced().await;
-        let again = queue.clone();
-        let (ctx, again) = (&ctx, &again);
-        queue
-            .work("certificatesigningrequest-controller", 4, |key| {
-                sync(ctx, again, key)
-            })
-            .await;
+}
+
+impl Controller for CertificateController {
+    type Item = Key;
+
+    fn name(&self) -> &'static str {
+        "certificatesigningrequest-controller"
+    }
+
+    fn workers(&self) -> usize {
+        4
+    }
+
+    fn queue(&self) -> &Queue<Key> {
+        &self.queue
+    }
+
+    fn watch(&self, watches: &mut Watches<Key>) {
+        watches.objects(&self.ctx.informers.signing_requests);
+    }
+
+    async fn reconcile(&self, key: Key) -> Result<()> {
+        sync(&self.ctx, &self.queue, key).await
     }
 }
 

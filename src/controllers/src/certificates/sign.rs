@@ -6,11 +6,12 @@ use std::time::Duration;
 use jiff::Timestamp;
 use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
 use rcgen::{
-    CertificateSigningRequestParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose, SanType, SerialNumber,
+    CertificateSigningRequestParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
+    Issuer, KeyPair, KeyUsagePurpose, SanType, SerialNumber,
 };
 use ring::rand::SecureRandom;
-use x509_parser::prelude::FromDer;
+use x509_parser::oid_registry::{OID_X509_COMMON_NAME, OID_X509_ORGANIZATION_NAME};
+use x509_parser::prelude::{FromDer, X509Certificate, X509Name};
 
 use super::approve::{is_node, node_client_usages};
 
@@ -50,40 +51,67 @@ fn der(request: &CertificateSigningRequest) -> Result<Vec<u8>, String> {
     Ok(pem.contents)
 }
 
+/// Returns the common name and the organizations of a subject, which must have nothing else.
+///
+/// Readers of certificates differ in which of several common names counts, and a subject rebuilt from
+/// parsed attributes loses repeated ones. Neither may decide who someone is.
+fn user_and_groups(subject: &X509Name<'_>) -> Result<(String, Vec<String>), String> {
+    let (mut common_names, mut organizations) = (Vec::new(), Vec::new());
+    for attribute in subject.iter_attributes() {
+        let list = if *attribute.attr_type() == OID_X509_COMMON_NAME {
+            &mut common_names
+        } else if *attribute.attr_type() == OID_X509_ORGANIZATION_NAME {
+            &mut organizations
+        } else {
+            return Err(format!(
+                "the subject has the attribute {}: only CN and O are allowed",
+                attribute.attr_type()
+            ));
+        };
+        let text = attribute.as_str().map_err(|error| error.to_string())?;
+        list.push(text.to_owned());
+    }
+    match common_names.len() {
+        0 => Ok((String::new(), organizations)),
+        1 => Ok((common_names.remove(0), organizations)),
+        _ => Err("the subject has several common names".into()),
+    }
+}
+
 impl Subject {
     /// Parses the subject of a request.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the request cannot be parsed, or if its subject has anything but one common name and
+    /// organizations.
     pub fn of(request: &CertificateSigningRequest) -> Result<Self, String> {
         use x509_parser::extensions::{GeneralName, ParsedExtension};
         let der = der(request)?;
         let (_, parsed) =
             x509_parser::certification_request::X509CertificationRequest::from_der(&der)
                 .map_err(|error| error.to_string())?;
-        let subject = &parsed.certification_request_info.subject;
-        let text = |attribute: &x509_parser::x509::AttributeTypeAndValue<'_>| {
-            attribute.as_str().unwrap_or_default().to_owned()
-        };
+        let (common_name, organizations) =
+            user_and_groups(&parsed.certification_request_info.subject)?;
         let mut found = Self {
-            common_name: subject
-                .iter_common_name()
-                .next()
-                .map(text)
-                .unwrap_or_default(),
-            organizations: subject.iter_organization().map(text).collect(),
+            common_name,
+            organizations,
             has_alternatives: false,
             has_server_names: false,
             has_other_names: false,
         };
-        for extension in parsed.requested_extensions().into_iter().flatten() {
-            if let ParsedExtension::SubjectAlternativeName(names) = extension {
-                for name in &names.general_names {
-                    found.has_alternatives = true;
-                    match name {
-                        GeneralName::DNSName(_) | GeneralName::IPAddress(_) => {
-                            found.has_server_names = true
-                        }
-                        _ => found.has_other_names = true,
-                    }
+        let extensions = parsed.requested_extensions().into_iter().flatten();
+        let names = extensions.flat_map(|extension| match extension {
+            ParsedExtension::SubjectAlternativeName(names) => names.general_names.as_slice(),
+            _ => &[],
+        });
+        for name in names {
+            found.has_alternatives = true;
+            match name {
+                GeneralName::DNSName(_) | GeneralName::IPAddress(_) => {
+                    found.has_server_names = true;
                 }
+                _ => found.has_other_names = true,
             }
         }
         Ok(found)
@@ -183,11 +211,45 @@ pub fn sign(
     if let Err(reason) = check(&request.spec.signer_name, &subject, &usages)? {
         return Some(Err(reason.to_owned()));
     }
-    Some(issue(request, &usages, authority, now))
+    Some(issue(request, &subject, &usages, authority, now))
+}
+
+/// Returns the name of a certificate for the checked subject.
+///
+/// rcgen keeps one value per attribute type, so a second organization is written with the same
+/// object identifier under another key.
+fn distinguished_name(subject: &Subject) -> Result<DistinguishedName, String> {
+    let organization_types = [
+        DnType::OrganizationName,
+        DnType::CustomDnType(vec![2, 5, 4, 10]),
+    ];
+    if subject.organizations.len() > organization_types.len() {
+        return Err("certificates with more than two organizations cannot be issued".into());
+    }
+    let mut name = DistinguishedName::new();
+    if !subject.common_name.is_empty() {
+        name.push(DnType::CommonName, subject.common_name.as_str());
+    }
+    for (kind, organization) in organization_types.into_iter().zip(&subject.organizations) {
+        name.push(kind, organization.as_str());
+    }
+    Ok(name)
+}
+
+/// Checks that a certificate is for the subject that was checked.
+fn verify(certificate: &[u8], subject: &Subject) -> Result<(), String> {
+    let (_, parsed) = X509Certificate::from_der(certificate).map_err(|error| error.to_string())?;
+    let (common_name, organizations) = user_and_groups(parsed.subject())?;
+    if common_name == subject.common_name && organizations == subject.organizations {
+        Ok(())
+    } else {
+        Err("the certificate would not be for the requested subject".into())
+    }
 }
 
 fn issue(
     request: &CertificateSigningRequest,
+    subject: &Subject,
     usages: &[String],
     authority: &Authority<'_>,
     now: Timestamp,
@@ -211,6 +273,7 @@ fn issue(
         .map_err(|_| "no randomness is to be had".to_owned())?;
     serial[0] &= 0x7f; // DER integers are signed; keep the serial positive
     let params = &mut parsed.params;
+    params.distinguished_name = distinguished_name(subject)?;
     params.not_before = moment(begin);
     params.not_after = moment(begin + BACKDATE.unsigned_abs() + lifetime.as_secs());
     params.serial_number = Some(SerialNumber::from_slice(&serial));
@@ -230,7 +293,9 @@ fn issue(
     });
     let key = KeyPair::from_pem(authority.key).map_err(text)?;
     let issuer = Issuer::from_ca_cert_pem(authority.certificate, key).map_err(text)?;
-    Ok(parsed.signed_by(&issuer).map_err(text)?.pem())
+    let certificate = parsed.signed_by(&issuer).map_err(text)?;
+    verify(certificate.der(), subject)?;
+    Ok(certificate.pem())
 }
 
 #[cfg(test)]
@@ -240,7 +305,7 @@ mod tests {
     use crate::common::pods::testing::at;
     use k8s_openapi::ByteString;
     use k8s_openapi::api::certificates::v1::CertificateSigningRequestSpec;
-    use rcgen::{BasicConstraints, CertificateParams, DnType};
+    use rcgen::{BasicConstraints, CertificateParams};
 
     fn request(
         common_name: &str,
@@ -303,6 +368,31 @@ mod tests {
     }
 
     #[test]
+    fn all_organizations_are_signed_or_none() {
+        let subject = |organizations: &[&str]| Subject {
+            common_name: "bob".into(),
+            organizations: organizations.iter().map(|o| (*o).into()).collect(),
+            has_alternatives: false,
+            has_server_names: false,
+            has_other_names: false,
+        };
+        let certificate = |name| {
+            let mut params = CertificateParams::default();
+            params.distinguished_name = name;
+            params.self_signed(&KeyPair::generate().unwrap()).unwrap()
+        };
+        for organizations in [&[][..], &["dev"], &["dev", "ops"]] {
+            let subject = subject(organizations);
+            let made = certificate(distinguished_name(&subject).unwrap());
+            assert_eq!(verify(made.der(), &subject), Ok(()));
+        }
+        let three = subject(&["dev", "ops", "qa"]);
+        assert!(distinguished_name(&three).is_err());
+        let made = certificate(distinguished_name(&subject(&["dev", "ops"])).unwrap());
+        assert!(verify(made.der(), &subject(&["ops"])).is_err());
+    }
+
+    #[test]
     fn what_breaks_a_signers_rules_is_refused() {
         let rules = |request: &CertificateSigningRequest| {
             let subject = Subject::of(request).unwrap();
@@ -338,5 +428,39 @@ mod tests {
             recognize(&request("system:node:n2", "system:nodes", KUBELET, CLIENT)),
             Some(Kind::First)
         );
+    }
+
+    #[test]
+    fn a_subject_with_anything_else_is_refused() {
+        use rcgen::DnType::{CommonName, OrganizationalUnitName};
+        // `DistinguishedName` keeps one value per type, so a second common name is smuggled in under
+        // another type of the same length and then renamed.
+        let raw = |second: DnType, rename: bool| {
+            let mut params = CertificateParams::default();
+            params.distinguished_name.push(CommonName, "system:node:n1");
+            params
+                .distinguished_name
+                .push(second, "kube-apiserver-kubelet-client");
+            let key = KeyPair::generate().unwrap();
+            let mut der = params.serialize_request(&key).unwrap().der().to_vec();
+            let unit = [0x55, 0x04, 0x0b];
+            let place = der.windows(3).position(|bytes| bytes == unit);
+            if rename && let Some(place) = place {
+                der[place + 2] = 0x03;
+            }
+            let subject = |der: &[u8]| {
+                let (_, parsed) =
+                    x509_parser::certification_request::X509CertificationRequest::from_der(der)
+                        .unwrap();
+                user_and_groups(&parsed.certification_request_info.subject)
+            };
+            subject(&der)
+        };
+        let twice = raw(OrganizationalUnitName, true).unwrap_err();
+        assert_eq!(twice, "the subject has several common names");
+        let other = raw(OrganizationalUnitName, false).unwrap_err();
+        assert!(other.contains("2.5.4.11"), "{other}");
+        let (name, groups) = raw(DnType::OrganizationName, false).unwrap();
+        assert_eq!((name.as_str(), groups.len()), ("system:node:n1", 1));
     }
 }

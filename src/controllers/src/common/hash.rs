@@ -25,7 +25,7 @@ pub fn safe_encode(text: &str) -> String {
 /// The hash is stable as long as the value's JSON is; keys are sorted.
 pub fn of<T: Serialize>(value: &T, collisions: Option<i32>) -> String {
     // Convert to a tree first, so that map order does not matter.
-    let tree = serde_json::to_value(value).unwrap_or_default();
+    let tree = rkube_client::instances::tree(value).unwrap_or_default();
     let mut bytes = tree.to_string().into_bytes();
     if let Some(collisions) = collisions {
         bytes.extend_from_slice(&collisions.to_le_bytes());

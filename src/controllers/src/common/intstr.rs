@@ -9,16 +9,16 @@ pub fn scaled(value: &IntOrString, total: i32, round_up: bool) -> i32 {
     match value {
         IntOrString::Int(number) => *number,
         IntOrString::String(text) => {
-            let Some(percent) = text.strip_suffix('%').and_then(|p| p.parse::<i64>().ok()) else {
+            let Some(percent) = text.strip_suffix('%').and_then(|p| p.parse::<i128>().ok()) else {
                 return 0;
             };
-            let product = percent * i64::from(total);
+            let product = percent.saturating_mul(i128::from(total));
             let result = if round_up {
-                (product + 99).div_euclid(100)
+                product.saturating_add(99).div_euclid(100)
             } else {
                 product.div_euclid(100)
             };
-            i32::try_from(result).unwrap_or(i32::MAX)
+            result.clamp(i32::MIN.into(), i32::MAX.into()) as i32
         }
     }
 }

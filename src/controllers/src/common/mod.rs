@@ -1,6 +1,8 @@
 //! Helpers shared by several controllers.
 
 pub mod claim;
+#[cfg(test)]
+pub mod extremes;
 pub mod hash;
 pub mod intstr;
 pub mod owners;

@@ -145,13 +145,8 @@ mod tests {
         let tried = RefCell::new(Vec::new());
         let (done, outcome) = slow_start(20, |i| {
             tried.borrow_mut().push(i);
-            async move {
-                if i == 4 {
-                    Err(Error::other("no"))
-                } else {
-                    Ok(())
-                }
-            }
+            let outcome = (i != 4).then_some(()).ok_or_else(|| Error::other("no"));
+            async move { outcome }
         })
         .await;
         assert_eq!((done, tried.borrow().len()), (6, 7)); // 1 + 2 + 4

@@ -94,11 +94,7 @@ pub fn seconds_between(a: Timestamp, b: Timestamp) -> i64 {
     b.duration_since(a).as_secs()
 }
 
-/// Returns the time until `seconds` after `since`, or zero if that has passed.
-pub fn until(since: Timestamp, seconds: i64, now: Timestamp) -> Duration {
-    let left = jiff::SignedDuration::from_secs(seconds) - now.duration_since(since);
-    Duration::try_from(left).unwrap_or(Duration::ZERO)
-}
+pub use rkube_component_helpers::time::until;
 
 /// Returns the highest restart count of the pod's regular containers and sidecars.
 fn restarts(pod: &Pod) -> i32 {

@@ -20,7 +20,7 @@ pub const HASH_LABEL: &str = "controller.kubernetes.io/hash";
 
 /// Returns a revision's data: a patch that replaces the owner's template.
 fn data(template: &PodTemplateSpec) -> Value {
-    let mut template = serde_json::to_value(template).unwrap_or_default();
+    let mut template = rkube_client::instances::tree(template).unwrap_or_default();
     template["$patch"] = json!("replace");
     json!({"spec": {"template": template}})
 }
@@ -29,7 +29,8 @@ fn data(template: &PodTemplateSpec) -> Value {
 pub fn template(revision: &ControllerRevision) -> Option<PodTemplateSpec> {
     let mut template = revision.data.as_ref()?.0.pointer("/spec/template")?.clone();
     template.as_object_mut()?.remove("$patch");
-    serde_json::from_value(template).ok()
+    // From text, since a reader of trees would be compiled for all types of a pod.
+    serde_json::from_str(&template.to_string()).ok()
 }
 
 /// Returns whether the revision stores this template.

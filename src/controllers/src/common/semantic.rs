@@ -40,7 +40,7 @@ pub fn equal<T: Serialize + PartialEq>(a: &T, b: &T) -> bool {
         return true;
     }
     let tree = |value: &T| {
-        let mut tree = serde_json::to_value(value).unwrap_or_default();
+        let mut tree = rkube_client::instances::tree(value).unwrap_or_default();
         prune(&mut tree);
         tree
     };

@@ -13,6 +13,7 @@ use rkube_component_helpers::cron;
 
 use crate::common::owners;
 use crate::context::{Context, Deletion, Error, Result, optional};
+use crate::controller::{Controller, Watches};
 use crate::events::Severity::{Normal, Warning};
 use crate::informers::Key;
 use crate::queue::Queue;
@@ -23,46 +24,46 @@ const NAME: &str = "cronjob-controller";
 /// Number of cron jobs processed concurrently.
 const CONCURRENCY: usize = 5;
 
-struct Controller {
+/// The controller of cron jobs.
+pub struct CronJobController {
     ctx: Context,
     queue: Queue<Key>,
 }
 
-/// Registers event handlers and returns the controller's run loop. Call before the informers start.
-pub fn start(ctx: &Context) -> impl Future<Output = ()> + Send + use<> {
-    let queue: Queue<Key> = Queue::new();
-    let informers = ctx.informers.clone();
-    {
-        let queue = queue.clone();
-        informers
-            .cron_jobs
-            .on_change(move |change| queue.add(Key::of(&change.object().metadata)));
+impl CronJobController {
+    /// Returns the controller.
+    pub fn new(ctx: &Context) -> Self {
+        Self {
+            ctx: ctx.clone(),
+            queue: Queue::new(),
+        }
     }
-    {
-        let queue = queue.clone();
-        informers.jobs.on_change(move |change| {
-            for job in change.states() {
-                if let Some(name) = owners::controller_name::<CronJob>(&job.metadata) {
-                    queue.add(Key::new(
-                        job.metadata.namespace.clone().unwrap_or_default(),
-                        name,
-                    ));
-                }
-            }
-        });
+}
+
+impl Controller for CronJobController {
+    type Item = Key;
+
+    fn name(&self) -> &'static str {
+        NAME
     }
-    let controller = Controller {
-        ctx: ctx.clone(),
-        queue,
-    };
-    async move {
-        informers.cron_jobs.synced().await;
-        informers.jobs.synced().await;
-        let controller = &controller;
-        controller
-            .queue
-            .work(NAME, CONCURRENCY, |key| controller.sync(key))
-            .await;
+
+    fn workers(&self) -> usize {
+        CONCURRENCY
+    }
+
+    fn queue(&self) -> &Queue<Key> {
+        &self.queue
+    }
+
+    fn watch(&self, watches: &mut Watches<Key>) {
+        let informers = &self.ctx.informers;
+        watches
+            .objects(&informers.cron_jobs)
+            .owns::<Job, CronJob>(&informers.jobs);
+    }
+
+    async fn reconcile(&self, key: Key) -> Result<()> {
+        self.sync(key).await
     }
 }
 
@@ -76,7 +77,7 @@ fn zone(cron: &CronJob) -> std::result::Result<TimeZone, String> {
     }
 }
 
-impl Controller {
+impl CronJobController {
     fn tell(&self, cron: &CronJob, warning: bool, reason: &str, message: String) {
         let severity = if warning { Warning } else { Normal };
         self.ctx
@@ -168,7 +169,7 @@ impl Controller {
             }
         }
         if let Some(next) = schedule.next(now, &zone) {
-            let wait = std::time::Duration::try_from(next.duration_since(now)).unwrap_or_default();
+            let wait = rkube_component_helpers::time::until_time(next, now);
             // Wake up slightly late, never early.
             self.queue
                 .add_after(key.clone(), wait + std::time::Duration::from_millis(100));

@@ -2,13 +2,14 @@
 
 use std::sync::Arc;
 
+use jiff::Timestamp;
 use jiff::tz::TimeZone;
-use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::batch::v1::{CronJob, Job};
 use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 
 use rkube_component_helpers::cron::Schedule;
+use rkube_component_helpers::time::{add_seconds, sub_seconds};
 
 use crate::common::owners;
 use crate::job::{has_condition, is_finished};
@@ -54,11 +55,10 @@ fn latest_due(
     // enough back to include one time of a regular schedule, and extend the range if there is none.
     let gap = second.duration_since(first).as_secs().max(1);
     let missed =
-        usize::try_from(now.duration_since(first).as_secs() / gap).unwrap_or(usize::MAX) + 1;
+        usize::try_from(now.duration_since(first).as_secs() / gap).unwrap_or(usize::MAX - 1) + 1;
     let mut back = gap.saturating_mul(2);
     loop {
-        let start =
-            (now - SignedDuration::from_secs(back)).max(first - SignedDuration::from_secs(1));
+        let start = sub_seconds(now, back).max(sub_seconds(first, 1));
         let mut latest = None;
         let mut at = start;
         while let Some(next) = schedule.next(at, zone).filter(|next| *next <= now) {
@@ -89,16 +89,14 @@ pub fn decide(
         .as_ref()
         .or(cron.metadata.creation_timestamp.as_ref());
     let mut earliest = since.map_or(now, |time| time.0);
-    let deadline = spec
-        .starting_deadline_seconds
-        .map(SignedDuration::from_secs);
+    let deadline = spec.starting_deadline_seconds;
     if let Some(deadline) = deadline {
-        earliest = earliest.max(now - deadline);
+        earliest = earliest.max(sub_seconds(now, deadline));
     }
     let (Some(time), missed) = latest_due(schedule, zone, earliest, now) else {
         return (Decision::Wait, 0);
     };
-    if deadline.is_some_and(|deadline| time + deadline < now) {
+    if deadline.is_some_and(|deadline| add_seconds(time, deadline) < now) {
         return (Decision::TooLate(time), missed);
     }
     let active = status.active.unwrap_or_default();
@@ -423,5 +421,34 @@ mod tests {
             job.metadata.annotations.unwrap()[SCHEDULED],
             "2026-01-01T00:01:00Z"
         );
+    }
+
+    #[test]
+    fn any_numbers_can_be_decided_with() {
+        let object = serde_json::json!({
+            "metadata": {"name": "tick", "creationTimestamp": "2026-01-01T00:00:00Z"},
+            "spec": {
+                "schedule": "*/5 * * * *", "startingDeadlineSeconds": 1,
+                "successfulJobsHistoryLimit": 1, "failedJobsHistoryLimit": 1,
+                "jobTemplate": {"spec": {"template": {}, "backoffLimit": 1}},
+            },
+        });
+        let schedule = rkube_component_helpers::cron::parse("*/5 * * * *").unwrap();
+        crate::common::extremes::each(&object, |cron: &CronJob| {
+            let now = time("2026-01-01T01:00:00Z");
+            decide(cron, &schedule, &TimeZone::UTC, now);
+            surplus(cron, &[Arc::new(job_for(cron, now, &TimeZone::UTC))]);
+        });
+    }
+
+    #[test]
+    fn a_deadline_of_any_length_is_never_over() {
+        let mut cron = cron("* * * * *", "2026-01-01T00:00:00Z");
+        cron.spec.starting_deadline_seconds = Some(i64::MAX);
+        let schedule = rkube_component_helpers::cron::parse("* * * * *").unwrap();
+        let now = time("2026-01-01T00:01:30Z");
+        let (decision, missed) = decide(&cron, &schedule, &TimeZone::UTC, now);
+        assert!(matches!(decision, Decision::Start { .. }), "{decision:?}");
+        assert_eq!(missed, 1);
     }
 }

@@ -12,8 +12,9 @@ use k8s_openapi::api::apps::v1::{DaemonSet, DaemonSetStatus};
 use k8s_openapi::api::core::v1::Pod;
 use parking_lot::Mutex;
 
-use crate::common::{claim, owners, pod_control, pods, revisions};
+use crate::common::{claim, pod_control, pods, revisions};
 use crate::context::{Context, Result, optional};
+use crate::controller::{Controller, Watches};
 use crate::events::Severity::{Normal, Warning};
 use crate::informers::{Change, Key};
 use crate::queue::Queue;
@@ -25,76 +26,72 @@ const CONCURRENCY: usize = 2;
 /// Maximum number of pods created or deleted per set and sync.
 const BURST: usize = 250;
 
-struct Controller {
+/// The controller of daemon sets.
+pub struct DaemonSetController {
     ctx: Context,
     queue: Queue<Key>,
     /// Consecutive pod failures and the last failure's time, by set and node.
     failures: Mutex<HashMap<(String, String), (u32, Timestamp)>>,
 }
 
-/// Registers event handlers and returns the controller's run loop. Call before the informers start.
-pub fn start(ctx: &Context) -> impl Future<Output = ()> + Send + use<> {
-    let queue: Queue<Key> = Queue::new();
-    let informers = ctx.informers.clone();
-    {
-        let queue = queue.clone();
-        informers
-            .daemon_sets
-            .on_change(move |change| queue.add(Key::of(&change.object().metadata)));
-    }
-    {
-        let (queue, sets) = (queue.clone(), informers.daemon_sets.clone());
-        informers.pods.on_change(move |change| {
-            let pod = change.object();
-            let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
-            for state in change.states() {
-                if let Some(name) = owners::controller_name::<DaemonSet>(&state.metadata) {
-                    queue.add(Key::new(namespace, name));
-                }
-            }
-            if owners::controller_of(&pod.metadata).is_none() && !change.is_deletion() {
-                let labels = label_selector::labels_or_empty(pod.metadata.labels.as_ref());
-                for set in sets.in_namespace(namespace) {
-                    let wanted = set.spec.as_ref().map(|spec| &spec.selector);
-                    if wanted.is_some_and(|wanted| label_selector::matches(wanted, labels)) {
-                        queue.add(Key::of(&set.metadata));
-                    }
-                }
-            }
-        });
-    }
-    {
-        let (queue, sets) = (queue.clone(), informers.daemon_sets.clone());
-        informers.nodes.on_change(move |change| {
-            if let Change::Updated(old, new) = change
-                && !plan::node_matters(old, new)
-            {
-                return;
-            }
-            for set in sets.list() {
-                queue.add(Key::of(&set.metadata));
-            }
-        });
-    }
-    let controller = Controller {
-        ctx: ctx.clone(),
-        queue,
-        failures: Mutex::default(),
-    };
-    async move {
-        informers.daemon_sets.synced().await;
-        informers.pods.synced().await;
-        informers.nodes.synced().await;
-        informers.revisions.synced().await;
-        let controller = &controller;
-        controller
-            .queue
-            .work(NAME, CONCURRENCY, |key| controller.sync(key))
-            .await;
+impl DaemonSetController {
+    /// Returns the controller.
+    pub fn new(ctx: &Context) -> Self {
+        Self {
+            ctx: ctx.clone(),
+            queue: Queue::new(),
+            failures: Mutex::default(),
+        }
     }
 }
 
-impl Controller {
+impl Controller for DaemonSetController {
+    type Item = Key;
+
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn workers(&self) -> usize {
+        CONCURRENCY
+    }
+
+    fn queue(&self) -> &Queue<Key> {
+        &self.queue
+    }
+
+    fn watch(&self, watches: &mut Watches<Key>) {
+        let informers = &self.ctx.informers;
+        let sets = informers.daemon_sets.clone();
+        watches
+            .objects(&informers.daemon_sets)
+            .claims(
+                &informers.pods,
+                &informers.daemon_sets,
+                |set: &DaemonSet, labels| {
+                    let wanted = set.spec.as_ref().map(|spec| &spec.selector);
+                    wanted.is_some_and(|wanted| label_selector::matches(wanted, labels))
+                },
+            )
+            .on(&informers.nodes, move |change, queue| {
+                if let Change::Updated(old, new) = change
+                    && !plan::node_matters(old, new)
+                {
+                    return;
+                }
+                for set in sets.list() {
+                    queue.add(Key::of(&set.metadata));
+                }
+            })
+            .reads(&informers.revisions);
+    }
+
+    async fn reconcile(&self, key: Key) -> Result<()> {
+        self.sync(key).await
+    }
+}
+
+impl DaemonSetController {
     async fn sync(&self, key: Key) -> Result<()> {
         let Some(set) = self.ctx.informers.daemon_sets.by_key(&key) else {
             self.failures
@@ -132,7 +129,7 @@ impl Controller {
         else {
             let mut counted = DaemonSet::clone(&set);
             let status = counted.status.get_or_insert_default();
-            status.collision_count = Some(status.collision_count.unwrap_or(0) + 1);
+            status.collision_count = Some(status.collision_count.unwrap_or(0).saturating_add(1));
             self.ctx
                 .update_status(&self.ctx.informers.daemon_sets, &counted)
                 .await?;
@@ -207,7 +204,7 @@ impl Controller {
                 again = again.map_or(Some(left), |other: Duration| Some(other.min(left)));
                 return false;
             }
-            *count += 1;
+            *count = count.saturating_add(1);
             *last = now;
             let name = Key::of(&pod.metadata);
             let message =

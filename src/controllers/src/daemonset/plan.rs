@@ -566,4 +566,31 @@ mod tests {
         let plan = manage(&set, "new", &nodes, &owned, at(9));
         assert_eq!(plan.delete[0].metadata.name.as_deref(), Some("p1"));
     }
+
+    #[test]
+    fn any_numbers_can_be_planned_with() {
+        let object = serde_json::json!({
+            "metadata": {"name": "ds", "generation": 1},
+            "spec": {
+                "minReadySeconds": 1, "revisionHistoryLimit": 1, "selector": {},
+                "template": {"spec": {"containers": [], "priority": 1, "tolerations": [
+                    {"operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 1},
+                ]}},
+                "updateStrategy": {"type": "RollingUpdate",
+                    "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 1}},
+            },
+            "status": {"currentNumberScheduled": 1, "desiredNumberScheduled": 1, "numberReady": 1,
+                "numberMisscheduled": 1, "collisionCount": 1},
+        });
+        let nodes = [node("a", None), node("b", Some(("x", "NoExecute")))];
+        let owned = [
+            daemon("p1", "a", "old", true),
+            daemon("p2", "b", "new", true),
+        ];
+        crate::common::extremes::each(&object, |set: &DaemonSet| {
+            manage(set, "new", &nodes, &owned, at(9));
+            roll(set, "new", &nodes, &owned, at(9));
+            status(set, "new", &nodes, &owned, at(9));
+        });
+    }
 }

@@ -15,6 +15,7 @@ use k8s_openapi::api::core::v1::Pod;
 
 use crate::common::{claim, owners};
 use crate::context::{Context, Deletion, Error, Result};
+use crate::controller::{Controller, Watches};
 use crate::events::Severity::{Normal, Warning};
 use crate::informers::{Change, Key, Store};
 use crate::queue::Queue;
@@ -27,80 +28,65 @@ const COMPONENT: &str = "deployment-controller";
 /// Number of deployments processed concurrently.
 const CONCURRENCY: usize = 5;
 
-struct Controller {
+/// The controller of deployments.
+pub struct DeploymentController {
     ctx: Context,
     queue: Queue<Key>,
 }
 
-/// Registers event handlers and returns the controller's run loop. Call before the informers start.
-pub fn start(ctx: &Context) -> impl Future<Output = ()> + Send + use<> {
-    let queue: Queue<Key> = Queue::new();
-    let informers = ctx.informers.clone();
-    {
-        let queue = queue.clone();
-        informers
-            .deployments
-            .on_change(move |change| queue.add(Key::of(&change.object().metadata)));
-    }
-    {
-        let (queue, deployments) = (queue.clone(), informers.deployments.clone());
-        informers
-            .replica_sets
-            .on_change(move |change| enqueue_owners(&queue, &deployments, change));
-    }
-    {
-        // Only deployments with the strategy `Recreate` wait for pods to be deleted.
-        let (queue, sets) = (queue.clone(), informers.replica_sets.clone());
-        let deployments = informers.deployments.clone();
-        informers.pods.on_change(move |change| {
-            if let Change::Deleted(pod) = change {
-                enqueue_recreate(&queue, &deployments, &sets, pod);
-            }
-        });
-    }
-    let controller = Controller {
-        ctx: ctx.clone(),
-        queue,
-    };
-    async move {
-        let informers = &controller.ctx.informers;
-        informers.deployments.synced().await;
-        informers.replica_sets.synced().await;
-        informers.pods.synced().await;
-        let controller = &controller;
-        controller
-            .queue
-            .work(COMPONENT, CONCURRENCY, |key| controller.sync(key))
-            .await;
+impl DeploymentController {
+    /// Returns the controller.
+    pub fn new(ctx: &Context) -> Self {
+        Self {
+            ctx: ctx.clone(),
+            queue: Queue::new(),
+        }
     }
 }
 
-fn enqueue_owners(
-    queue: &Queue<Key>,
-    deployments: &Store<Deployment>,
-    change: &Change<ReplicaSet>,
-) {
-    for set in change.states() {
-        if let Some(name) = owners::controller_name::<Deployment>(&set.metadata) {
-            queue.add(Key::new(
-                set.metadata.namespace.as_deref().unwrap_or_default(),
-                name,
-            ));
-        }
+impl Controller for DeploymentController {
+    type Item = Key;
+
+    fn name(&self) -> &'static str {
+        COMPONENT
     }
-    let set = change.object();
-    if owners::controller_of(&set.metadata).is_none() && !change.is_deletion() {
-        let labels = label_selector::labels_or_empty(set.metadata.labels.as_ref());
-        for deployment in
-            deployments.in_namespace(set.metadata.namespace.as_deref().unwrap_or_default())
-        {
-            let wanted = deployment.spec.as_ref().map(|spec| &spec.selector);
-            if wanted.is_some_and(|wanted| {
-                !label_selector::is_empty(wanted) && label_selector::matches(wanted, labels)
-            }) {
-                queue.add(Key::of(&deployment.metadata));
-            }
-        }
+
+    fn workers(&self) -> usize {
+        CONCURRENCY
+    }
+
+    fn queue(&self) -> &Queue<Key> {
+        &self.queue
+    }
+
+    fn watch(&self, watches: &mut Watches<Key>) {
+        let informers = &self.ctx.informers;
+        let (deployments, sets) = (
+            informers.deployments.clone(),
+            informers.replica_sets.clone(),
+        );
+        watches
+            .objects(&informers.deployments)
+            .claims(
+                &informers.replica_sets,
+                &informers.deployments,
+                |deployment: &Deployment, labels| {
+                    let wanted = deployment.spec.as_ref().map(|spec| &spec.selector);
+                    wanted.is_some_and(|wanted| {
+                        !label_selector::is_empty(wanted) && label_selector::matches(wanted, labels)
+                    })
+                },
+            )
+            // Only deployments with the strategy `Recreate` wait for pods to be deleted.
+            .on(&informers.pods, move |change, queue| {
+                if let Change::Deleted(pod) = change {
+                    enqueue_recreate(queue, &deployments, &sets, pod);
+                }
+            });
+    }
+
+    async fn reconcile(&self, key: Key) -> Result<()> {
+        self.sync(key).await
     }
 }
 
@@ -122,7 +108,7 @@ fn enqueue_recreate(
     }
 }
 
-impl Controller {
+impl DeploymentController {
     async fn sync(&self, key: Key) -> Result<()> {
         let Some(deployment) = self.ctx.informers.deployments.by_key(&key) else {
             return Ok(());
@@ -242,7 +228,7 @@ impl Controller {
                     .ok_or_else(|| Error::other("the deployment is gone"))?,
             );
             let status = bumped.status.get_or_insert_default();
-            status.collision_count = Some(status.collision_count.unwrap_or(0) + 1);
+            status.collision_count = Some(status.collision_count.unwrap_or(0).saturating_add(1));
             self.ctx.update_status(deployments, &bumped).await?;
             return Err(error);
         }

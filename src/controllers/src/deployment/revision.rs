@@ -82,7 +82,7 @@ pub fn sync(state: &mut State, create: bool) {
         .iter()
         .map(|index| of(&state.sets[*index].metadata))
         .max();
-    let revision = newest_old.unwrap_or(0) + 1;
+    let revision = newest_old.unwrap_or(0).saturating_add(1);
     match state.new {
         Some(index) => renew(state, index, revision),
         None if create => make(state, revision),
@@ -220,7 +220,11 @@ fn annotate(deployment: &Deployment, set: &mut ReplicaSet, revision: i64, exists
     changed |= renumber(annotations, revision);
     if !exists {
         let wanted = replicas(deployment);
-        changed |= size_annotations(annotations, wanted, wanted + scale::max_surge(deployment));
+        changed |= size_annotations(
+            annotations,
+            wanted,
+            wanted.saturating_add(scale::max_surge(deployment)),
+        );
     }
     changed
 }

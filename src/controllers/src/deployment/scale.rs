@@ -3,7 +3,7 @@
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
-use super::plan::{Action, State, available, is_recreate, replicas, set_replicas};
+use super::plan::{Action, State, available, is_recreate, replicas, set_replicas, sum};
 use super::revision;
 use crate::common::intstr;
 
@@ -56,17 +56,18 @@ pub fn room_for_new(deployment: &Deployment, total: i32, present: i32) -> i32 {
     if is_recreate(deployment) {
         return wanted;
     }
-    let most = wanted + max_surge(deployment);
+    let most = wanted.saturating_add(max_surge(deployment));
     if total >= most {
         return present;
     }
-    present + (most - total).min(wanted - present)
+    let room = most.saturating_sub(total);
+    present.saturating_add(room.min(wanted.saturating_sub(present)))
 }
 
 /// Plans scaling of a set to `size`. Returns whether its size changed.
 pub fn to(state: &mut State, index: usize, size: i32) -> bool {
     let desired = replicas(&state.deployment);
-    let maximum = desired + max_surge(&state.deployment);
+    let maximum = desired.saturating_add(max_surge(&state.deployment));
     let set = &mut state.sets[index];
     let old = set_replicas(set);
     let annotations = set.metadata.annotations.get_or_insert_default();
@@ -114,9 +115,13 @@ pub fn shrink_old(state: &mut State, new: usize) -> bool {
     if old.is_empty() {
         return false;
     }
-    let minimum = replicas(&state.deployment) - max_unavailable(&state.deployment);
-    let new_unavailable = set_replicas(&state.sets[new]) - available(&state.sets[new]);
-    let most = state.total() - minimum - new_unavailable;
+    let minimum = replicas(&state.deployment).saturating_sub(max_unavailable(&state.deployment));
+    let new_unavailable =
+        set_replicas(&state.sets[new]).saturating_sub(available(&state.sets[new]));
+    let most = state
+        .total()
+        .saturating_sub(minimum)
+        .saturating_sub(new_unavailable);
     if most <= 0 {
         return false;
     }
@@ -124,25 +129,24 @@ pub fn shrink_old(state: &mut State, new: usize) -> bool {
     let mut removed = 0;
     for &index in &old {
         let size = set_replicas(&state.sets[index]);
-        let broken = size - available(&state.sets[index]);
-        let count = broken.min(most - removed);
+        let broken = size.saturating_sub(available(&state.sets[index]));
+        let count = broken.min(most.saturating_sub(removed));
         if count > 0 {
-            removed += count;
-            shrunk |= to(state, index, size - count);
+            removed = removed.saturating_add(count);
+            shrunk |= to(state, index, size.saturating_sub(count));
         }
     }
-    let all_available: i32 = old
+    let all_available = sum(old
         .iter()
         .chain([&new])
-        .map(|index| available(&state.sets[*index]))
-        .sum();
-    let mut spare = all_available - minimum;
+        .map(|index| available(&state.sets[*index])));
+    let mut spare = all_available.saturating_sub(minimum);
     for &index in &old {
         let size = set_replicas(&state.sets[index]);
         let count = size.min(spare);
         if count > 0 {
-            spare -= count;
-            shrunk |= to(state, index, size - count);
+            spare = spare.saturating_sub(count);
+            shrunk |= to(state, index, size.saturating_sub(count));
         }
     }
     shrunk
@@ -202,16 +206,13 @@ pub fn proportionally(state: &mut State) {
     if is_recreate(&state.deployment) {
         return;
     }
-    let present: i32 = active
-        .iter()
-        .map(|index| set_replicas(&state.sets[*index]))
-        .sum();
+    let present = sum(active.iter().map(|index| set_replicas(&state.sets[*index])));
     let allowed = if wanted > 0 {
-        wanted + max_surge(&state.deployment)
+        wanted.saturating_add(max_surge(&state.deployment))
     } else {
         0
     };
-    let to_add = allowed - present;
+    let to_add = allowed.saturating_sub(present);
     // Largest first; among equals the newest when scaling up, the oldest when scaling down.
     active.sort_by(|&a, &b| {
         let by_size = set_replicas(&state.sets[b]).cmp(&set_replicas(&state.sets[a]));
@@ -227,11 +228,11 @@ pub fn proportionally(state: &mut State) {
         } else {
             proportion(state, set, to_add, added)
         };
-        added += share;
-        sizes.push(set_replicas(set) + share);
+        added = added.saturating_add(share);
+        sizes.push(set_replicas(set).saturating_add(share));
     }
     if let Some(first) = sizes.first_mut() {
-        *first = (*first + to_add - added).max(0);
+        *first = first.saturating_add(to_add).saturating_sub(added).max(0);
     }
     for (index, size) in active.into_iter().zip(sizes) {
         to(state, index, size);
@@ -243,7 +244,7 @@ fn proportion(state: &State, set: &ReplicaSet, to_add: i32, added: i32) -> i32 {
         return 0;
     }
     let share = fraction(state, set);
-    let allowed = to_add - added;
+    let allowed = to_add.saturating_sub(added);
     if to_add > 0 {
         share.min(allowed)
     } else {
@@ -255,9 +256,9 @@ fn fraction(state: &State, set: &ReplicaSet) -> i32 {
     let size = set_replicas(set);
     let wanted = replicas(&state.deployment);
     if wanted == 0 {
-        return -size;
+        return size.saturating_neg();
     }
-    let most = wanted + max_surge(&state.deployment);
+    let most = wanted.saturating_add(max_surge(&state.deployment));
     let before = desired_annotation(set, revision::MAXIMUM)
         .filter(|before| *before != 0)
         .unwrap_or_else(|| {
@@ -272,5 +273,5 @@ fn fraction(state: &State, set: &ReplicaSet) -> i32 {
         return 0;
     }
     let scaled = f64::from(size) * f64::from(most) / f64::from(before);
-    scaled.round() as i32 - size
+    (scaled.round() as i32).saturating_sub(size)
 }

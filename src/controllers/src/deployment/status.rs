@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::{Deployment, DeploymentCondition, DeploymentStatus, ReplicaSet};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use rkube_component_helpers::time;
 
-use super::plan::{State, available, replicas, set_replicas};
+use super::plan::{State, available, replicas, set_replicas, sum};
 use super::scale;
 
 const AVAILABLE: &str = "NewReplicaSetAvailable";
@@ -129,10 +130,10 @@ pub fn is_complete(state: &State) -> bool {
 /// Computes the replica counts and the `Available` condition.
 fn calculate(state: &State) -> DeploymentStatus {
     let old = state.deployment.status.clone().unwrap_or_default();
-    let sum = |count: &dyn Fn(&ReplicaSet) -> i32| state.sets.iter().map(count).sum::<i32>();
+    let sum = |count: &dyn Fn(&ReplicaSet) -> i32| sum(state.sets.iter().map(count));
     let actual = |set: &ReplicaSet| set.status.as_ref().map_or(0, |status| status.replicas);
     let all_available = sum(&available);
-    let terminating: Option<i32> = state
+    let terminating: Option<Vec<i32>> = state
         .sets
         .iter()
         .map(|set| {
@@ -140,7 +141,7 @@ fn calculate(state: &State) -> DeploymentStatus {
                 .as_ref()
                 .map_or(Some(0), |status| status.terminating_replicas)
         })
-        .sum();
+        .collect();
     let mut status = DeploymentStatus {
         observed_generation: state.deployment.metadata.generation,
         replicas: Some(sum(&actual)),
@@ -152,12 +153,13 @@ fn calculate(state: &State) -> DeploymentStatus {
                 .unwrap_or(0)
         })),
         available_replicas: Some(all_available),
-        unavailable_replicas: Some((sum(&set_replicas) - all_available).max(0)),
-        terminating_replicas: terminating,
+        unavailable_replicas: Some(sum(&set_replicas).saturating_sub(all_available).max(0)),
+        terminating_replicas: terminating.map(super::plan::sum),
         collision_count: old.collision_count,
         conditions: old.conditions,
     };
-    let minimum = replicas(&state.deployment) - scale::max_unavailable(&state.deployment);
+    let minimum =
+        replicas(&state.deployment).saturating_sub(scale::max_unavailable(&state.deployment));
     let news = if all_available >= minimum {
         let text = "Deployment has minimum availability.";
         condition(
@@ -274,7 +276,8 @@ pub fn sync_rollout(state: &mut State) {
 fn has_progressed(deployment: &Deployment, new: &DeploymentStatus) -> bool {
     let old = deployment.status.clone().unwrap_or_default();
     let number = |n: Option<i32>| n.unwrap_or(0);
-    let outdated = |s: &DeploymentStatus| number(s.replicas) - number(s.updated_replicas);
+    let outdated =
+        |s: &DeploymentStatus| number(s.replicas).saturating_sub(number(s.updated_replicas));
     number(new.updated_replicas) > number(old.updated_replicas)
         || outdated(new) < outdated(&old)
         || number(new.ready_replicas) > number(old.ready_replicas)
@@ -283,7 +286,7 @@ fn has_progressed(deployment: &Deployment, new: &DeploymentStatus) -> bool {
 
 fn deadline_of(deployment: &Deployment, condition: &DeploymentCondition) -> Option<Timestamp> {
     let since = condition.last_update_time.as_ref()?.0;
-    Some(since + SignedDuration::from_secs(deadline(deployment)?.into()))
+    Some(time::add_seconds(since, deadline(deployment)?.into()))
 }
 
 fn timed_out(state: &State, status: &DeploymentStatus) -> bool {
@@ -310,9 +313,9 @@ pub fn deadline_left(state: &State) -> Option<Duration> {
     if paused || complete(deployment, &status) || condition.reason.as_deref() == Some(TIMED_OUT) {
         return None;
     }
-    let left = deadline_of(deployment, condition)?.duration_since(state.now);
+    let left = time::until_time(deadline_of(deployment, condition)?, state.now);
     // Add a second, since the condition's time has no fraction.
-    Some(Duration::try_from(left).unwrap_or(Duration::ZERO) + Duration::from_secs(1))
+    Some(left.saturating_add(Duration::from_secs(1)))
 }
 
 /// Returns the `ReplicaFailure` condition of a replica set, preferably the new one's.

@@ -14,6 +14,7 @@ use super::{
 };
 use crate::common::pods;
 use crate::context::{Context, Deletion, Result};
+use crate::controller::{Controller, Watches};
 use crate::events::Severity::Warning;
 use crate::informers::Key;
 use crate::queue::Queue;
@@ -160,41 +161,61 @@ fn same(a: &Endpoints, b: &Endpoints) -> bool {
         && a.metadata.annotations == b.metadata.annotations
 }
 
-/// Registers event handlers and returns the controller's run loop. Call before the informers start.
-pub fn start(ctx: &Context) -> impl Future<Output = ()> + Send + use<> {
-    let queue: Queue<Key> = Queue::new();
-    let informers = ctx.informers.clone();
-    {
-        let queue = queue.clone();
-        informers
-            .services
-            .on_change(move |change| queue.add(Key::of(&change.object().metadata)));
-    }
-    {
-        let (queue, services) = (queue.clone(), informers.services.clone());
-        informers
-            .pods
-            .on_change(move |change| enqueue_services(&queue, &services, change));
-    }
-    {
-        let queue = queue.clone();
-        informers.endpoints.on_change(move |change| {
-            if change.is_deletion() {
-                queue.add(Key::of(&change.object().metadata));
-            }
-        });
-    }
-    let ctx = ctx.clone();
-    async move {
-        informers.services.synced().await;
-        informers.pods.synced().await;
-        informers.endpoints.synced().await;
-        // Services may have been deleted while this controller was not running.
-        for endpoints in informers.endpoints.list() {
-            queue.add(Key::of(&endpoints.metadata));
+/// The controller of endpoints.
+pub struct EndpointsController {
+    ctx: Context,
+    queue: Queue<Key>,
+}
+
+impl EndpointsController {
+    /// Returns the controller.
+    pub fn new(ctx: &Context) -> Self {
+        Self {
+            ctx: ctx.clone(),
+            queue: Queue::new(),
         }
-        let ctx = &ctx;
-        queue.work(NAME, CONCURRENCY, |key| sync(ctx, key)).await;
+    }
+}
+
+impl Controller for EndpointsController {
+    type Item = Key;
+
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn workers(&self) -> usize {
+        CONCURRENCY
+    }
+
+    fn queue(&self) -> &Queue<Key> {
+        &self.queue
+    }
+
+    fn watch(&self, watches: &mut Watches<Key>) {
+        let informers = &self.ctx.informers;
+        let services = informers.services.clone();
+        watches
+            .objects(&informers.services)
+            .on(&informers.pods, move |change, queue| {
+                enqueue_services(queue, &services, change);
+            })
+            .on(&informers.endpoints, |change, queue| {
+                if change.is_deletion() {
+                    queue.add(Key::of(&change.object().metadata));
+                }
+            });
+    }
+
+    async fn prepare(&self) {
+        // Services may have been deleted while this controller was not running.
+        for endpoints in self.ctx.informers.endpoints.list() {
+            self.queue.add(Key::of(&endpoints.metadata));
+        }
+    }
+
+    async fn reconcile(&self, key: Key) -> Result<()> {
+        sync(&self.ctx, key).await
     }
 }
 

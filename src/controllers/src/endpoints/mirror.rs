@@ -8,10 +8,11 @@ use k8s_openapi::api::discovery::v1::{Endpoint, EndpointConditions, EndpointPort
 use kube::Resource;
 
 use super::slices::{self, Desired, Frame};
-use super::{MANAGED_BY, SERVICE_NAME, TRIGGER_TIME};
+use super::{MANAGED_BY, TRIGGER_TIME};
 use crate::common::owners;
 use crate::context::{Context, Deletion, Result, optional};
-use crate::informers::{Change, Key};
+use crate::controller::{Controller, Watches};
+use crate::informers::Key;
 use crate::queue::Queue;
 use rkube_component_helpers::label_selector;
 
@@ -93,47 +94,49 @@ fn mirrored(address: &EndpointAddress, ready: bool) -> Endpoint {
     }
 }
 
-/// Registers event handlers and returns the controller's run loop. Call before the informers start.
-pub fn start(ctx: &Context) -> impl Future<Output = ()> + Send + use<> {
-    let queue: Queue<Key> = Queue::new();
-    let informers = ctx.informers.clone();
-    {
-        let queue = queue.clone();
-        informers
-            .endpoints
-            .on_change(move |change| queue.add(Key::of(&change.object().metadata)));
+/// The controller that mirrors user-managed endpoints.
+pub struct MirrorController {
+    ctx: Context,
+    queue: Queue<Key>,
+}
+
+impl MirrorController {
+    /// Returns the controller.
+    pub fn new(ctx: &Context) -> Self {
+        Self {
+            ctx: ctx.clone(),
+            queue: Queue::new(),
+        }
     }
-    {
-        let queue = queue.clone();
-        informers
-            .services
-            .on_change(move |change| queue.add(Key::of(&change.object().metadata)));
+}
+
+impl Controller for MirrorController {
+    type Item = Key;
+
+    fn name(&self) -> &'static str {
+        NAME
     }
-    {
-        let queue = queue.clone();
-        informers.endpoint_slices.on_change(move |change| {
-            let slice = change.object();
-            let labels = label_selector::labels_or_empty(slice.metadata.labels.as_ref());
-            if !matches!(change, Change::Added(_))
-                && labels
-                    .get(MANAGED_BY)
-                    .is_some_and(|manager| manager == MANAGER)
-                && let Some(service) = labels.get(SERVICE_NAME)
-            {
-                queue.add(Key::new(
-                    slice.metadata.namespace.clone().unwrap_or_default(),
-                    service.clone(),
-                ));
-            }
-        });
+
+    fn workers(&self) -> usize {
+        CONCURRENCY
     }
-    let ctx = ctx.clone();
-    async move {
-        informers.endpoints.synced().await;
-        informers.services.synced().await;
-        informers.endpoint_slices.synced().await;
-        let ctx = &ctx;
-        queue.work(NAME, CONCURRENCY, |key| sync(ctx, key)).await;
+
+    fn queue(&self) -> &Queue<Key> {
+        &self.queue
+    }
+
+    fn watch(&self, watches: &mut Watches<Key>) {
+        let informers = &self.ctx.informers;
+        watches
+            .objects(&informers.endpoints)
+            .objects(&informers.services)
+            .on(&informers.endpoint_slices, |change, queue| {
+                slices::enqueue_service_of(queue, change, MANAGER);
+            });
+    }
+
+    async fn reconcile(&self, key: Key) -> Result<()> {
+        sync(&self.ctx, key).await
     }
 }
 

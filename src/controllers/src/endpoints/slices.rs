@@ -16,6 +16,7 @@ use super::{
 };
 use crate::common::{owners, pods};
 use crate::context::{Context, Deletion, Error, Result, optional};
+use crate::controller::{Controller, Watches};
 use crate::informers::{Change, Key};
 use crate::queue::Queue;
 use rkube_component_helpers::label_selector;
@@ -320,67 +321,78 @@ fn trigger_time(service: &Service, selected: &[Arc<Pod>]) -> Option<Timestamp> {
     pods.chain(made).max()
 }
 
-/// Registers event handlers and returns the controller's run loop. Call before the informers start.
-pub fn start(ctx: &Context) -> impl Future<Output = ()> + Send + use<> {
-    let queue: Queue<Key> = Queue::new();
-    let informers = ctx.informers.clone();
-    {
-        let queue = queue.clone();
-        informers
-            .services
-            .on_change(move |change| queue.add(Key::of(&change.object().metadata)));
+/// The controller of endpoint slices.
+pub struct SliceController {
+    ctx: Context,
+    queue: Queue<Key>,
+}
+
+impl SliceController {
+    /// Returns the controller.
+    pub fn new(ctx: &Context) -> Self {
+        Self {
+            ctx: ctx.clone(),
+            queue: Queue::new(),
+        }
     }
-    {
-        let (queue, services) = (queue.clone(), informers.services.clone());
-        informers
-            .pods
-            .on_change(move |change| enqueue_services(&queue, &services, change));
+}
+
+impl Controller for SliceController {
+    type Item = Key;
+
+    fn name(&self) -> &'static str {
+        NAME
     }
-    {
-        // Another client changed or deleted one of this controller's slices.
-        let queue = queue.clone();
-        informers.endpoint_slices.on_change(move |change| {
-            let slice = change.object();
-            let labels = label_selector::labels_or_empty(slice.metadata.labels.as_ref());
-            if !matches!(change, Change::Added(_))
-                && labels
-                    .get(MANAGED_BY)
-                    .is_some_and(|manager| manager == MANAGER)
-                && let Some(service) = labels.get(SERVICE_NAME)
-            {
-                queue.add(Key::new(
-                    slice.metadata.namespace.clone().unwrap_or_default(),
-                    service.clone(),
-                ));
-            }
-        });
+
+    fn workers(&self) -> usize {
+        CONCURRENCY
     }
-    {
+
+    fn queue(&self) -> &Queue<Key> {
+        &self.queue
+    }
+
+    fn watch(&self, watches: &mut Watches<Key>) {
+        let informers = &self.ctx.informers;
+        let services = informers.services.clone();
+        watches
+            .objects(&informers.services)
+            .on(&informers.pods, move |change, queue| {
+                enqueue_services(queue, &services, change);
+            })
+            // Another client changed or deleted one of this controller's slices.
+            .on(&informers.endpoint_slices, |change, queue| {
+                enqueue_service_of(queue, change, MANAGER);
+            });
+        let (services, pods) = (informers.services.clone(), informers.pods.clone());
         // A node's zone is part of its pods' endpoints, and unknown until the node is observed.
-        let (queue, services, pods) = (
-            queue.clone(),
-            informers.services.clone(),
-            informers.pods.clone(),
-        );
-        informers.nodes.on_change(move |change| {
+        watches.on(&informers.nodes, move |change, queue| {
             let known = change.old().map(|node| zone(Some(node)));
             if known == Some(zone(Some(change.object()))) || change.is_deletion() {
                 return;
             }
             let name = change.object().metadata.name.as_deref().unwrap_or_default();
             for pod in pods.indexed(name) {
-                enqueue_services(&queue, &services, &Change::Added(pod));
+                enqueue_services(queue, &services, &Change::Added(pod));
             }
         });
     }
-    let ctx = ctx.clone();
-    async move {
-        informers.services.synced().await;
-        informers.pods.synced().await;
-        informers.nodes.synced().await;
-        informers.endpoint_slices.synced().await;
-        let ctx = &ctx;
-        queue.work(NAME, CONCURRENCY, |key| sync(ctx, key)).await;
+
+    async fn reconcile(&self, key: Key) -> Result<()> {
+        sync(&self.ctx, key).await
+    }
+}
+
+/// Queues the service of a slice that `manager` manages and that was updated or deleted.
+pub fn enqueue_service_of(queue: &Queue<Key>, change: &Change<EndpointSlice>, manager: &str) {
+    let slice = change.object();
+    let labels = label_selector::labels_or_empty(slice.metadata.labels.as_ref());
+    if !matches!(change, Change::Added(_))
+        && labels.get(MANAGED_BY).is_some_and(|by| by == manager)
+        && let Some(service) = labels.get(SERVICE_NAME)
+    {
+        let namespace = slice.metadata.namespace.clone().unwrap_or_default();
+        queue.add(Key::new(namespace, service.clone()));
     }
 }
 

@@ -40,6 +40,14 @@ pub struct Node {
     pub orphans_dependents: bool,
 }
 
+impl Node {
+    /// Returns whether this object may own `dependent`: it is cluster-scoped, or in the same
+    /// namespace. A reference to another owner counts as one to an object that does not exist.
+    pub fn may_own(&self, dependent: &Node) -> bool {
+        self.namespace.is_empty() || self.namespace == dependent.namespace
+    }
+}
+
 /// Work that a change of the graph requires. Both hold the UID of an object.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Task {
@@ -126,13 +134,13 @@ impl Graph {
         }
     }
 
-    /// Returns whether all owners of the object are known and none is being deleted in the
-    /// foreground.
+    /// Returns whether all owners of the object are known, may own it, and none is being deleted in
+    /// the foreground.
     pub fn owners_stand(&self, node: &Node) -> bool {
         node.owners.iter().all(|owner| {
             self.nodes
                 .get(&owner.uid)
-                .is_some_and(|owner| !owner.waits_for_dependents)
+                .is_some_and(|owner| owner.may_own(node) && !owner.waits_for_dependents)
         })
     }
 
@@ -317,5 +325,18 @@ mod tests {
         let tasks = graph.put(&resource(), &meta("child", &[]));
         assert!(tasks.contains(&check("owner")));
         assert_eq!(graph.count("", "pods", "ns"), 2);
+    }
+
+    #[test]
+    fn an_owner_in_another_namespace_does_not_stand() {
+        let mut graph = Graph::default();
+        graph.put(&resource(), &meta("owner", &[]));
+        let mut child = meta("child", &["owner"]);
+        child.namespace = Some("other".into());
+        assert_eq!(graph.put(&resource(), &child), [check("child")]);
+        let mut cluster = meta("cluster", &[]);
+        cluster.namespace = None;
+        graph.put(&resource(), &cluster);
+        assert_eq!(graph.put(&resource(), &meta("b", &["cluster"])), []);
     }
 }

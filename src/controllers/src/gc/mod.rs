@@ -14,17 +14,22 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use parking_lot::Mutex;
 use serde::Deserialize;
 use serde_json::json;
 
 use crate::context::{Context, Error, Result, optional};
+use crate::controller::{Controller, Watches};
 use crate::discovery::Served;
+use crate::events::Severity::Warning;
 use crate::queue::Queue;
 
-pub use graph::Node;
-use graph::{FOREGROUND, Graph, ORPHAN, Task};
+pub use graph::{Node, Task};
+pub use monitor::Monitors;
+
+use graph::{FOREGROUND, Graph, ORPHAN};
 
 const NAME: &str = "garbage-collector-controller";
 /// How long to wait at most for resources that cannot be listed.
@@ -90,27 +95,53 @@ impl Collector {
     }
 }
 
-/// Registers event handlers and returns the controller's run loop. Call before the informers start.
-pub fn start(ctx: &Context, collector: &Collector) -> impl Future<Output = ()> + Send + use<> {
-    let monitors = monitor::Monitors::new(ctx, collector);
-    let (ctx, collector) = (ctx.clone(), collector.clone());
-    async move {
-        let working = async {
-            monitors.synced().await;
-            collector
-                .shared
-                .tasks
-                .work(NAME, CONCURRENCY, |task| work(&ctx, &collector, task))
-                .await;
-        };
-        tokio::join!(monitors.run(), working);
+/// The controller that deletes objects whose owners are gone.
+pub struct GarbageCollector {
+    ctx: Context,
+    collector: Collector,
+    queue: Queue<Task>,
+    monitors: Arc<Monitors>,
+}
+
+impl GarbageCollector {
+    /// Returns the controller. It processes what `monitors` observe, which must run beside it.
+    pub fn new(ctx: &Context, collector: &Collector, monitors: &Arc<Monitors>) -> Self {
+        Self {
+            ctx: ctx.clone(),
+            collector: collector.clone(),
+            queue: collector.shared.tasks.clone(),
+            monitors: monitors.clone(),
+        }
     }
 }
 
-async fn work(ctx: &Context, collector: &Collector, task: Task) -> Result<()> {
-    match task {
-        Task::Check(uid) => check(ctx, collector, &uid).await,
-        Task::Orphan(uid) => orphan(ctx, collector, &uid).await,
+impl Controller for GarbageCollector {
+    type Item = Task;
+
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn workers(&self) -> usize {
+        CONCURRENCY
+    }
+
+    fn queue(&self) -> &Queue<Task> {
+        &self.queue
+    }
+
+    /// Declares nothing: the monitors queue tasks.
+    fn watch(&self, _: &mut Watches<Task>) {}
+
+    async fn prepare(&self) {
+        self.monitors.synced().await;
+    }
+
+    async fn reconcile(&self, task: Task) -> Result<()> {
+        match task {
+            Task::Check(uid) => check(&self.ctx, &self.collector, &uid).await,
+            Task::Orphan(uid) => orphan(&self.ctx, &self.collector, &uid).await,
+        }
     }
 }
 
@@ -171,6 +202,19 @@ async fn drop_finalizer(ctx: &Context, node: &Node, uid: &str, finalizer: &str) 
     .await
 }
 
+/// Whether an owner exists.
+#[derive(Clone, Copy)]
+enum Standing {
+    Missing,
+    Exists {
+        /// Whether it is being deleted in the foreground.
+        waits: bool,
+    },
+    /// The owner is of a namespaced kind, but the dependent has no namespace. Upstream never collects
+    /// such an object.
+    Unresolvable,
+}
+
 /// The owners of an object: existing, missing, and being deleted in the foreground.
 #[derive(Default)]
 struct Owners {
@@ -196,47 +240,51 @@ fn propagation(meta: &ObjectMeta) -> &'static str {
     }
 }
 
+/// Determines which owners of an object exist. Returns `None` if that cannot be told and never will.
 async fn classify(
     ctx: &Context,
     collector: &Collector,
     node: &Node,
+    uid: &str,
     references: &[OwnerReference],
-) -> Result<Owners> {
+) -> Result<Option<Owners>> {
     let mut owners = Owners::default();
-    let mut asked: HashMap<&str, Option<bool>> = HashMap::new();
+    let mut asked: HashMap<&str, Standing> = HashMap::new();
     for reference in references {
-        let known = collector
-            .shared
-            .graph
-            .lock()
-            .get(&reference.uid)
-            .map(|owner| owner.waits_for_dependents);
+        let known = collector.shared.graph.lock().get(&reference.uid).cloned();
+        if known.as_ref().is_some_and(|owner| !owner.may_own(node)) {
+            tell_invalid_owner(ctx, node, uid, reference);
+        }
         // An owner missing from the graph may just have been created.
-        let state = match (known, asked.get(reference.uid.as_str())) {
-            (Some(waits), _) => Some(waits),
-            (None, Some(state)) => *state,
+        let known = known.filter(|owner| owner.may_own(node));
+        let standing = match (known, asked.get(reference.uid.as_str())) {
+            (Some(owner), _) => Standing::Exists {
+                waits: owner.waits_for_dependents,
+            },
+            (None, Some(standing)) => *standing,
             (None, None) => {
-                let state = ask_for_owner(ctx, collector, node, reference).await?;
-                asked.insert(&reference.uid, state);
-                state
+                let standing = ask_for_owner(ctx, collector, node, reference).await?;
+                asked.insert(&reference.uid, standing);
+                standing
             }
         };
-        match state {
-            None => owners.dangling.push(reference.clone()),
-            Some(true) => owners.waiting.push(reference.clone()),
-            Some(false) => owners.solid.push(reference.clone()),
+        match standing {
+            Standing::Missing => owners.dangling.push(reference.clone()),
+            Standing::Exists { waits: true } => owners.waiting.push(reference.clone()),
+            Standing::Exists { waits: false } => owners.solid.push(reference.clone()),
+            Standing::Unresolvable => return Ok(None),
         }
     }
-    Ok(owners)
+    Ok(Some(owners))
 }
 
-/// Returns whether the owner is being deleted in the foreground, or `None` if it does not exist.
+/// Asks the API server for an owner that the graph does not have.
 async fn ask_for_owner(
     ctx: &Context,
     collector: &Collector,
     node: &Node,
     reference: &OwnerReference,
-) -> Result<Option<bool>> {
+) -> Result<Standing> {
     let group = reference
         .api_version
         .split_once('/')
@@ -252,24 +300,49 @@ async fn ask_for_owner(
             ))
         })?;
     if resource.namespaced && node.namespace.is_empty() {
-        // A cluster-scoped object must not have a namespaced owner: the namespace is unknown, so do
-        // nothing.
-        return Err(Error::other(
-            "a cluster-scoped object has an owner in a namespace",
-        ));
+        return Ok(Standing::Unresolvable);
     }
     let Some(meta) = live(ctx, &resource, &node.namespace, &reference.name).await? else {
-        return Ok(None);
+        return Ok(Standing::Missing);
     };
     if meta.uid.as_deref() != Some(&reference.uid) {
-        return Ok(None);
+        return Ok(Standing::Missing);
     }
     let foreground = meta
         .finalizers
         .iter()
         .flatten()
         .any(|finalizer| finalizer == FOREGROUND);
-    Ok(Some(meta.deletion_timestamp.is_some() && foreground))
+    Ok(Standing::Exists {
+        waits: meta.deletion_timestamp.is_some() && foreground,
+    })
+}
+
+/// Reports that an owner is in another namespace than its dependent, which makes it no owner.
+fn tell_invalid_owner(ctx: &Context, node: &Node, uid: &str, reference: &OwnerReference) {
+    let regarding = ObjectReference {
+        api_version: Some(node.resource.api_version()),
+        kind: Some(node.resource.kind.clone()),
+        name: Some(node.name.clone()),
+        namespace: Some(node.namespace.clone()).filter(|namespace| !namespace.is_empty()),
+        uid: Some(uid.to_owned()),
+        ..ObjectReference::default()
+    };
+    let message = format!(
+        "ownerRef [{}/{}, namespace: {namespace}, name: {}, uid: {}] does not exist in namespace {namespace:?}",
+        reference.api_version,
+        reference.kind,
+        reference.name,
+        reference.uid,
+        namespace = node.namespace,
+    );
+    ctx.recorder.event_about(
+        NAME,
+        regarding,
+        Warning,
+        "OwnerRefInvalidNamespace",
+        message,
+    );
 }
 
 async fn check(ctx: &Context, collector: &Collector, uid: &str) -> Result<()> {
@@ -292,7 +365,9 @@ async fn check(ctx: &Context, collector: &Collector, uid: &str) -> Result<()> {
     if references.is_empty() {
         return Ok(());
     }
-    let owners = classify(ctx, collector, &node, &references).await?;
+    let Some(owners) = classify(ctx, collector, &node, uid, &references).await? else {
+        return Ok(());
+    };
     if !owners.solid.is_empty() {
         if owners.dangling.is_empty() && owners.waiting.is_empty() {
             return Ok(());

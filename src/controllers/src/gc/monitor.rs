@@ -14,6 +14,7 @@ use super::{Collector, PATIENCE};
 use crate::context::Context;
 use crate::discovery::{Served, discover};
 use crate::informers::{Sink, Source, Versioned, reflect};
+use rkube_client::supervise::supervise;
 
 /// Resources without owners or dependents that change too often to be worth watching.
 const IGNORED: &[(&str, &str)] = &[("", "events"), ("events.k8s.io", "events")];
@@ -265,7 +266,10 @@ impl Monitors {
                 fields: None,
                 metadata_only: true,
             };
-            let task = tasks.spawn(reflect::<Metadata>(self.ctx.client.clone(), source, sink));
+            let (client, sink) = (self.ctx.client.clone(), Arc::new(sink));
+            let task = tasks.spawn(supervise(source.path.clone(), move || {
+                reflect::<Metadata>(client.clone(), source.clone(), sink.clone())
+            }));
             monitors.insert(
                 name,
                 Monitor {

@@ -1,6 +1,7 @@
 //! Keeps a store up to date with a list and a watch.
 
 use std::marker::PhantomData;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::{AsyncBufReadExt as _, StreamExt as _};
@@ -38,6 +39,24 @@ impl<K: Versioned> Sink<K> for Store<K> {
 
     fn bookmark(&self, revision: u64) {
         Store::bookmark(self, revision);
+    }
+}
+
+impl<K, S: Sink<K>> Sink<K> for Arc<S> {
+    fn replace(&self, objects: Vec<K>, revision: u64) {
+        S::replace(self, objects, revision);
+    }
+
+    fn apply(&self, object: K) {
+        S::apply(self, object);
+    }
+
+    fn remove(&self, object: K) {
+        S::remove(self, object);
+    }
+
+    fn bookmark(&self, revision: u64) {
+        S::bookmark(self, revision);
     }
 }
 

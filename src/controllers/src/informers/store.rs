@@ -1,7 +1,9 @@
 //! An indexed cache of one kind's objects, with change handlers.
 
+use std::any::type_name;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt::{self, Debug, Display};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -356,9 +358,13 @@ impl<K: Versioned> Store<K> {
         Self::gather(&inner, inner.by_index.get(value))
     }
 
+    /// Notifies all handlers. A panic in one is logged and stops neither the others nor the watch.
     fn tell(&self, change: &Change<K>) {
         for handler in self.shared.handlers.read().iter() {
-            handler(change);
+            if catch_unwind(AssertUnwindSafe(|| handler(change))).is_err() {
+                let (kind, key) = (type_name::<K>(), Key::of(change.object().metadata()));
+                tracing::error!(kind, ?key, "a handler of changes panicked");
+            }
         }
     }
 

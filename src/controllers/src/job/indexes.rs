@@ -1,17 +1,50 @@
 //! Sets of completion indexes, written as `1,3-5,7`.
 
 use std::collections::BTreeSet;
+use std::ops::Range;
 
-/// Parses a set. Parts that are not numbers, and indexes outside `0..limit`, are ignored.
-pub fn parse(text: &str, limit: i32) -> BTreeSet<i32> {
-    let mut set = BTreeSet::new();
-    for part in text.split(',').filter(|part| !part.is_empty()) {
-        let (first, last) = part.split_once('-').unwrap_or((part, part));
-        if let (Ok(first), Ok(last)) = (first.parse::<i32>(), last.parse::<i32>()) {
-            set.extend(first.max(0)..=last.min(limit - 1));
+/// Parses a set as ascending, disjoint ranges. Parts that are not numbers, and indexes outside
+/// `0..limit`, are ignored.
+///
+/// A user may write ranges of two thousand million indexes, so sets from a specification are not
+/// spelled out.
+pub fn ranges(text: &str, limit: i32) -> Vec<Range<i32>> {
+    let mut all: Vec<Range<i32>> = text
+        .split(',')
+        .filter_map(|part| {
+            let (first, last) = part.split_once('-').unwrap_or((part, part));
+            let (first, last) = (first.parse::<i32>().ok()?, last.parse::<i32>().ok()?);
+            let range = first.max(0)..last.saturating_add(1).min(limit);
+            (!range.is_empty()).then_some(range)
+        })
+        .collect();
+    all.sort_by_key(|range| range.start);
+    let mut merged: Vec<Range<i32>> = Vec::new();
+    for range in all {
+        match merged.last_mut() {
+            Some(before) if range.start <= before.end => before.end = before.end.max(range.end),
+            _ => merged.push(range),
         }
     }
-    set
+    merged
+}
+
+/// Returns the number of indexes in disjoint ranges.
+pub fn size(ranges: &[Range<i32>]) -> usize {
+    ranges.iter().map(ExactSizeIterator::len).sum()
+}
+
+/// Returns how many indexes of `set` are in one of the disjoint ranges.
+pub fn count_in(set: &BTreeSet<i32>, ranges: &[Range<i32>]) -> usize {
+    let in_range = |range: &Range<i32>| set.range(range.clone()).count();
+    ranges.iter().map(in_range).sum()
+}
+
+/// Parses a set. Parts that are not numbers, and indexes outside `0..limit`, are ignored.
+///
+/// Only for sets that this controller wrote: they have one index per pod.
+pub fn parse(text: &str, limit: i32) -> BTreeSet<i32> {
+    ranges(text, limit).into_iter().flatten().collect()
 }
 
 /// Formats a set. Runs of three or more indexes become ranges.
@@ -43,11 +76,21 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn ranges() {
+    fn sets_are_read_and_written() {
         assert_eq!(format(&[0, 1, 3, 4, 5, 9].into()), "0,1,3-5,9");
         assert_eq!(parse("0,1,3-5,9", 10), [0, 1, 3, 4, 5, 9].into());
         assert_eq!(parse("3-5,9", 5), [3, 4].into());
         assert_eq!(format(&BTreeSet::new()), "");
+    }
+
+    #[test]
+    fn huge_ranges_are_not_spelled_out() {
+        let huge = ranges("5,0-2147483647,7-9", i32::MAX);
+        assert_eq!(huge, std::slice::from_ref(&(0..i32::MAX)));
+        assert_eq!(size(&huge), 2_147_483_647);
+        assert_eq!(count_in(&[3, 9].into(), &huge), 2);
+        assert_eq!(ranges("7-9,1,8-12,x", 11), [1..2, 7..11]);
+        assert_eq!(ranges("1", i32::MIN), []);
     }
 
     proptest! {

@@ -21,6 +21,7 @@ use serde_json::json;
 
 use crate::common::{claim, owners, pod_control, pods as common_pods};
 use crate::context::{Context, Result, optional};
+use crate::controller::{Controller, Watches};
 use crate::events::Severity::{Normal, Warning};
 use crate::informers::{Change, Key, Store};
 use crate::queue::Queue;
@@ -35,59 +36,71 @@ const CONCURRENCY: usize = 5;
 /// Maximum number of rounds per sync: pods released in one round are counted in the next one.
 const ROUNDS: usize = 4;
 
+/// What the controller of jobs processes.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-enum Item {
+pub enum Item {
+    /// A job.
     Job(Key),
     /// A pod with the tracking finalizer whose job is deleted or finished.
     Orphan(Key),
 }
 
-struct Controller {
+/// The controller of jobs.
+pub struct JobController {
     ctx: Context,
     queue: Queue<Item>,
     backoffs: Mutex<HashMap<String, Backoff>>,
 }
 
-/// Registers event handlers and returns the controller's run loop. Call before the informers start.
-pub fn start(ctx: &Context) -> impl Future<Output = ()> + Send + use<> {
-    let queue: Queue<Item> = Queue::new();
-    let informers = ctx.informers.clone();
-    {
-        let (queue, pods) = (queue.clone(), informers.pods.clone());
-        informers.jobs.on_change(move |change| {
-            let job = change.object();
-            queue.add(Item::Job(Key::of(&job.metadata)));
-            if change.is_deletion() {
-                for pod in pods.owned_by(job.metadata.uid.as_deref().unwrap_or_default()) {
-                    queue.add(Item::Orphan(Key::of(&pod.metadata)));
-                }
-            }
-        });
+impl JobController {
+    /// Returns the controller.
+    pub fn new(ctx: &Context) -> Self {
+        Self {
+            ctx: ctx.clone(),
+            queue: Queue::new(),
+            backoffs: Mutex::default(),
+        }
     }
-    {
-        let (queue, jobs) = (queue.clone(), informers.jobs.clone());
-        informers
-            .pods
-            .on_change(move |change| enqueue(&queue, &jobs, change));
+}
+
+impl Controller for JobController {
+    type Item = Item;
+
+    fn name(&self) -> &'static str {
+        NAME
     }
-    let controller = Controller {
-        ctx: ctx.clone(),
-        queue,
-        backoffs: Mutex::default(),
-    };
-    async move {
-        informers.jobs.synced().await;
-        informers.pods.synced().await;
-        let controller = &controller;
-        controller
-            .queue
-            .work(NAME, CONCURRENCY, |item| async move {
-                match item {
-                    Item::Job(key) => controller.sync(key).await,
-                    Item::Orphan(key) => controller.release_orphan(key).await,
+
+    fn workers(&self) -> usize {
+        CONCURRENCY
+    }
+
+    fn queue(&self) -> &Queue<Item> {
+        &self.queue
+    }
+
+    fn watch(&self, watches: &mut Watches<Item>) {
+        let informers = &self.ctx.informers;
+        let (pods, jobs) = (informers.pods.clone(), informers.jobs.clone());
+        watches
+            .on(&informers.jobs, move |change, queue| {
+                let job = change.object();
+                queue.add(Item::Job(Key::of(&job.metadata)));
+                if change.is_deletion() {
+                    for pod in pods.owned_by(job.metadata.uid.as_deref().unwrap_or_default()) {
+                        queue.add(Item::Orphan(Key::of(&pod.metadata)));
+                    }
                 }
             })
-            .await;
+            .on(&informers.pods, move |change, queue| {
+                enqueue(queue, &jobs, change);
+            });
+    }
+
+    async fn reconcile(&self, item: Item) -> Result<()> {
+        match item {
+            Item::Job(key) => self.sync(key).await,
+            Item::Orphan(key) => self.release_orphan(key).await,
+        }
     }
 }
 
@@ -124,7 +137,7 @@ fn is_ours(job: &Job) -> bool {
     manager.is_none_or(|manager| manager == "kubernetes.io/job-controller")
 }
 
-impl Controller {
+impl JobController {
     async fn sync(&self, key: Key) -> Result<()> {
         for _ in 0..ROUNDS {
             let Some(job) = self.ctx.informers.jobs.by_key(&key) else {

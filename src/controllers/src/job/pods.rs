@@ -105,8 +105,9 @@ pub fn restarts(pod: &Pod) -> i32 {
         .into_iter()
         .chain(init)
         .flatten()
-        .map(|container| container.restart_count)
-        .sum()
+        .fold(0, |sum: i32, container| {
+            sum.saturating_add(container.restart_count)
+        })
 }
 
 fn add_index_variable(container: &mut Container) {

@@ -8,6 +8,7 @@ use kube::api::PropagationPolicy;
 
 use crate::common::pods::until;
 use crate::context::{Context, Deletion, Result, optional};
+use crate::controller::{Controller, Watches};
 use crate::informers::Key;
 use crate::queue::Queue;
 
@@ -33,24 +34,47 @@ pub fn left(job: &Job, now: Timestamp) -> Option<Duration> {
     Some(until(at, ttl.into(), now))
 }
 
-/// Registers event handlers and returns the controller's run loop. Call before the informers start.
-pub fn start(ctx: &Context) -> impl Future<Output = ()> + Send + use<> {
-    let queue: Queue<Key> = Queue::new();
-    {
-        let queue = queue.clone();
-        ctx.informers.jobs.on_change(move |change| {
+/// The controller that deletes finished jobs.
+pub struct TtlController {
+    ctx: Context,
+    queue: Queue<Key>,
+}
+
+impl TtlController {
+    /// Returns the controller.
+    pub fn new(ctx: &Context) -> Self {
+        Self {
+            ctx: ctx.clone(),
+            queue: Queue::new(),
+        }
+    }
+}
+
+impl Controller for TtlController {
+    type Item = Key;
+
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn workers(&self) -> usize {
+        5
+    }
+
+    fn queue(&self) -> &Queue<Key> {
+        &self.queue
+    }
+
+    fn watch(&self, watches: &mut Watches<Key>) {
+        watches.on(&self.ctx.informers.jobs, |change, queue| {
             if !change.is_deletion() && left(change.object(), Timestamp::now()).is_some() {
                 queue.add(Key::of(&change.object().metadata));
             }
         });
     }
-    let ctx = ctx.clone();
-    async move {
-        ctx.informers.jobs.synced().await;
-        let ctx = &ctx;
-        let again = queue.clone();
-        let again = &again;
-        queue.work(NAME, 5, |key| sync(ctx, again, key)).await;
+
+    async fn reconcile(&self, key: Key) -> Result<()> {
+        sync(&self.ctx, &self.queue, key).await
     }
 }
 

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Node, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::api::Patch;
 use parking_lot::Mutex;
@@ -14,85 +14,101 @@ use serde_json::json;
 use super::taints::{Stay, no_execute, stay};
 use crate::common::pods;
 use crate::context::{Context, Deletion, Result, optional};
+use crate::controller::{Controller, Watches};
 use crate::events::Severity::Normal;
-use crate::informers::{Change, Key};
+use crate::informers::{Change, Key, Store};
 use crate::queue::Queue;
 
 const NAME: &str = "taint-eviction-controller";
 /// Number of pods processed concurrently.
 const CONCURRENCY: usize = 8;
 
-struct Controller {
+/// The controller that evicts pods from tainted nodes.
+pub struct EvictionController {
     ctx: Context,
     queue: Queue<Key>,
     /// When the toleration period of each temporarily tolerating pod began, by UID.
     since: Mutex<HashMap<String, Timestamp>>,
 }
 
-/// Registers event handlers and returns the controller's run loop. Call before the informers start.
-pub fn start(ctx: &Context) -> impl Future<Output = ()> + Send + use<> {
-    let queue: Queue<Key> = Queue::new();
-    let informers = ctx.informers.clone();
-    {
-        let (queue, pods) = (queue.clone(), informers.pods.clone());
-        informers.nodes.on_change(move |change| {
-            let old = change
-                .old()
-                .map(|node| no_execute(node))
-                .unwrap_or_default();
-            if change.is_deletion() || old == no_execute(change.object()) {
-                return;
-            }
-            for pod in pods.indexed(change.object().metadata.name.as_deref().unwrap_or_default()) {
-                queue.add(Key::of(&pod.metadata));
-            }
-        });
+impl EvictionController {
+    /// Returns the controller.
+    pub fn new(ctx: &Context) -> Self {
+        Self {
+            ctx: ctx.clone(),
+            queue: Queue::new(),
+            since: Mutex::default(),
+        }
     }
-    {
-        let (queue, nodes) = (queue.clone(), informers.nodes.clone());
-        informers.pods.on_change(move |change| {
-            let pod = change.object();
-            let moved = match change {
-                Change::Updated(old, new) => {
-                    let tolerations =
-                        |pod: &Pod| pod.spec.as_ref().map(|spec| spec.tolerations.clone());
-                    pods::node_name(old) != pods::node_name(new)
-                        || tolerations(old) != tolerations(new)
+}
+
+impl Controller for EvictionController {
+    type Item = Key;
+
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn workers(&self) -> usize {
+        CONCURRENCY
+    }
+
+    fn queue(&self) -> &Queue<Key> {
+        &self.queue
+    }
+
+    fn watch(&self, watches: &mut Watches<Key>) {
+        let informers = &self.ctx.informers;
+        let (pods, nodes) = (informers.pods.clone(), informers.nodes.clone());
+        watches
+            .on(&informers.nodes, move |change, queue| {
+                let old = change
+                    .old()
+                    .map(|node| no_execute(node))
+                    .unwrap_or_default();
+                let node = change.object();
+                if change.is_deletion() || old == no_execute(node) {
+                    return;
                 }
-                _ => true,
-            };
-            let tainted = || {
-                nodes
-                    .get("", pods::node_name(pod))
-                    .is_some_and(|node| !no_execute(&node).is_empty())
-            };
-            if moved && (change.is_deletion() || tainted()) {
-                queue.add(Key::of(&pod.metadata));
-            }
-        });
+                for pod in pods.indexed(node.metadata.name.as_deref().unwrap_or_default()) {
+                    queue.add(Key::of(&pod.metadata));
+                }
+            })
+            .on(&informers.pods, move |change, queue| {
+                enqueue(queue, &nodes, change);
+            });
     }
-    let controller = Controller {
-        ctx: ctx.clone(),
-        queue,
-        since: Mutex::default(),
+
+    async fn reconcile(&self, key: Key) -> Result<()> {
+        self.sync(key).await
+    }
+}
+
+fn enqueue(queue: &Queue<Key>, nodes: &Store<Node>, change: &Change<Pod>) {
+    let pod = change.object();
+    let moved = match change {
+        Change::Updated(old, new) => {
+            let tolerations = |pod: &Pod| pod.spec.as_ref().map(|spec| spec.tolerations.clone());
+            pods::node_name(old) != pods::node_name(new) || tolerations(old) != tolerations(new)
+        }
+        _ => true,
     };
-    async move {
-        informers.nodes.synced().await;
-        informers.pods.synced().await;
-        let controller = &controller;
-        controller
-            .queue
-            .work(NAME, CONCURRENCY, |key| controller.sync(key))
-            .await;
+    let tainted = || {
+        nodes
+            .get("", pods::node_name(pod))
+            .is_some_and(|node| !no_execute(&node).is_empty())
+    };
+    if moved && (change.is_deletion() || tainted()) {
+        queue.add(Key::of(&pod.metadata));
     }
 }
 
 /// Returns the time until the pod must be evicted.
-fn deadline(wait: Duration, since: Timestamp, now: Timestamp) -> Duration {
+pub fn deadline(wait: Duration, since: Timestamp, now: Timestamp) -> Duration {
     pods::until(since, wait.as_secs().cast_signed(), now)
 }
 
-impl Controller {
+impl EvictionController {
     async fn sync(&self, key: Key) -> Result<()> {
         let Some(pod) = self.ctx.informers.pods.by_key(&key) else {
             // The key's UID is no longer known, so drop the entries of all deleted pods.

@@ -8,6 +8,7 @@ use kube::api::Patch;
 use serde_json::json;
 
 use crate::context::{Context, Error, Result, optional};
+use crate::controller::{Controller, Watches};
 use crate::events::Severity::Normal;
 use crate::informers::Key;
 use crate::queue::Queue;
@@ -29,25 +30,47 @@ pub fn free(cluster: Ipv4Net, mask: u8, taken: &BTreeSet<Ipv4Net>) -> Option<Ipv
         .find(|range| !taken.iter().any(|other| overlaps(range, other)))
 }
 
-/// Registers event handlers and returns the controller's run loop. Call before the informers start.
-pub fn start(ctx: &Context) -> impl Future<Output = ()> + Send + use<> {
-    let queue: Queue<Key> = Queue::new();
-    {
-        let queue = queue.clone();
-        ctx.informers.nodes.on_change(move |change| {
+/// The controller that gives nodes their ranges of pod addresses.
+pub struct RangeAllocator {
+    ctx: Context,
+    queue: Queue<Key>,
+}
+
+impl RangeAllocator {
+    /// Returns the controller.
+    pub fn new(ctx: &Context) -> Self {
+        Self {
+            ctx: ctx.clone(),
+            queue: Queue::new(),
+        }
+    }
+}
+
+impl Controller for RangeAllocator {
+    type Item = Key;
+
+    fn name(&self) -> &'static str {
+        "node-ipam-controller"
+    }
+
+    fn workers(&self) -> usize {
+        1 // so that no range is allocated twice
+    }
+
+    fn queue(&self) -> &Queue<Key> {
+        &self.queue
+    }
+
+    fn watch(&self, watches: &mut Watches<Key>) {
+        watches.on(&self.ctx.informers.nodes, |change, queue| {
             if !change.is_deletion() && range(change.object()).is_none() {
                 queue.add(Key::of(&change.object().metadata));
             }
         });
     }
-    let ctx = ctx.clone();
-    async move {
-        ctx.informers.nodes.synced().await;
-        let ctx = &ctx;
-        // Sequential, so that no range is allocated twice.
-        queue
-            .work("node-ipam-controller", 1, |key| sync(ctx, key))
-            .await;
+
+    async fn reconcile(&self, key: Key) -> Result<()> {
+        sync(&self.ctx, key).await
     }
 }
 

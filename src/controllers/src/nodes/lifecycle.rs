@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{Node, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::api::Patch;
@@ -18,6 +19,7 @@ use serde_json::json;
 use super::{health, taints};
 use crate::common::pods;
 use crate::context::{Context, Result, optional};
+use crate::controller::{Controller, Watches};
 use crate::events::Severity::Normal;
 use crate::informers::{Change, Key};
 use crate::queue::Queue;
@@ -49,7 +51,8 @@ impl Heartbeats {
     }
 }
 
-struct Controller {
+/// The controller that notices silent nodes and taints nodes.
+pub struct LifecycleController {
     ctx: Context,
     queue: Queue<Key>,
     heartbeats: Arc<Heartbeats>,
@@ -77,78 +80,88 @@ fn zone_of(node: &Node) -> String {
     )
 }
 
-/// Registers event handlers and returns the controller's run loop. Call before the informers start.
-pub fn start(ctx: &Context) -> impl Future<Output = ()> + Send + use<> {
-    let queue: Queue<Key> = Queue::new();
-    let heartbeats = Arc::new(Heartbeats::default());
-    let informers = ctx.informers.clone();
-    {
-        let (queue, heartbeats, ctx) = (queue.clone(), heartbeats.clone(), ctx.clone());
-        informers.nodes.on_change(move |change| {
-            let node = change.object();
-            let now = ctx.now();
-            match change {
-                Change::Added(_) => {
-                    heartbeats.note(name(node), now);
-                    let message = format!(
-                        "Node {0} event: Registered Node {0} in Controller",
-                        name(node)
-                    );
-                    ctx.recorder
-                        .event(NAME, &**node, Normal, "RegisteredNode", message);
-                }
-                Change::Updated(old, _) if heartbeat(old) != heartbeat(node) => {
-                    heartbeats.note(name(node), now)
-                }
-                Change::Updated(..) => {}
-                Change::Deleted(_) => {
-                    heartbeats.forget(name(node));
-                    let message = format!(
-                        "Node {0} event: Removing Node {0} from Controller",
-                        name(node)
-                    );
-                    ctx.recorder
-                        .event(NAME, &**node, Normal, "RemovingNode", message);
-                }
-            }
-            queue.add(Key::of(&node.metadata));
-        });
-    }
-    {
-        let heartbeats = heartbeats.clone();
-        let ctx = ctx.clone();
-        informers.leases.on_change(move |change| {
-            let renewed = |lease: &k8s_openapi::api::coordination::v1::Lease| {
-                lease.spec.as_ref().and_then(|spec| spec.renew_time.clone())
-            };
-            let lease = change.object();
-            if !change.is_deletion() && change.old().and_then(|old| renewed(old)) != renewed(lease)
-            {
-                heartbeats.note(
-                    lease.metadata.name.as_deref().unwrap_or_default(),
-                    ctx.now(),
-                );
-            }
-        });
-    }
-    let controller = Controller {
-        ctx: ctx.clone(),
-        queue,
-        heartbeats,
-    };
-    async move {
-        informers.nodes.synced().await;
-        informers.leases.synced().await;
-        informers.pods.synced().await;
-        let controller = &controller;
-        controller
-            .queue
-            .work(NAME, CONCURRENCY, |key| controller.sync(key))
-            .await;
+impl LifecycleController {
+    /// Returns the controller.
+    pub fn new(ctx: &Context) -> Self {
+        Self {
+            ctx: ctx.clone(),
+            queue: Queue::new(),
+            heartbeats: Arc::default(),
+        }
     }
 }
 
-impl Controller {
+impl Controller for LifecycleController {
+    type Item = Key;
+
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn workers(&self) -> usize {
+        CONCURRENCY
+    }
+
+    fn queue(&self) -> &Queue<Key> {
+        &self.queue
+    }
+
+    fn watch(&self, watches: &mut Watches<Key>) {
+        let informers = &self.ctx.informers;
+        let (ctx, heartbeats) = (self.ctx.clone(), self.heartbeats.clone());
+        watches.on(&informers.nodes, move |change, queue| {
+            note_node(&ctx, &heartbeats, change);
+            queue.add(Key::of(&change.object().metadata));
+        });
+        let (ctx, heartbeats) = (self.ctx.clone(), self.heartbeats.clone());
+        watches.on(&informers.leases, move |change, _| {
+            note_lease(&ctx, &heartbeats, change);
+        });
+        watches.reads(&informers.pods);
+    }
+
+    async fn reconcile(&self, key: Key) -> Result<()> {
+        self.sync(key).await
+    }
+}
+
+fn note_node(ctx: &Context, heartbeats: &Heartbeats, change: &Change<Node>) {
+    let node = change.object();
+    let name = name(node);
+    match change {
+        Change::Added(_) => {
+            heartbeats.note(name, ctx.now());
+            let message = format!("Node {name} event: Registered Node {name} in Controller");
+            ctx.recorder
+                .event(NAME, &**node, Normal, "RegisteredNode", message);
+        }
+        Change::Updated(old, _) if heartbeat(old) != heartbeat(node) => {
+            heartbeats.note(name, ctx.now());
+        }
+        Change::Updated(..) => {}
+        Change::Deleted(_) => {
+            heartbeats.forget(name);
+            let message = format!("Node {name} event: Removing Node {name} from Controller");
+            ctx.recorder
+                .event(NAME, &**node, Normal, "RemovingNode", message);
+        }
+    }
+}
+
+fn note_lease(ctx: &Context, heartbeats: &Heartbeats, change: &Change<Lease>) {
+    let renewed = |lease: &Lease| lease.spec.as_ref().and_then(|spec| spec.renew_time.clone());
+    let lease = change.object();
+    let name = lease.metadata.name.as_deref().unwrap_or_default();
+    let is_renewal =
+        !change.is_deletion() && change.old().and_then(|old| renewed(old)) != renewed(lease);
+    // Anyone with the permission can create leases of any name, and a lease outlives its node for a
+    // while: remember heartbeats of nodes only. A node that appears later begins with its own.
+    if is_renewal && ctx.informers.nodes.get("", name).is_some() {
+        heartbeats.note(name, ctx.now());
+    }
+}
+
+impl LifecycleController {
     async fn sync(&self, key: Key) -> Result<()> {
         let store = &self.ctx.informers.nodes;
         let Some(mut node) = store.by_key(&key) else {

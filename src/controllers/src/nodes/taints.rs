@@ -228,4 +228,23 @@ mod tests {
         );
         assert_eq!(stay(&[], &[]), Stay::Forever);
     }
+
+    #[test]
+    fn any_number_of_seconds_can_be_tolerated() {
+        let pod = serde_json::json!({"containers": [], "tolerations": [
+            {"key": UNREACHABLE, "operator": "Exists", "tolerationSeconds": 1},
+            {"key": "a", "operator": "Gt", "value": "9223372036854775807", "tolerationSeconds": 1},
+        ]});
+        let taints = [taint(UNREACHABLE, "NoExecute"), taint("a", "NoExecute")];
+        let queue = crate::queue::Queue::new();
+        crate::common::extremes::each(&pod, |spec: &k8s_openapi::api::core::v1::PodSpec| {
+            let tolerations = spec.tolerations.as_deref().unwrap();
+            for taints in [&taints[..], &taints[..1]] {
+                if let Stay::For(wait) = stay(taints, tolerations) {
+                    let left = super::super::eviction::deadline(wait, at(1), at(2));
+                    queue.add_after("a", left);
+                }
+            }
+        });
+    }
 }

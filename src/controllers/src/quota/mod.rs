@@ -12,6 +12,7 @@ use rkube_component_helpers::resource::ResourceList;
 
 use crate::common::pods;
 use crate::context::{Context, Result, optional};
+use crate::controller::{Controller, Watches};
 use crate::gc::Collector;
 use crate::informers::{Change, Key};
 use crate::queue::Queue;
@@ -21,56 +22,83 @@ const NAME: &str = "resourcequota-controller";
 /// once, and admission's own updates have been observed by then.
 const GATHER: Duration = Duration::from_millis(100);
 
-/// Registers event handlers and returns the controller's run loop. Call before the informers start.
-pub fn start(ctx: &Context, collector: &Collector) -> impl Future<Output = ()> + Send + use<> {
-    let queue: Queue<Key> = Queue::new();
-    let informers = ctx.informers.clone();
-    {
-        let queue = queue.clone();
-        informers.quotas.on_change(move |change| {
-            let hard =
-                |quota: &ResourceQuota| quota.spec.as_ref().and_then(|spec| spec.hard.clone());
-            let same = |old: &ResourceQuota, new: &ResourceQuota| {
-                hard(old) == hard(new)
-                    && new.status.as_ref().and_then(|status| status.hard.clone()) == hard(new)
-            };
-            match change {
-                Change::Updated(old, new) if same(old, new) => {}
-                Change::Deleted(_) => {}
-                _ => queue.add(Key::of(&change.object().metadata)),
-            }
-        });
+/// The controller of resource quotas.
+pub struct QuotaController {
+    ctx: Context,
+    collector: Collector,
+    queue: Queue<Key>,
+}
+
+impl QuotaController {
+    /// Returns the controller.
+    pub fn new(ctx: &Context, collector: &Collector) -> Self {
+        Self {
+            ctx: ctx.clone(),
+            collector: collector.clone(),
+            queue: Queue::new(),
+        }
     }
-    {
-        let (queue, quotas) = (queue.clone(), informers.quotas.clone());
-        collector.on_gone(move |node| {
+}
+
+impl Controller for QuotaController {
+    type Item = Key;
+
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn workers(&self) -> usize {
+        5
+    }
+
+    fn queue(&self) -> &Queue<Key> {
+        &self.queue
+    }
+
+    fn watch(&self, watches: &mut Watches<Key>) {
+        let informers = &self.ctx.informers;
+        watches.on(&informers.quotas, |change, queue| match change {
+            Change::Updated(old, new) if is_settled(old, new) => {}
+            Change::Deleted(_) => {}
+            _ => queue.add(Key::of(&change.object().metadata)),
+        });
+        let quotas = informers.quotas.clone();
+        watches.on_gone(&self.collector, move |node, queue| {
             for quota in quotas.in_namespace(&node.namespace) {
                 queue.add_after(Key::of(&quota.metadata), GATHER);
             }
         });
-    }
-    {
+        let quotas = informers.quotas.clone();
         // A terminated pod no longer counts.
-        let (queue, quotas) = (queue.clone(), informers.quotas.clone());
-        informers.pods.on_change(move |change| {
-            if let Change::Updated(old, new) = change
-                && !pods::is_terminal(old)
-                && pods::is_terminal(new)
+        watches.on(&informers.pods, move |change, queue| {
+            let Change::Updated(old, new) = change else {
+                return;
+            };
+            if pods::is_terminal(old) || !pods::is_terminal(new) {
+                return;
+            }
+            for quota in quotas.in_namespace(new.metadata.namespace.as_deref().unwrap_or_default())
             {
-                for quota in
-                    quotas.in_namespace(new.metadata.namespace.as_deref().unwrap_or_default())
-                {
-                    queue.add_after(Key::of(&quota.metadata), GATHER);
-                }
+                queue.add_after(Key::of(&quota.metadata), GATHER);
             }
         });
     }
-    let (ctx, collector) = (ctx.clone(), collector.clone());
-    async move {
-        informers.synced().await;
-        let (ctx, collector) = (&ctx, &collector);
-        queue.work(NAME, 5, |key| sync(ctx, collector, key)).await;
+
+    async fn prepare(&self) {
+        // Usage can concern any kind.
+        self.ctx.informers.synced().await;
     }
+
+    async fn reconcile(&self, key: Key) -> Result<()> {
+        sync(&self.ctx, &self.collector, key).await
+    }
+}
+
+/// Returns whether an update changed neither the limits nor made the status lag behind them.
+fn is_settled(old: &ResourceQuota, new: &ResourceQuota) -> bool {
+    let hard = |quota: &ResourceQuota| quota.spec.as_ref().and_then(|spec| spec.hard.clone());
+    hard(old) == hard(new)
+        && new.status.as_ref().and_then(|status| status.hard.clone()) == hard(new)
 }
 
 async fn sync(ctx: &Context, collector: &Collector, key: Key) -> Result<()> {

@@ -11,8 +11,9 @@ use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
 use kube::api::Patch;
 use serde_json::json;
 
-use crate::common::{claim, owners, pods, revisions};
+use crate::common::{claim, pods, revisions};
 use crate::context::{Context, Deletion, Error, Result, optional};
+use crate::controller::{Controller, Watches};
 use crate::events::Severity::{Normal, Warning};
 use crate::informers::Key;
 use crate::queue::Queue;
@@ -24,56 +25,55 @@ const NAME: &str = "statefulset-controller";
 /// Number of stateful sets processed concurrently.
 const CONCURRENCY: usize = 5;
 
-struct Controller {
+/// The controller of stateful sets.
+pub struct StatefulSetController {
     ctx: Context,
     queue: Queue<Key>,
 }
 
-/// Registers event handlers and returns the controller's run loop. Call before the informers start.
-pub fn start(ctx: &Context) -> impl Future<Output = ()> + Send + use<> {
-    let queue: Queue<Key> = Queue::new();
-    let informers = ctx.informers.clone();
-    {
-        let queue = queue.clone();
-        informers
-            .stateful_sets
-            .on_change(move |change| queue.add(Key::of(&change.object().metadata)));
+impl StatefulSetController {
+    /// Returns the controller.
+    pub fn new(ctx: &Context) -> Self {
+        Self {
+            ctx: ctx.clone(),
+            queue: Queue::new(),
+        }
     }
-    {
-        let (queue, sets) = (queue.clone(), informers.stateful_sets.clone());
-        informers.pods.on_change(move |change| {
-            let pod = change.object();
-            let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
-            for state in change.states() {
-                if let Some(name) = owners::controller_name::<StatefulSet>(&state.metadata) {
-                    queue.add(Key::new(namespace, name));
-                }
-            }
-            if owners::controller_of(&pod.metadata).is_none() && !change.is_deletion() {
-                let labels = label_selector::labels_or_empty(pod.metadata.labels.as_ref());
-                for set in sets.in_namespace(namespace) {
+}
+
+impl Controller for StatefulSetController {
+    type Item = Key;
+
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn workers(&self) -> usize {
+        CONCURRENCY
+    }
+
+    fn queue(&self) -> &Queue<Key> {
+        &self.queue
+    }
+
+    fn watch(&self, watches: &mut Watches<Key>) {
+        let informers = &self.ctx.informers;
+        watches
+            .objects(&informers.stateful_sets)
+            .claims(
+                &informers.pods,
+                &informers.stateful_sets,
+                |set: &StatefulSet, labels| {
                     let wanted = set.spec.as_ref().map(|spec| &spec.selector);
-                    if wanted.is_some_and(|wanted| label_selector::matches(wanted, labels)) {
-                        queue.add(Key::of(&set.metadata));
-                    }
-                }
-            }
-        });
+                    wanted.is_some_and(|wanted| label_selector::matches(wanted, labels))
+                },
+            )
+            .reads(&informers.claims)
+            .reads(&informers.revisions);
     }
-    let controller = Controller {
-        ctx: ctx.clone(),
-        queue,
-    };
-    async move {
-        informers.stateful_sets.synced().await;
-        informers.pods.synced().await;
-        informers.claims.synced().await;
-        informers.revisions.synced().await;
-        let controller = &controller;
-        controller
-            .queue
-            .work(NAME, CONCURRENCY, |key| controller.sync(key))
-            .await;
+
+    async fn reconcile(&self, key: Key) -> Result<()> {
+        self.sync(key).await
     }
 }
 
@@ -81,7 +81,7 @@ fn revision_name(revision: &ControllerRevision) -> String {
     revision.metadata.name.clone().unwrap_or_default()
 }
 
-impl Controller {
+impl StatefulSetController {
     async fn sync(&self, key: Key) -> Result<()> {
         let Some(set) = self.ctx.informers.stateful_sets.by_key(&key) else {
             return Ok(());
@@ -119,7 +119,7 @@ impl Controller {
         let Ok(update) = revisions::current(&self.ctx, &*set, &spec.template, &style).await? else {
             let mut counted = StatefulSet::clone(&set);
             let status = counted.status.get_or_insert_default();
-            status.collision_count = Some(status.collision_count.unwrap_or(0) + 1);
+            status.collision_count = Some(status.collision_count.unwrap_or(0).saturating_add(1));
             self.ctx
                 .update_status(&self.ctx.informers.stateful_sets, &counted)
                 .await?;

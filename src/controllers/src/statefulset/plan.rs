@@ -1,5 +1,7 @@
 //! Decides which pods of a stateful set are created or deleted next.
 
+use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -9,6 +11,9 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::identity::{self, ordinal, revision_of};
 use crate::common::{intstr, pods};
+
+/// Maximum number of pods that one plan creates.
+const BURST: usize = 500;
 
 /// One step of a plan.
 #[derive(Clone, Debug)]
@@ -50,6 +55,11 @@ fn name(set: &StatefulSet) -> &str {
 fn first(set: &StatefulSet) -> i32 {
     let ordinals = set.spec.as_ref().and_then(|spec| spec.ordinals.as_ref());
     ordinals.and_then(|ordinals| ordinals.start).unwrap_or(0)
+}
+
+/// Returns the ordinals that the set's pods should have. There can be two thousand million.
+fn wanted(set: &StatefulSet) -> Range<i32> {
+    first(set)..first(set).saturating_add(replicas(set).max(0))
 }
 
 fn replicas(set: &StatefulSet) -> i32 {
@@ -117,8 +127,8 @@ fn versioned(set: &StatefulSet, templates: &Templates, ordinal: i32) -> Pod {
         .unwrap_or(0);
     let stays = match partition(set) {
         _ if !rolls(set) => false,
-        Some(partition) => ordinal < first(set) + partition,
-        None => ordinal < first(set) + current,
+        Some(partition) => ordinal < first(set).saturating_add(partition),
+        None => ordinal < first(set).saturating_add(current),
     };
     let (revision, template) = if stays {
         &templates.current
@@ -128,24 +138,26 @@ fn versioned(set: &StatefulSet, templates: &Templates, ordinal: i32) -> Pod {
     identity::pod(set, template, revision, ordinal)
 }
 
+/// The pods of a set by ordinal.
+type Members<'a> = BTreeMap<i32, &'a Arc<Pod>>;
+
 /// Decides the next steps for `set`, which owns these pods.
 pub fn plan(set: &StatefulSet, templates: &Templates, owned: &[Arc<Pod>], now: Timestamp) -> Plan {
     let mut plan = Plan::default();
     if set.metadata.deletion_timestamp.is_some() {
         return plan;
     }
-    let wanted: Vec<i32> = (first(set)..first(set) + replicas(set)).collect();
-    let by_ordinal = |wanted: i32| {
-        owned
-            .iter()
-            .find(|pod| ordinal(name(set), pod) == Some(wanted))
-    };
-    let mut condemned: Vec<(i32, &Arc<Pod>)> = owned
+    let wanted = wanted(set);
+    let members: Members<'_> = owned
         .iter()
         .filter_map(|pod| Some((ordinal(name(set), pod)?, pod)))
+        .collect();
+    let condemned: Vec<(i32, &Arc<Pod>)> = members
+        .iter()
+        .rev()
+        .map(|(ordinal, pod)| (*ordinal, *pod))
         .filter(|(ordinal, _)| !wanted.contains(ordinal))
         .collect();
-    condemned.sort_by_key(|(ordinal, _)| std::cmp::Reverse(*ordinal));
     let in_order = !is_parallel(set);
     let is_available =
         |pod: &Pod| is_running_and_ready(pod) && pods::is_available(pod, min_ready(set), now);
@@ -155,7 +167,7 @@ pub fn plan(set: &StatefulSet, templates: &Templates, owned: &[Arc<Pod>], now: T
             .is_some_and(|claims| !claims.is_empty())
     });
     if has_claims {
-        let kept = wanted.iter().filter_map(|ordinal| by_ordinal(*ordinal));
+        let kept = members.range(wanted.clone()).map(|(_, pod)| *pod);
         plan.actions
             .extend(kept.map(|pod| Action::Retain(pod.clone(), false)));
         let going = condemned
@@ -164,8 +176,11 @@ pub fn plan(set: &StatefulSet, templates: &Templates, owned: &[Arc<Pod>], now: T
         plan.actions.extend(going);
     }
     let mut create = Vec::new();
-    for &ordinal in &wanted {
-        let Some(pod) = by_ordinal(ordinal) else {
+    for ordinal in wanted.clone() {
+        if create.len() == BURST {
+            break; // the next sync continues
+        }
+        let Some(&pod) = members.get(&ordinal) else {
             let pod = versioned(set, templates, ordinal);
             if in_order {
                 plan.actions.push(Action::Create(vec![pod]));
@@ -223,44 +238,38 @@ pub fn plan(set: &StatefulSet, templates: &Templates, owned: &[Arc<Pod>], now: T
         }
     }
     if rolls(set) {
-        roll(
-            set,
-            templates,
-            &wanted,
-            &by_ordinal,
-            &is_available,
-            &mut plan,
-        );
+        roll(set, templates, &members, &is_available, &mut plan);
     }
     plan
 }
 
 /// Plans the replacement of outdated pods from the highest ordinal down to the partition, within
 /// `maxUnavailable`.
-fn roll<'a>(
+fn roll(
     set: &StatefulSet,
     templates: &Templates,
-    wanted: &[i32],
-    by_ordinal: &dyn Fn(i32) -> Option<&'a Arc<Pod>>,
+    members: &Members<'_>,
     is_available: &dyn Fn(&Pod) -> bool,
     plan: &mut Plan,
 ) {
-    let lowest = first(set) + partition(set).unwrap_or(0);
+    let end = wanted(set).end;
+    let lowest = first(set).saturating_add(partition(set).unwrap_or(0).max(0));
+    let most = i64::from(max_unavailable(set));
     let mut unavailable = 0;
     let mut delete = Vec::new();
-    for &ordinal in wanted.iter().rev().filter(|ordinal| **ordinal >= lowest) {
-        if unavailable >= max_unavailable(set) {
+    let mut above = end;
+    for (&ordinal, pod) in members.range(lowest.min(end)..end).rev() {
+        // Missing pods are unavailable, too.
+        unavailable += i64::from(above) - i64::from(ordinal) - 1;
+        above = ordinal;
+        if unavailable >= most {
             break;
         }
-        match by_ordinal(ordinal) {
-            Some(pod)
-                if !pods::is_deleting(pod) && revision_of(pod) != Some(&templates.update.0) =>
-            {
-                delete.push(pod.clone());
-                unavailable += 1;
-            }
-            Some(pod) if !pods::is_deleting(pod) && is_available(pod) => {}
-            _ => unavailable += 1,
+        if !pods::is_deleting(pod) && revision_of(pod) != Some(&templates.update.0) {
+            delete.push((*pod).clone());
+            unavailable += 1;
+        } else if pods::is_deleting(pod) || !is_available(pod) {
+            unavailable += 1;
         }
     }
     if !delete.is_empty() {
@@ -475,5 +484,41 @@ mod tests {
             summary(&plan(&set, &templates(), &[Arc::new(failed)], at(9))),
             ["~web-0"]
         );
+    }
+
+    #[test]
+    fn any_numbers_can_be_planned_with() {
+        for policy in ["OrderedReady", "Parallel"] {
+            let object = serde_json::json!({
+                "metadata": {"name": "web", "namespace": "ns", "uid": "s", "generation": 1},
+                "spec": {
+                    "replicas": 3, "minReadySeconds": 1, "revisionHistoryLimit": 1,
+                    "podManagementPolicy": policy, "ordinals": {"start": 1}, "selector": {},
+                    "serviceName": "web", "template": {},
+                    "updateStrategy": {"type": "RollingUpdate",
+                        "rollingUpdate": {"partition": 1, "maxUnavailable": 1}},
+                },
+                "status": {"replicas": 1, "currentReplicas": 1, "readyReplicas": 1,
+                    "updatedReplicas": 1, "availableReplicas": 1, "collisionCount": 1},
+            });
+            let base = set(3, policy, 0);
+            let owned: Vec<_> = [0, 1, 2, i32::MAX - 1, i32::MAX]
+                .map(|ordinal| member(&base, ordinal, "web-1", true))
+                .into();
+            crate::common::extremes::each(&object, |set: &StatefulSet| {
+                plan(set, &templates(), &owned, at(9));
+                status(set, &templates(), &owned, at(9));
+            });
+        }
+    }
+
+    #[test]
+    fn a_huge_set_grows_in_bursts() {
+        let set = set(i32::MAX, "Parallel", 0);
+        let plan = plan(&set, &templates(), &[], at(9));
+        match &plan.actions[..] {
+            [Action::Create(pods)] => assert_eq!(pods.len(), BURST),
+            other => panic!("{other:?}"),
+        }
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{
-    Node, PersistentVolume, PersistentVolumeClaim, PersistentVolumeStatus,
+    Node, PersistentVolume, PersistentVolumeClaim, PersistentVolumeStatus, Pod,
 };
 use k8s_openapi::api::storage::v1::StorageClass;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -12,8 +12,9 @@ use kube::Resource;
 use super::{annotation, claims_of, matching, provisioner};
 use crate::common::pods;
 use crate::context::{Context, Deletion, Result, optional};
+use crate::controller::{Controller, Watches};
 use crate::events::Severity::{Normal, Warning};
-use crate::informers::Key;
+use crate::informers::{Change, Key, Store};
 use crate::nodes::taints;
 use crate::queue::Queue;
 
@@ -30,115 +31,121 @@ const STORAGE_PROVISIONER: [&str; 2] = [
     "volume.beta.kubernetes.io/storage-provisioner",
 ];
 
+/// What the binder processes.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-enum Item {
+pub enum Item {
+    /// A claim.
     Claim(Key),
+    /// The volume of this name.
     Volume(String),
-    /// Ensure that the default class exists.
-    Class,
 }
 
-struct Binder {
+/// The controller of persistent volumes and claims.
+pub struct Binder {
     ctx: Context,
     queue: Queue<Item>,
 }
 
-/// Registers event handlers and returns the controller's run loop. Call before the informers start.
-pub fn start(ctx: &Context) -> impl Future<Output = ()> + Send + use<> {
-    let queue: Queue<Item> = Queue::new();
-    let informers = ctx.informers.clone();
-    {
-        let queue = queue.clone();
-        informers.claims.on_change(move |change| {
-            let claim = change.object();
-            queue.add(Item::Claim(Key::of(&claim.metadata)));
-            if let Some(volume) = claim
-                .spec
-                .as_ref()
-                .and_then(|spec| spec.volume_name.clone())
-            {
-                queue.add(Item::Volume(volume));
-            }
-        });
+impl Binder {
+    /// Returns the controller.
+    pub fn new(ctx: &Context) -> Self {
+        Self {
+            ctx: ctx.clone(),
+            queue: Queue::new(),
+        }
     }
-    {
-        let (queue, claims) = (queue.clone(), informers.claims.clone());
-        informers.volumes.on_change(move |change| {
-            let volume = change.object();
-            queue.add(Item::Volume(
-                volume.metadata.name.clone().unwrap_or_default(),
-            ));
-            match volume
-                .spec
-                .as_ref()
-                .and_then(|spec| spec.claim_ref.as_ref())
-            {
-                Some(claim) => {
-                    let namespace = claim.namespace.clone().unwrap_or_default();
-                    queue.add(Item::Claim(Key::new(
-                        namespace,
-                        claim.name.clone().unwrap_or_default(),
-                    )));
-                }
-                // A free volume: claims may be waiting for it.
-                None => {
-                    for claim in claims.list().iter().filter(|claim| !is_bound(claim)) {
-                        queue.add(Item::Claim(Key::of(&claim.metadata)));
-                    }
-                }
-            }
-        });
+}
+
+impl Controller for Binder {
+    type Item = Item;
+
+    fn name(&self) -> &'static str {
+        NAME
     }
-    {
-        let (queue, claims) = (queue.clone(), informers.claims.clone());
-        informers.storage_classes.on_change(move |_| {
-            for claim in claims.list().iter().filter(|claim| !is_bound(claim)) {
+
+    fn workers(&self) -> usize {
+        1 // so that no volume is bound to two claims
+    }
+
+    fn queue(&self) -> &Queue<Item> {
+        &self.queue
+    }
+
+    fn watch(&self, watches: &mut Watches<Item>) {
+        let informers = &self.ctx.informers;
+        let claims = informers.claims.clone();
+        watches
+            .on(&informers.claims, |change, queue| {
+                let claim = change.object();
                 queue.add(Item::Claim(Key::of(&claim.metadata)));
-            }
-        });
-    }
-    {
-        // A pod with a node is a first consumer, even if the scheduler did not place it.
-        let queue = queue.clone();
-        informers.pods.on_change(move |change| {
-            let pod = change.object();
-            let placed = !pods::node_name(pod).is_empty()
-                && change
-                    .old()
-                    .is_none_or(|old| pods::node_name(old).is_empty());
-            if placed && !change.is_deletion() {
-                for claim in claims_of(pod) {
-                    queue.add(Item::Claim(Key::new(
-                        pod.metadata.namespace.clone().unwrap_or_default(),
-                        claim,
-                    )));
-                }
-            }
-        });
-    }
-    let binder = Binder {
-        ctx: ctx.clone(),
-        queue,
-    };
-    async move {
-        informers.claims.synced().await;
-        informers.volumes.synced().await;
-        informers.storage_classes.synced().await;
-        informers.nodes.synced().await;
-        informers.pods.synced().await;
-        binder.queue.add(Item::Class);
-        let binder = &binder;
-        // Sequential, so that no volume is bound to two claims.
-        binder
-            .queue
-            .work(NAME, 1, |item| async move {
-                match item {
-                    Item::Claim(key) => binder.sync_claim(key).await,
-                    Item::Volume(name) => binder.sync_volume(&name).await,
-                    Item::Class => binder.sync_class().await,
+                let volume = claim
+                    .spec
+                    .as_ref()
+                    .and_then(|spec| spec.volume_name.clone());
+                if let Some(volume) = volume {
+                    queue.add(Item::Volume(volume));
                 }
             })
-            .await;
+            .on(&informers.volumes, move |change, queue| {
+                enqueue_volume(queue, &claims, change.object());
+            });
+        let claims = informers.claims.clone();
+        watches
+            .on(&informers.storage_classes, move |_, queue| {
+                enqueue_unbound(queue, &claims);
+            })
+            .on(&informers.pods, enqueue_first_consumer)
+            .reads(&informers.nodes);
+    }
+
+    async fn reconcile(&self, item: Item) -> Result<()> {
+        match item {
+            Item::Claim(key) => self.sync_claim(key).await,
+            Item::Volume(name) => self.sync_volume(&name).await,
+        }
+    }
+}
+
+fn enqueue_volume(
+    queue: &Queue<Item>,
+    claims: &Store<PersistentVolumeClaim>,
+    volume: &PersistentVolume,
+) {
+    queue.add(Item::Volume(
+        volume.metadata.name.clone().unwrap_or_default(),
+    ));
+    let spec = volume.spec.as_ref();
+    match spec.and_then(|spec| spec.claim_ref.as_ref()) {
+        Some(claim) => {
+            let namespace = claim.namespace.clone().unwrap_or_default();
+            let name = claim.name.clone().unwrap_or_default();
+            queue.add(Item::Claim(Key::new(namespace, name)));
+        }
+        // A free volume: claims may be waiting for it.
+        None => enqueue_unbound(queue, claims),
+    }
+}
+
+fn enqueue_unbound(queue: &Queue<Item>, claims: &Store<PersistentVolumeClaim>) {
+    for claim in claims.list().iter().filter(|claim| !is_bound(claim)) {
+        queue.add(Item::Claim(Key::of(&claim.metadata)));
+    }
+}
+
+/// Queues the claims of a pod that has got a node. It is a first consumer, even if the scheduler did
+/// not place it.
+fn enqueue_first_consumer(change: &Change<Pod>, queue: &Queue<Item>) {
+    let pod = change.object();
+    let placed = !pods::node_name(pod).is_empty()
+        && change
+            .old()
+            .is_none_or(|old| pods::node_name(old).is_empty());
+    if !placed || change.is_deletion() {
+        return;
+    }
+    for claim in claims_of(pod) {
+        let namespace = pod.metadata.namespace.clone().unwrap_or_default();
+        queue.add(Item::Claim(Key::new(namespace, claim)));
     }
 }
 
@@ -163,17 +170,6 @@ fn waits_for_consumer(class: &StorageClass) -> bool {
 }
 
 impl Binder {
-    async fn sync_class(&self) -> Result<()> {
-        let store = &self.ctx.informers.storage_classes;
-        if !self.ctx.config.default_storage_class || !store.is_empty() {
-            return Ok(());
-        }
-        match self.ctx.create(store, &provisioner::default_class()).await {
-            Err(error) if !error.is_already_exists() => Err(error),
-            _ => Ok(()),
-        }
-    }
-
     async fn sync_claim(&self, key: Key) -> Result<()> {
         let informers = &self.ctx.informers;
         let Some(claim) = informers.claims.by_key(&key) else {

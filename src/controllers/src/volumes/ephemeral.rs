@@ -5,6 +5,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use crate::common::{owners, pods};
 use crate::context::{Context, Error, Result};
+use crate::controller::{Controller, Watches};
 use crate::events::Severity::Warning;
 use crate::informers::Key;
 use crate::queue::Queue;
@@ -45,43 +46,58 @@ pub fn claims(pod: &Pod) -> Vec<PersistentVolumeClaim> {
         .collect()
 }
 
-/// Registers event handlers and returns the controller's run loop. Call before the informers start.
-pub fn start(ctx: &Context) -> impl Future<Output = ()> + Send + use<> {
-    let queue: Queue<Key> = Queue::new();
-    let informers = ctx.informers.clone();
-    {
-        let queue = queue.clone();
-        informers.pods.on_change(move |change| {
-            let pod = change.object();
-            if change.old().is_none() && !change.is_deletion() && has_ephemeral(pod) {
-                queue.add(Key::of(&pod.metadata));
-            }
-        });
+/// The controller of ephemeral volumes.
+pub struct EphemeralController {
+    ctx: Context,
+    queue: Queue<Key>,
+}
+
+impl EphemeralController {
+    /// Returns the controller.
+    pub fn new(ctx: &Context) -> Self {
+        Self {
+            ctx: ctx.clone(),
+            queue: Queue::new(),
+        }
     }
-    {
-        let queue = queue.clone();
-        informers.claims.on_change(move |change| {
-            if change.is_deletion()
-                && let Some(pod) = owners::controller_name::<Pod>(&change.object().metadata)
-            {
-                queue.add(Key::new(
-                    change
-                        .object()
-                        .metadata
-                        .namespace
-                        .clone()
-                        .unwrap_or_default(),
-                    pod,
-                ));
-            }
-        });
+}
+
+impl Controller for EphemeralController {
+    type Item = Key;
+
+    fn name(&self) -> &'static str {
+        NAME
     }
-    let ctx = ctx.clone();
-    async move {
-        informers.pods.synced().await;
-        informers.claims.synced().await;
-        let ctx = &ctx;
-        queue.work(NAME, 5, |key| sync(ctx, key)).await;
+
+    fn workers(&self) -> usize {
+        5
+    }
+
+    fn queue(&self) -> &Queue<Key> {
+        &self.queue
+    }
+
+    fn watch(&self, watches: &mut Watches<Key>) {
+        let informers = &self.ctx.informers;
+        watches
+            .on(&informers.pods, |change, queue| {
+                let pod = change.object();
+                if change.old().is_none() && !change.is_deletion() && has_ephemeral(pod) {
+                    queue.add(Key::of(&pod.metadata));
+                }
+            })
+            .on(&informers.claims, |change, queue| {
+                let meta = &change.object().metadata;
+                if change.is_deletion()
+                    && let Some(pod) = owners::controller_name::<Pod>(meta)
+                {
+                    queue.add(Key::new(meta.namespace.clone().unwrap_or_default(), pod));
+                }
+            });
+    }
+
+    async fn reconcile(&self, key: Key) -> Result<()> {
+        sync(&self.ctx, key).await
     }
 }
 

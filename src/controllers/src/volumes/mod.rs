@@ -7,7 +7,7 @@ mod matching;
 pub mod protection;
 pub mod provisioner;
 
-pub use binder::start;
+pub use binder::Binder;
 
 use std::collections::BTreeMap;
 

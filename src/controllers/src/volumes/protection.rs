@@ -7,6 +7,7 @@ use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
 use super::claims_of;
 use crate::common::pods;
 use crate::context::{Context, Result, optional};
+use crate::controller::{Controller, Watches};
 use crate::informers::{Key, Object, Store};
 use crate::queue::Queue;
 
@@ -54,89 +55,106 @@ async fn hold<K: Object>(
     Ok(())
 }
 
-/// Registers event handlers and returns the run loop of claim protection. Call before the informers
-/// start.
-pub fn claims(ctx: &Context) -> impl Future<Output = ()> + Send + use<> {
-    let queue: Queue<Key> = Queue::new();
-    let informers = ctx.informers.clone();
-    {
-        let queue = queue.clone();
-        informers.claims.on_change(move |change| {
-            if !change.is_deletion() {
-                queue.add(Key::of(&change.object().metadata));
-            }
-        });
-    }
-    {
-        let queue = queue.clone();
-        informers.pods.on_change(move |change| {
-            if change.is_deletion() {
-                let pod = change.object();
-                for claim in claims_of(pod) {
-                    queue.add(Key::new(
-                        pod.metadata.namespace.clone().unwrap_or_default(),
-                        claim,
-                    ));
-                }
-            }
-        });
-    }
-    let ctx = ctx.clone();
-    async move {
-        informers.claims.synced().await;
-        informers.pods.synced().await;
-        let ctx = &ctx;
-        queue
-            .work(
-                "persistentvolumeclaim-protection-controller",
-                4,
-                |key| async move {
-                    let pods = ctx.informers.pods.in_namespace(&key.namespace);
-                    // An unscheduled pod does not count: the scheduler rejects it once its claim is
-                    // being deleted.
-                    let used = pods.iter().any(|pod| {
-                        !pods::node_name(pod).is_empty() && claims_of(pod).contains(&key.name)
-                    });
-                    hold(ctx, &ctx.informers.claims, &key, CLAIM, used).await
-                },
-            )
-            .await;
+/// The controller that protects claims in use.
+pub struct ClaimProtection {
+    ctx: Context,
+    queue: Queue<Key>,
+}
+
+impl ClaimProtection {
+    /// Returns the controller.
+    pub fn new(ctx: &Context) -> Self {
+        Self {
+            ctx: ctx.clone(),
+            queue: Queue::new(),
+        }
     }
 }
 
-/// Registers event handlers and returns the run loop of volume protection. Call before the
-/// informers start.
-pub fn volumes(ctx: &Context) -> impl Future<Output = ()> + Send + use<> {
-    let queue: Queue<Key> = Queue::new();
-    let store = ctx.informers.volumes.clone();
-    {
-        let queue = queue.clone();
-        store.on_change(move |change| {
-            if !change.is_deletion() {
-                queue.add(Key::of(&change.object().metadata));
-            }
-        });
+impl Controller for ClaimProtection {
+    type Item = Key;
+
+    fn name(&self) -> &'static str {
+        "persistentvolumeclaim-protection-controller"
     }
-    let ctx = ctx.clone();
-    async move {
-        store.synced().await;
-        let (ctx, store) = (&ctx, &store);
-        queue
-            .work(
-                "persistentvolume-protection-controller",
-                4,
-                |key| async move {
-                    let used = store.by_key(&key).is_some_and(|volume| {
-                        volume
-                            .status
-                            .as_ref()
-                            .and_then(|status| status.phase.as_deref())
-                            == Some("Bound")
-                    });
-                    hold(ctx, store, &key, VOLUME, used).await
-                },
-            )
-            .await;
+
+    fn workers(&self) -> usize {
+        4
+    }
+
+    fn queue(&self) -> &Queue<Key> {
+        &self.queue
+    }
+
+    fn watch(&self, watches: &mut Watches<Key>) {
+        let informers = &self.ctx.informers;
+        watches
+            .present(&informers.claims)
+            .on(&informers.pods, |change, queue| {
+                if !change.is_deletion() {
+                    return;
+                }
+                let pod = change.object();
+                for claim in claims_of(pod) {
+                    let namespace = pod.metadata.namespace.clone().unwrap_or_default();
+                    queue.add(Key::new(namespace, claim));
+                }
+            });
+    }
+
+    async fn reconcile(&self, key: Key) -> Result<()> {
+        let pods = self.ctx.informers.pods.in_namespace(&key.namespace);
+        // An unscheduled pod does not count: the scheduler rejects it once its claim is being
+        // deleted.
+        let used = pods
+            .iter()
+            .any(|pod| !pods::node_name(pod).is_empty() && claims_of(pod).contains(&key.name));
+        hold(&self.ctx, &self.ctx.informers.claims, &key, CLAIM, used).await
+    }
+}
+
+/// The controller that protects bound volumes.
+pub struct VolumeProtection {
+    ctx: Context,
+    queue: Queue<Key>,
+}
+
+impl VolumeProtection {
+    /// Returns the controller.
+    pub fn new(ctx: &Context) -> Self {
+        Self {
+            ctx: ctx.clone(),
+            queue: Queue::new(),
+        }
+    }
+}
+
+impl Controller for VolumeProtection {
+    type Item = Key;
+
+    fn name(&self) -> &'static str {
+        "persistentvolume-protection-controller"
+    }
+
+    fn workers(&self) -> usize {
+        4
+    }
+
+    fn queue(&self) -> &Queue<Key> {
+        &self.queue
+    }
+
+    fn watch(&self, watches: &mut Watches<Key>) {
+        watches.present(&self.ctx.informers.volumes);
+    }
+
+    async fn reconcile(&self, key: Key) -> Result<()> {
+        let store = &self.ctx.informers.volumes;
+        let used = store.by_key(&key).is_some_and(|volume| {
+            let status = volume.status.as_ref();
+            status.and_then(|status| status.phase.as_deref()) == Some("Bound")
+        });
+        hold(&self.ctx, store, &key, VOLUME, used).await
     }
 }
 
@@ -159,63 +177,69 @@ fn class_of_volume(volume: &PersistentVolume) -> Option<&String> {
     spec.volume_attributes_class_name.as_ref()
 }
 
-/// Registers event handlers and returns the run loop of attribute class protection. Call before the
-/// informers start.
-pub fn classes(ctx: &Context) -> impl Future<Output = ()> + Send + use<> {
-    let queue: Queue<Key> = Queue::new();
-    let informers = ctx.informers.clone();
-    {
-        let queue = queue.clone();
-        informers.attribute_classes.on_change(move |change| {
-            if !change.is_deletion() {
-                queue.add(Key::of(&change.object().metadata));
-            }
-        });
+/// The controller that protects attribute classes in use.
+pub struct ClassProtection {
+    ctx: Context,
+    queue: Queue<Key>,
+}
+
+impl ClassProtection {
+    /// Returns the controller.
+    pub fn new(ctx: &Context) -> Self {
+        Self {
+            ctx: ctx.clone(),
+            queue: Queue::new(),
+        }
     }
-    {
-        // An update may remove the last use of a class.
-        let queue = queue.clone();
-        informers.claims.on_change(move |change| {
-            let before = change
-                .old()
-                .into_iter()
-                .flat_map(|old| classes_of_claim(old));
-            for class in before.chain(classes_of_claim(change.object())) {
-                queue.add(Key::new(String::new(), class.clone()));
-            }
-        });
+}
+
+impl Controller for ClassProtection {
+    type Item = Key;
+
+    fn name(&self) -> &'static str {
+        "volumeattributesclass-protection-controller"
     }
-    {
-        let queue = queue.clone();
-        informers.volumes.on_change(move |change| {
-            let before = change.old().and_then(|old| class_of_volume(old));
-            for class in before.into_iter().chain(class_of_volume(change.object())) {
-                queue.add(Key::new(String::new(), class.clone()));
-            }
-        });
+
+    fn workers(&self) -> usize {
+        1
     }
-    let ctx = ctx.clone();
-    async move {
-        informers.attribute_classes.synced().await;
-        informers.claims.synced().await;
-        informers.volumes.synced().await;
-        let ctx = &ctx;
-        queue
-            .work(
-                "volumeattributesclass-protection-controller",
-                1,
-                |key| async move {
-                    let claims = ctx.informers.claims.list();
-                    let volumes = ctx.informers.volumes.list();
-                    let used = claims
-                        .iter()
-                        .any(|claim| classes_of_claim(claim).any(|class| *class == key.name))
-                        || volumes
-                            .iter()
-                            .any(|volume| class_of_volume(volume) == Some(&key.name));
-                    hold(ctx, &ctx.informers.attribute_classes, &key, CLASS, used).await
-                },
-            )
-            .await;
+
+    fn queue(&self) -> &Queue<Key> {
+        &self.queue
+    }
+
+    fn watch(&self, watches: &mut Watches<Key>) {
+        let informers = &self.ctx.informers;
+        watches
+            .present(&informers.attribute_classes)
+            // An update may remove the last use of a class.
+            .on(&informers.claims, |change, queue| {
+                let before = change
+                    .old()
+                    .into_iter()
+                    .flat_map(|old| classes_of_claim(old));
+                for class in before.chain(classes_of_claim(change.object())) {
+                    queue.add(Key::new(String::new(), class.clone()));
+                }
+            })
+            .on(&informers.volumes, |change, queue| {
+                let before = change.old().and_then(|old| class_of_volume(old));
+                for class in before.into_iter().chain(class_of_volume(change.object())) {
+                    queue.add(Key::new(String::new(), class.clone()));
+                }
+            });
+    }
+
+    async fn reconcile(&self, key: Key) -> Result<()> {
+        let informers = &self.ctx.informers;
+        let claims = informers.claims.list();
+        let volumes = informers.volumes.list();
+        let used = claims
+            .iter()
+            .any(|claim| classes_of_claim(claim).any(|class| *class == key.name))
+            || volumes
+                .iter()
+                .any(|volume| class_of_volume(volume) == Some(&key.name));
+        hold(&self.ctx, &informers.attribute_classes, &key, CLASS, used).await
     }
 }

@@ -10,6 +10,10 @@ use k8s_openapi::api::storage::v1::StorageClass;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::Resource;
 
+use crate::context::{Context, Result};
+use crate::controller::{Controller, Watches};
+use crate::queue::Queue;
+
 /// The provisioner's name in storage classes.
 pub const NAME: &str = "rkube.io/hostpath";
 /// Annotation on the class for claims that request none.
@@ -30,6 +34,57 @@ pub fn default_class() -> StorageClass {
         reclaim_policy: Some("Delete".into()),
         volume_binding_mode: Some("WaitForFirstConsumer".into()),
         ..Default::default()
+    }
+}
+
+/// The controller that creates the storage class `standard` once, if no class exists.
+pub struct DefaultClassController {
+    ctx: Context,
+    queue: Queue<()>,
+}
+
+impl DefaultClassController {
+    /// Returns the controller.
+    pub fn new(ctx: &Context) -> Self {
+        Self {
+            ctx: ctx.clone(),
+            queue: Queue::new(),
+        }
+    }
+}
+
+impl Controller for DefaultClassController {
+    type Item = ();
+
+    fn name(&self) -> &'static str {
+        "default-storage-class-controller"
+    }
+
+    fn workers(&self) -> usize {
+        1
+    }
+
+    fn queue(&self) -> &Queue<()> {
+        &self.queue
+    }
+
+    fn watch(&self, watches: &mut Watches<()>) {
+        watches.reads(&self.ctx.informers.storage_classes);
+    }
+
+    async fn prepare(&self) {
+        self.queue.add(());
+    }
+
+    async fn reconcile(&self, (): ()) -> Result<()> {
+        let store = &self.ctx.informers.storage_classes;
+        if !self.ctx.config.default_storage_class || !store.is_empty() {
+            return Ok(());
+        }
+        match self.ctx.create(store, &default_class()).await {
+            Err(error) if !error.is_already_exists() => Err(error),
+            _ => Ok(()),
+        }
     }
 }
 

@@ -138,7 +138,7 @@ fn split_by_budgets(
                 && budget.selector.matches(&pod.labels)
                 && !budget.disrupted.contains(&pod.name);
             if guards {
-                *allowed -= 1;
+                *allowed = allowed.saturating_sub(1);
                 violates |= *allowed < 0;
             }
         }

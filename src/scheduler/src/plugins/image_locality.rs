@@ -35,18 +35,21 @@ pub fn scores(pod: &PodInfo, view: View<'_>, nodes: &[&NodeInfo]) -> Vec<i64> {
             (image, having as i64)
         })
         .collect();
-    let max = MAX_PER_CONTAINER * pod.container_count.max(1) as i64;
+    let max = MAX_PER_CONTAINER.saturating_mul(pod.container_count.max(1) as i64);
     nodes
         .iter()
         .map(|node| {
             // Scale by the fraction of nodes that have the image, so that pods do not pile up on
             // few nodes.
-            let sum: i64 = images
+            // Nodes report the sizes; any number is possible.
+            let scaled = |size: i64, having: i64| {
+                (i128::from(size) * i128::from(having) / i128::from(total)).min(i64::MAX.into())
+                    as i64
+            };
+            let sum = images
                 .iter()
-                .filter_map(|(image, having)| {
-                    node.images.get(image).map(|size| size * having / total)
-                })
-                .sum();
+                .filter_map(|(image, having)| Some(scaled(*node.images.get(image)?, *having)))
+                .fold(0, i64::saturating_add);
             MAX_SCORE * (sum.clamp(MIN, max) - MIN) / (max - MIN)
         })
         .collect()

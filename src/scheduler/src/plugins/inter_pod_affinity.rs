@@ -55,35 +55,38 @@ impl<'a> Filter<'a> {
         }
         for node in view.nodes() {
             for other in &node.pods {
-                for term in &other.affinity.apart {
-                    if let Some(place) = place(term, node)
-                        && matches(term, pod, view)
-                    {
-                        *filter.repelled.entry(place).or_default() += 1;
-                    }
-                }
-                if !rules.near.is_empty()
-                    && rules.near.iter().all(|term| matches(term, other, view))
-                {
-                    for term in &rules.near {
-                        if let Some(place) = place(term, node) {
-                            *filter.near.entry(place).or_default() += 1;
-                        }
-                    }
-                }
-                for term in &rules.apart {
-                    if let Some(place) = place(term, node)
-                        && matches(term, other, view)
-                    {
-                        *filter.apart.entry(place).or_default() += 1;
-                    }
-                }
+                filter.count(other, node, view);
             }
         }
         filter.near_itself = filter.near.is_empty()
             && !rules.near.is_empty()
             && rules.near.iter().all(|term| matches(term, pod, view));
         filter
+    }
+
+    /// Counts a placed pod for the terms that concern it.
+    fn count(&mut self, other: &'a PodInfo, node: &'a NodeInfo, view: View<'a>) {
+        let pod = self.pod;
+        let rules = &pod.affinity;
+        for term in &other.affinity.apart {
+            if let Some(place) = place(term, node)
+                && matches(term, pod, view)
+            {
+                *self.repelled.entry(place).or_default() += 1;
+            }
+        }
+        if rules.near.iter().all(|term| matches(term, other, view)) {
+            for place in rules.near.iter().filter_map(|term| place(term, node)) {
+                *self.near.entry(place).or_default() += 1;
+            }
+        }
+        for term in &rules.apart {
+            if let Some(place) = place(term, node)
+                && matches(term, other, view)
+            {
+                *self.apart.entry(place).or_default() += 1;
+            }
+        }
     }
 
     /// Rejects the node if it violates affinity or anti-affinity of this pod or of existing pods.

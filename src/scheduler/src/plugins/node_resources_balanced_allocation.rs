@@ -12,11 +12,13 @@ pub fn score(pod: &PodInfo, node: &NodeInfo) -> i64 {
     }
     let fractions: Vec<f64> = [
         (
-            node.requested.milli_cpu + pod.requests.milli_cpu,
+            node.requested
+                .milli_cpu
+                .saturating_add(pod.requests.milli_cpu),
             node.allocatable.milli_cpu,
         ),
         (
-            node.requested.memory + pod.requests.memory,
+            node.requested.memory.saturating_add(pod.requests.memory),
             node.allocatable.memory,
         ),
     ]

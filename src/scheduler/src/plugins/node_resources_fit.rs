@@ -10,11 +10,11 @@ pub fn filter(pod: &PodInfo, node: &NodeInfo) -> Result<(), Rejection> {
     // Set if a request exceeds the node's total, so that preemption cannot help.
     let mut hopeless = false;
     let pods = i64::try_from(node.pods.len()).unwrap_or(i64::MAX);
-    if pods + 1 > node.max_pods {
+    if pods >= node.max_pods {
         reasons.push("Too many pods".into());
     }
     let mut check = |name: &str, wanted: i64, all: i64, taken: i64| {
-        if wanted > 0 && wanted > all - taken {
+        if wanted > 0 && wanted > all.saturating_sub(taken) {
             reasons.push(format!("Insufficient {name}").into());
             hopeless |= wanted > all;
         }
@@ -48,15 +48,17 @@ pub fn score(pod: &PodInfo, node: &NodeInfo) -> i64 {
         if all == 0 || taken > all {
             0
         } else {
-            (all - taken) * MAX_SCORE / all
+            let free = i128::from(all) - i128::from(taken);
+            // `taken` is negative only if amounts have wrapped around.
+            (free * i128::from(MAX_SCORE) / i128::from(all)).min(MAX_SCORE.into()) as i64
         }
     };
     let (all, taken, own) = (&node.allocatable, &node.scored, &pod.scored);
     let mut sum = 0;
     let mut count = 0;
     for (all, taken) in [
-        (all.milli_cpu, taken.milli_cpu + own.milli_cpu),
-        (all.memory, taken.memory + own.memory),
+        (all.milli_cpu, taken.milli_cpu.saturating_add(own.milli_cpu)),
+        (all.memory, taken.memory.saturating_add(own.memory)),
     ] {
         if all > 0 {
             sum += left(all, taken);

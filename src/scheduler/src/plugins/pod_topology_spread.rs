@@ -39,22 +39,20 @@ impl<'a> Filter<'a> {
         let rules: Vec<&Spread> = pod.spread.iter().filter(|s| s.hard).collect();
         let mut counted: Vec<(&Spread, HashMap<&str, i64>)> =
             rules.iter().map(|r| (*r, HashMap::new())).collect();
-        if !rules.is_empty() {
-            for node in view.nodes() {
-                // Nodes that lack one of the topology labels belong to no domain.
-                if !rules
-                    .iter()
-                    .all(|r| node.labels.contains_key(&r.topology_key))
-                {
-                    continue;
-                }
-                for (rule, places) in &mut counted {
-                    if counts(rule, pod, node) {
-                        let place = node.labels[&rule.topology_key].as_str();
-                        *places.entry(place).or_default() +=
-                            count(&rule.selector, &pod.namespace, node);
-                    }
-                }
+        // Nodes that lack one of the topology labels belong to no domain.
+        let is_in_domains = |node: &&NodeInfo| {
+            rules
+                .iter()
+                .all(|r| node.labels.contains_key(&r.topology_key))
+        };
+        let nodes = view.nodes().filter(is_in_domains);
+        for node in nodes.take_while(|_| !rules.is_empty()) {
+            for (rule, places) in counted
+                .iter_mut()
+                .filter(|(rule, _)| counts(rule, pod, node))
+            {
+                let place = node.labels[&rule.topology_key].as_str();
+                *places.entry(place).or_default() += count(&rule.selector, &pod.namespace, node);
             }
         }
         Filter {

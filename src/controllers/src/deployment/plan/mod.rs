@@ -71,6 +71,11 @@ pub fn available(set: &ReplicaSet) -> i32 {
         .unwrap_or(0)
 }
 
+/// Returns the sum of replica counts, at most `i32::MAX`.
+pub fn sum(counts: impl IntoIterator<Item = i32>) -> i32 {
+    counts.into_iter().fold(0, i32::saturating_add)
+}
+
 /// The observed state and its modifications while planning.
 pub struct State {
     /// The deployment; planning changes its status and annotations.
@@ -104,7 +109,7 @@ impl State {
 
     /// Returns the desired number of pods of all sets together.
     pub fn total(&self) -> i32 {
-        self.sets.iter().map(set_replicas).sum()
+        sum(self.sets.iter().map(set_replicas))
     }
 
     /// Returns the new set.

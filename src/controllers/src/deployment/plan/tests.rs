@@ -1,5 +1,6 @@
 use super::super::revision::{DESIRED, REVISION};
 use super::*;
+use crate::common::extremes;
 use crate::common::pods::testing::at;
 use crate::common::pods::testing::pod;
 use k8s_openapi::api::apps::v1::{
@@ -8,6 +9,7 @@ use k8s_openapi::api::apps::v1::{
 use k8s_openapi::api::core::v1::{Container, PodSpec, PodTemplateSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use serde_json::json;
 
 fn template(image: &str) -> PodTemplateSpec {
     PodTemplateSpec {
@@ -307,4 +309,56 @@ fn recreate_waits_for_the_last_old_pod() {
     assert_eq!(world.sizes(), [0]);
     world.settle();
     assert_eq!(world.sizes(), [0, 2]);
+}
+
+#[test]
+fn any_numbers_can_be_planned_with() {
+    let deployment = |kind: &str, paused: bool| {
+        json!({
+            "metadata": {"name": "web", "namespace": "ns", "uid": "d", "generation": 1,
+                "annotations": {"deployment.kubernetes.io/revision": "9223372036854775807"}},
+            "spec": {
+                "replicas": 3, "minReadySeconds": 1, "revisionHistoryLimit": 1,
+                "progressDeadlineSeconds": 1, "paused": paused, "selector": {},
+                "strategy": {"type": kind, "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 1}},
+                "template": template("new"),
+            },
+            "status": {
+                "observedGeneration": 1, "replicas": 1, "updatedReplicas": 1, "readyReplicas": 1,
+                "availableReplicas": 1, "unavailableReplicas": 1, "collisionCount": 1,
+                "conditions": [{"type": "Progressing", "status": "True", "reason": "Waiting",
+                    "lastUpdateTime": "1970-01-01T00:00:01Z"}],
+            },
+        })
+    };
+    let set = |name: &str, image: &str, size: i32| -> Arc<ReplicaSet> {
+        let set = json!({
+            "metadata": {"name": name, "namespace": "ns", "uid": name, "annotations": {
+                "deployment.kubernetes.io/revision": "9223372036854775807",
+                "deployment.kubernetes.io/desired-replicas": size.to_string(),
+                "deployment.kubernetes.io/max-replicas": size.to_string(),
+            }},
+            "spec": {"replicas": size, "selector": {}, "template": template(image)},
+            "status": {"replicas": size, "availableReplicas": size, "readyReplicas": size,
+                "terminatingReplicas": size},
+        });
+        Arc::new(serde_json::from_str(&set.to_string()).unwrap())
+    };
+    for size in [i32::MIN, 0, 2, i32::MAX] {
+        let sets = [
+            set("a", "old", size),
+            set("b", "older", 7),
+            set("c", "new", size),
+        ];
+        for (kind, paused) in [
+            ("RollingUpdate", false),
+            ("RollingUpdate", true),
+            ("Recreate", false),
+        ] {
+            extremes::each(&deployment(kind, paused), |deployment: &Deployment| {
+                plan(deployment, &sets, &|_| Vec::new(), at(100));
+                plan(deployment, &sets[..2], &|_| Vec::new(), at(100));
+            });
+        }
+    }
 }

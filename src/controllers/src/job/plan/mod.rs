@@ -4,10 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use k8s_openapi::api::batch::v1::{Job, JobCondition, JobSpec, JobStatus};
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use rkube_component_helpers::time;
 
 use super::failure::{Verdict, judge};
 use super::{indexes, pods as job_pods};
@@ -33,6 +34,19 @@ impl Backoff {
     /// Returns the time until the next pod may be created.
     pub fn left(&self, now: Timestamp) -> Duration {
         wait(self.failures, self.last, now)
+    }
+
+    /// Counts newly terminated pods: when each ended, and whether it succeeded.
+    fn note(&mut self, mut news: Vec<(Option<Timestamp>, bool)>) {
+        news.sort();
+        for (at, success) in news {
+            if success {
+                *self = Self::default();
+            } else {
+                self.failures = self.failures.saturating_add(1);
+                self.last = at.max(self.last);
+            }
+        }
     }
 }
 
@@ -225,7 +239,11 @@ impl Sync<'_> {
         let settle = |list: &mut Vec<String>, number: &mut Option<i32>| {
             let before = list.len();
             list.retain(|uid| tracked.contains(uid));
-            *number = Some(number.unwrap_or(0) + (before - list.len()) as i32);
+            *number = Some(
+                number
+                    .unwrap_or(0)
+                    .saturating_add((before - list.len()) as i32),
+            );
         };
         let mut status = self.plan.status.clone();
         settle(&mut succeeded, &mut status.succeeded);
@@ -247,11 +265,7 @@ impl Sync<'_> {
                 continue;
             }
             let index = job_pods::index(pod).filter(|index| *index < limit);
-            let verdict = if success || pods::phase(pod) != "Failed" {
-                Verdict::Count
-            } else {
-                judge(self.spec.pod_failure_policy.as_ref(), pod)
-            };
+            let verdict = self.verdict(pod, success);
             if let Verdict::FailJob(message) = &verdict {
                 ended.fail_job.get_or_insert_with(|| message.clone());
             }
@@ -280,16 +294,11 @@ impl Sync<'_> {
             }
             self.plan.release.push(pod.clone());
         }
-        news.sort();
-        for (at, success) in news {
-            if success {
-                *backoff = Backoff::default();
-            } else {
-                backoff.failures += 1;
-                backoff.last = at.max(backoff.last);
-            }
-        }
-        ended.failed = status.failed.unwrap_or(0) + failed.len() as i32;
+        backoff.note(news);
+        ended.failed = status
+            .failed
+            .unwrap_or(0)
+            .saturating_add(failed.len() as i32);
         if self.indexed {
             ended.succeeded = ended.succeeded_indexes.len() as i32;
             status.succeeded = Some(ended.succeeded);
@@ -302,7 +311,10 @@ impl Sync<'_> {
                 status.failed_indexes = Some(indexes::format(&ended.failed_indexes));
             }
         } else {
-            ended.succeeded = status.succeeded.unwrap_or(0) + succeeded.len() as i32;
+            ended.succeeded = status
+                .succeeded
+                .unwrap_or(0)
+                .saturating_add(succeeded.len() as i32);
         }
         uncounted.succeeded = (!succeeded.is_empty()).then_some(succeeded);
         uncounted.failed = (!failed.is_empty()).then_some(failed);
@@ -311,11 +323,20 @@ impl Sync<'_> {
         ended
     }
 
+    /// Returns what a terminated pod means for the job.
+    fn verdict(&self, pod: &Pod, success: bool) -> Verdict {
+        if success || pods::phase(pod) != "Failed" {
+            Verdict::Count
+        } else {
+            judge(self.spec.pod_failure_policy.as_ref(), pod)
+        }
+    }
+
     fn count_index(&self, ended: &mut Ended, pod: &Pod, index: Option<i32>, verdict: &Verdict) {
         let (Some(index), Some(limit)) = (index, self.spec.backoff_limit_per_index) else {
             return;
         };
-        let failures = job_pods::index_failures(pod) + 1;
+        let failures = job_pods::index_failures(pod).saturating_add(1);
         let entry = ended.index_failures.entry(index).or_insert((0, None));
         if failures > entry.0 {
             *entry = (failures, job_pods::finished_at(pod));
@@ -364,7 +385,7 @@ impl Sync<'_> {
             {
                 let text = "Job has exceeded the specified maximal number of failed indexes";
                 self.fail("MaxFailedIndexesExceeded", text);
-            } else if failed > 0 && failed + ended.succeeded >= completions {
+            } else if failed > 0 && failed.saturating_add(ended.succeeded) >= completions {
                 self.fail("FailedIndexes", "Job has failed indexes");
             }
         }
@@ -373,14 +394,14 @@ impl Sync<'_> {
                 let wanted = rule
                     .succeeded_indexes
                     .as_deref()
-                    .map(|text| indexes::parse(text, completions));
+                    .map(|text| indexes::ranges(text, completions));
                 let hits = match &wanted {
-                    Some(wanted) => ended.succeeded_indexes.intersection(wanted).count(),
+                    Some(wanted) => indexes::count_in(&ended.succeeded_indexes, wanted),
                     None => ended.succeeded_indexes.len(),
                 };
                 let needed = match (rule.succeeded_count, &wanted) {
                     (Some(count), _) => usize::try_from(count).unwrap_or(0),
-                    (None, Some(wanted)) => wanted.len(),
+                    (None, Some(wanted)) => indexes::size(wanted),
                     (None, None) => continue,
                 };
                 if hits >= needed && !has(&self.plan.status, "FailureTarget") {
@@ -413,7 +434,9 @@ impl Sync<'_> {
         if policy != Some("OnFailure") {
             return false;
         }
-        let restarts: i32 = active.iter().map(|pod| job_pods::restarts(pod)).sum();
+        let restarts = active
+            .iter()
+            .fold(0i32, |sum, pod| sum.saturating_add(job_pods::restarts(pod)));
         if limit == 0 {
             restarts > 0
         } else {
@@ -423,7 +446,7 @@ impl Sync<'_> {
 
     fn deadline(&self) -> Option<Timestamp> {
         let start = self.plan.status.start_time.as_ref()?.0;
-        Some(start + SignedDuration::from_secs(self.spec.active_deadline_seconds?))
+        Some(time::add_seconds(start, self.spec.active_deadline_seconds?))
     }
 
     fn is_past_deadline(&self) -> bool {
@@ -436,10 +459,9 @@ impl Sync<'_> {
             return;
         }
         if let Some(deadline) = self.deadline()
-            && let Ok(left) = Duration::try_from(deadline.duration_since(self.now))
-            && !left.is_zero()
+            && deadline > self.now
         {
-            self.requeue(left);
+            self.requeue(time::until_time(deadline, self.now));
         }
     }
 
@@ -494,12 +516,13 @@ impl Sync<'_> {
         let wanted = match self.spec.completions {
             None if ended.succeeded > 0 => running,
             None => self.parallelism(),
-            Some(completions) => (completions - ended.succeeded)
+            Some(completions) => completions
+                .saturating_sub(ended.succeeded)
                 .min(self.parallelism())
                 .max(0),
         };
         let mut doomed = self.misplaced(ended, active);
-        let surplus = usize::try_from(running - wanted)
+        let surplus = usize::try_from(running.saturating_sub(wanted))
             .unwrap_or(0)
             .saturating_sub(doomed.len());
         if surplus > 0 {
@@ -521,7 +544,7 @@ impl Sync<'_> {
         } else {
             0
         };
-        let count = usize::try_from(wanted - running - held)
+        let count = usize::try_from(wanted.saturating_sub(running).saturating_sub(held))
             .unwrap_or(0)
             .min(BURST);
         if count == 0 {

@@ -1,7 +1,10 @@
 use super::*;
+use crate::common::extremes;
 use crate::common::pods::testing::{at, pod};
 use k8s_openapi::api::batch::v1::{SuccessPolicy, SuccessPolicyRule};
+use k8s_openapi::api::core::v1::ContainerStatus;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use serde_json::json;
 
 fn job(completions: Option<i32>, parallelism: i32, mode: &str) -> Job {
     Job {
@@ -276,4 +279,62 @@ fn a_work_queue_ends_with_its_first_success() {
 fn waits_double() {
     let after = |failures| wait(failures, Some(at(0)), at(0)).as_secs();
     assert_eq!([0, 1, 2, 3, 20].map(after), [0, 10, 20, 40, 600]);
+}
+
+#[test]
+fn any_numbers_can_be_planned_with() {
+    let job = |mode: &str, policy: &str| {
+        json!({
+            "metadata": {"name": "work", "namespace": "ns", "uid": "job"},
+            "spec": {
+                "parallelism": 1, "completions": 3, "activeDeadlineSeconds": 1, "backoffLimit": 1,
+                "backoffLimitPerIndex": 1, "maxFailedIndexes": 1, "ttlSecondsAfterFinished": 1,
+                "completionMode": mode,
+                "successPolicy": {"rules": [
+                    {"succeededIndexes": "1,3-2147483646"},
+                    {"succeededIndexes": "0-2147483647", "succeededCount": 1},
+                ]},
+                "template": {"spec": {"containers": [], "restartPolicy": policy}},
+            },
+            "status": {
+                "startTime": "1970-01-01T00:00:10Z", "active": 1, "failed": 1, "succeeded": 1,
+                "ready": 1, "terminating": 1, "completedIndexes": "0", "failedIndexes": "1",
+                "uncountedTerminatedPods": {"failed": ["gone"], "succeeded": ["also"]},
+                "conditions": [{"type": "Complete", "status": "False",
+                    "lastTransitionTime": "1970-01-01T00:00:10Z"}],
+            },
+        })
+    };
+    let mut failed = pod("f", "n", "Failed", None);
+    failed.metadata.finalizers = Some(vec![job_pods::TRACKING.into()]);
+    failed.metadata.annotations = Some(
+        [
+            ("batch.kubernetes.io/job-completion-index", "1"),
+            ("batch.kubernetes.io/job-index-failure-count", "2147483647"),
+        ]
+        .map(|(key, value)| (key.to_owned(), value.to_owned()))
+        .into(),
+    );
+    let mut restarted = pod("r", "n", "Running", Some(1));
+    restarted.status.as_mut().unwrap().container_statuses = Some(
+        [i32::MAX, i32::MAX]
+            .map(|restart_count| ContainerStatus {
+                restart_count,
+                ..Default::default()
+            })
+            .into(),
+    );
+    let owned = [Arc::new(failed), Arc::new(restarted)];
+    for (mode, policy) in [("Indexed", "Never"), ("NonIndexed", "OnFailure")] {
+        extremes::each(&job(mode, policy), |job: &Job| {
+            for owned in [&owned[..], &[]] {
+                for failures in [0, u32::MAX] {
+                    let last = Some(at(1));
+                    let mut backoff = Backoff { failures, last };
+                    plan(job, owned, &mut backoff, at(100));
+                }
+            }
+            crate::job::ttl::left(job, at(100));
+        });
+    }
 }

@@ -1,9 +1,10 @@
 //! Store, API server, controllers and scheduler in one process.
 //!
 //! Controllers and scheduler use the API server through in-process clients without
-//! sockets. Each client has its own user name, which audit and managed fields show. All
-//! of them are members of `system:masters`, so that RBAC does not restrict them: they
-//! share a process, and therefore its memory, with the API server anyway.
+//! sockets. Each client has its own user name, which audit and managed fields show, and
+//! the rights that upstream's bootstrap roles give it: each controller has its service
+//! account. A controller that can be tricked into a request thus meets RBAC. Only what
+//! rkube adds (default objects, labels of node roles) acts as `system:masters`.
 
 mod defaults;
 mod node_roles;
@@ -79,6 +80,14 @@ pub async fn run(config: NodeConfig) -> anyhow::Result<()> {
         config.name.clone(),
     );
     let setup = server.client("system:rkube-defaults", &["system:masters"]);
+    let clients = rkube_controllers::Clients {
+        manager: server.client("system:kube-controller-manager", &[]),
+        account: Box::new({
+            let server = server.clone();
+            move |name| controller_account(&server, name)
+        }),
+        setup: setup.clone(),
+    };
     let defaults = cluster.clone();
     // Runs in the background, because readiness does not depend on it.
     tokio::spawn(async move {
@@ -86,17 +95,29 @@ pub async fn run(config: NodeConfig) -> anyhow::Result<()> {
             tracing::error!("cannot create the default objects: {e:#}");
         }
     });
-    let manager = server.client("system:kube-controller-manager", &["system:masters"]);
-    let scheduler = server.client("system:kube-scheduler", &["system:masters"]);
+    let scheduler = server.client("system:kube-scheduler", &[]);
 
-    // If any of them ends, the process exits, and init restarts it.
+    // Controllers and scheduler restart their own parts. If any of these ends nevertheless, the
+    // process exits, and init restarts it.
     tokio::select! {
         result = tokio::spawn(server.serve(listener, CancellationToken::new())) =>
             result.context("the API server panicked")?.context("the API server failed"),
         result = tokio::spawn(roles) => result.context("the node role controller panicked")?,
-        result = tokio::spawn(rkube_controllers::run(manager, controllers)) =>
+        result = tokio::spawn(rkube_controllers::run(clients, controllers)) =>
             result.context("a controller panicked")?.context("the controllers failed"),
         result = tokio::spawn(rkube_scheduler::run(scheduler, rkube_scheduler::Config::default())) =>
             result.context("the scheduler panicked")?.context("the scheduler failed"),
     }
+}
+
+/// Returns a client with the identity of a controller's service account, as upstream's controller
+/// manager uses with `--use-service-account-credentials`.
+fn controller_account(server: &Arc<ApiServer>, name: &str) -> kube::Client {
+    server.client(
+        &format!("system:serviceaccount:kube-system:{name}"),
+        &[
+            "system:serviceaccounts",
+            "system:serviceaccounts:kube-system",
+        ],
+    )
 }

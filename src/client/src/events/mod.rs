@@ -1,0 +1,163 @@
+//! Event recorder: what `kubectl describe` lists under "Events".
+//!
+//! A separate task writes events, so that their senders never wait. Two styles of repetition exist
+//! upstream, and each component uses the one that its counterpart uses:
+//!
+//! - [`Style::Counted`]: client-go's `tools/record`, used by controllers and kubelet. A repeated
+//!   event raises the count of the first one; similar events are combined; a source may send only so
+//!   many events about an object ([`correlate`]).
+//! - [`Style::Series`]: client-go's `tools/events`, used by the scheduler. Repetitions are counted in
+//!   the event's `series` ([`series`]).
+//!
+//! Memory is bounded: the queue, and the number of events that are remembered.
+
+pub mod correlate;
+mod lru;
+pub mod series;
+mod write;
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::ObjectReference;
+use kube::{Client, Resource};
+use tokio::sync::mpsc;
+
+/// Maximum number of events that wait to be written. Further ones are dropped.
+const MAX_PENDING: usize = 1000;
+/// Number of entries of each kind that are remembered.
+const REMEMBERED: usize = 4096;
+
+/// The type of an event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Severity {
+    /// Informational.
+    Normal,
+    /// A problem that may need attention.
+    Warning,
+}
+
+impl Severity {
+    /// Returns the value of an event's field `type`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Severity::Normal => "Normal",
+            Severity::Warning => "Warning",
+        }
+    }
+}
+
+/// How repeated events are represented.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Style {
+    /// By `count`, `firstTimestamp` and `lastTimestamp`.
+    Counted,
+    /// By `series`.
+    Series,
+}
+
+/// Settings of a recorder.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// How repetitions are represented.
+    pub style: Style,
+    /// Field manager of the writes.
+    pub field_manager: &'static str,
+    /// The host in an event's source; node agents give the name of their node.
+    pub host: Option<String>,
+    /// The reporting instance; empty if it is not known.
+    pub instance: String,
+}
+
+/// One occurrence of an event.
+#[derive(Clone, Debug)]
+pub struct Report {
+    /// The reporting component, such as `deployment-controller`.
+    pub component: Cow<'static, str>,
+    /// The object that the event is about.
+    pub regarding: ObjectReference,
+    /// The type.
+    pub severity: Severity,
+    /// The reason: one word for programs.
+    pub reason: Cow<'static, str>,
+    /// What the component did or tried; required in [`Style::Series`], otherwise empty.
+    pub action: Cow<'static, str>,
+    /// The text for users.
+    pub message: String,
+    /// When it occurred.
+    pub at: Timestamp,
+}
+
+impl Report {
+    /// Returns the namespace in which the event belongs: the object's, or `default`.
+    fn namespace(&self) -> &str {
+        match self.regarding.namespace.as_deref() {
+            None | Some("") => "default",
+            Some(namespace) => namespace,
+        }
+    }
+
+    /// Returns the name of the event's API object.
+    fn name(&self) -> String {
+        let object = self.regarding.name.as_deref().unwrap_or_default();
+        format!("{object}.{:x}", self.at.as_nanosecond())
+    }
+}
+
+/// Records events; clones share the queue and its writer.
+#[derive(Clone)]
+pub struct Recorder {
+    sender: mpsc::Sender<Report>,
+}
+
+impl Recorder {
+    /// Returns a recorder and its writer, which must be polled for events to be written. The writer
+    /// ends when all clones of the recorder are dropped.
+    pub fn new(client: Client, settings: Settings) -> (Self, impl Future<Output = ()> + Send) {
+        let (sender, receiver) = mpsc::channel(MAX_PENDING);
+        let writer = write::Writer::new(client, Arc::new(settings), receiver);
+        (Self { sender }, writer.run())
+    }
+
+    /// Records an occurrence. Never blocks: if too many wait to be written, it is dropped.
+    pub fn record(&self, report: Report) {
+        if let Err(error) = self.sender.try_send(report) {
+            let (mpsc::error::TrySendError::Full(report)
+            | mpsc::error::TrySendError::Closed(report)) = error;
+            tracing::debug!(reason = %report.reason, "an event is dropped: too many wait");
+        }
+    }
+
+    /// Records an event about `object` from `component`.
+    pub fn event<K: Resource<DynamicType = ()>>(
+        &self,
+        component: &'static str,
+        object: &K,
+        severity: Severity,
+        reason: &str,
+        message: impl Into<String>,
+    ) {
+        self.event_about(component, object.object_ref(&()), severity, reason, message);
+    }
+
+    /// Records an event about the object that `regarding` refers to.
+    pub fn event_about(
+        &self,
+        component: &'static str,
+        regarding: ObjectReference,
+        severity: Severity,
+        reason: &str,
+        message: impl Into<String>,
+    ) {
+        self.record(Report {
+            component: component.into(),
+            regarding,
+            severity,
+            reason: Cow::Owned(reason.to_owned()),
+            action: "".into(),
+            message: message.into(),
+            at: Timestamp::now(),
+        });
+    }
+}
