@@ -15,14 +15,16 @@ mod routes;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::TryLockError;
 use std::net::Ipv4Addr;
+use std::time::Duration;
 
 use futures::StreamExt;
+use futures::stream::BoxStream;
 use ipnet::Ipv4Net;
 use k8s_openapi::api::core::v1::Service;
 use kube::api::{Patch, PatchParams};
-use kube::runtime::{WatchStreamExt, watcher};
+use kube::runtime::watcher;
 use kube::{Api, Client, ResourceExt};
-use rkube_failure::{Failure, Kind, Source};
+use rkube_failure::{Failure, Kind, Source, command};
 
 #[cfg(not(target_os = "linux"))]
 use no_routes as routes;
@@ -31,6 +33,12 @@ use crate::access;
 use crate::files::{Home, Lock, io_failure, write_private};
 use crate::profile::Profile;
 use crate::sudo::act_for_owner_of;
+
+/// The interval between checks whether the routes are still there. A restart of the nodes removes
+/// them, and the removal of the profile ends the tunnel.
+const CHECK_PERIOD: Duration = Duration::from_secs(1);
+/// How long to wait after the API server did not respond.
+const RETRY_PERIOD: Duration = Duration::from_millis(500);
 
 /// Field manager of the status that the tunnel writes.
 const MANAGER: &str = "rkube-tunnel";
@@ -52,8 +60,10 @@ pub enum Change {
         /// `namespace/name`.
         service: String,
     },
-    /// An operation that failed and is retried at the next change.
+    /// An operation that failed and is retried.
     Trouble(String),
+    /// The cluster was deleted, which ends the tunnel.
+    Deleted,
 }
 
 /// Whether a tunnel for the profile is running.
@@ -87,7 +97,10 @@ pub async fn run(
             Kind::NotRunning,
             format!("the cluster '{}' is not running", profile.name),
         )
-        .advise(format!("start it with: rkube start -p {}", profile.name)));
+        .advise(format!(
+            "start it with: {}",
+            command("start", &profile.name)
+        )));
     }
     let path = lock_of(&plan.dir);
     let owner = act_for_owner_of(&path);
@@ -122,11 +135,10 @@ pub async fn run(
     tunnel.route.begin(profile)?;
 
     tokio::pin!(stop);
-    let services: Api<Service> = Api::all(tunnel.client.clone());
-    let mut events = watcher(services, watcher::Config::default())
-        .default_backoff()
-        .boxed();
+    let mut events = tunnel.services();
     let mut seen = BTreeSet::new();
+    let mut outage = Outage::default();
+    let mut check = tokio::time::interval(CHECK_PERIOD);
     loop {
         let event = tokio::select! {
             () = &mut stop => break,
@@ -134,17 +146,33 @@ pub async fn run(
                 report(Change::Trouble(what));
                 continue;
             }
-            event = events.next() => event,
+            _ = check.tick() => {
+                if !home.profile_dir(&profile.name).exists() {
+                    tunnel.forget(&mut report);
+                    return Ok(());
+                }
+                if tunnel.mend() {
+                    // The nodes were restarted, perhaps without closing the watch's connection.
+                    events = tunnel.services();
+                }
+                continue;
+            }
+            event = outage.over(events.next()) => event,
         };
         match event {
             None => break,
-            Some(Err(e)) => report(Change::Trouble(format!("cannot watch services: {e}"))),
+            Some(Err(e)) => {
+                if let Some(what) = outage.begin(&e, &profile.name) {
+                    report(Change::Trouble(what));
+                }
+            }
             Some(Ok(watcher::Event::Init)) => seen.clear(),
             Some(Ok(watcher::Event::InitApply(service))) => {
                 seen.insert(key(&service));
                 tunnel.apply(&service, &mut report).await;
             }
             Some(Ok(watcher::Event::InitDone)) => {
+                outage = Outage::default();
                 let gone: Vec<String> = tunnel
                     .up
                     .keys()
@@ -165,6 +193,45 @@ pub async fn run(
     }
     tunnel.withdraw(&mut report).await;
     Ok(())
+}
+
+/// The time in which the API server does not respond.
+#[derive(Default)]
+struct Outage {
+    /// Whether it was reported.
+    told: bool,
+    /// When to try again.
+    retry: Option<tokio::time::Instant>,
+}
+
+impl Outage {
+    /// Registers a failure of the watch, which is retried later. Returns what to report: only the
+    /// first failure, because the nodes may stay stopped for long.
+    fn begin(&mut self, e: &watcher::Error, profile: &str) -> Option<String> {
+        self.retry = Some(tokio::time::Instant::now() + RETRY_PERIOD);
+        // After a restore, the cluster does not know the revision of the watch. The watcher lists
+        // the services again.
+        let is_expired = match e {
+            watcher::Error::WatchError(status)
+            | watcher::Error::WatchStartFailed(kube::Error::Api(status)) => status.code == 410,
+            _ => false,
+        };
+        if is_expired || std::mem::replace(&mut self.told, true) {
+            return None;
+        }
+        Some(format!(
+            "the cluster '{profile}' does not respond; the tunnel works again once it runs"
+        ))
+    }
+
+    /// Waits until it is time to try again, and then for `next`.
+    async fn over<T>(&mut self, next: impl Future<Output = T>) -> T {
+        if let Some(retry) = self.retry {
+            tokio::time::sleep_until(retry).await;
+            self.retry = None;
+        }
+        next.await
+    }
 }
 
 fn key(service: &Service) -> String {
@@ -235,6 +302,18 @@ impl RouteKind {
         }
     }
 
+    /// Restores the routes to `addresses` if some of them are missing. Returns whether they were
+    /// restored, which fails while the nodes are stopped.
+    fn mend(&self, addresses: &[Ipv4Addr]) -> bool {
+        let Self::Route(routes) = self else {
+            // Forwards connect to the node again on their own.
+            return false;
+        };
+        // If the routes cannot be read, they are read at the next check.
+        !routes.has_all(addresses).unwrap_or(true)
+            && addresses.iter().all(|address| routes.add(*address).is_ok())
+    }
+
     async fn trouble(&mut self) -> String {
         match self {
             Self::Route(_) => std::future::pending().await,
@@ -251,6 +330,27 @@ struct Tunnel {
 }
 
 impl Tunnel {
+    /// Watches the services from now on.
+    fn services(&self) -> BoxStream<'static, watcher::Result<watcher::Event<Service>>> {
+        let services: Api<Service> = Api::all(self.client.clone());
+        watcher(services, watcher::Config::default()).boxed()
+    }
+
+    /// Restores missing routes. Returns whether there were any.
+    fn mend(&self) -> bool {
+        let addresses: Vec<Ipv4Addr> = self.up.values().map(|(address, _)| *address).collect();
+        self.route.mend(&addresses)
+    }
+
+    /// Removes all addresses from the host, after the cluster was deleted.
+    fn forget(&mut self, report: &mut impl FnMut(Change)) {
+        for (key, (address, _)) in std::mem::take(&mut self.up) {
+            // The route went with the nodes' network, if not, it leads nowhere.
+            let _ = self.route.down(&key, address);
+        }
+        report(Change::Deleted);
+    }
+
     async fn apply(&mut self, service: &Service, report: &mut impl FnMut(Change)) {
         let key = key(service);
         if !wants_address(service) {
