@@ -82,6 +82,9 @@ fn known(name: &str) -> Option<Known> {
         "metallb" => {
             Known::BuiltIn("the command tunnel gives services of type LoadBalancer addresses")
         }
+        "metrics-server" => Known::Missing(
+            "the nodes serve their metrics; install metrics-server as its project says, with kubectl",
+        ),
         "volumesnapshots" | "csi-hostpath-driver" => {
             Known::Missing("save and restore the whole cluster with the command snapshot")
         }

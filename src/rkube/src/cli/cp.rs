@@ -78,7 +78,7 @@ pub async fn run(home: &Home, global: &Global, args: Args, output: &Output) -> R
     match (from, to) {
         (None, Some(node)) => {
             let path = Path::new(&source.path);
-            let (file, mode) = open(path).await?;
+            let (file, mode) = open(path, &profile).await?;
             write(home, &profile, node, &target.path, mode, file).await?;
         }
         (Some(node), None) => {
@@ -101,7 +101,7 @@ pub async fn run(home: &Home, global: &Global, args: Args, output: &Output) -> R
 }
 
 /// Opens a file of this machine. Also returns its permission bits.
-async fn open(path: &Path) -> Result<(tokio::fs::File, u32), Failure> {
+async fn open(path: &Path, profile: &Profile) -> Result<(tokio::fs::File, u32), Failure> {
     let failed = |e: std::io::Error| io_failure("read", path, &e);
     let file = tokio::fs::File::open(path).await.map_err(failed)?;
     let meta = file.metadata().await.map_err(failed)?;
@@ -112,8 +112,9 @@ async fn open(path: &Path) -> Result<(tokio::fs::File, u32), Failure> {
                 path.display()
             ),
             format!(
-                "pack it first: tar -c -C {} . | rkube ssh -- tar -x -C /PATH",
-                path.display()
+                "pack it: tar -c -C {} . | {}",
+                path.display(),
+                rkube_failure::command("ssh -- tar -x -C /PATH", &profile.name)
             ),
         ));
     }

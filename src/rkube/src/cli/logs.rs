@@ -35,7 +35,7 @@ pub struct Args {
     /// Print only warnings and errors
     #[arg(long)]
     problems: bool,
-    /// Print only what was logged since the last start of the node
+    /// Print only what each service logged since its last start
     #[arg(long)]
     last_start_only: bool,
     /// Write to a file instead of the terminal
@@ -114,7 +114,7 @@ fn select(text: &str, args: &Args) -> Vec<String> {
 
 /// Whether a line is the first one of a service's start.
 fn is_start(line: &str) -> bool {
-    line.contains(rkube_config::VERSION) && line.contains("starts")
+    line.contains(" service starts version=")
 }
 
 /// Whether a line reports a problem: of level WARN or ERROR, or a panic.
@@ -165,6 +165,23 @@ async fn follow(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_last_start_begins_with_the_services_line() {
+        let args = Args {
+            follow: false,
+            length: 2,
+            node: None,
+            problems: false,
+            last_start_only: true,
+            file: None,
+        };
+        let start = "2026-01-01T00:00:00Z  INFO rkube::roles: service starts version=\"v1\"";
+        let log = format!("{start}\nold\n{start}\nnew\nnewer\n");
+        assert_eq!(select(&log, &args), ["new", "newer"]);
+        let all = Args { length: 0, ..args };
+        assert_eq!(select(&log, &all), [start, "new", "newer"]);
+    }
 
     #[test]
     fn problems_are_told_by_their_level() {

@@ -179,7 +179,7 @@ pub fn main() -> ExitCode {
         // The command reports it, if it needs the directory.
         Err(_) => settings::Settings::default(),
     };
-    rkube_failure::set_current_profile(&settings.current_profile());
+    rkube_failure::set_current_profile(&settings.profile_of_advice());
     let parsed = match args::parse(words(), &settings) {
         Ok(parsed) => parsed,
         Err(e) => return usage(&e),

@@ -28,6 +28,9 @@ enum Command {
         /// Also print the runtime and the port of the API server
         #[arg(short, long)]
         detailed: bool,
+        /// Print JSON as one row per profile, for the dashboard
+        #[arg(long, hide = true)]
+        rows: bool,
     },
 }
 
@@ -47,9 +50,19 @@ struct Entry {
 /// Runs the command.
 pub async fn run(home: &Home, global: &Global, args: Args, output: &Output) -> Result<(), Failure> {
     match (args.command, args.name) {
-        (Some(Command::List { light, detailed }), _) => {
+        (
+            Some(Command::List {
+                light,
+                detailed,
+                rows,
+            }),
+            _,
+        ) => {
             let entries = entries(home, light).await?;
-            let value = document(home, &entries);
+            let value = match rows {
+                true => entries.iter().map(row).collect(),
+                false => document(home, &entries),
+            };
             output.result(&value, || text(home, &entries, detailed));
             Ok(())
         }
@@ -171,6 +184,18 @@ fn text(home: &Home, entries: &[Entry], detailed: bool) -> String {
 /// Returns the address of a cluster's API server for this machine.
 fn api(home: &Home, profile: &Profile) -> Option<std::net::SocketAddr> {
     Some(rkube_cluster::endpoints(home, profile).ok()?.api)
+}
+
+/// Returns a profile as one row.
+fn row(entry: &Entry) -> Value {
+    let profile = entry.profile.as_ref().ok();
+    json!({
+        "Name": entry.name,
+        "Status": entry.status,
+        "Driver": profile.map_or("-", |p| p.driver.as_str()),
+        "Nodes": profile.map_or(0, |p| p.nodes.len()),
+        "Address": profile.map_or("-".to_owned(), |p| p.control_plane().ip.to_string()),
+    })
 }
 
 /// Returns the list in minikube's form.

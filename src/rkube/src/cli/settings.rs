@@ -98,6 +98,19 @@ impl Settings {
     }
 }
 
+impl Settings {
+    /// Returns the profile that advice need not name: the current one, unless only this process's
+    /// environment makes it so. Advice may be followed in another terminal.
+    pub fn profile_of_advice(&self) -> String {
+        let stored = self.get(PROFILE).unwrap_or(DEFAULT_PROFILE);
+        if self.current_profile() == stored {
+            stored.to_owned()
+        } else {
+            String::new()
+        }
+    }
+}
+
 /// Forgets that a deleted profile is the current one.
 pub fn forget_profile(home: &Home, name: &str) -> Result<(), Failure> {
     let mut settings = Settings::load(home)?;

@@ -46,6 +46,9 @@ enum Layout {
     Nodes,
     /// One object for the cluster
     Cluster,
+    /// One object for the cluster with the nodes' objects, for the dashboard
+    #[value(hide = true)]
+    Profile,
 }
 
 /// The fields of a template; minikube's and the address.
@@ -116,6 +119,11 @@ fn print(
     }
     match (layout, status.nodes.as_slice()) {
         (Layout::Cluster, _) => output.result(&cluster(status), || text(status)),
+        (Layout::Profile, nodes) => {
+            let (name, driver) = (&status.name, &status.driver);
+            let value = json!({ "Name": name, "Driver": driver, "Nodes": nodes });
+            output.result(&value, || text(status));
+        }
         // An object for a single node, so that scripts read `.Host`.
         (Layout::Nodes, [node]) => output.result(node, || text(status)),
         (Layout::Nodes, nodes) => output.result(&nodes, || text(status)),

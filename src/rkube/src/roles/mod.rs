@@ -57,6 +57,8 @@ where
         .with_writer(std::io::stderr)
         .with_ansi(false)
         .init();
+    // `rkube logs --last-start-only` looks for it.
+    tracing::info!(version = rkube_config::VERSION, "service starts");
     let config = NodeConfig::read(paths::NODE_CONFIG)?;
     // Errors only if a provider is already installed, which is fine.
     let _ = rustls::crypto::ring::default_provider().install_default();
