@@ -235,7 +235,7 @@ pub async fn save_snapshot(
     let objects = save_objects(home, &profile, &unfinished.join(OBJECTS)).await?;
     progress.step(
         "volumes",
-        &format!("Saving the volumes of {} nodes", profile.nodes.len()),
+        &format!("Saving the volumes of {}", count_nodes(profile.nodes.len())),
     );
     try_join_all(
         profile
@@ -259,6 +259,14 @@ pub async fn save_snapshot(
     write_private(&unfinished.join(DESCRIPTION), text.as_bytes())?;
     guard.keep_as(&folder)?;
     read(&folder, name)
+}
+
+/// Returns a number of nodes in words.
+fn count_nodes(count: usize) -> String {
+    match count {
+        1 => "1 node".to_owned(),
+        count => format!("{count} nodes"),
+    }
 }
 
 /// Fails unless all nodes are running.
@@ -453,8 +461,8 @@ pub async fn stage_snapshot(
     progress.step(
         "stage",
         &format!(
-            "Sending {count} objects and the volumes of {} nodes",
-            description.nodes.len()
+            "Sending {count} objects and the volumes of {}",
+            count_nodes(description.nodes.len())
         ),
     );
     let id = format!("{:x}", jiff::Timestamp::now().as_nanosecond());

@@ -171,18 +171,21 @@ enum StatePart {
     Volumes,
 }
 
-pub async fn run(_global: &Global, args: Args, output: &Output) -> Result<(), Failure> {
+pub async fn run(global: &Global, args: Args, output: &Output) -> Result<(), Failure> {
     if !Path::new(paths::NODE_CONFIG).exists() {
         return Err(Failure::new(
             Source::Program,
             Kind::Unsupported,
             "'rkube ctl' must be run on a node",
         )
-        .advise("run it through SSH: rkube ssh -- rkube ctl ps"));
+        .advise(format!(
+            "run it through SSH: {}",
+            rkube_failure::command("ssh -- rkube ctl ps", &global.profile)
+        )));
     }
     match args.command {
-        Command::State { command } => return state(command),
-        Command::File { command } => return file(command),
+        Command::State { command } => state(command),
+        Command::File { command } => file(command),
         command => containers(command, output).await,
     }
 }

@@ -195,7 +195,10 @@ impl Origin {
         }
         let path = PathBuf::from(source);
         match std::fs::metadata(&path) {
-            Ok(meta) if meta.is_file() => return Ok(Self::Archive(path, meta.len())),
+            Ok(meta) if meta.is_file() => {
+                refuse_text(&path)?;
+                return Ok(Self::Archive(path, meta.len()));
+            }
             Ok(_) => return Err(unreadable(&path, "not a file")),
             // Not a valid image name, so it was meant as a path.
             Err(e) if path.is_absolute() || source.starts_with('.') || source.ends_with(".tar") => {
@@ -235,6 +238,24 @@ impl Origin {
             }
         }
     }
+}
+
+/// Fails if a file is text, such as a manifest, and not an archive.
+fn refuse_text(path: &std::path::Path) -> Result<(), Failure> {
+    use std::io::Read as _;
+    let mut head = Vec::new();
+    let read = std::fs::File::open(path).and_then(|file| file.take(512).read_to_end(&mut head));
+    read.map_err(|e| unreadable(path, &e.to_string()))?;
+    // The header of a tar file is padded with zeros, and compressed files are no UTF-8.
+    if head.contains(&0) || std::str::from_utf8(&head).is_err_and(|e| e.error_len().is_some()) {
+        return Ok(());
+    }
+    Err(Failure::new(
+        Source::Runtime,
+        Kind::Config,
+        format!("{} is no image archive, but text", path.display()),
+    )
+    .advise("archives are written by 'docker save' or as OCI layouts; manifests are for kubectl apply -f"))
 }
 
 fn unreadable(path: &std::path::Path, why: &str) -> Failure {
@@ -386,7 +407,14 @@ fn remote_failure(node: &Node, code: i32, error: &str) -> Failure {
     } else {
         Kind::Error
     };
-    Failure::new(Source::Runtime, kind, format!("{}: {error}", node.name))
+    let failure = Failure::new(Source::Runtime, kind, format!("{}: {error}", node.name));
+    let lower = error.to_ascii_lowercase();
+    if lower.contains("tls") || lower.contains("certificate") {
+        return failure.advise(
+            "if the registry speaks plain HTTP, name it with --insecure-registry HOST:PORT when the cluster is started",
+        );
+    }
+    failure
 }
 
 /// Runs a command on a node. Returns its exit code, output and error message.
@@ -406,6 +434,21 @@ async fn on_node(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn text_is_told_from_archives() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
+        let refused = |content: &[u8]| {
+            std::fs::write(&path, content).unwrap();
+            refuse_text(&path).is_err()
+        };
+        assert!(refused(b"apiVersion: v1\nkind: Pod\n"));
+        assert!(refused(b""));
+        assert!(!refused(&[b'a', 0, 0]));
+        assert!(!refused(&[0x1f, 0x8b, 8, 1, b'a']));
+        assert!(!refused(&[0x28, 0xb5, 0x2f, 0xfd]));
+    }
 
     #[test]
     fn names_are_completed_as_docker_does() {

@@ -62,7 +62,7 @@ pub struct Args {
     /// Directory of kernel modules for --kernel (driver qemu) [default: the kernel's own]
     #[arg(long, env = "RKUBE_MODULES", value_name = "DIR")]
     modules: Option<PathBuf>,
-    /// Disk size of each virtual-machine node (driver qemu) [default: 20g]
+    /// Disk size of each virtual machine, such as 20g (driver qemu) [default: 20g]
     #[arg(long, value_name = "SIZE", value_parser = super::node::parse_size)]
     disk_size: Option<u64>,
     /// Set an option of a component: apiserver.audit-policy-file=FILE enables the audit log
@@ -82,7 +82,7 @@ pub struct Args {
         value_name = "STORE"
     )]
     store: String,
-    /// CA certificate that signed etcd's server certificate (PEM)
+    /// Certificate (PEM) of the CA that etcd's server certificate is from, with --store
     #[arg(long, value_name = "FILE")]
     store_ca: Option<std::path::PathBuf>,
     /// Client certificate for etcd (PEM)
@@ -134,8 +134,7 @@ impl Limit {
         Self::parse(text, super::node::parse_size)
     }
 
-    /// Returns the limit, if there is one. `max` is no limit for nodes that share the machine; a
-    /// virtual machine gets what `most` returns.
+    /// Returns the limit, if there is one. `most` returns what the machine has.
     fn amount(self, most: impl FnOnce() -> Option<u64>) -> Option<u64> {
         match self {
             Self::None => None,

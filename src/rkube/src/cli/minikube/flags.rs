@@ -343,7 +343,11 @@ pub(super) const FLAGS: &[Flag] = &[
         "a node that does not start is kept",
     ),
     switch("ssh", "native-ssh", "rkube always uses its own SSH client"),
-    switch("logs", "audit", "rkube keeps no audit of commands"),
+    off(
+        "logs",
+        "audit",
+        "rkube keeps no audit of commands; the API server's is enabled with --extra-config",
+    ),
     off(
         "kubectl",
         "ssh",
