@@ -9,6 +9,7 @@
 mod carry;
 #[cfg(not(target_os = "linux"))]
 mod no_routes;
+mod outage;
 #[cfg(target_os = "linux")]
 mod routes;
 
@@ -33,12 +34,11 @@ use crate::access;
 use crate::files::{Home, Lock, io_failure, write_private};
 use crate::profile::Profile;
 use crate::sudo::act_for_owner_of;
+use outage::Outage;
 
 /// The interval between checks whether the routes are still there. A restart of the nodes removes
 /// them, and the removal of the profile ends the tunnel.
 const CHECK_PERIOD: Duration = Duration::from_secs(1);
-/// How long to wait after the API server did not respond.
-const RETRY_PERIOD: Duration = Duration::from_millis(500);
 
 /// Field manager of the status that the tunnel writes.
 const MANAGER: &str = "rkube-tunnel";
@@ -82,13 +82,9 @@ fn lock_of(dir: &std::path::Path) -> std::path::PathBuf {
     dir.join("tunnel.lock")
 }
 
-/// Runs the tunnel until `stop` resolves, then removes all addresses and routes.
-pub async fn run(
-    home: &Home,
-    profile: &Profile,
-    stop: impl Future<Output = ()>,
-    mut report: impl FnMut(Change),
-) -> Result<(), Failure> {
+/// Prepares a tunnel, and removes the routes of one that was killed. Also returns the lock that marks
+/// it as running.
+async fn open(home: &Home, profile: &Profile) -> Result<(Tunnel, Lock), Failure> {
     let driver = rkube_drivers::by_name(&profile.driver)?;
     let plan = profile.plan(home);
     if !driver.is_up(&plan).await {
@@ -111,7 +107,7 @@ pub async fn run(
         .open(&path)
         .map_err(|e| io_failure("open", &path, &e))?;
     drop(owner);
-    let _lock = Lock::take(file).map_err(|e| match e {
+    let lock = Lock::take(file).map_err(|e| match e {
         TryLockError::WouldBlock => Failure::new(
             Source::Program,
             Kind::Conflict,
@@ -126,13 +122,25 @@ pub async fn run(
     } else {
         RouteKind::Ssh(Box::new(carry::Carrier::new(home, profile)))
     };
-    let mut tunnel = Tunnel {
+    let tunnel = Tunnel {
         client: access::client(home, profile).await?,
         assignments: AddressAssignments::load(home, profile, route.range(profile))?,
         route,
         up: BTreeMap::new(),
     };
     tunnel.route.begin(profile)?;
+    Ok((tunnel, lock))
+}
+
+/// Runs the tunnel until `stop` resolves, then removes all addresses and routes. Also ends when the
+/// cluster is deleted. Survives restarts of the nodes.
+pub async fn run(
+    home: &Home,
+    profile: &Profile,
+    stop: impl Future<Output = ()>,
+    mut report: impl FnMut(Change),
+) -> Result<(), Failure> {
+    let (mut tunnel, _lock) = open(home, profile).await?;
 
     tokio::pin!(stop);
     let mut events = tunnel.services();
@@ -193,45 +201,6 @@ pub async fn run(
     }
     tunnel.withdraw(&mut report).await;
     Ok(())
-}
-
-/// The time in which the API server does not respond.
-#[derive(Default)]
-struct Outage {
-    /// Whether it was reported.
-    told: bool,
-    /// When to try again.
-    retry: Option<tokio::time::Instant>,
-}
-
-impl Outage {
-    /// Registers a failure of the watch, which is retried later. Returns what to report: only the
-    /// first failure, because the nodes may stay stopped for long.
-    fn begin(&mut self, e: &watcher::Error, profile: &str) -> Option<String> {
-        self.retry = Some(tokio::time::Instant::now() + RETRY_PERIOD);
-        // After a restore, the cluster does not know the revision of the watch. The watcher lists
-        // the services again.
-        let is_expired = match e {
-            watcher::Error::WatchError(status)
-            | watcher::Error::WatchStartFailed(kube::Error::Api(status)) => status.code == 410,
-            _ => false,
-        };
-        if is_expired || std::mem::replace(&mut self.told, true) {
-            return None;
-        }
-        Some(format!(
-            "the cluster '{profile}' does not respond; the tunnel works again once it runs"
-        ))
-    }
-
-    /// Waits until it is time to try again, and then for `next`.
-    async fn over<T>(&mut self, next: impl Future<Output = T>) -> T {
-        if let Some(retry) = self.retry {
-            tokio::time::sleep_until(retry).await;
-            self.retry = None;
-        }
-        next.await
-    }
 }
 
 fn key(service: &Service) -> String {
