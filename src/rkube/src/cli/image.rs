@@ -191,12 +191,13 @@ impl Origin {
                     format!("cannot copy the standard input: {e}"),
                 )
             })?;
+            refuse_text(file.path(), "the standard input")?;
             return Ok(Self::Copy(file, size));
         }
         let path = PathBuf::from(source);
         match std::fs::metadata(&path) {
             Ok(meta) if meta.is_file() => {
-                refuse_text(&path)?;
+                refuse_text(&path, source)?;
                 return Ok(Self::Archive(path, meta.len()));
             }
             Ok(_) => return Err(unreadable(&path, "not a file")),
@@ -240,8 +241,8 @@ impl Origin {
     }
 }
 
-/// Fails if a file is text, such as a manifest, and not an archive.
-fn refuse_text(path: &std::path::Path) -> Result<(), Failure> {
+/// Fails if a file is text, such as a manifest, and not an archive. `name` is the user's for it.
+fn refuse_text(path: &std::path::Path, name: &str) -> Result<(), Failure> {
     use std::io::Read as _;
     let mut head = Vec::new();
     let read = std::fs::File::open(path).and_then(|file| file.take(512).read_to_end(&mut head));
@@ -253,7 +254,7 @@ fn refuse_text(path: &std::path::Path) -> Result<(), Failure> {
     Err(Failure::new(
         Source::Runtime,
         Kind::Config,
-        format!("{} is no image archive, but text", path.display()),
+        format!("{name} is no image archive, but text"),
     )
     .advise("archives are written by 'docker save' or as OCI layouts; manifests are for kubectl apply -f"))
 }
@@ -441,7 +442,7 @@ mod tests {
         let path = dir.path().join("file");
         let refused = |content: &[u8]| {
             std::fs::write(&path, content).unwrap();
-            refuse_text(&path).is_err()
+            refuse_text(&path, "file").is_err()
         };
         assert!(refused(b"apiVersion: v1\nkind: Pod\n"));
         assert!(refused(b""));

@@ -74,7 +74,7 @@ pub async fn run(home: &Home, global: &Global, args: Args, output: &Output) -> R
         None => output.result(&sections, || text(&sections)),
     }
     if args.follow {
-        return follow(home, &profile, &args, logs).await;
+        return follow(home, &profile.name, &args, logs).await;
     }
     Ok(())
 }
@@ -130,7 +130,7 @@ fn is_problem(line: &str) -> bool {
 /// Prints what is appended to logs, until Ctrl-C.
 async fn follow(
     home: &Home,
-    profile: &Profile,
+    profile: &str,
     args: &Args,
     logs: Vec<(String, Vec<u8>)>,
 ) -> Result<(), Failure> {
@@ -138,7 +138,9 @@ async fn follow(
     let mut last = seen.keys().next_back().cloned().unwrap_or_default();
     loop {
         tokio::time::sleep(FOLLOW_PERIOD).await;
-        for (title, content) in rkube_cluster::logs(home, profile, args.node.as_deref()).await? {
+        // Nodes may have been added.
+        let profile = Profile::load(home, profile)?;
+        for (title, content) in rkube_cluster::logs(home, &profile, args.node.as_deref()).await? {
             let before = seen.remove(&title).unwrap_or_default();
             // A log that was rotated begins anew.
             let new = content.strip_prefix(before.as_slice()).unwrap_or(&content);
