@@ -7,7 +7,7 @@ use kube::config::{KubeConfigOptions, Kubeconfig as ClientConfig};
 use rkube_config::ports;
 use rkube_drivers::Endpoints;
 use rkube_failure::Failure;
-use rkube_failure::{Kind, Source};
+use rkube_failure::{Kind, Source, command};
 use rkube_ssh::client::Session;
 use tokio::io::{AsyncRead, AsyncWrite};
 
@@ -138,15 +138,19 @@ pub async fn on_node(
     Ok((code, error))
 }
 
-/// Opens an SSH connection to a node; only the host key that rkube created is accepted.
-pub async fn ssh(home: &Home, profile: &Profile, node: &Node) -> Result<Session, Failure> {
-    let dir = home.profile_dir(&profile.name);
-    let host_key = dir
+/// Returns the public key of a node's SSH server, in OpenSSH's one-line format.
+pub fn ssh_host_key(home: &Home, profile: &Profile, node: &Node) -> Result<String, Failure> {
+    let path = home
+        .profile_dir(&profile.name)
         .join("nodes")
         .join(&node.name)
         .join("etc/ssh/ssh_host_ed25519_key.pub");
-    let host_key =
-        std::fs::read_to_string(&host_key).map_err(|e| io_failure("read", &host_key, &e))?;
+    std::fs::read_to_string(&path).map_err(|e| io_failure("read", &path, &e))
+}
+
+/// Opens an SSH connection to a node; only the host key that rkube created is accepted.
+pub async fn ssh(home: &Home, profile: &Profile, node: &Node) -> Result<Session, Failure> {
+    let host_key = ssh_host_key(home, profile, node)?;
     let address = ssh_address(home, profile, node)?;
     Session::connect(address, "root", &ssh_key(home, profile), &host_key)
         .await
@@ -157,8 +161,8 @@ pub async fn ssh(home: &Home, profile: &Profile, node: &Node) -> Result<Session,
                 format!("cannot reach node {} at {address}: {e}", node.name),
             )
             .advise(format!(
-                "check the status of the cluster: rkube status -p {}",
-                profile.name
+                "check the status of the cluster: {}",
+                command("status", &profile.name)
             ))
         })
 }

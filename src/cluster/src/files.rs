@@ -54,6 +54,16 @@ impl Home {
         self.profiles_dir().join(name)
     }
 
+    /// Returns the file of the user's settings (`rkube config`).
+    pub fn settings_file(&self) -> PathBuf {
+        self.root.join("config").join("config.json")
+    }
+
+    /// Returns the directory itself.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
     /// Returns the directory of the user's own addons.
     pub fn addons_dir(&self) -> PathBuf {
         self.root.join("addons")
@@ -104,6 +114,7 @@ impl Home {
         // Fails if they are not empty, as intended.
         let _ = fs::remove_dir(self.profiles_dir());
         let _ = fs::remove_dir(self.root.join("run"));
+        let _ = fs::remove_dir(self.root.join("config"));
         let _ = fs::remove_dir(&self.root);
     }
 
@@ -160,7 +171,7 @@ impl Home {
 }
 
 /// Returns the home directory of the user for whom this process runs.
-pub(crate) fn home_dir() -> Option<PathBuf> {
+pub fn home_dir() -> Option<PathBuf> {
     match sudo_user() {
         Some(user) => Some(user.home.clone()),
         None => dirs::home_dir(),
@@ -277,6 +288,29 @@ pub fn make_private_dir(path: &Path) -> Result<(), Failure> {
         .recursive(true)
         .create(path)
         .map_err(|e| io_failure("create", path, &e))
+}
+
+/// Adds a line to a private file such as `known_hosts`, which is created if need be. Returns false
+/// if the file has that line already.
+pub fn add_line(path: &Path, line: &str) -> Result<bool, Failure> {
+    let mut text = match fs::read_to_string(path) {
+        Ok(text) => text,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => String::new(),
+        Err(e) => return Err(io_failure("read", path, &e)),
+    };
+    if text.lines().any(|present| present == line) {
+        return Ok(false);
+    }
+    if let Some(dir) = path.parent() {
+        make_private_dir(dir)?;
+    }
+    if !text.is_empty() && !text.ends_with('\n') {
+        text.push('\n');
+    }
+    text.push_str(line);
+    text.push('\n');
+    write_durable(path, text.as_bytes(), mode(path).unwrap_or(0o600))?;
+    Ok(true)
 }
 
 /// Writes a file atomically with mode 0600.

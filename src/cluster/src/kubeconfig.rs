@@ -138,8 +138,41 @@ impl Kubeconfig {
         })
     }
 
+    /// Sets the namespace of the context `name`, which must exist.
+    pub fn set_namespace(&self, name: &str, namespace: &str) -> Result<(), Failure> {
+        self.edit(|config| {
+            let entry = get_named(config, "contexts", name)
+                .and_then(|entry| entry.get("context"))
+                .and_then(Value::as_mapping)
+                .cloned();
+            let mut context = entry.ok_or_else(|| format!("it has no context '{name}'"))?;
+            context.insert("namespace".into(), namespace.into());
+            set_named(config, "contexts", name, "context", context)
+        })
+    }
+
+    /// Makes a context the current one. Returns false, without a change, if there is none of that
+    /// name.
+    pub fn use_context(&self, name: &str) -> Result<bool, Failure> {
+        if get_named(&self.read()?, "contexts", name).is_none() {
+            return Ok(false);
+        }
+        self.edit(|config| {
+            config.insert("current-context".into(), name.into());
+            Ok(())
+        })?;
+        Ok(true)
+    }
+
+    /// Returns the name of the current context, if one is set.
+    pub fn current_context(&self) -> Option<String> {
+        let config = self.read().ok()?;
+        let name = config.get("current-context")?.as_str()?;
+        (!name.is_empty()).then(|| name.to_owned())
+    }
+
     /// Whether the entry exists and refers to `server`.
-    pub(crate) fn has(&self, name: &str, server: &str) -> bool {
+    pub fn has(&self, name: &str, server: &str) -> bool {
         let Ok(config) = self.read() else {
             return false;
         };

@@ -28,15 +28,19 @@ mod store;
 mod sudo;
 mod tunnel;
 
-pub use access::{client, endpoints, logs, on_node, server, ssh, ssh_address, ssh_key};
+pub use access::{
+    client, endpoints, logs, on_node, server, ssh, ssh_address, ssh_host_key, ssh_key,
+};
 pub use choice::{Candidate, candidates, none_works};
-pub use files::Home;
+pub use files::{
+    Home, add_line, home_dir, io_failure, make_private_dir, remove_tree, write_private,
+};
 pub use forward::Forward;
 pub use kubeconfig::{Kubeconfig, default_path as default_kubeconfig};
-pub use lifecycle::{Started, delete, start, stop, wait_ready, write_context};
+pub use lifecycle::{Started, delete, exists, start, stop, wait_ready, write_context};
 pub use nodes::{add_node, delete_node, start_node, stop_node};
 pub use plan::StartOptions;
-pub use profile::{Node, Profile};
+pub use profile::{Node, Profile, check_name};
 pub use snapshots::{Snapshot, Staged, delete_snapshot, save_snapshot, snapshots, stage_snapshot};
 pub use status::{ClusterStatus, NodeStatus, status};
 pub use store::StoreOptions;

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use rkube_drivers::Driver;
-use rkube_failure::{Failure, Kind, Source};
+use rkube_failure::{Failure, Kind, Source, command};
 
 use crate::Progress;
 use crate::access;
@@ -60,8 +60,11 @@ pub async fn start(
             .is_up(&profile.plan(home))
             .await;
         if running && profile.insecure_registries != options.insecure_registries {
-            progress
-                .warn(&format!("--insecure-registry takes effect after a restart: rkube stop -p {name} && rkube start -p {name}", name = profile.name));
+            progress.warn(&format!(
+                "--insecure-registry takes effect after a restart: {} && {}",
+                command("stop", &profile.name),
+                command("start", &profile.name)
+            ));
         }
         profile
             .insecure_registries
@@ -161,9 +164,16 @@ pub async fn wait_ready(
     progress.step("control-plane", "Waiting for the API server");
     let client = access::client(home, profile).await?;
     let deadline = Instant::now() + limit;
-    wait_for_api(&client, deadline).await?;
+    wait_for_api(&client, &profile.name, deadline).await?;
     progress.step("ready", "Waiting for the nodes to be ready");
-    wait_for_nodes(&client, &running(profile), &started.restarted, deadline).await
+    wait_for_nodes(
+        &client,
+        &profile.name,
+        &running(profile),
+        &started.restarted,
+        deadline,
+    )
+    .await
 }
 
 /// Returns the names of the nodes that are not stopped.
@@ -208,6 +218,12 @@ pub async fn stop(home: &Home, name: &str, progress: &dyn Progress) -> Result<()
         ),
     );
     driver.stop(&profile.plan(home), &nodes).await
+}
+
+/// Whether a cluster of that name, or a remainder of one, is there.
+pub fn exists(home: &Home, name: &str) -> Result<bool, Failure> {
+    check_name(name)?;
+    Ok(home.profile_dir(name).exists() || home.run_dir(name).exists())
 }
 
 /// Deletes a cluster and all its data, whatever state it is in.

@@ -7,7 +7,7 @@ use k8s_openapi::api::core::v1::{Node as ApiNode, Pod};
 use kube::api::{DeleteParams, EvictParams, ListParams};
 use kube::{Api, Client, ResourceExt};
 use rkube_drivers::NodeState;
-use rkube_failure::{Failure, Kind, Source};
+use rkube_failure::{Failure, Kind, Source, command};
 
 use crate::files::Home;
 use crate::pki::Pki;
@@ -50,6 +50,7 @@ pub async fn add_node(
             let client = access::client(home, &profile).await?;
             wait_for_nodes(
                 &client,
+                &profile.name,
                 std::slice::from_ref(&node.name),
                 &RestartedNodes::none(),
                 Instant::now() + READY_TIMEOUT,
@@ -82,7 +83,8 @@ fn refuse_control_plane(profile: &str, node: &Node, action: &str) -> Result<(), 
             ),
         )
         .advise(format!(
-            "{action} the whole cluster: rkube {action} -p {profile}"
+            "{action} the whole cluster: {}",
+            command(action, profile)
         )));
     }
     Ok(())
@@ -218,7 +220,7 @@ pub async fn start_node(
     profile.save(home)?;
     let client = access::client(home, &profile).await?;
     let deadline = Instant::now() + READY_TIMEOUT;
-    wait_for_nodes(&client, &[name], &restarted, deadline).await
+    wait_for_nodes(&client, &profile.name, &[name], &restarted, deadline).await
 }
 
 fn set_stopped(profile: &mut Profile, name: &str, stopped: bool) {

@@ -330,7 +330,7 @@ fn authority(
             Kind::Config,
             format!("{} is damaged: {e}", path.display()),
         )
-        .advise("delete the cluster with rkube delete, and start it again")
+        .advise("delete the cluster, and start it again")
     };
     let key = KeyPair::from_pem(&read(&key_path)?).map_err(|e| damaged(&key_path, e))?;
     Issuer::from_ca_cert_pem(&read(&certificate_path)?, key)

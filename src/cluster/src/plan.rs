@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use ipnet::Ipv4Net;
 use rkube_drivers::{MachineOptions, PortMapping};
-use rkube_failure::{Failure, Kind, Source};
+use rkube_failure::{Failure, Kind, Source, command};
 
 use crate::Progress;
 use crate::choice;
@@ -54,6 +54,22 @@ pub struct StartOptions {
     pub set_context: bool,
 }
 
+impl StartOptions {
+    /// Returns the number of nodes of a new cluster.
+    ///
+    /// # Errors
+    /// Fails if a cluster cannot have that many.
+    pub fn node_count(&self) -> Result<u32, Failure> {
+        let nodes = self.nodes.unwrap_or(1);
+        if nodes == 0 || nodes > MAX_NODES {
+            return Err(usage(format!(
+                "--nodes is {nodes}, it can be 1 to {MAX_NODES}"
+            )));
+        }
+        Ok(nodes)
+    }
+}
+
 /// Warns about options that do not apply to an existing cluster.
 pub(crate) fn warn_of_ignored(profile: &Profile, options: &StartOptions, progress: &dyn Progress) {
     let count = profile.nodes.len();
@@ -61,8 +77,10 @@ pub(crate) fn warn_of_ignored(profile: &Profile, options: &StartOptions, progres
         && wanted as usize != count
     {
         progress.warn(&format!(
-            "the cluster '{name}' already has {count} node{}; to change that use: rkube node add -p {name}, rkube node delete NODE -p {name}",
+            "the cluster '{name}' already has {count} node{}; to change that use: {}, {}",
             if count == 1 { "" } else { "s" },
+            command("node add", &profile.name),
+            command("node delete NODE", &profile.name),
             name = profile.name
         ));
     }
@@ -84,6 +102,34 @@ pub(crate) fn warn_of_ignored(profile: &Profile, options: &StartOptions, progres
             profile.name, profile.driver
         ));
     }
+    let first = profile.control_plane();
+    let fixed = [
+        (
+            "--subnet",
+            options
+                .node_cidr
+                .is_some_and(|c| c.trunc() != profile.node_cidr),
+        ),
+        (
+            "--cpus",
+            options.cpu_millis.is_some() && options.cpu_millis != first.cpu_millis,
+        ),
+        (
+            "--memory",
+            options.memory_bytes.is_some() && options.memory_bytes != first.memory_bytes,
+        ),
+        (
+            "--ports",
+            !options.ports.is_empty() && options.ports != profile.ports,
+        ),
+    ];
+    for (flag, _) in fixed.iter().filter(|(_, differs)| *differs) {
+        progress.warn(&format!(
+            "{flag} is ignored: it applies to new clusters only; to create '{}' again, first run: {}",
+            profile.name,
+            command("delete", &profile.name)
+        ));
+    }
 }
 
 /// Creates the profile of a new cluster, in memory, and reserves its nodes' address range.
@@ -94,12 +140,7 @@ pub(crate) async fn new_profile(
     if let Some(store) = &options.store {
         store.check()?;
     }
-    let nodes = options.nodes.unwrap_or(1);
-    if nodes == 0 || nodes > MAX_NODES {
-        return Err(usage(format!(
-            "--nodes is {nodes}, it can be 1 to {MAX_NODES}"
-        )));
-    }
+    let nodes = options.node_count()?;
     let driver_name = match options.driver.as_deref() {
         Some(name) => name,
         None => choice::first(home, &options.profile, &options.machine).await?,
@@ -120,7 +161,7 @@ pub(crate) async fn new_profile(
         return Err(usage(format!(
             "the driver {driver_name} cannot publish ports (--ports)"
         ))
-        .advise("the nodes' own addresses are reachable from this machine: rkube ip"));
+        .advise("the nodes' own addresses are reachable from this machine"));
     }
     let reservation = match options.node_cidr {
         Some(range) => {

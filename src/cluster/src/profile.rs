@@ -7,7 +7,7 @@ use ipnet::Ipv4Net;
 use rkube_config::{ClusterConfig, NodeAddress, NodeConfig, StoreConfig, ports};
 use rkube_drivers::{ClusterPlan, MachineOptions, NodePlan, PortMapping};
 use rkube_failure::Failure;
-use rkube_failure::{Kind, Source};
+use rkube_failure::{Kind, Source, command};
 use serde::{Deserialize, Serialize};
 
 use crate::files::{Home, io_failure, make_private_dir, write_durable};
@@ -245,7 +245,7 @@ impl Profile {
                 Kind::NotFound,
                 format!("the cluster '{name}' does not exist"),
             )
-            .advise(format!("create it with: rkube start -p {name}"))),
+            .advise(format!("create it with: {}", command("start", name)))),
         }
     }
 
@@ -264,7 +264,8 @@ impl Profile {
                 format!("{} is damaged: {why}", path.display()),
             )
             .advise(format!(
-                "repair the file, or remove the cluster with: rkube delete -p {name}"
+                "repair the file, or remove the cluster with: {}",
+                command("delete", name)
             ))
         };
         let profile: Self = serde_yaml::from_str(&text).map_err(|e| damaged(e.to_string()))?;
@@ -307,12 +308,23 @@ impl Profile {
         &self.nodes[0]
     }
 
-    /// Returns a node by name; the control-plane node if `name` is `None`.
+    /// Returns a node by name; the control-plane node if `name` is `None`. A short name is the
+    /// part after the profile's name, `m02` of `demo-m02`; `m01` is the control-plane node.
     pub fn node(&self, name: Option<&str>) -> Result<&Node, Failure> {
         let Some(name) = name else {
             return Ok(self.control_plane());
         };
-        self.nodes.iter().find(|n| n.name == name).ok_or_else(|| {
+        let is_named = |node: &&Node| node.name == name;
+        let is_short = |node: &&Node| {
+            let rest = node.name.strip_prefix(self.name.as_str());
+            rest.and_then(|rest| rest.strip_prefix('-')) == Some(name)
+        };
+        let mut found = self.nodes.iter().find(is_named);
+        found = found.or_else(|| self.nodes.iter().find(is_short));
+        if found.is_none() && name == "m01" {
+            found = Some(self.control_plane());
+        }
+        found.ok_or_else(|| {
             let names: Vec<&str> = self.nodes.iter().map(|n| n.name.as_str()).collect();
             Failure::new(
                 Source::Guest,

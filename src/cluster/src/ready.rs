@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Node as ApiNode, NodeCondition};
 use kube::{Api, Client};
 use rkube_drivers::{Driver, NodeState};
-use rkube_failure::{Failure, Kind, Source};
+use rkube_failure::{Failure, Kind, Source, command};
 
 use crate::files::Home;
 use crate::profile::Profile;
@@ -67,7 +67,11 @@ impl RestartedNodes {
 const RETRY_PERIOD: Duration = Duration::from_millis(10);
 
 /// Waits until the API server reports that it is ready.
-pub(crate) async fn wait_for_api(client: &Client, deadline: Instant) -> Result<(), Failure> {
+pub(crate) async fn wait_for_api(
+    client: &Client,
+    profile: &str,
+    deadline: Instant,
+) -> Result<(), Failure> {
     loop {
         let request = http_get("/readyz");
         let error = match client.request_text(request).await {
@@ -80,7 +84,10 @@ pub(crate) async fn wait_for_api(client: &Client, deadline: Instant) -> Result<(
                 Kind::Timeout,
                 format!("the API server did not become ready: {error}"),
             )
-            .advise("see the log of the control plane: rkube logs"));
+            .advise(format!(
+                "see the log of the control plane with: {}",
+                command("logs", profile)
+            )));
         }
         tokio::time::sleep(RETRY_PERIOD).await;
     }
@@ -115,6 +122,7 @@ fn has_heartbeat_since(node: &ApiNode, since: Timestamp) -> bool {
 /// Waits until all of `names` are ready.
 pub(crate) async fn wait_for_nodes(
     client: &Client,
+    profile: &str,
     names: &[String],
     restarted: &RestartedNodes,
     deadline: Instant,
@@ -145,12 +153,16 @@ pub(crate) async fn wait_for_nodes(
     let limit = deadline.saturating_duration_since(Instant::now());
     if tokio::time::timeout(limit, watch).await.is_err() {
         let names: Vec<&str> = waiting.into_iter().collect();
+        let first = names.first().copied().unwrap_or("NODE");
         return Err(Failure::new(
             Source::Guest,
             Kind::Timeout,
             format!("not ready in time: {}", names.join(", ")),
         )
-        .advise("see the log of the node: rkube logs -n NODE, and: kubectl describe node NODE"));
+        .advise(format!(
+            "see the log of the node with: {}, and: kubectl describe node {first}",
+            command(&format!("logs --node {first}"), profile)
+        )));
     }
     Ok(())
 }

@@ -19,7 +19,7 @@ use flate2::write::GzEncoder;
 use futures::AsyncReadExt;
 use futures::future::try_join_all;
 use rkube_drivers::NodeState;
-use rkube_failure::{Failure, Kind, Source};
+use rkube_failure::{Failure, Kind, Source, command};
 use rkube_store::dump::Entries;
 use serde::{Deserialize, Serialize};
 
@@ -100,8 +100,8 @@ fn existing(home: &Home, profile: &Profile, name: &str) -> Result<PathBuf, Failu
         format!("the profile '{}' has no snapshot '{name}'", profile.name),
     )
     .advise(format!(
-        "list snapshots with: rkube snapshot list -p {}",
-        profile.name
+        "list snapshots with: {}",
+        command("snapshot list", &profile.name)
     )))
 }
 
@@ -114,7 +114,7 @@ fn damaged(file: &Path, why: &dyn std::fmt::Display) -> Failure {
         Kind::Config,
         format!("the snapshot is damaged, {}: {why}", file.display()),
     )
-    .advise("delete the snapshot with: rkube snapshot delete NAME")
+    .advise("delete that snapshot")
 }
 
 fn describe(folder: &Path) -> Result<Description, Failure> {
@@ -224,8 +224,8 @@ pub async fn save_snapshot(
             format!("the snapshot '{name}' already exists"),
         )
         .advise(format!(
-            "choose another name, or delete it with: rkube snapshot delete {name} -p {}",
-            profile.name
+            "choose another name, or delete it with: {}",
+            command(&format!("snapshot delete {name}"), &profile.name)
         )));
     }
     every_node_runs(home, &profile).await?;
@@ -235,7 +235,7 @@ pub async fn save_snapshot(
     let objects = save_objects(home, &profile, &unfinished.join(OBJECTS)).await?;
     progress.step(
         "volumes",
-        &format!("Saving the volumes of {} nodes", profile.nodes.len()),
+        &format!("Saving the volumes of {}", count_nodes(profile.nodes.len())),
     );
     try_join_all(
         profile
@@ -261,6 +261,14 @@ pub async fn save_snapshot(
     read(&folder, name)
 }
 
+/// Returns a number of nodes in words.
+fn count_nodes(count: usize) -> String {
+    match count {
+        1 => "1 node".to_owned(),
+        count => format!("{count} nodes"),
+    }
+}
+
 /// Fails unless all nodes are running.
 async fn every_node_runs(home: &Home, profile: &Profile) -> Result<(), Failure> {
     let driver = rkube_drivers::by_name(&profile.driver)?;
@@ -271,7 +279,10 @@ async fn every_node_runs(home: &Home, profile: &Profile) -> Result<(), Failure> 
             Kind::NotRunning,
             format!("the cluster '{}' is not running", profile.name),
         )
-        .advise(format!("start it with: rkube start -p {}", profile.name)));
+        .advise(format!(
+            "start it with: {}",
+            command("start", &profile.name)
+        )));
     }
     for (node, state) in profile.nodes.iter().zip(states) {
         if state != NodeState::Running {
@@ -284,8 +295,8 @@ async fn every_node_runs(home: &Home, profile: &Profile) -> Result<(), Failure> 
                 ),
             )
             .advise(format!(
-                "start it with: rkube node start {} -p {}",
-                node.name, profile.name
+                "start it with: {}",
+                command(&format!("node start {}", node.name), &profile.name)
             )));
         }
     }
@@ -436,8 +447,8 @@ pub async fn stage_snapshot(
                 format!("the snapshot has the node {node}, which the cluster no longer has"),
             )
             .advise(format!(
-                "add it with: rkube node add -p {} (names are assigned in order)",
-                profile.name
+                "add it with: {} (names are assigned in order)",
+                command("node add", &profile.name)
             )));
         }
     }
@@ -450,8 +461,8 @@ pub async fn stage_snapshot(
     progress.step(
         "stage",
         &format!(
-            "Sending {count} objects and the volumes of {} nodes",
-            description.nodes.len()
+            "Sending {count} objects and the volumes of {}",
+            count_nodes(description.nodes.len())
         ),
     );
     let id = format!("{:x}", jiff::Timestamp::now().as_nanosecond());
@@ -522,8 +533,8 @@ impl Staged {
         progress.step("ready", "Waiting for the nodes to be ready");
         let client = access::client(home, profile).await?;
         let deadline = Instant::now() + limit;
-        wait_for_api(&client, deadline).await?;
-        wait_for_nodes(&client, &wanted, &restarted, deadline).await?;
+        wait_for_api(&client, &profile.name, deadline).await?;
+        wait_for_nodes(&client, &profile.name, &wanted, &restarted, deadline).await?;
         profile.restore = None;
         profile.save(home)
     }

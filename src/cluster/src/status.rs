@@ -18,9 +18,8 @@ use crate::ready::is_ready;
 /// How long the API server may take to respond.
 const API_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// A cluster's state, with the field names of `minikube status -o json`.
-#[derive(Clone, Debug, Serialize)]
-#[serde(rename_all = "PascalCase")]
+/// A cluster's state.
+#[derive(Clone, Debug)]
 pub struct ClusterStatus {
     /// The profile's name.
     pub name: String,
@@ -30,7 +29,7 @@ pub struct ClusterStatus {
     pub nodes: Vec<NodeStatus>,
 }
 
-/// A node's state.
+/// A node's state, with the field names of `minikube status -o json` and the node's address.
 #[derive(Clone, Debug, Serialize)]
 pub struct NodeStatus {
     /// The node's name.
@@ -42,13 +41,16 @@ pub struct NodeStatus {
     /// `Running`, `Stopped` or `Nonexistent`.
     #[serde(rename = "Host")]
     pub host: &'static str,
-    /// `Running` when the node agent reports the node ready, else `Stopped`.
+    /// `Running` when the node agent reports the node ready, else `Stopped`; the node's own state
+    /// if that is not `Running`.
     #[serde(rename = "Kubelet")]
     pub kubelet: &'static str,
-    /// `Running`, `Stopped`, or `Irrelevant` on a worker.
+    /// `Running`, `Stopped`, or `Irrelevant` on a worker; the node's own state if that is not
+    /// `Running`.
     #[serde(rename = "APIServer")]
     pub api_server: &'static str,
-    /// `Configured`, `Misconfigured`, or `Irrelevant` on a worker.
+    /// `Configured`, `Misconfigured`, or `Irrelevant` on a worker; the node's own state if that is
+    /// not `Running`.
     #[serde(rename = "Kubeconfig")]
     pub kubeconfig: &'static str,
     /// Whether this is a worker.
@@ -57,22 +59,28 @@ pub struct NodeStatus {
 }
 
 impl ClusterStatus {
-    /// Returns the exit code of `rkube status`. As with minikube it is the sum of 1 (a node
-    /// is not running), 2 (the API server is not) and 4 (a kubelet is not ready).
+    /// Returns the exit code of `rkube status` for these nodes.
     pub fn exit_code(&self) -> u8 {
-        let mut code = 0;
-        for node in &self.nodes {
-            if node.host != "Running" {
-                code |= 1;
-            }
-            if node.api_server == "Stopped" {
-                code |= 2;
-            }
-            if node.kubelet != "Running" {
-                code |= 4;
-            }
-        }
-        code
+        self.nodes
+            .iter()
+            .fold(0, |code, node| code | node.exit_code())
+    }
+
+    /// Whether every node and the API server run. The kubeconfig does not matter for it.
+    pub fn is_healthy(&self) -> bool {
+        self.nodes.iter().all(|node| node.exit_code() & 3 == 0)
+    }
+}
+
+impl NodeStatus {
+    /// Returns the exit code of `rkube status` for one node. As with minikube it is the sum of 1
+    /// (the node is not running), 2 (its kubelet or API server is not) and 4 (the kubeconfig does
+    /// not refer to the cluster).
+    pub fn exit_code(&self) -> u8 {
+        let off = |state| state != "Running" && state != "Irrelevant";
+        u8::from(self.host != "Running")
+            + 2 * u8::from(off(self.api_server) || off(self.kubelet))
+            + 4 * u8::from(!matches!(self.kubeconfig, "Configured" | "Irrelevant"))
     }
 }
 
@@ -109,7 +117,9 @@ pub async fn status(
                     .iter()
                     .flatten()
                     .any(|n| n.name_any() == node.name && is_ready(n));
-            let (api_server, configured) = if node.control_plane {
+            let (api_server, configured) = if host != "Running" {
+                (host, host)
+            } else if node.control_plane {
                 let configured = kubeconfig.has(&profile.name, &server);
                 (
                     up(api_nodes.is_some()),
@@ -126,7 +136,7 @@ pub async fn status(
                 name: node.name.clone(),
                 ip: node.ip.to_string(),
                 host,
-                kubelet: up(ready),
+                kubelet: if host == "Running" { up(ready) } else { host },
                 api_server,
                 kubeconfig: configured,
                 worker: !node.control_plane,
@@ -161,10 +171,15 @@ mod tests {
             nodes: vec![node],
         };
         assert_eq!(status(node("Running", "Running", "Running")).exit_code(), 0);
-        assert_eq!(status(node("Stopped", "Stopped", "Stopped")).exit_code(), 7);
-        assert_eq!(
-            status(node("Running", "Stopped", "Irrelevant")).exit_code(),
-            4
-        );
+        let mut stopped = status(node("Stopped", "Stopped", "Stopped"));
+        stopped.nodes[0].kubeconfig = "Stopped";
+        assert_eq!(stopped.exit_code(), 7);
+        let starting = status(node("Running", "Stopped", "Irrelevant"));
+        assert_eq!(starting.exit_code(), 2);
+        assert!(!starting.is_healthy());
+        let mut stale = status(node("Running", "Running", "Running"));
+        stale.nodes[0].kubeconfig = "Misconfigured";
+        assert_eq!(stale.exit_code(), 4);
+        assert!(stale.is_healthy());
     }
 }

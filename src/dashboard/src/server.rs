@@ -215,7 +215,7 @@ impl AppState {
             (Method::GET, "/rkube/session") => self.session(),
             (Method::GET, "/rkube/profiles") => {
                 self.commands
-                    .run_json(&self.profile, &["profile", "list"])
+                    .run_json(&self.profile, &["profile", "list", "--rows"])
                     .await
             }
             (Method::GET, "/rkube/streams") => {
@@ -261,7 +261,11 @@ impl AppState {
             Err(e) => return answer::failure(status_of(&e), e.message),
         };
         match (request.method().clone(), path) {
-            (Method::GET, "status") => self.commands.run_json(name, &["status"]).await,
+            (Method::GET, "status") => {
+                self.commands
+                    .run_json(name, &["status", "--layout", "profile"])
+                    .await
+            }
             (Method::GET, "images") => {
                 let node = node.unwrap_or_else(|| profile.control_plane().name.clone());
                 self.commands
@@ -274,7 +278,7 @@ impl AppState {
             (Method::GET, "logs") => {
                 let mut arguments = vec!["logs", "--length", "400"];
                 if let Some(node) = &node {
-                    arguments.extend(["-n", node]);
+                    arguments.extend(["--node", node]);
                 }
                 self.commands.run_text(name, &arguments).await
             }

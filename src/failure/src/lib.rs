@@ -4,6 +4,34 @@
 //! identifies the component that failed, the ones digit the kind of problem.
 
 use std::fmt;
+use std::sync::OnceLock;
+
+/// The profile of a machine whose user has chosen no other one.
+pub const DEFAULT_PROFILE: &str = "rkube";
+
+/// The profile that commands of this process's user act on without `-p`.
+static CURRENT_PROFILE: OnceLock<String> = OnceLock::new();
+
+/// Sets the profile that commands act on without `-p`, for [`command`]. Only the first call has an
+/// effect.
+pub fn set_current_profile(name: &str) {
+    // A second call comes from a test, and the first one decides.
+    let _ = CURRENT_PROFILE.set(name.to_owned());
+}
+
+/// Returns the command line `rkube WORDS` for one profile, to be shown as advice: with `-p PROFILE`
+/// unless the user's commands act on that profile anyway.
+pub fn command(words: &str, profile: &str) -> String {
+    let current = CURRENT_PROFILE.get().map_or(DEFAULT_PROFILE, |p| p);
+    if profile == current {
+        return format!("rkube {words}");
+    }
+    match words.split_once(" -- ") {
+        // What follows the dashes is not rkube's.
+        Some((own, rest)) => format!("rkube {own} -p {profile} -- {rest}"),
+        None => format!("rkube {words} -p {profile}"),
+    }
+}
 
 /// The component that failed: the tens of the exit code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -165,6 +193,13 @@ impl std::error::Error for Failure {}
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn advice_names_the_profile() {
+        assert_eq!(command("stop", "a"), "rkube stop -p a");
+        assert_eq!(command("stop", DEFAULT_PROFILE), "rkube stop");
+        assert_eq!(command("ssh -- ls -l", "a"), "rkube ssh -p a -- ls -l");
+    }
 
     #[test]
     fn codes_follow_minikubes_scheme() {

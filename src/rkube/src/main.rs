@@ -22,6 +22,7 @@ fn main() -> ExitCode {
     let args: Vec<std::ffi::OsString> = std::env::args_os().skip(1).collect();
     // Checked first, because shims and supervisors must stay small and single-threaded.
     if let Some(role) = args.first().and_then(|a| a.to_str())
+        && !is_command(role, &args[1..])
         && let Some(code) = roles::run(role, &args[1..])
     {
         return ExitCode::from(u8::try_from(code).unwrap_or(1));
@@ -30,6 +31,13 @@ fn main() -> ExitCode {
     return run_on_large_stack();
     #[cfg(not(windows))]
     rkube::main()
+}
+
+/// Whether the first argument, which also names a role, is a command of the command line.
+fn is_command(role: &str, args: &[std::ffi::OsString]) -> bool {
+    // The role's only argument is the directory of a sandbox.
+    let sandbox = |dir: &std::ffi::OsString| std::path::Path::new(dir).is_absolute();
+    role == "pause" && !matches!(args, [dir] if sandbox(dir))
 }
 
 /// Runs the command line on an 8 MiB stack, as on Unix. The main thread on Windows has 1 MiB.

@@ -56,11 +56,12 @@ fn bad_flags_and_names_are_refused_before_anything_is_made() {
             .contains("overlap")
     );
     assert!(cluster.rkube(&["stop"]).failed(85).contains("rkube start"));
+    // Clean-up steps of scripts need not know whether there is a cluster.
     assert!(
         cluster
             .rkube(&["delete"])
-            .failed(85)
-            .contains("profile list")
+            .ok()
+            .contains("nothing was deleted")
     );
     assert!(
         !cluster

@@ -102,8 +102,8 @@ fn a_cluster_started_with_sudo_is_the_users() {
 
     let text = ok(&user.run(&user.binary(), &["status", "-o", "json"]));
     let status: serde_json::Value = serde_json::from_str(&text).expect("JSON");
-    assert_eq!(status["Nodes"][0]["Host"], "Running", "{status}");
-    assert_eq!(status["Nodes"][0]["Kubeconfig"], "Configured", "{status}");
+    assert_eq!(status["Host"], "Running", "{status}");
+    assert_eq!(status["Kubeconfig"], "Configured", "{status}");
     let kubectl = PathBuf::from(cluster.kubectl_command(&[]).get_program());
     let copy = user.dir.path().join("kubectl");
     let kubectl = match std::fs::copy(&kubectl, &copy) {

@@ -18,7 +18,7 @@ mod tests;
 use std::time::{Duration, Instant};
 
 use kube::Client;
-use rkube_failure::{Failure, Kind, Source};
+use rkube_failure::{Failure, Kind, Source, command};
 use serde::Serialize;
 
 use crate::files::Home;
@@ -70,6 +70,12 @@ pub struct Entry {
 /// Finds an addon by its name or by the path of its directory.
 pub fn find(home: &Home, wanted: &str) -> Result<Addon, Failure> {
     catalogue::find(home, wanted)
+}
+
+/// Returns the names of all addons that can be enabled.
+pub fn names(home: &Home) -> Result<Vec<String>, Failure> {
+    let all = catalogue::all(home)?;
+    Ok(all.into_iter().flatten().map(|addon| addon.name).collect())
 }
 
 /// Lists all addons, with their status if a profile is given.
@@ -191,9 +197,38 @@ pub async fn disable(
             format!("the addon '{name}' is not enabled"),
         )
         .advise(format!(
-            "list addons with: rkube addons list -p {}",
-            profile.name
+            "list addons with: {}",
+            command("addons list", &profile.name)
         ))),
+    }
+}
+
+/// Returns the names of the images of an addon's workloads, sorted. Downloads its manifests if
+/// they are not files.
+pub async fn images(addon: &Addon) -> Result<Vec<String>, Failure> {
+    let objects = objects::read(&fetch::manifests(addon).await?)?;
+    let mut found = std::collections::BTreeSet::new();
+    for object in &objects {
+        collect_images(&object.content, &mut found);
+    }
+    Ok(found.into_iter().collect())
+}
+
+/// Collects the images of all containers in a part of an object.
+fn collect_images(value: &serde_json::Value, found: &mut std::collections::BTreeSet<String>) {
+    use serde_json::Value;
+    match value {
+        Value::Object(fields) => {
+            for (key, field) in fields {
+                let containers = matches!(key.as_str(), "containers" | "initContainers");
+                let list = field.as_array().filter(|_| containers);
+                let images = list.into_iter().flatten();
+                found.extend(images.filter_map(|c| Some(c.get("image")?.as_str()?.to_owned())));
+                collect_images(field, found);
+            }
+        }
+        Value::Array(items) => items.iter().for_each(|item| collect_images(item, found)),
+        _ => {}
     }
 }
 
@@ -211,9 +246,9 @@ async fn running(home: &Home, profile: &Profile) -> Result<Client, Failure> {
             Kind::NotRunning,
             format!("the cluster '{name}' is not running"),
         )
-        .advise(format!("start it with: rkube start -p {name}")));
+        .advise(format!("start it with: {}", command("start", name))));
     }
     let client = access::client(home, profile).await?;
-    ready::wait_for_api(&client, Instant::now() + READY_TIMEOUT).await?;
+    ready::wait_for_api(&client, &profile.name, Instant::now() + READY_TIMEOUT).await?;
     Ok(client)
 }

@@ -102,7 +102,7 @@ async fn wait_until_gone(
                 format!("not gone in time: {}", held.join(", ")),
             )
             .advise(format!(
-                "see what holds them with kubectl describe, then: rkube addons disable {addon}"
+                "see what holds them with kubectl describe, then disable '{addon}' again"
             )));
         }
         left = still;

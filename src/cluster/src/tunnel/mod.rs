@@ -9,20 +9,23 @@
 mod carry;
 #[cfg(not(target_os = "linux"))]
 mod no_routes;
+mod outage;
 #[cfg(target_os = "linux")]
 mod routes;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::TryLockError;
 use std::net::Ipv4Addr;
+use std::time::Duration;
 
 use futures::StreamExt;
+use futures::stream::BoxStream;
 use ipnet::Ipv4Net;
 use k8s_openapi::api::core::v1::Service;
 use kube::api::{Patch, PatchParams};
-use kube::runtime::{WatchStreamExt, watcher};
+use kube::runtime::watcher;
 use kube::{Api, Client, ResourceExt};
-use rkube_failure::{Failure, Kind, Source};
+use rkube_failure::{Failure, Kind, Source, command};
 
 #[cfg(not(target_os = "linux"))]
 use no_routes as routes;
@@ -31,6 +34,11 @@ use crate::access;
 use crate::files::{Home, Lock, io_failure, write_private};
 use crate::profile::Profile;
 use crate::sudo::act_for_owner_of;
+use outage::Outage;
+
+/// The interval between checks whether the routes are still there. A restart of the nodes removes
+/// them, and the removal of the profile ends the tunnel.
+const CHECK_PERIOD: Duration = Duration::from_secs(1);
 
 /// Field manager of the status that the tunnel writes.
 const MANAGER: &str = "rkube-tunnel";
@@ -52,8 +60,10 @@ pub enum Change {
         /// `namespace/name`.
         service: String,
     },
-    /// An operation that failed and is retried at the next change.
+    /// An operation that failed and is retried.
     Trouble(String),
+    /// The cluster was deleted, which ends the tunnel.
+    Deleted,
 }
 
 /// Whether a tunnel for the profile is running.
@@ -72,13 +82,9 @@ fn lock_of(dir: &std::path::Path) -> std::path::PathBuf {
     dir.join("tunnel.lock")
 }
 
-/// Runs the tunnel until `stop` resolves, then removes all addresses and routes.
-pub async fn run(
-    home: &Home,
-    profile: &Profile,
-    stop: impl Future<Output = ()>,
-    mut report: impl FnMut(Change),
-) -> Result<(), Failure> {
+/// Prepares a tunnel, and removes the routes of one that was killed. Also returns the lock that marks
+/// it as running.
+async fn open(home: &Home, profile: &Profile) -> Result<(Tunnel, Lock), Failure> {
     let driver = rkube_drivers::by_name(&profile.driver)?;
     let plan = profile.plan(home);
     if !driver.is_up(&plan).await {
@@ -87,7 +93,10 @@ pub async fn run(
             Kind::NotRunning,
             format!("the cluster '{}' is not running", profile.name),
         )
-        .advise(format!("start it with: rkube start -p {}", profile.name)));
+        .advise(format!(
+            "start it with: {}",
+            command("start", &profile.name)
+        )));
     }
     let path = lock_of(&plan.dir);
     let owner = act_for_owner_of(&path);
@@ -98,7 +107,7 @@ pub async fn run(
         .open(&path)
         .map_err(|e| io_failure("open", &path, &e))?;
     drop(owner);
-    let _lock = Lock::take(file).map_err(|e| match e {
+    let lock = Lock::take(file).map_err(|e| match e {
         TryLockError::WouldBlock => Failure::new(
             Source::Program,
             Kind::Conflict,
@@ -113,20 +122,31 @@ pub async fn run(
     } else {
         RouteKind::Ssh(Box::new(carry::Carrier::new(home, profile)))
     };
-    let mut tunnel = Tunnel {
+    let tunnel = Tunnel {
         client: access::client(home, profile).await?,
         assignments: AddressAssignments::load(home, profile, route.range(profile))?,
         route,
         up: BTreeMap::new(),
     };
     tunnel.route.begin(profile)?;
+    Ok((tunnel, lock))
+}
+
+/// Runs the tunnel until `stop` resolves, then removes all addresses and routes. Also ends when the
+/// cluster is deleted. Survives restarts of the nodes.
+pub async fn run(
+    home: &Home,
+    profile: &Profile,
+    stop: impl Future<Output = ()>,
+    mut report: impl FnMut(Change),
+) -> Result<(), Failure> {
+    let (mut tunnel, _lock) = open(home, profile).await?;
 
     tokio::pin!(stop);
-    let services: Api<Service> = Api::all(tunnel.client.clone());
-    let mut events = watcher(services, watcher::Config::default())
-        .default_backoff()
-        .boxed();
+    let mut events = tunnel.services();
     let mut seen = BTreeSet::new();
+    let mut outage = Outage::default();
+    let mut check = tokio::time::interval(CHECK_PERIOD);
     loop {
         let event = tokio::select! {
             () = &mut stop => break,
@@ -134,17 +154,33 @@ pub async fn run(
                 report(Change::Trouble(what));
                 continue;
             }
-            event = events.next() => event,
+            _ = check.tick() => {
+                if !home.profile_dir(&profile.name).exists() {
+                    tunnel.forget(&mut report);
+                    return Ok(());
+                }
+                if tunnel.mend() {
+                    // The nodes were restarted, perhaps without closing the watch's connection.
+                    events = tunnel.services();
+                }
+                continue;
+            }
+            event = outage.over(events.next()) => event,
         };
         match event {
             None => break,
-            Some(Err(e)) => report(Change::Trouble(format!("cannot watch services: {e}"))),
+            Some(Err(e)) => {
+                if let Some(what) = outage.begin(&e, &profile.name) {
+                    report(Change::Trouble(what));
+                }
+            }
             Some(Ok(watcher::Event::Init)) => seen.clear(),
             Some(Ok(watcher::Event::InitApply(service))) => {
                 seen.insert(key(&service));
                 tunnel.apply(&service, &mut report).await;
             }
             Some(Ok(watcher::Event::InitDone)) => {
+                outage = Outage::default();
                 let gone: Vec<String> = tunnel
                     .up
                     .keys()
@@ -235,6 +271,18 @@ impl RouteKind {
         }
     }
 
+    /// Restores the routes to `addresses` if some of them are missing. Returns whether they were
+    /// restored, which fails while the nodes are stopped.
+    fn mend(&self, addresses: &[Ipv4Addr]) -> bool {
+        let Self::Route(routes) = self else {
+            // Forwards connect to the node again on their own.
+            return false;
+        };
+        // If the routes cannot be read, they are read at the next check.
+        !routes.has_all(addresses).unwrap_or(true)
+            && addresses.iter().all(|address| routes.add(*address).is_ok())
+    }
+
     async fn trouble(&mut self) -> String {
         match self {
             Self::Route(_) => std::future::pending().await,
@@ -251,6 +299,27 @@ struct Tunnel {
 }
 
 impl Tunnel {
+    /// Watches the services from now on.
+    fn services(&self) -> BoxStream<'static, watcher::Result<watcher::Event<Service>>> {
+        let services: Api<Service> = Api::all(self.client.clone());
+        watcher(services, watcher::Config::default()).boxed()
+    }
+
+    /// Restores missing routes. Returns whether there were any.
+    fn mend(&self) -> bool {
+        let addresses: Vec<Ipv4Addr> = self.up.values().map(|(address, _)| *address).collect();
+        self.route.mend(&addresses)
+    }
+
+    /// Removes all addresses from the host, after the cluster was deleted.
+    fn forget(&mut self, report: &mut impl FnMut(Change)) {
+        for (key, (address, _)) in std::mem::take(&mut self.up) {
+            // The route went with the nodes' network, if not, it leads nowhere.
+            let _ = self.route.down(&key, address);
+        }
+        report(Change::Deleted);
+    }
+
     async fn apply(&mut self, service: &Service, report: &mut impl FnMut(Change)) {
         let key = key(service);
         if !wants_address(service) {

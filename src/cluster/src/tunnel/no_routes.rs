@@ -36,6 +36,11 @@ impl Routes {
     }
 
     /// Fails.
+    pub fn has_all(&self, _addresses: &[Ipv4Addr]) -> Result<bool, Failure> {
+        Err(self.unsupported())
+    }
+
+    /// Fails.
     pub fn remove(&self, _address: Ipv4Addr) -> Result<(), Failure> {
         Err(self.unsupported())
     }

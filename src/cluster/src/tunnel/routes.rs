@@ -16,7 +16,7 @@ fn network_failure(e: impl std::fmt::Display) -> Failure {
     let text = e.to_string();
     let failure = Failure::new(Source::LocalNetwork, Kind::Error, text.clone());
     if text.contains("EPERM") || text.contains("not permitted") {
-        return failure.advise("routes need root: sudo rkube tunnel");
+        return failure.advise("routes need root: repeat the command with sudo");
     }
     failure
 }
@@ -43,6 +43,20 @@ impl Routes {
             .map_err(network_failure)?
             .replace_route(&self.route(address)?)
             .map_err(network_failure)
+    }
+
+    /// Whether all of the addresses have their routes.
+    pub fn has_all(&self, addresses: &[Ipv4Addr]) -> Result<bool, Failure> {
+        let netlink = Netlink::open().map_err(network_failure)?;
+        let routes = netlink.routes().map_err(network_failure)?;
+        let via = Some(IpAddr::V4(self.via));
+        Ok(addresses.iter().all(|address| {
+            routes.iter().any(|route| {
+                route.gateway == via
+                    && matches!(route.destination, ipnet::IpNet::V4(net)
+                        if net.prefix_len() == 32 && net.addr() == *address)
+            })
+        }))
     }
 
     /// Removes the route. A missing route is not an error.

@@ -2,8 +2,9 @@
 
 use rkube_cluster::addons::{self, Addon, Entry, Manifest, Status};
 use rkube_cluster::{Home, Profile, Progress};
-use rkube_failure::{Failure, Kind};
+use rkube_failure::{Failure, Kind, command};
 
+use super::minikube::{Rest, unsupported};
 use super::output::table;
 use super::{Global, Output};
 
@@ -34,6 +35,83 @@ enum Command {
         /// Name of the addon, or path of its directory
         addon: String,
     },
+    /// List the images of an addon
+    Images {
+        /// Name of the addon, or path of its directory
+        addon: String,
+    },
+    /// Open an addon in a web browser
+    Open {
+        /// Name of the addon
+        addon: String,
+        /// Print the URL instead of opening a browser
+        #[arg(long)]
+        url: bool,
+        #[command(flatten)]
+        _rest: Rest,
+    },
+    /// Not supported; says how to change an addon
+    #[command(hide = true)]
+    Configure {
+        /// Name of the addon
+        addon: String,
+        #[command(flatten)]
+        _rest: Rest,
+    },
+}
+
+/// What minikube calls its addons, and what they are here.
+enum Known {
+    /// An addon of another name.
+    Named(&'static str),
+    /// A part of every cluster, and how it is used.
+    BuiltIn(&'static str),
+    /// Not available, and what to do instead.
+    Missing(&'static str),
+}
+
+/// Returns what minikube's addon of that name is here; `None` if it is an addon, too, or unknown.
+fn known(name: &str) -> Option<Known> {
+    Some(match name {
+        "ingress" => Known::Named("ingress-nginx"),
+        "dashboard" => Known::BuiltIn("open it with the command dashboard"),
+        "default-storageclass" => Known::BuiltIn("the storage class 'standard' is the default"),
+        "storage-provisioner" | "storage-provisioner-rancher" => {
+            Known::BuiltIn("volumes are created when a pod uses their claim")
+        }
+        "metallb" => {
+            Known::BuiltIn("the command tunnel gives services of type LoadBalancer addresses")
+        }
+        "metrics-server" => Known::Missing(
+            "the nodes serve their metrics; install metrics-server as its project says, with kubectl",
+        ),
+        "volumesnapshots" | "csi-hostpath-driver" => {
+            Known::Missing("save and restore the whole cluster with the command snapshot")
+        }
+        "ingress-dns" => Known::Missing(
+            "put the host names into /etc/hosts, with the address of the ingress controller",
+        ),
+        "registry" | "registry-aliases" | "registry-creds" => {
+            Known::Missing("copy images to the nodes with the command image load")
+        }
+        "auto-pause" => Known::Missing("an idle cluster needs next to no CPU time"),
+        "traefik" | "kong" | "ambassador" | "istio" | "istio-provisioner" | "headlamp"
+        | "portainer" | "olm" | "kubevirt" | "volcano" | "yakd" | "efk" | "logviewer"
+        | "kubeflow" | "inspektor-gadget" | "kubetail" => {
+            Known::Missing("install it as its project says, with kubectl or helm")
+        }
+        "gcp-auth"
+        | "cloud-spanner"
+        | "freshpod"
+        | "gvisor"
+        | "inaccel"
+        | "nvidia-device-plugin"
+        | "nvidia-driver-installer"
+        | "nvidia-gpu-device-plugin"
+        | "amd-gpu-device-plugin"
+        | "pod-security-policy" => Known::Missing("it needs what rkube's nodes do not have"),
+        _ => return None,
+    })
 }
 
 pub async fn run(home: &Home, global: &Global, args: Args, output: &Output) -> Result<(), Failure> {
@@ -41,25 +119,101 @@ pub async fn run(home: &Home, global: &Global, args: Args, output: &Output) -> R
         Command::List => list(home, global, output).await,
         Command::Enable { addons } => {
             // Unknown addons are reported before anything is changed.
-            let addons = find(home, &addons)?;
+            let addons = find(home, &addons, output)?;
             let profile = Profile::load(home, &global.profile)?;
             enable(home, &profile, &addons, output).await
         }
         Command::Disable { addons } => {
             let profile = Profile::load(home, &global.profile)?;
             for name in &addons {
+                let name = match known(name) {
+                    Some(Known::Named(own)) => own,
+                    Some(Known::BuiltIn(how)) => {
+                        return Err(unsupported(
+                            format!("'{name}' is part of every cluster and cannot be disabled"),
+                            how,
+                        ));
+                    }
+                    _ => name,
+                };
                 addons::disable(home, &profile, name, output).await?;
                 output.say(&format!("The addon '{name}' was disabled."));
             }
             Ok(())
         }
         Command::Show { addon } => show(home, &addon, output),
+        Command::Images { addon } => {
+            let addon = find_one(home, &addon)?;
+            let images = addons::images(&addon).await?;
+            output.result(&images, || {
+                images.iter().map(|i| format!("{i}\n")).collect()
+            });
+            Ok(())
+        }
+        Command::Open { addon, url, .. } if addon == "dashboard" => {
+            let args = super::dashboard::Args::of(url);
+            super::dashboard::run(home, global, args, output).await
+        }
+        Command::Open { addon, .. } => Err(unsupported(
+            format!("the addon '{addon}' has no page of its own"),
+            format!(
+                "list the services of the cluster with: {}",
+                command("service list", &global.profile)
+            ),
+        )),
+        Command::Configure { addon, .. } => Err(unsupported(
+            format!("the addon '{addon}' has no settings"),
+            "change its objects with kubectl, or copy its manifests into an addon of your own",
+        )),
     }
 }
 
-/// Finds addons by name.
-pub fn find(home: &Home, names: &[String]) -> Result<Vec<Addon>, Failure> {
-    names.iter().map(|name| addons::find(home, name)).collect()
+/// Finds addons by name. Says which of them are part of every cluster, and leaves those out.
+///
+/// # Errors
+/// Fails if one of them does not exist.
+pub fn find(home: &Home, names: &[String], output: &Output) -> Result<Vec<Addon>, Failure> {
+    let mut found = Vec::new();
+    for name in names {
+        match find_one(home, name) {
+            Ok(addon) => {
+                if addon.name != *name && !name.contains('/') {
+                    output.warn(&format!(
+                        "the addon '{name}' is called '{}' here",
+                        addon.name
+                    ));
+                }
+                found.push(addon);
+            }
+            Err(failure) => match known(name) {
+                Some(Known::BuiltIn(how)) => output.say(&format!(
+                    "'{name}' is part of every cluster, so there is nothing to enable: {how}."
+                )),
+                _ => return Err(failure),
+            },
+        }
+    }
+    Ok(found)
+}
+
+/// Finds an addon by its name, or by minikube's name of it.
+fn find_one(home: &Home, name: &str) -> Result<Addon, Failure> {
+    let failure = match addons::find(home, name) {
+        Err(failure) if failure.kind == Kind::NotFound && !name.contains('/') => failure,
+        found => return found,
+    };
+    match known(name) {
+        Some(Known::Named(own)) => addons::find(home, own),
+        Some(Known::BuiltIn(how)) => Err(unsupported(
+            format!("'{name}' is part of every cluster, not an addon"),
+            how,
+        )),
+        Some(Known::Missing(instead)) => Err(failure.advise(instead)),
+        None => match super::near(name, &addons::names(home)?) {
+            Some(near) => Err(failure.advise(format!("did you mean '{near}'?"))),
+            None => Err(failure),
+        },
+    }
 }
 
 /// Enables addons in order. Continues after a failure and returns the first one.
@@ -133,7 +287,7 @@ struct Description {
 }
 
 fn show(home: &Home, name: &str, output: &Output) -> Result<(), Failure> {
-    let addon = addons::find(home, name)?;
+    let addon = find_one(home, name)?;
     let manifests = addon.manifests.iter().map(|manifest| match manifest {
         Manifest::File(file) => file.clone(),
         Manifest::Url(url, _) => url.clone(),

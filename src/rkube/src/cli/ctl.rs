@@ -54,6 +54,12 @@ enum Command {
         /// Name of the image
         image: String,
     },
+    /// Read or write a file of the node
+    #[command(hide = true)]
+    File {
+        #[command(subcommand)]
+        command: FileCommand,
+    },
     /// Save or restore the state of the node
     #[command(hide = true)]
     State {
@@ -75,24 +81,117 @@ enum StateCommand {
     },
 }
 
+#[derive(clap::Subcommand)]
+enum FileCommand {
+    /// Write a file to standard output
+    Read {
+        /// Path of the file
+        path: PathBuf,
+    },
+    /// Replace a file by standard input
+    Write {
+        /// Permission bits, octal
+        #[arg(long, value_parser = parse_mode)]
+        mode: u32,
+        /// Path of the file
+        path: PathBuf,
+    },
+}
+
+fn parse_mode(text: &str) -> Result<u32, String> {
+    u32::from_str_radix(text, 8)
+        .ok()
+        .filter(|mode| *mode <= 0o777)
+        .ok_or_else(|| format!("'{text}' is not a mode such as 644"))
+}
+
+/// Reads or writes a file.
+fn file(command: FileCommand) -> Result<(), Failure> {
+    use std::io::Write as _;
+    use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
+    let failed = |path: &Path, e: &std::io::Error| {
+        let kind = match e.kind() {
+            std::io::ErrorKind::NotFound => Kind::NotFound,
+            std::io::ErrorKind::PermissionDenied => Kind::Permission,
+            _ => Kind::Error,
+        };
+        Failure::new(Source::Guest, kind, format!("{}: {e}", path.display()))
+    };
+    match command {
+        FileCommand::Read { path } => {
+            let copy = || {
+                let mut file = std::fs::File::open(&path)?;
+                let mut out = std::io::stdout().lock();
+                std::io::copy(&mut file, &mut out)?;
+                out.flush()
+            };
+            copy().map_err(|e| failed(&path, &e))
+        }
+        FileCommand::Write { mode, path } => {
+            if path.is_dir() {
+                return Err(Failure::new(
+                    Source::Guest,
+                    Kind::Conflict,
+                    format!("{} is a directory", path.display()),
+                ));
+            }
+            let mut temporary = path.clone().into_os_string();
+            temporary.push(".rkube-new");
+            let temporary = PathBuf::from(temporary);
+            let copy = || {
+                let mut file = std::fs::File::options()
+                    .create(true)
+                    .write(true)
+                    .truncate(true)
+                    .mode(0o600)
+                    .open(&temporary)?;
+                std::io::copy(&mut std::io::stdin().lock(), &mut file)?;
+                file.set_permissions(std::fs::Permissions::from_mode(mode))?;
+                // Bind mounts such as /etc/hosts cannot be replaced, only written.
+                match std::fs::rename(&temporary, &path) {
+                    Err(e) if e.kind() == std::io::ErrorKind::ResourceBusy => {
+                        std::fs::copy(&temporary, &path)?;
+                        std::fs::remove_file(&temporary)
+                    }
+                    renamed => renamed,
+                }
+            };
+            copy().map_err(|e| {
+                // The failure that led here is reported.
+                let _ = std::fs::remove_file(&temporary);
+                failed(&path, &e)
+            })
+        }
+    }
+}
+
 #[derive(Clone, Copy, clap::ValueEnum)]
 enum StatePart {
     Objects,
     Volumes,
 }
 
-pub async fn run(_global: &Global, args: Args, output: &Output) -> Result<(), Failure> {
+pub async fn run(global: &Global, args: Args, output: &Output) -> Result<(), Failure> {
     if !Path::new(paths::NODE_CONFIG).exists() {
         return Err(Failure::new(
             Source::Program,
             Kind::Unsupported,
             "'rkube ctl' must be run on a node",
         )
-        .advise("run it through SSH: rkube ssh -- rkube ctl ps"));
+        .advise(format!(
+            "run it through SSH: {}",
+            rkube_failure::command("ssh -- rkube ctl ps", &global.profile)
+        )));
     }
-    if let Command::State { command } = args.command {
-        return state(command);
+    match args.command {
+        Command::State { command } => state(command),
+        Command::File { command } => file(command),
+        command => containers(command, output).await,
     }
+}
+
+/// Runs a command on the container runtime.
+async fn containers(command: Command, output: &Output) -> Result<(), Failure> {
     let config = NodeConfig::read(paths::NODE_CONFIG)
         .map_err(|e| Failure::new(Source::Program, Kind::Config, e.to_string()))?;
     let mut settings = RuntimeConfig::new(
@@ -104,7 +203,7 @@ pub async fn run(_global: &Global, args: Args, output: &Output) -> Result<(), Fa
     settings.insecure_registries = config.insecure_registries;
     settings.loopback_gateway = config.host_ip.map(Into::into);
     let runtime = Runtime::observe(settings).await.map_err(failure)?;
-    match args.command {
+    match command {
         Command::Ps { all } => ps(&runtime, all, output),
         Command::Images => images(&runtime, output),
         Command::Logs { container } => return logs(&runtime, &container),
@@ -138,7 +237,7 @@ pub async fn run(_global: &Global, args: Args, output: &Output) -> Result<(), Fa
             runtime.remove_image(&image).await.map_err(image_failure)?;
         }
         // Handled above.
-        Command::State { .. } => {}
+        Command::State { .. } | Command::File { .. } => {}
     }
     Ok(())
 }

@@ -16,7 +16,7 @@ pub struct Args {
 }
 
 /// Always fails, with advice to run the command on a node.
-pub async fn run(_global: &Global, args: Args, _output: &Output) -> Result<(), Failure> {
+pub async fn run(global: &Global, args: Args, _output: &Output) -> Result<(), Failure> {
     let words = match args.words.is_empty() {
         true => "ps".to_owned(),
         false => args.words.join(" "),
@@ -30,6 +30,7 @@ pub async fn run(_global: &Global, args: Args, _output: &Output) -> Result<(), F
         ),
     )
     .advise(format!(
-        "run it through SSH: rkube ssh -- rkube ctl {words}"
+        "run it through SSH: {}",
+        rkube_failure::command(&format!("ssh -- rkube ctl {words}"), &global.profile)
     )))
 }

@@ -23,6 +23,14 @@ pub struct Args {
     port: u16,
 }
 
+impl Args {
+    /// Returns the arguments that open the dashboard, or only print its URL.
+    pub fn of(url: bool) -> Self {
+        Self { url, port: 0 }
+    }
+}
+
+/// Runs the command.
 pub async fn run(home: &Home, global: &Global, args: Args, output: &Output) -> Result<(), Failure> {
     let profile = Profile::load(home, &global.profile)?;
     let binary = std::env::current_exe().map_err(|e| {
@@ -60,7 +68,7 @@ pub async fn run(home: &Home, global: &Global, args: Args, output: &Output) -> R
 }
 
 /// Opens the user's web browser. Returns false if there is none.
-fn open(link: &str) -> bool {
+pub fn open(link: &str) -> bool {
     let program = if cfg!(target_os = "macos") {
         "open"
     } else if cfg!(windows) {

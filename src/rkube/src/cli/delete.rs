@@ -1,27 +1,59 @@
 //! `rkube delete`
 
-use rkube_cluster::{Home, Kubeconfig, default_kubeconfig};
-use rkube_failure::Failure;
+use rkube_cluster::{Home, Kubeconfig, default_kubeconfig, remove_tree};
+use rkube_failure::{Failure, Kind, Source};
 
-use super::{Global, Output};
+use super::{Global, Output, settings};
 
 #[derive(clap::Args)]
 pub struct Args {
     /// Delete all clusters
     #[arg(long)]
     all: bool,
+    /// Also remove rkube's own directory, with settings and your addons
+    #[arg(long)]
+    purge: bool,
 }
 
+/// Runs the command.
 pub async fn run(home: &Home, global: &Global, args: Args, output: &Output) -> Result<(), Failure> {
+    let existing = home.profile_names()?;
     let names = if args.all {
-        home.profile_names()?
+        existing
     } else {
         vec![global.profile.clone()]
     };
+    if args.purge
+        && !args.all
+        && home
+            .profile_names()?
+            .iter()
+            .any(|name| *name != global.profile)
+    {
+        return Err(Failure::new(
+            Source::Program,
+            Kind::Conflict,
+            "--purge would remove other clusters, too",
+        )
+        .advise("delete all clusters with: rkube delete --all --purge"));
+    }
     let kubeconfig = Kubeconfig::at(default_kubeconfig()?);
     for name in names {
+        if !rkube_cluster::exists(home, &name)? {
+            // Clean-up steps of scripts run whether there is a cluster or not.
+            settings::forget_profile(home, &name)?;
+            output.say(&format!(
+                "There is no cluster '{name}', so nothing was deleted."
+            ));
+            continue;
+        }
         rkube_cluster::delete(home, &name, Some(&kubeconfig), output).await?;
+        settings::forget_profile(home, &name)?;
         output.say(&format!("The cluster '{name}' was deleted."));
+    }
+    if args.purge {
+        remove_tree(home.root())?;
+        output.say(&format!("{} was removed.", home.root().display()));
     }
     Ok(())
 }

@@ -23,9 +23,10 @@ pub struct Args {
 enum Command {
     /// Load images into all nodes, from a tar archive or from the local container engine
     Load {
-        /// Path of a `docker save` or OCI archive (optionally gzip or zstd compressed), or
-        /// name of an image in Docker, Podman or Colima
-        source: String,
+        /// Paths of `docker save` or OCI archives (optionally gzip or zstd compressed), names of
+        /// images in Docker, Podman or Colima, or - for an archive on standard input
+        #[arg(required = true, value_name = "SOURCE")]
+        sources: Vec<String>,
     },
     /// List the images of a node
     #[command(alias = "list")]
@@ -33,26 +34,64 @@ enum Command {
         /// Name of the node [default: the control-plane node]
         #[arg(short, long, value_name = "NODE")]
         node: Option<String>,
+        /// Output format, as with --output [default: text]
+        #[arg(long, value_name = "FORMAT")]
+        format: Option<super::output::Format>,
     },
-    /// Remove an image from all nodes
+    /// Remove images from all nodes
+    #[command(aliases = ["remove", "unload"])]
     Rm {
-        /// Name of the image
-        image: String,
+        /// Names of the images
+        #[arg(required = true, value_name = "IMAGE")]
+        images: Vec<String>,
     },
-    /// Pull an image on all nodes
+    /// Pull images on all nodes
     Pull {
-        /// Name of the image
-        image: String,
+        /// Names of the images
+        #[arg(required = true, value_name = "IMAGE")]
+        images: Vec<String>,
     },
+    /// Not supported; says how to build an image for the nodes
+    #[command(hide = true)]
+    Build(super::minikube::Rest),
+    /// Not supported; says what to do instead
+    #[command(hide = true)]
+    Save(super::minikube::Rest),
+    /// Not supported; says what to do instead
+    #[command(hide = true)]
+    Tag(super::minikube::Rest),
+    /// Not supported; says what to do instead
+    #[command(hide = true)]
+    Push(super::minikube::Rest),
 }
 
 pub async fn run(home: &Home, global: &Global, args: Args, output: &Output) -> Result<(), Failure> {
+    let missing = match &args.command {
+        Command::Build(_) => Some("image build"),
+        Command::Save(_) => Some("image save"),
+        Command::Tag(_) => Some("image tag"),
+        Command::Push(_) => Some("image push"),
+        _ => None,
+    };
+    if let Some(command) = missing {
+        return Err(super::minikube::instead_of(command, &global.profile));
+    }
     let profile = Profile::load(home, &global.profile)?;
     match args.command {
-        Command::Load { source } => load(home, &profile, &source, output).await,
-        Command::Ls { node } => {
+        Command::Load { sources } => {
+            for source in sources {
+                load(home, &profile, &source, output).await?;
+            }
+            Ok(())
+        }
+        Command::Ls { node, format } => {
+            use super::output::Format;
             let node = profile.node(node.as_deref())?;
-            let format = if output.json() { "json" } else { "text" };
+            let format = match format.unwrap_or(global.output) {
+                Format::Json => "json",
+                Format::Yaml => "yaml",
+                Format::Text => "text",
+            };
             let (code, text, error) = on_node(
                 home,
                 &profile,
@@ -67,21 +106,27 @@ pub async fn run(home: &Home, global: &Global, args: Args, output: &Output) -> R
             print!("{text}");
             Ok(())
         }
-        Command::Rm { image } => {
-            output.step(
-                "remove",
-                &format!("Removing {image} from {}", nodes(&profile)),
-            );
-            everywhere(home, &profile, &format!("rkube ctl rmi {}", word(&image)?)).await?;
-            output.say(&format!("The image {image} was removed from all nodes."));
+        Command::Rm { images } => {
+            for image in images {
+                output.step(
+                    "remove",
+                    &format!("Removing {image} from {}", nodes(&profile)),
+                );
+                everywhere(home, &profile, &format!("rkube ctl rmi {}", word(&image)?)).await?;
+                output.say(&format!("The image {image} was removed from all nodes."));
+            }
             Ok(())
         }
-        Command::Pull { image } => {
-            output.step("pull", &format!("Pulling {image} on {}", nodes(&profile)));
-            everywhere(home, &profile, &format!("rkube ctl pull {}", word(&image)?)).await?;
-            output.say(&format!("The image {image} was pulled on all nodes."));
+        Command::Pull { images } => {
+            for image in images {
+                output.step("pull", &format!("Pulling {image} on {}", nodes(&profile)));
+                everywhere(home, &profile, &format!("rkube ctl pull {}", word(&image)?)).await?;
+                output.say(&format!("The image {image} was pulled on all nodes."));
+            }
             Ok(())
         }
+        // Refused above.
+        Command::Build(_) | Command::Save(_) | Command::Tag(_) | Command::Push(_) => Ok(()),
     }
 }
 
@@ -123,6 +168,8 @@ struct Sent {
 enum Origin {
     /// A file and its size in bytes.
     Archive(PathBuf, u64),
+    /// A copy of the standard input, because every node reads it.
+    Copy(tempfile::NamedTempFile, u64),
     /// An image of the container engine.
     Engine(Box<Export>),
 }
@@ -130,9 +177,29 @@ enum Origin {
 impl Origin {
     /// Finds a file of that name, else an image of the container engine.
     async fn find(source: &str) -> Result<Self, Failure> {
+        if source == "-" {
+            let copied = tokio::task::spawn_blocking(|| {
+                let mut file = tempfile::NamedTempFile::new()?;
+                let size = std::io::copy(&mut std::io::stdin().lock(), &mut file)?;
+                Ok::<_, std::io::Error>((file, size))
+            });
+            let copied = copied.await.map_err(std::io::Error::other).flatten();
+            let (file, size) = copied.map_err(|e| {
+                Failure::new(
+                    Source::Host,
+                    Kind::Error,
+                    format!("cannot copy the standard input: {e}"),
+                )
+            })?;
+            refuse_text(file.path(), "the standard input")?;
+            return Ok(Self::Copy(file, size));
+        }
         let path = PathBuf::from(source);
         match std::fs::metadata(&path) {
-            Ok(meta) if meta.is_file() => return Ok(Self::Archive(path, meta.len())),
+            Ok(meta) if meta.is_file() => {
+                refuse_text(&path, source)?;
+                return Ok(Self::Archive(path, meta.len()));
+            }
             Ok(_) => return Err(unreadable(&path, "not a file")),
             // Not a valid image name, so it was meant as a path.
             Err(e) if path.is_absolute() || source.starts_with('.') || source.ends_with(".tar") => {
@@ -149,8 +216,14 @@ impl Origin {
     /// Opens the archive, without the layers that are `present` on the node if the source
     /// supports that. Also returns the number of layers sent.
     async fn open(&self, present: &[String]) -> Result<(Input, Option<Sent>), Failure> {
+        let path = match self {
+            Self::Archive(path, _) => Some(path.as_path()),
+            Self::Copy(file, _) => Some(file.path()),
+            Self::Engine(_) => None,
+        };
         match self {
-            Self::Archive(path, _) => {
+            Self::Archive(..) | Self::Copy(..) => {
+                let path = path.unwrap_or(std::path::Path::new("-"));
                 let file = tokio::fs::File::open(path)
                     .await
                     .map_err(|e| unreadable(path, &e.to_string()))?;
@@ -168,6 +241,24 @@ impl Origin {
     }
 }
 
+/// Fails if a file is text, such as a manifest, and not an archive. `name` is the user's for it.
+fn refuse_text(path: &std::path::Path, name: &str) -> Result<(), Failure> {
+    use std::io::Read as _;
+    let mut head = Vec::new();
+    let read = std::fs::File::open(path).and_then(|file| file.take(512).read_to_end(&mut head));
+    read.map_err(|e| unreadable(path, &e.to_string()))?;
+    // The header of a tar file is padded with zeros, and compressed files are no UTF-8.
+    if head.contains(&0) || std::str::from_utf8(&head).is_err_and(|e| e.error_len().is_some()) {
+        return Ok(());
+    }
+    Err(Failure::new(
+        Source::Runtime,
+        Kind::Config,
+        format!("{name} is no image archive, but text"),
+    )
+    .advise("archives are written by 'docker save' or as OCI layouts; manifests are for kubectl apply -f"))
+}
+
 fn unreadable(path: &std::path::Path, why: &str) -> Failure {
     Failure::new(
         Source::Program,
@@ -179,6 +270,10 @@ fn unreadable(path: &std::path::Path, why: &str) -> Failure {
     )
 }
 
+fn mib(bytes: u64) -> f64 {
+    bytes as f64 / f64::from(1 << 20)
+}
+
 async fn load(
     home: &Home,
     profile: &Profile,
@@ -187,10 +282,8 @@ async fn load(
 ) -> Result<(), Failure> {
     let origin = Origin::find(source).await?;
     let what = match &origin {
-        Origin::Archive(path, size) => {
-            let mib = *size as f64 / f64::from(1 << 20);
-            format!("{} ({mib:.1} MiB)", path.display())
-        }
+        Origin::Archive(path, size) => format!("{} ({:.1} MiB)", path.display(), mib(*size)),
+        Origin::Copy(_, size) => format!("the standard input ({:.1} MiB)", mib(*size)),
         Origin::Engine(_) => format!("{source} from the container engine"),
     };
     output.step("load", &format!("Loading {what} into {}", nodes(profile)));
@@ -315,7 +408,14 @@ fn remote_failure(node: &Node, code: i32, error: &str) -> Failure {
     } else {
         Kind::Error
     };
-    Failure::new(Source::Runtime, kind, format!("{}: {error}", node.name))
+    let failure = Failure::new(Source::Runtime, kind, format!("{}: {error}", node.name));
+    let lower = error.to_ascii_lowercase();
+    if lower.contains("tls") || lower.contains("certificate") {
+        return failure.advise(
+            "if the registry speaks plain HTTP, name it with --insecure-registry HOST:PORT when the cluster is started",
+        );
+    }
+    failure
 }
 
 /// Runs a command on a node. Returns its exit code, output and error message.
@@ -335,6 +435,21 @@ async fn on_node(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn text_is_told_from_archives() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
+        let refused = |content: &[u8]| {
+            std::fs::write(&path, content).unwrap();
+            refuse_text(&path, "file").is_err()
+        };
+        assert!(refused(b"apiVersion: v1\nkind: Pod\n"));
+        assert!(refused(b""));
+        assert!(!refused(&[b'a', 0, 0]));
+        assert!(!refused(&[0x1f, 0x8b, 8, 1, b'a']));
+        assert!(!refused(&[0x28, 0xb5, 0x2f, 0xfd]));
+    }
 
     #[test]
     fn names_are_completed_as_docker_does() {

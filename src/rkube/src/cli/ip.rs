@@ -1,7 +1,7 @@
 //! `rkube ip`
 
 use rkube_cluster::{Home, Profile, Progress};
-use rkube_failure::Failure;
+use rkube_failure::{Failure, command};
 
 use super::{Global, Output};
 
@@ -15,12 +15,16 @@ pub struct Args {
 pub fn run(home: &Home, global: &Global, args: Args, output: &Output) -> Result<(), Failure> {
     let profile = Profile::load(home, &global.profile)?;
     let node = profile.node(args.node.as_deref())?;
-    println!("{}", node.ip);
+    output.result(
+        &serde_json::json!({ "name": node.name, "ip": node.ip }),
+        || node.ip.to_string(),
+    );
     if !rkube_cluster::endpoints(home, &profile)?.routable {
         let ssh = rkube_cluster::ssh_address(home, &profile, node)?;
         output.warn(&format!(
-            "this machine has no route to that address. SSH is available at {ssh}; for services use: rkube service -p {name}, rkube tunnel -p {name}",
-            name = profile.name
+            "this machine has no route to that address. SSH is available at {ssh}; for services use: {}, {}",
+            command("service", &profile.name),
+            command("tunnel", &profile.name)
         ));
     }
     Ok(())

@@ -1,6 +1,9 @@
 //! The command line: one file per command, and the code they share.
 
 mod addons;
+mod args;
+mod config;
+mod cp;
 #[cfg(target_os = "linux")]
 mod ctl;
 #[cfg(not(target_os = "linux"))]
@@ -10,24 +13,30 @@ mod delete;
 mod driver;
 mod image;
 mod ip;
+mod kubectl;
 mod logs;
+mod minikube;
 mod node;
 mod output;
 mod profile;
 mod service;
+mod settings;
 mod snapshot;
 mod ssh;
 mod start;
 mod status;
 mod stop;
+mod template;
 mod tunnel;
 mod update_context;
 mod version;
+mod words;
 
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
 use rkube_cluster::Home;
+use rkube_cluster::Progress as _;
 use rkube_failure::{EXIT_INTERRUPTED, Failure, Kind, Source};
 
 #[cfg(not(target_os = "linux"))]
@@ -63,6 +72,7 @@ pub struct Global {
         long,
         global = true,
         default_value = "text",
+        ignore_case = true,
         value_name = "FORMAT"
     )]
     pub output: output::Format,
@@ -83,12 +93,19 @@ enum Command {
     /// Open a shell or run a command on a node
     Ssh(ssh::Args),
     /// Print the path of the private SSH key for the nodes
-    SshKey,
+    SshKey(ssh::KeyArgs),
+    /// Print the public SSH key of a node, as a line of known_hosts
+    SshHost(ssh::HostArgs),
+    /// Copy a file to or from a node
+    Cp(cp::Args),
+    /// Run kubectl with this cluster's context
+    Kubectl(kubectl::Args),
     /// Print the IP address of a node
     Ip(ip::Args),
     /// Make services of type LoadBalancer reachable from this machine
     Tunnel,
-    /// Print the URLs of services
+    /// Open a service in a web browser, or print the URLs of services
+    #[command(alias = "services")]
     Service(service::Args),
     /// Open the dashboard in a web browser
     Dashboard(dashboard::Args),
@@ -96,22 +113,53 @@ enum Command {
     Image(image::Args),
     /// Save, restore, list or delete snapshots of a cluster
     Snapshot(snapshot::Args),
-    /// Enable, disable or list addons
+    /// Enable, disable or list addons (ingress, …)
     #[command(alias = "addon")]
     Addons(addons::Args),
     /// Print the logs of the nodes and the control plane
     Logs(logs::Args),
-    /// List clusters (profiles)
+    /// Choose the current cluster (profile), or list all
+    #[command(alias = "profiles")]
     Profile(profile::Args),
+    /// Set and print defaults of flags
+    Config(config::Args),
     /// List drivers and the reasons why they cannot be used
     Driver(driver::Args),
     /// Update the cluster's entry in the kubeconfig file
     UpdateContext,
     /// Print the version of rkube and of Kubernetes
-    Version,
+    Version(version::Args),
+    /// Print the flags that every command takes
+    #[command(hide = true)]
+    Options,
+    /// Print rkube's licence
+    #[command(hide = true)]
+    License(words::LicenseArgs),
+    /// Print the version; rkube asks no server for a newer one
+    #[command(hide = true)]
+    UpdateCheck,
+    /// Not there yet; says what to do instead
+    #[command(hide = true)]
+    Pause(minikube::Rest),
+    /// Not there yet; says what to do instead
+    #[command(hide = true, alias = "resume")]
+    Unpause(minikube::Rest),
+    /// Not supported; says how to get images to the nodes
+    #[command(hide = true)]
+    DockerEnv(minikube::Rest),
+    /// Not supported; says how to get images to the nodes
+    #[command(hide = true)]
+    PodmanEnv(minikube::Rest),
+    /// Not supported; says how to get images to the nodes
+    #[command(hide = true)]
+    Cache(minikube::Rest),
+    /// Not supported; says how to get files to the nodes
+    #[command(hide = true)]
+    Mount(minikube::Rest),
     /// Print a shell completion script
     Completion {
         /// Name of the shell
+        #[arg(ignore_case = true)]
         shell: clap_complete::Shell,
     },
     /// Inspect containers and images; must be run on a node
@@ -125,13 +173,29 @@ pub fn command() -> clap::Command {
 
 /// Parses the command line, runs the command and turns its result into an exit code.
 pub fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
-        Ok(cli) => cli,
+    let settings = match Home::find().map(|home| settings::Settings::load(&home)) {
+        Ok(Ok(settings)) => settings,
+        Ok(Err(failure)) => return Output::new(output::Format::Text).fail(&failure),
+        // The command reports it, if it needs the directory.
+        Err(_) => settings::Settings::default(),
+    };
+    rkube_failure::set_current_profile(&settings.profile_of_advice());
+    let parsed = match args::parse(words(), &settings) {
+        Ok(parsed) => parsed,
         Err(e) => return usage(&e),
     };
+    let (cli, findings) = (parsed.cli, parsed.findings);
     // Errors only if a provider is already installed, which is fine.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let output = Output::new(cli.global.output);
+    findings.warnings.iter().for_each(|text| output.warn(text));
+    if let Some(refusal) = &findings.refusal {
+        return output.fail(refusal);
+    }
+    if let Some(done) = &findings.done {
+        output.say(done);
+        return ExitCode::SUCCESS;
+    }
     let runtime = match tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -182,6 +246,29 @@ pub fn main() -> ExitCode {
             ExitCode::from(EXIT_INTERRUPTED)
         }
     }
+}
+
+/// Returns the words of the command line. Called as `kubectl`, they are those of that command.
+fn words() -> Vec<std::ffi::OsString> {
+    let mut words: Vec<std::ffi::OsString> = std::env::args_os().collect();
+    if kubectl::is_called(words.first().map(std::ffi::OsString::as_os_str)) {
+        words.splice(1..1, ["kubectl".into(), "--".into()]);
+    }
+    words
+}
+
+/// Returns the failure of an invalid command line.
+fn usage_failure(message: impl Into<String>) -> Failure {
+    Failure::new(Source::Program, Kind::Usage, message)
+}
+
+/// Returns the word that is most like `word`, if one is much like it.
+fn near<'a>(word: &str, words: &'a [String]) -> Option<&'a str> {
+    let same_start = |other: &&String| {
+        let common = word.chars().zip(other.chars()).take_while(|(a, b)| a == b);
+        common.count() >= 4 || other.contains(word) && word.len() >= 3
+    };
+    words.iter().find(same_start).map(String::as_str)
 }
 
 /// Prints a parser result. Help and version exit with 0, errors with `PROGRAM_USAGE`.
@@ -259,7 +346,10 @@ async fn run(cli: Cli, output: &Output) -> Result<ExitCode, Failure> {
         Command::Status(args) => status::run(&home, &global, args, output).await,
         Command::Node(args) => node::run(&home, &global, args, output).await.map(done),
         Command::Ssh(args) => ssh::run(&home, &global, args).await,
-        Command::SshKey => ssh::key(&home, &global).map(done),
+        Command::SshKey(args) => ssh::key(&home, &global, args, output).map(done),
+        Command::SshHost(args) => ssh::host(&home, &global, args, output).map(done),
+        Command::Cp(args) => cp::run(&home, &global, args, output).await.map(done),
+        Command::Kubectl(args) => kubectl::run(&home, &global, &args),
         Command::Ip(args) => ip::run(&home, &global, args, output).map(done),
         Command::Tunnel => tunnel::run(&home, &global, output).await.map(done),
         Command::Service(args) => service::run(&home, &global, args, output).await.map(done),
@@ -267,11 +357,27 @@ async fn run(cli: Cli, output: &Output) -> Result<ExitCode, Failure> {
         Command::Image(args) => image::run(&home, &global, args, output).await.map(done),
         Command::Snapshot(args) => snapshot::run(&home, &global, args, output).await.map(done),
         Command::Addons(args) => addons::run(&home, &global, args, output).await.map(done),
-        Command::Logs(args) => logs::run(&home, &global, args).await.map(done),
+        Command::Logs(args) => logs::run(&home, &global, args, output).await.map(done),
+        Command::Config(args) => config::run(&home, &global, args, output).map(done),
         Command::Profile(args) => profile::run(&home, &global, args, output).await.map(done),
         Command::Driver(args) => driver::run(&home, &global, args, output).await.map(done),
         Command::UpdateContext => update_context::run(&home, &global, output).await.map(done),
-        Command::Version => version::run(&home, &global, output).await.map(done),
+        Command::Version(args) => version::run(&home, &global, args, output).await.map(done),
+        Command::Options => {
+            words::options(output);
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::License(args) => words::license(args, output).map(done),
+        Command::UpdateCheck => {
+            words::update_check(output);
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Pause(_) => Err(minikube::instead_of("pause", &global.profile)),
+        Command::Unpause(_) => Err(minikube::instead_of("unpause", &global.profile)),
+        Command::DockerEnv(_) => Err(minikube::instead_of("docker-env", &global.profile)),
+        Command::PodmanEnv(_) => Err(minikube::instead_of("podman-env", &global.profile)),
+        Command::Cache(_) => Err(minikube::instead_of("cache", &global.profile)),
+        Command::Mount(_) => Err(minikube::instead_of("mount", &global.profile)),
         Command::Completion { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "rkube", &mut std::io::stdout());
             Ok(ExitCode::SUCCESS)

@@ -16,8 +16,11 @@ pub struct Args {
 enum Command {
     /// List the nodes of a cluster
     List,
-    /// Add a worker node
+    /// Add worker nodes
     Add {
+        /// Number of nodes to add
+        #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=100), value_name = "N")]
+        count: u32,
         /// CPU limit of the node, such as 2 or 1.5 [default: no limit]
         #[arg(long, value_name = "N", value_parser = parse_cpus)]
         cpus: Option<u64>,
@@ -27,7 +30,7 @@ enum Command {
     },
     /// Drain a node and delete it
     Delete {
-        /// Name of the node
+        /// Name of the node, such as m02
         node: String,
     },
     /// Stop a node; it stays stopped until `rkube node start`
@@ -59,6 +62,7 @@ pub fn parse_size(text: &str) -> Result<u64, String> {
         "k" | "kb" | "ki" | "kib" => 1 << 10,
         "" | "m" | "mb" | "mi" | "mib" => 1 << 20,
         "g" | "gb" | "gi" | "gib" => 1 << 30,
+        "t" | "tb" | "ti" | "tib" => 1 << 40,
         _ => return Err(format!("'{text}' is not a size such as 512m or 2g")),
     };
     let bytes = digits
@@ -76,27 +80,42 @@ pub async fn run(home: &Home, global: &Global, args: Args, output: &Output) -> R
     let profile = &global.profile;
     match args.command {
         Command::List => list(home, global, output).await,
-        Command::Add { cpus, memory } => {
-            let node = rkube_cluster::add_node(home, profile, cpus, memory, output).await?;
-            output.say(&format!("The node '{}' was added.", node.name));
+        Command::Add {
+            count,
+            cpus,
+            memory,
+        } => {
+            for _ in 0..count {
+                let node = rkube_cluster::add_node(home, profile, cpus, memory, output).await?;
+                output.say(&format!("The node '{}' was added.", node.name));
+            }
             Ok(())
         }
         Command::Delete { node } => {
+            let node = full_name(home, profile, &node)?;
             rkube_cluster::delete_node(home, profile, &node, output).await?;
             output.say(&format!("The node '{node}' was deleted."));
             Ok(())
         }
         Command::Stop { node } => {
+            let node = full_name(home, profile, &node)?;
             rkube_cluster::stop_node(home, profile, &node, output).await?;
             output.say(&format!("The node '{node}' was stopped."));
             Ok(())
         }
         Command::Start { node } => {
+            let node = full_name(home, profile, &node)?;
             rkube_cluster::start_node(home, profile, &node, output).await?;
             output.say(&format!("The node '{node}' is ready."));
             Ok(())
         }
     }
+}
+
+/// Returns the full name of a node, for messages.
+fn full_name(home: &Home, profile: &str, node: &str) -> Result<String, Failure> {
+    let profile = Profile::load(home, profile)?;
+    Ok(profile.node(Some(node))?.name.clone())
 }
 
 async fn list(home: &Home, global: &Global, output: &Output) -> Result<(), Failure> {
@@ -142,7 +161,7 @@ mod tests {
         assert_eq!(parse_size("2g"), Ok(2 << 30));
         assert_eq!(parse_size("512"), Ok(512 << 20));
         assert_eq!(parse_size("1GiB"), Ok(1 << 30));
-        for bad in ["", "g", "1t", "-1g", "1", "99999999999g"] {
+        for bad in ["", "g", "1p", "-1g", "1", "99999999999g"] {
             assert!(parse_size(bad).is_err(), "{bad}");
         }
         assert_eq!(parse_cpus("1.5"), Ok(1500));

@@ -19,9 +19,13 @@ use serde::Serialize;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Format {
     /// Text for people
+    // The names that minikube's commands have for it.
+    #[value(aliases = ["table", "list", "short", "wide"])]
     Text,
     /// JSON for programs
     Json,
+    /// Results as YAML
+    Yaml,
 }
 
 /// A command's output.
@@ -44,20 +48,26 @@ impl Output {
         self.format == Format::Json
     }
 
+    /// Whether results are text for people.
+    pub fn text(&self) -> bool {
+        self.format == Format::Text
+    }
+
     /// Prints a command's result: `text` for people, `value` for programs.
     pub fn result(&self, value: &impl Serialize, text: impl FnOnce() -> String) {
         self.finish();
-        if self.json() {
-            // Plain data; a value that cannot be JSON is a bug that tests show.
-            let text = serde_json::to_string_pretty(value).unwrap_or_else(|e| format!("\"{e}\""));
-            print_out(&format!("{text}\n"));
-        } else {
-            let mut text = text();
-            if !text.is_empty() && !text.ends_with('\n') {
-                text.push('\n');
+        // Plain data; a value that cannot be JSON or YAML is a bug that tests show.
+        let mut text = match self.format {
+            Format::Json => {
+                serde_json::to_string_pretty(value).unwrap_or_else(|e| format!("\"{e}\""))
             }
-            print_out(&text);
+            Format::Yaml => serde_yaml::to_string(value).unwrap_or_else(|e| format!("\"{e}\"")),
+            Format::Text => text(),
+        };
+        if !text.is_empty() && !text.ends_with('\n') {
+            text.push('\n');
         }
+        print_out(&text);
     }
 
     /// Prints a message about completed work.
@@ -224,7 +234,7 @@ pub fn table(rows: &[Vec<String>]) -> String {
 
 /// Writes to standard output. Ignores errors: a closed pipe (`rkube status | head`) must
 /// not end the command's work.
-fn print_out(text: &str) {
+pub fn print_out(text: &str) {
     use std::io::Write as _;
     let mut out = std::io::stdout().lock();
     let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());

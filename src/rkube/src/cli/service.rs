@@ -1,26 +1,61 @@
 //! `rkube service`
 
+use std::io::IsTerminal as _;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Service;
-use kube::{Api, ResourceExt};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use kube::api::ListParams;
+use kube::{Api, Client, ResourceExt};
 use rkube_cluster::{Forward, Home, Profile, Progress};
-use rkube_failure::{Failure, Kind, Source};
+use rkube_failure::{Failure, Kind, Source, command};
 use serde::Serialize;
 
 use super::output::table;
-use super::{Global, Output};
+use super::template::Template;
+use super::{Global, Output, usage_failure};
 
 #[derive(clap::Args)]
 pub struct Args {
-    /// Name of the service [default: all services with external ports]
-    name: Option<String>,
-    /// Namespace of the service
+    #[command(subcommand)]
+    command: Option<Command>,
+    /// Names of services [default: print all services with external ports]
+    #[arg(value_name = "NAME")]
+    names: Vec<String>,
+    /// Namespace of the services
     #[arg(short, long, default_value = "default", value_name = "NAME")]
     namespace: String,
-    /// Print only the URLs, one per line
+    /// Print only the URLs, one per line, and open no browser
     #[arg(long)]
     url: bool,
+    /// Use https in the URLs
+    #[arg(long)]
+    https: bool,
+    /// Template for URLs [default: http://{{.IP}}:{{.Port}}]
+    ///
+    /// Fields: IP, Port, Name.
+    #[arg(long, value_name = "TEMPLATE")]
+    format: Option<String>,
+    /// Seconds to wait for a pod behind the service
+    #[arg(long, default_value_t = 2, value_name = "SECONDS")]
+    wait: u64,
+    /// Seconds between two looks while waiting
+    #[arg(long, default_value_t = 1, value_name = "SECONDS")]
+    interval: u64,
+    /// All services of the namespace
+    #[arg(long)]
+    all: bool,
+}
+
+#[derive(clap::Subcommand)]
+enum Command {
+    /// List all services with their URLs
+    List {
+        /// Namespace of the services [default: all namespaces]
+        #[arg(short, long, value_name = "NAME")]
+        namespace: Option<String>,
+    },
 }
 
 /// A URL of a service port.
@@ -32,101 +67,277 @@ struct Endpoint {
     url: String,
     #[serde(skip)]
     scheme: &'static str,
+    /// The address in the URL.
+    #[serde(skip)]
+    address: SocketAddr,
     /// The address to forward connections to if this machine has no route to the nodes;
     /// `None` if a tunnel forwards them already.
     #[serde(skip)]
     target: Option<SocketAddr>,
 }
 
+/// The fields of `--format`.
+const FIELDS: &[&str] = &["IP", "Port", "Name"];
+
+/// Runs the command.
 pub async fn run(home: &Home, global: &Global, args: Args, output: &Output) -> Result<(), Failure> {
     let profile = Profile::load(home, &global.profile)?;
-    let client = rkube_cluster::client(home, &profile).await?;
-    let failed = |e: kube::Error| match e {
-        kube::Error::Api(status) if status.code == 404 => {
-            Failure::new(Source::Service, Kind::NotFound, status.message.clone()).advise(format!(
-                "list the services of that namespace with: kubectl get services -n {}",
-                args.namespace
-            ))
-        }
-        e => Failure::new(
-            Source::ControlPlane,
-            Kind::Unavailable,
-            format!("cannot list services: {e}"),
-        )
-        .advise(format!(
-            "check the status of the cluster: rkube status -p {}",
-            profile.name
-        )),
-    };
-    let services = match &args.name {
-        Some(name) => {
-            let api: Api<Service> = Api::namespaced(client, &args.namespace);
-            vec![api.get(name).await.map_err(failed)?]
-        }
-        None => {
-            Api::<Service>::all(client)
-                .list(&Default::default())
-                .await
-                .map_err(failed)?
-                .items
-        }
-    };
-    let node = profile.control_plane().ip;
-    let mut endpoints: Vec<Endpoint> = services
-        .iter()
-        .flat_map(|s| service_endpoints(s, node))
-        .collect();
-    if let Some(name) = &args.name
-        && endpoints.is_empty()
-    {
-        return Err(Failure::new(
-            Source::Service,
-            Kind::Unavailable,
-            format!("the service '{name}' has neither a node port nor a load balancer address"),
-        )
-        .advise(format!(
-            "forward a port with: kubectl port-forward -n {} service/{name} PORT",
-            args.namespace
-        )));
+    let template = args.format.as_deref().map(|t| Template::parse(t, FIELDS));
+    let template = template.transpose().map_err(usage_failure)?;
+    if args.all && !args.names.is_empty() {
+        return Err(usage_failure(
+            "--all and names of services exclude each other",
+        ));
     }
-    let routable = rkube_cluster::endpoints(home, &profile)?.routable;
+    let client = rkube_cluster::client(home, &profile).await?;
+    let cluster = Services { client, profile };
+    if let Some(Command::List { namespace }) = &args.command {
+        return list(&cluster, namespace.as_deref(), output).await;
+    }
+    let services = match (args.names.as_slice(), args.all) {
+        ([], false) => cluster.all(None).await?,
+        ([], true) => cluster.all(Some(&args.namespace)).await?,
+        (names, _) => cluster.named(&args.namespace, names).await?,
+    };
+    let node = cluster.profile.control_plane().ip;
+    let mut endpoints: Vec<Endpoint> = Vec::new();
+    for service in &services {
+        let found = service_endpoints(service, node);
+        if found.is_empty() && !args.names.is_empty() {
+            return Err(not_reachable(service, &args.namespace));
+        }
+        endpoints.extend(found);
+    }
+    if !args.names.is_empty() {
+        for service in &services {
+            cluster.wait(service, args.wait, args.interval).await?;
+        }
+    }
+    let routable = rkube_cluster::endpoints(home, &cluster.profile)?.routable;
     let forwards = if routable {
         Vec::new()
     } else {
         forward(&mut endpoints)?
     };
-    output.result(&endpoints, || {
-        if args.url {
-            return endpoints.iter().map(|w| format!("{}\n", w.url)).collect();
-        }
-        let mut rows = vec![
-            ["NAMESPACE", "NAME", "PORT", "URL"]
-                .map(str::to_owned)
-                .to_vec(),
-        ];
-        rows.extend(endpoints.iter().map(|w| {
-            vec![
-                w.namespace.clone(),
-                w.name.clone(),
-                w.port.clone(),
-                w.url.clone(),
-            ]
-        }));
-        table(&rows)
+    for endpoint in &mut endpoints {
+        endpoint.write_url(args.https, template.as_ref());
+    }
+    output.result(&endpoints, || match args.url {
+        true => endpoints.iter().map(|w| format!("{}\n", w.url)).collect(),
+        false => text(&endpoints),
     });
+    if !args.names.is_empty() && !args.url && output.text() && std::io::stdout().is_terminal() {
+        for endpoint in &endpoints {
+            if super::dashboard::open(&endpoint.url) {
+                output.say(&format!("Opened {} in the browser.", endpoint.url));
+            }
+        }
+    }
     if forwards.is_empty() {
         return Ok(());
     }
     output.warn("these URLs work while this command runs; stop it with Ctrl-C");
-    let carried = forwards
-        .into_iter()
-        .map(|f| f.run(home.clone(), profile.clone(), |what| output.warn(&what)));
+    let carried = forwards.into_iter().map(|f| {
+        f.run(home.clone(), cluster.profile.clone(), |what| {
+            output.warn(&what)
+        })
+    });
     futures::future::join_all(carried).await;
     Ok(())
 }
 
+fn text(endpoints: &[Endpoint]) -> String {
+    let head = ["NAMESPACE", "NAME", "PORT", "URL"];
+    let mut rows = vec![head.map(str::to_owned).to_vec()];
+    rows.extend(endpoints.iter().map(|w| {
+        vec![
+            w.namespace.clone(),
+            w.name.clone(),
+            w.port.clone(),
+            w.url.clone(),
+        ]
+    }));
+    table(&rows)
+}
+
+/// The services of a cluster.
+struct Services {
+    client: Client,
+    profile: Profile,
+}
+
+impl Services {
+    fn failed(&self, e: kube::Error, namespace: &str) -> Failure {
+        match e {
+            kube::Error::Api(status) if status.code == 404 => {
+                Failure::new(Source::Service, Kind::NotFound, status.message.clone()).advise(
+                    format!(
+                        "list all services with: {}, or those of that namespace with: kubectl get services -n {namespace}",
+                        command("service list", &self.profile.name)
+                    ),
+                )
+            }
+            e => Failure::new(
+                Source::ControlPlane,
+                Kind::Unavailable,
+                format!("cannot list services: {e}"),
+            )
+            .advise(format!(
+                "check the status of the cluster: {}",
+                command("status", &self.profile.name)
+            )),
+        }
+    }
+
+    /// Returns the services of a namespace, or of all.
+    async fn all(&self, namespace: Option<&str>) -> Result<Vec<Service>, Failure> {
+        let api: Api<Service> = match namespace {
+            Some(namespace) => Api::namespaced(self.client.clone(), namespace),
+            None => Api::all(self.client.clone()),
+        };
+        let listed = api.list(&ListParams::default()).await;
+        let listed = listed.map_err(|e| self.failed(e, namespace.unwrap_or("default")))?;
+        Ok(listed.items)
+    }
+
+    /// Returns services by name.
+    async fn named(&self, namespace: &str, names: &[String]) -> Result<Vec<Service>, Failure> {
+        let api: Api<Service> = Api::namespaced(self.client.clone(), namespace);
+        let got = names.iter().map(|name| api.get(name));
+        let got = futures::future::try_join_all(got).await;
+        got.map_err(|e| self.failed(e, namespace))
+    }
+
+    /// Waits until a pod is behind the service.
+    async fn wait(&self, service: &Service, seconds: u64, interval: u64) -> Result<(), Failure> {
+        let selects = service
+            .spec
+            .as_ref()
+            .and_then(|spec| spec.selector.as_ref())
+            .is_some_and(|selector| !selector.is_empty());
+        if !selects {
+            return Ok(());
+        }
+        let (name, namespace) = (service.name_any(), service.namespace().unwrap_or_default());
+        let api: Api<EndpointSlice> = Api::namespaced(self.client.clone(), &namespace);
+        let of_service =
+            ListParams::default().labels(&format!("kubernetes.io/service-name={name}"));
+        let deadline = tokio::time::Instant::now() + Duration::from_secs(seconds);
+        loop {
+            let slices = api.list(&of_service).await;
+            let slices = slices.map_err(|e| self.failed(e, &namespace))?;
+            let mut endpoints = slices
+                .items
+                .iter()
+                .flat_map(|slice| slice.endpoints.iter().flatten());
+            if endpoints.any(|endpoint| {
+                let ready = endpoint.conditions.as_ref().and_then(|c| c.ready);
+                ready != Some(false)
+            }) {
+                return Ok(());
+            }
+            if tokio::time::Instant::now() >= deadline {
+                return Err(Failure::new(
+                    Source::Service,
+                    Kind::Unavailable,
+                    format!("no ready pod is behind the service '{name}'"),
+                )
+                .advise(format!(
+                    "look at its pods with: kubectl get pods -n {namespace}; wait longer with --wait SECONDS"
+                )));
+            }
+            tokio::time::sleep(
+                Duration::from_secs(interval.max(1)).min(deadline - tokio::time::Instant::now()),
+            )
+            .await;
+        }
+    }
+}
+
+fn not_reachable(service: &Service, namespace: &str) -> Failure {
+    let name = service.name_any();
+    Failure::new(
+        Source::Service,
+        Kind::Unavailable,
+        format!("the service '{name}' has neither a node port nor a load balancer address"),
+    )
+    .advise(format!(
+        "forward a port with: kubectl port-forward -n {namespace} service/{name} PORT"
+    ))
+}
+
+/// A service in minikube's list.
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct Listed {
+    namespace: String,
+    name: String,
+    #[serde(rename = "URLs")]
+    urls: Vec<String>,
+    port_names: Vec<String>,
+}
+
+/// Lists all services, with the URLs of those that have external ports.
+async fn list(cluster: &Services, namespace: Option<&str>, output: &Output) -> Result<(), Failure> {
+    let node = cluster.profile.control_plane().ip;
+    let services = cluster.all(namespace).await?;
+    let listed: Vec<Listed> = services
+        .iter()
+        .map(|service| {
+            let endpoints = service_endpoints(service, node);
+            let mut ports: Vec<String> = endpoints.iter().map(|e| e.port.clone()).collect();
+            if ports.is_empty() {
+                ports.push("No node port".to_owned());
+            }
+            Listed {
+                namespace: service.namespace().unwrap_or_default(),
+                name: service.name_any(),
+                urls: endpoints.into_iter().map(|e| e.url).collect(),
+                port_names: ports,
+            }
+        })
+        .collect();
+    output.result(&listed, || {
+        let head = ["NAMESPACE", "NAME", "PORT", "URL"];
+        let mut rows = vec![head.map(str::to_owned).to_vec()];
+        for service in &listed {
+            for (i, port) in service.port_names.iter().enumerate() {
+                let first = |text: &str| if i == 0 { text } else { "" }.to_owned();
+                rows.push(vec![
+                    first(&service.namespace),
+                    first(&service.name),
+                    port.clone(),
+                    service.urls.get(i).cloned().unwrap_or_default(),
+                ]);
+            }
+        }
+        table(&rows)
+    });
+    Ok(())
+}
+
+impl Endpoint {
+    /// Writes the URL for an address that is final.
+    fn write_url(&mut self, https: bool, template: Option<&Template>) {
+        if https {
+            self.scheme = "https";
+        }
+        self.url = match template {
+            Some(template) => template.render(|field| match field {
+                "IP" => self.address.ip().to_string(),
+                "Port" => self.address.port().to_string(),
+                _ => self.name.clone(),
+            }),
+            None => format!("{}://{}", self.scheme, self.address),
+        };
+        if https && let Some(rest) = self.url.strip_prefix("http://") {
+            self.url = format!("https://{rest}");
+        }
+    }
+}
+
 /// Binds a loopback port for each endpoint that this machine has no route to, and
-/// updates the endpoint's URL. The returned forwards must be run.
+/// updates the endpoint's address. The returned forwards must be run.
 fn forward(endpoints: &mut [Endpoint]) -> Result<Vec<Forward>, Failure> {
     let mut forwards = Vec::new();
     for endpoint in endpoints {
@@ -134,7 +345,7 @@ fn forward(endpoints: &mut [Endpoint]) -> Result<Vec<Forward>, Failure> {
             continue;
         };
         let forward = Forward::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), target)?;
-        endpoint.url = format!("{}://{}", endpoint.scheme, forward.address());
+        endpoint.address = forward.address();
         forwards.push(forward);
     }
     Ok(forwards)
@@ -151,17 +362,19 @@ fn service_endpoints(service: &Service, node: Ipv4Addr) -> Vec<Endpoint> {
             .as_ref()?
             .first()?
             .ip
-            .clone()
+            .as_ref()?
+            .parse::<std::net::IpAddr>()
+            .ok()
     });
     spec.ports
         .iter()
         .flatten()
         .filter_map(|port| {
-            let (address, target) = match (&balancer, port.node_port) {
-                (Some(ip), _) => (format!("{ip}:{}", port.port), None),
+            let (address, target) = match (balancer, port.node_port) {
+                (Some(ip), _) => (SocketAddr::new(ip, u16::try_from(port.port).ok()?), None),
                 (None, Some(node_port)) => {
                     let address = SocketAddr::from((node, u16::try_from(node_port).ok()?));
-                    (address.to_string(), Some(address))
+                    (address, Some(address))
                 }
                 (None, None) => return None,
             };
@@ -176,6 +389,7 @@ fn service_endpoints(service: &Service, node: Ipv4Addr) -> Vec<Endpoint> {
                 port: port.name.clone().unwrap_or_else(|| port.port.to_string()),
                 url: format!("{scheme}://{address}"),
                 scheme,
+                address,
                 target,
             })
         })

@@ -92,7 +92,8 @@ fn list(home: &Home, profile: &str, output: &Output) -> Result<(), Failure> {
     output.result(&snapshots, || {
         if snapshots.is_empty() {
             return format!(
-                "There are no snapshots; create one with: rkube snapshot save NAME -p {profile}"
+                "There are no snapshots; create one with: {}",
+                rkube_failure::command("snapshot save NAME", profile)
             );
         }
         let heads = ["NAME", "CREATED", "OBJECTS", "SIZE", "NODES"];

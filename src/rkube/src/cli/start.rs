@@ -4,7 +4,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use ipnet::Ipv4Net;
-use rkube_cluster::{Home, Kubeconfig, Profile, StartOptions, StoreOptions, default_kubeconfig};
+use rkube_cluster::{
+    Home, Kubeconfig, Profile, Progress, StartOptions, StoreOptions, default_kubeconfig,
+};
 use rkube_drivers::{MachineOptions, PortMapping};
 use rkube_failure::{Failure, Kind, Source};
 
@@ -13,19 +15,28 @@ use super::{Global, Output, interrupted};
 // Only a new cluster uses all of them; on an existing one --insecure-registry,
 // --extra-config, --addons, --wait and --keep-context take effect.
 #[derive(clap::Args)]
+#[command(
+    after_help = "Every flag can also be set by an environment variable (RKUBE_WAIT_TIMEOUT for --wait-timeout), or for good: rkube config set memory 4g"
+)]
 pub struct Args {
     /// Number of nodes [default for a new cluster: 1]
-    #[arg(short, long, env = "RKUBE_NODES", value_name = "N")]
+    #[arg(short, long, env = "RKUBE_NODES", allow_negative_numbers = true, value_name = "N", value_parser = parse_count)]
     nodes: Option<u32>,
     /// Driver that creates the nodes: native, docker or qemu [default: the first usable one]
-    #[arg(short, long, env = "RKUBE_DRIVER", value_name = "NAME")]
+    #[arg(
+        short,
+        long,
+        alias = "vm-driver",
+        env = "RKUBE_DRIVER",
+        value_name = "NAME"
+    )]
     driver: Option<String>,
-    /// CPU limit of each node, such as 2 or 1.5 [default: no limit]
-    #[arg(long, env = "RKUBE_CPUS", value_name = "N", value_parser = super::node::parse_cpus)]
-    cpus: Option<u64>,
-    /// Memory limit of each node, such as 2g or 512m [default: no limit]
-    #[arg(long, env = "RKUBE_MEMORY", value_name = "SIZE", value_parser = super::node::parse_size)]
-    memory: Option<u64>,
+    /// CPU limit of each node, such as 2 or 1.5, max or no-limit [default: no limit]
+    #[arg(long, env = "RKUBE_CPUS", allow_negative_numbers = true, value_name = "N", value_parser = Limit::cpus)]
+    cpus: Option<Limit>,
+    /// Memory limit of each node, such as 2g, 512m, max or no-limit [default: no limit]
+    #[arg(short, long, env = "RKUBE_MEMORY", allow_negative_numbers = true, value_name = "SIZE", value_parser = Limit::memory)]
+    memory: Option<Limit>,
     /// Address range for nodes and load balancers [default: an unused 192.168.x.0/24]
     #[arg(long, env = "RKUBE_SUBNET", value_name = "CIDR")]
     subnet: Option<Ipv4Net>,
@@ -39,11 +50,11 @@ pub struct Args {
     #[arg(long, default_value = "cluster.local", value_name = "DOMAIN")]
     dns_domain: String,
     /// Image registry to access over plain HTTP, HOST[:PORT]; can be repeated
-    #[arg(long, value_name = "REGISTRY")]
+    #[arg(long, value_name = "REGISTRY", value_delimiter = ',')]
     insecure_registry: Vec<String>,
     /// Publish a port of the first node, [HOST_IP:]HOST_PORT:NODE_PORT[/udp]; can be
     /// repeated (drivers docker and qemu)
-    #[arg(long, value_name = "PORTS")]
+    #[arg(long, value_name = "PORTS", value_delimiter = ',')]
     ports: Vec<PortMapping>,
     /// Kernel image of virtual-machine nodes (driver qemu) [default: the newest usable in /boot]
     #[arg(long, env = "RKUBE_KERNEL", value_name = "FILE")]
@@ -51,11 +62,10 @@ pub struct Args {
     /// Directory of kernel modules for --kernel (driver qemu) [default: the kernel's own]
     #[arg(long, env = "RKUBE_MODULES", value_name = "DIR")]
     modules: Option<PathBuf>,
-    /// Disk size of each virtual-machine node (driver qemu) [default: 20g]
+    /// Disk size of each virtual machine, such as 20g (driver qemu) [default: 20g]
     #[arg(long, value_name = "SIZE", value_parser = super::node::parse_size)]
     disk_size: Option<u64>,
-    /// Set a component option, COMPONENT.KEY=VALUE. Supported:
-    /// apiserver.audit-policy-file=FILE (enables the audit log)
+    /// Set an option of a component: apiserver.audit-policy-file=FILE enables the audit log
     #[arg(long, value_name = "SETTING", value_parser = parse_extra)]
     extra_config: Vec<Extra>,
     /// Addons to enable after the cluster is ready, NAME[,...]; can be repeated
@@ -72,7 +82,7 @@ pub struct Args {
         value_name = "STORE"
     )]
     store: String,
-    /// CA certificate that signed etcd's server certificate (PEM)
+    /// Certificate (PEM) of the CA that etcd's server certificate is from, with --store
     #[arg(long, value_name = "FILE")]
     store_ca: Option<std::path::PathBuf>,
     /// Client certificate for etcd (PEM)
@@ -84,12 +94,96 @@ pub struct Args {
     /// Do not switch kubectl's current context to this cluster
     #[arg(long)]
     keep_context: bool,
-    /// Wait until the API server and all nodes are ready
-    #[arg(long, default_value_t = true, action = clap::ArgAction::Set, value_name = "BOOL")]
-    wait: bool,
-    /// Maximum time to wait with --wait, such as 90s or 6m
+    /// What to wait for: all or true, none or false, or components, which are all waited for
+    #[arg(long, default_value = "all", value_name = "WHAT", value_parser = Wait::parse)]
+    wait: Wait,
+    /// Namespace of the cluster's context in the kubeconfig
+    #[arg(long, value_name = "NAME")]
+    namespace: Option<String>,
+    /// Maximum time to wait for what --wait names, such as 90s or 6m
     #[arg(long, default_value = "6m", value_name = "TIME", value_parser = parse_duration)]
     wait_timeout: Duration,
+}
+
+/// A limit of a node's resources.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Limit {
+    /// `no-limit`
+    None,
+    /// `max`: what the machine has.
+    Max,
+    /// Millicores or bytes.
+    Amount(u64),
+}
+
+impl Limit {
+    fn parse(text: &str, amount: fn(&str) -> Result<u64, String>) -> Result<Self, String> {
+        match text {
+            // An empty value is minikube's default.
+            "no-limit" | "" => Ok(Self::None),
+            "max" => Ok(Self::Max),
+            text => amount(text).map(Self::Amount),
+        }
+    }
+
+    fn cpus(text: &str) -> Result<Self, String> {
+        Self::parse(text, super::node::parse_cpus)
+    }
+
+    fn memory(text: &str) -> Result<Self, String> {
+        Self::parse(text, super::node::parse_size)
+    }
+
+    /// Returns the limit, if there is one. `most` returns what the machine has.
+    fn amount(self, most: impl FnOnce() -> Option<u64>) -> Option<u64> {
+        match self {
+            Self::None => None,
+            Self::Max => most(),
+            Self::Amount(amount) => Some(amount),
+        }
+    }
+}
+
+/// What `--wait` waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Wait {
+    /// The API server and all nodes.
+    All,
+    /// Nothing.
+    None,
+}
+
+/// The components that minikube waits for. rkube's nodes are ready when all of them are.
+const COMPONENTS: &[&str] = &[
+    "apiserver",
+    "system_pods",
+    "default_sa",
+    "apps_running",
+    "node_ready",
+    "kubelet",
+    "extra",
+];
+
+impl Wait {
+    fn parse(text: &str) -> Result<Self, String> {
+        if text == "none" || super::args::parse_bool(text) == Ok(false) {
+            return Ok(Self::None);
+        }
+        let known = |word: &str| COMPONENTS.contains(&word);
+        if text == "all" || super::args::parse_bool(text) == Ok(true) || text.split(',').all(known)
+        {
+            return Ok(Self::All);
+        }
+        Err(format!(
+            "'{text}' is neither all, none, true or false, nor a list of {}",
+            COMPONENTS.join(", ")
+        ))
+    }
+}
+
+fn parse_count(text: &str) -> Result<u32, String> {
+    text.parse()
+        .map_err(|_| format!("'{text}' is not a number of nodes"))
 }
 
 /// A component option of `--extra-config`.
@@ -97,6 +191,12 @@ pub struct Args {
 enum Extra {
     /// `apiserver.audit-policy-file`
     AuditPolicy(PathBuf),
+    /// `kubeadm.pod-network-cidr`, which is `--pod-network-cidr` here.
+    PodNetwork(Ipv4Net),
+    /// An option that changes nothing, for this reason.
+    Harmless(String, &'static str),
+    /// An option that rkube does not have.
+    Unknown(String),
 }
 
 fn parse_extra(text: &str) -> Result<Extra, String> {
@@ -106,26 +206,105 @@ fn parse_extra(text: &str) -> Result<Extra, String> {
     match key {
         "apiserver.audit-policy-file" if !value.is_empty() => Ok(Extra::AuditPolicy(value.into())),
         "apiserver.audit-policy-file" => Err(format!("{key} requires a file name")),
-        _ => Err(format!(
-            "unknown option {key}; supported: apiserver.audit-policy-file"
+        "kubeadm.pod-network-cidr" => match value.parse() {
+            Ok(range) => Ok(Extra::PodNetwork(range)),
+            Err(_) => Err(format!("{key}: '{value}' is not an address range")),
+        },
+        "kubelet.cgroup-driver" | "kubelet.runtime-cgroups" | "kubelet.kubelet-cgroups" => {
+            Ok(Extra::Harmless(
+                key.to_owned(),
+                "the nodes manage their control groups themselves",
+            ))
+        }
+        "kubeadm.ignore-preflight-errors" | "kubeadm.skip-phases" => Ok(Extra::Harmless(
+            key.to_owned(),
+            "rkube sets nodes up itself, without kubeadm",
         )),
+        _ => Ok(Extra::Unknown(key.to_owned())),
     }
 }
 
+/// Parses a duration as Go writes it, such as 90s, 6m0s or 1.5h.
 pub(super) fn parse_duration(text: &str) -> Result<Duration, String> {
     let wrong = || format!("'{text}' is not a duration such as 90s, 6m or 1h");
-    let (number, unit) = text.split_at(text.len() - text.chars().last().map_or(0, char::len_utf8));
-    let number: u64 = number.parse().map_err(|_| wrong())?;
-    let seconds = match unit {
-        "s" => 1,
-        "m" => 60,
-        "h" => 3600,
-        _ => return Err(wrong()),
+    let mut rest = text;
+    let mut seconds = 0.0;
+    if text == "0" {
+        return Ok(Duration::ZERO);
+    }
+    while !rest.is_empty() {
+        let digits = rest
+            .find(|c: char| !c.is_ascii_digit() && c != '.')
+            .ok_or_else(wrong)?;
+        let number: f64 = rest[..digits].parse().map_err(|_| wrong())?;
+        rest = &rest[digits..];
+        let unit = rest
+            .find(|c: char| c.is_ascii_digit())
+            .unwrap_or(rest.len());
+        seconds += number
+            * match &rest[..unit] {
+                "ms" => 0.001,
+                "s" => 1.0,
+                "m" => 60.0,
+                "h" => 3600.0,
+                _ => return Err(wrong()),
+            };
+        rest = &rest[unit..];
+    }
+    if text.is_empty() {
+        return Err(wrong());
+    }
+    Duration::try_from_secs_f64(seconds).map_err(|_| wrong())
+}
+
+/// Returns the driver that a name stands for: rkube's own, or minikube's for the same kind of nodes.
+fn driver(name: String, output: &Output) -> Option<String> {
+    let (own, why) = match name.as_str() {
+        "" | "auto" => return None,
+        "none" | "bare-metal" => ("native", "its nodes are isolated processes of this machine"),
+        "podman" => ("docker", "it works with every engine that has Docker's API"),
+        "qemu2" | "kvm2" | "kvm" => ("qemu", "it makes virtual machines with QEMU"),
+        _ => return Some(name),
     };
-    number
-        .checked_mul(seconds)
-        .map(Duration::from_secs)
-        .ok_or_else(wrong)
+    output.warn(&format!(
+        "the driver '{name}' is called '{own}' here: {why}"
+    ));
+    Some(own.to_owned())
+}
+
+/// Takes the options of components apart.
+///
+/// # Errors
+/// Fails at the first one that rkube does not have.
+fn extras(
+    extras: Vec<Extra>,
+    output: &Output,
+) -> Result<(Option<PathBuf>, Option<Ipv4Net>), Failure> {
+    let (mut policy, mut pods) = (None, None);
+    for extra in extras {
+        match extra {
+            Extra::AuditPolicy(file) => policy = Some(file),
+            Extra::PodNetwork(range) => pods = Some(range),
+            Extra::Harmless(key, why) => {
+                output.warn(&format!("--extra-config={key} has no effect: {why}"));
+            }
+            Extra::Unknown(key) => {
+                return Err(super::minikube::unsupported(
+                    format!("--extra-config={key} is not supported"),
+                    "supported are apiserver.audit-policy-file and kubeadm.pod-network-cidr",
+                ));
+            }
+        }
+    }
+    Ok((policy, pods))
+}
+
+/// Returns the machine's memory in bytes, where the system tells it.
+fn machine_memory() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find_map(|l| l.strip_prefix("MemTotal:"))?;
+    let kib: u64 = line.split_whitespace().next()?.parse().ok()?;
+    kib.checked_mul(1024)
 }
 
 /// Makes a path independent of the current directory, for later runs of rkube.
@@ -153,15 +332,22 @@ pub async fn run(home: &Home, global: &Global, args: Args, output: &Output) -> R
         ));
     }
     // Unknown addons are reported before anything is created.
-    let addons = super::addons::find(home, &args.addons)?;
+    let addons = super::addons::find(home, &args.addons, output)?;
+    let (audit_policy, pods) = extras(args.extra_config, output)?;
+    let cpu_millis = args.cpus.and_then(|limit| {
+        limit.amount(|| {
+            let count = std::thread::available_parallelism().ok()?.get();
+            u64::try_from(count).ok().map(|count| count * 1000)
+        })
+    });
     let options = StartOptions {
         profile: global.profile.clone(),
         nodes: args.nodes,
-        driver: args.driver,
-        cpu_millis: args.cpus,
-        memory_bytes: args.memory,
+        driver: args.driver.and_then(|name| driver(name, output)),
+        cpu_millis,
+        memory_bytes: args.memory.and_then(|limit| limit.amount(machine_memory)),
         node_cidr: args.subnet,
-        pod_cidr: args.pod_network_cidr,
+        pod_cidr: pods.unwrap_or(args.pod_network_cidr),
         service_cidr: args.service_cluster_ip_range,
         dns_domain: args.dns_domain,
         insecure_registries: args.insecure_registry,
@@ -172,11 +358,7 @@ pub async fn run(home: &Home, global: &Global, args: Args, output: &Output) -> R
             modules: args.modules.map(absolute).transpose()?,
             disk_bytes: args.disk_size,
         },
-        audit_policy: args
-            .extra_config
-            .into_iter()
-            .map(|Extra::AuditPolicy(file)| file)
-            .next_back(),
+        audit_policy,
         kubeconfig: Some(Kubeconfig::at(default_kubeconfig()?)),
         set_context: !args.keep_context,
     };
@@ -185,7 +367,7 @@ pub async fn run(home: &Home, global: &Global, args: Args, output: &Output) -> R
     }
     let started = std::time::Instant::now();
     let new = !home.profile_dir(&options.profile).exists();
-    let wait = args.wait.then_some(args.wait_timeout);
+    let wait = (args.wait == Wait::All).then_some(args.wait_timeout);
     let Some(profile) = start(home, &options, wait, output).await? else {
         // An existing cluster is kept, with the nodes that already run.
         if new {
@@ -195,8 +377,13 @@ pub async fn run(home: &Home, global: &Global, args: Args, output: &Output) -> R
         }
         return Err(Failure::interruption());
     };
+    if let Some(namespace) = &args.namespace
+        && let Some(kubeconfig) = &options.kubeconfig
+    {
+        kubeconfig.set_namespace(&profile.name, namespace)?;
+    }
     let count = profile.nodes.len();
-    let state = if args.wait {
+    let state = if args.wait == Wait::All {
         "is ready"
     } else {
         "has been started"
@@ -249,10 +436,12 @@ async fn dry_run(home: &Home, options: &StartOptions, output: &Output) -> Result
         let reason = "the cluster was created with it".to_owned();
         (Some(profile.driver.clone()), reason)
     } else if let Some(name) = &options.driver {
+        options.node_count()?;
         rkube_drivers::by_name(name)?;
         refusal = candidates.iter().find(|c| c.name == name).and_then(lacks);
         (Some(name.clone()), "selected by --driver".to_owned())
     } else {
+        options.node_count()?;
         let tried = rkube_drivers::NAMES.join(", ");
         match candidates.iter().find(|c| c.works()) {
             Some(c) => (
@@ -333,9 +522,34 @@ mod tests {
     use super::*;
 
     #[test]
+    fn limits_may_be_words() {
+        assert_eq!(Limit::memory("4096"), Ok(Limit::Amount(4 << 30)));
+        assert_eq!(Limit::memory("max"), Ok(Limit::Max));
+        assert_eq!(Limit::cpus("no-limit"), Ok(Limit::None));
+        assert!(Limit::cpus("-1").is_err());
+    }
+
+    #[test]
+    fn waiting_takes_lists() {
+        for all in ["all", "true", "apiserver", "apiserver,node_ready"] {
+            assert_eq!(Wait::parse(all), Ok(Wait::All), "{all}");
+        }
+        for none in ["none", "false"] {
+            assert_eq!(Wait::parse(none), Ok(Wait::None), "{none}");
+        }
+        assert!(Wait::parse("apiserver,etcd").is_err());
+    }
+
+    #[test]
     fn times() {
         assert_eq!(parse_duration("90s"), Ok(Duration::from_secs(90)));
         assert_eq!(parse_duration("6m"), Ok(Duration::from_secs(360)));
+        assert_eq!(parse_duration("6m0s"), Ok(Duration::from_secs(360)));
+        assert_eq!(
+            parse_duration("1h1m1.5s"),
+            Ok(Duration::from_millis(3_661_500))
+        );
+        assert_eq!(parse_duration("0"), Ok(Duration::ZERO));
         for bad in ["", "s", "6", "6d", "-1s", "6µ"] {
             assert!(parse_duration(bad).is_err(), "{bad}");
         }

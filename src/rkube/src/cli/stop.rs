@@ -12,6 +12,7 @@ pub struct Args {
     all: bool,
 }
 
+/// Runs the command.
 pub async fn run(home: &Home, global: &Global, args: Args, output: &Output) -> Result<(), Failure> {
     let names = if args.all {
         home.profile_names()?

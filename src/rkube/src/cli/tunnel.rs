@@ -1,12 +1,19 @@
 //! `rkube tunnel`
 
 use rkube_cluster::{Home, Profile, Progress, TunnelChange};
-use rkube_failure::Failure;
+use rkube_failure::{Failure, Kind, Source};
 
 use super::{Global, Output, interrupted};
 
 pub async fn run(home: &Home, global: &Global, output: &Output) -> Result<(), Failure> {
     let profile = Profile::load(home, &global.profile)?;
+    if rkube_cluster::tunnel_is_open(home, &profile) {
+        return Err(Failure::new(
+            Source::Program,
+            Kind::Conflict,
+            format!("a tunnel for '{}' is already running", profile.name),
+        ));
+    }
     let range = if rkube_cluster::endpoints(home, &profile)?.routable {
         profile.load_balancer_range().to_string()
     } else {
@@ -30,6 +37,10 @@ pub async fn run(home: &Home, global: &Global, output: &Output) -> Result<(), Fa
         }
         TunnelChange::Down { service } => output.say(&format!("{service}   removed")),
         TunnelChange::Trouble(what) => output.warn(&what),
+        TunnelChange::Deleted => output.say(&format!(
+            "The cluster '{}' was deleted, so the tunnel ends.",
+            profile.name
+        )),
     })
     .await
 }

@@ -59,6 +59,8 @@ where
         // They would be written to the same place with `eprintln!`, which panics on a full disk.
         .log_internal_errors(false)
         .init();
+    // `rkube logs --last-start-only` looks for it.
+    tracing::info!(version = rkube_config::VERSION, "service starts");
     let config = NodeConfig::read(paths::NODE_CONFIG)?;
     // Errors only if a provider is already installed, which is fine.
     let _ = rustls::crypto::ring::default_provider().install_default();

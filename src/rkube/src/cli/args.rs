@@ -1,0 +1,242 @@
+//! From words to a command: flags, environment, the user's settings and defaults, in this order.
+//!
+//! Flags are read as minikube reads them: a switch may have a value (`--all=false`), a flag may be
+//! repeated (the last one counts), and flags of minikube's that rkube does not have are known.
+
+use std::ffi::OsString;
+
+use clap::{Arg, ArgAction, ArgMatches, Command, CommandFactory, FromArgMatches};
+
+use super::settings::Settings;
+use super::{Cli, minikube};
+
+/// A parsed command line.
+pub struct Parsed {
+    /// The command.
+    pub cli: Cli,
+    /// What was found about flags of minikube's.
+    pub findings: minikube::Findings,
+}
+
+/// Parses a command line. `args` starts with the program's name.
+pub fn parse(args: Vec<OsString>, settings: &Settings) -> Result<Parsed, clap::Error> {
+    let mut parser = parser(settings);
+    let matches = match parser.try_get_matches_from_mut(args.clone()) {
+        Ok(matches) => matches,
+        Err(e) => return Err(explain(e, args)),
+    };
+    let cli = Cli::from_arg_matches(&matches).map_err(|e| e.format(&mut parser))?;
+    Ok(Parsed {
+        cli,
+        findings: minikube::check(&matches),
+    })
+}
+
+/// Prints help with the plain parser, in which switches have no values. Adds advice to the error of
+/// an unknown command.
+fn explain(e: clap::Error, args: Vec<OsString>) -> clap::Error {
+    use clap::error::ErrorKind;
+    match e.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+            match Cli::command().try_get_matches_from(args) {
+                Err(plain) if plain.kind() == e.kind() => plain,
+                // The command line has flags that only the other parser knows.
+                _ => e,
+            }
+        }
+        ErrorKind::InvalidSubcommand => {
+            let words: Vec<String> = args
+                .into_iter()
+                .skip(1)
+                .filter_map(|word| word.into_string().ok())
+                .filter(|word| !word.starts_with('-'))
+                .collect();
+            match minikube::suggestion(&words) {
+                Some(command) => Cli::command().error(
+                    ErrorKind::InvalidSubcommand,
+                    format!(
+                        "there is no command '{}'; use: {command}",
+                        words.first().map_or("", |word| word)
+                    ),
+                ),
+                None => e,
+            }
+        }
+        _ => e,
+    }
+}
+
+/// Returns the parser of command lines.
+fn parser(settings: &Settings) -> Command {
+    let mut command = relax(Cli::command(), "");
+    command = command.mut_subcommand("start", |start| {
+        start.mut_args(|arg| with_sources(arg, settings))
+    });
+    command.mut_args(|arg| match arg.get_id().as_str() {
+        "profile" | "output" => with_sources(arg, settings),
+        _ => arg,
+    })
+}
+
+/// Makes a command and its subcommands accept what minikube accepts.
+fn relax(command: Command, path: &str) -> Command {
+    let names: Vec<String> = command
+        .get_subcommands()
+        .map(|c| c.get_name().to_owned())
+        .collect();
+    let mut command =
+        minikube::add_flags(command.args_override_self(true).mut_args(with_value), path);
+    for name in names {
+        command = command.mut_subcommand(&name, |subcommand| {
+            relax(subcommand, format!("{path} {name}").trim_start())
+        });
+    }
+    command
+}
+
+/// Lets a switch have a value, as in `--all=false`.
+fn with_value(arg: Arg) -> Arg {
+    if !matches!(arg.get_action(), ArgAction::SetTrue) {
+        return arg;
+    }
+    arg.action(ArgAction::Set)
+        .num_args(0..=1)
+        .require_equals(true)
+        .default_missing_value("true")
+        .default_value("false")
+        .hide_default_value(true)
+        .value_parser(parse_bool)
+}
+
+/// Parses a truth value as Go's `strconv.ParseBool` does.
+pub fn parse_bool(text: &str) -> Result<bool, String> {
+    match text {
+        "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(true),
+        "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(false),
+        _ => Err(format!("'{text}' is neither true nor false")),
+    }
+}
+
+/// Lets a flag take its value from the environment, as `RKUBE_FLAG`, or from the user's settings.
+fn with_sources(arg: Arg, settings: &Settings) -> Arg {
+    let Some(long) = arg.get_long().map(str::to_owned) else {
+        return arg;
+    };
+    let variable = variable(&long);
+    let mut arg = arg;
+    if arg.get_env().is_none() {
+        arg = arg.env(&*variable.clone().leak()).hide_env(true);
+    }
+    // An empty variable is an unset one.
+    if std::env::var_os(&variable).is_some_and(|value| value.is_empty()) {
+        arg = arg.env(None::<&'static str>);
+    }
+    match settings.get(&long) {
+        Some(value) => arg.default_value(&*value.to_owned().leak()),
+        None => arg,
+    }
+}
+
+/// Returns the environment variable of a flag.
+fn variable(flag: &str) -> String {
+    format!("RKUBE_{}", flag.to_ascii_uppercase().replace('-', "_"))
+}
+
+/// A flag that can be set with `rkube config set`.
+pub struct Property {
+    /// The flag without dashes.
+    pub name: String,
+    /// What it does.
+    pub help: String,
+    /// The environment variable of the same meaning.
+    pub variable: String,
+    /// Its default, empty if there is none.
+    pub default: String,
+    /// Its values, if only certain ones are possible.
+    pub values: Vec<String>,
+}
+
+/// Returns the flags that can be set with `rkube config set`: those of `start`, and the profile.
+pub fn properties() -> Vec<Property> {
+    let command = Cli::command();
+    let start = command.find_subcommand("start").into_iter();
+    let flags = start.flat_map(Command::get_arguments);
+    let profile = command
+        .get_arguments()
+        .filter(|arg| arg.get_id() == "profile");
+    // These say what one call does.
+    let once = |arg: &&Arg| !matches!(arg.get_long(), Some("dry-run" | "help" | "version") | None);
+    flags
+        .chain(profile)
+        .filter(once)
+        .filter_map(|arg| {
+            let name = arg.get_long()?.to_owned();
+            let text = |values: &[clap::builder::OsStr]| {
+                let words = values.iter().map(|value| value.to_string_lossy());
+                words.collect::<Vec<_>>().join(",")
+            };
+            Some(Property {
+                variable: variable(&name),
+                help: arg.get_help().map(ToString::to_string).unwrap_or_default(),
+                default: text(arg.get_default_values()),
+                values: match arg.get_action() {
+                    ArgAction::SetTrue => vec!["true".into(), "false".into()],
+                    _ => arg
+                        .get_possible_values()
+                        .iter()
+                        .map(|value| value.get_name().to_owned())
+                        .collect(),
+                },
+                name,
+            })
+        })
+        .collect()
+}
+
+/// Checks a value of a flag that is to become a setting, as the flag itself would be checked.
+/// Returns the error in one line.
+pub fn check_value(name: &str, value: &str) -> Result<(), String> {
+    let flag = format!("--{name}={value}");
+    let words = ["rkube".into(), "start".into(), OsString::from(flag)];
+    let matches: Result<ArgMatches, clap::Error> =
+        parser(&Settings::default()).try_get_matches_from(words);
+    match matches {
+        Ok(_) => Ok(()),
+        Err(e) => {
+            let text = e.render().to_string();
+            let line = text.lines().next().unwrap_or_default();
+            Err(line.trim_start_matches("error: ").to_owned())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_parser_is_consistent() {
+        parser(&Settings::default()).debug_assert();
+    }
+
+    #[test]
+    fn every_flag_of_start_has_a_variable() {
+        let properties = properties();
+        let nodes = properties.iter().find(|p| p.name == "nodes").unwrap();
+        assert_eq!(nodes.variable, "RKUBE_NODES");
+        let store = properties.iter().find(|p| p.name == "store-ca").unwrap();
+        assert_eq!(store.variable, "RKUBE_STORE_CA");
+        assert!(properties.iter().all(|p| p.name != "dry-run"));
+    }
+
+    #[test]
+    fn settings_are_checked_as_flags_are() {
+        assert_eq!(check_value("memory", "4g"), Ok(()));
+        let error = check_value("memory", "lots").unwrap_err();
+        assert!(error.contains("lots"), "{error}");
+        assert!(check_value("nodes", "-1").is_err());
+        assert!(check_value("nonsense", "1").is_err());
+        assert_eq!(check_value("keep-context", "true"), Ok(()));
+        assert!(check_value("keep-context", "maybe").is_err());
+    }
+}
