@@ -9,9 +9,13 @@ lint:
     cargo fmt --check
     cargo clippy --workspace --all-targets -- -D warnings
 
-# Checks licences, advisories and duplicate versions of dependencies.
+# Checks the licences, sources and duplicate versions of dependencies.
 deny:
-    cargo deny --all-features check bans licenses sources
+    cargo deny check bans licenses sources
+
+# Checks dependencies for known vulnerabilities; downloads the list of them.
+advisories:
+    cargo deny check advisories
 
 # Runs every test: as root, with the packages that .ci/run names.
 test *ARGS:
@@ -31,10 +35,10 @@ bench:
     cargo build --release -p rkube -p rkube-bench
     target/*/release/rkube-bench --rkube "$(ls target/*/release/rkube)"
 
-# Makes the packages of this machine's architecture in target/dist.
+# Makes the packages of this machine's architecture in target/packages.
 dist:
     images/packages/dist
 
-# Installs the packages into a fresh Debian root and tries them there.
+# Installs the packages into a fresh Debian root and tries them there; as root.
 dist-check:
     images/packages/check
