@@ -13,6 +13,8 @@ mod node;
 pub(crate) mod pod;
 mod pod_affinity;
 pub(crate) mod pod_defaults;
+mod pod_host;
+mod pod_os;
 mod pod_update;
 pub(crate) mod pod_validation;
 mod pod_volumes;

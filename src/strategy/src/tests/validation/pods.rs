@@ -45,9 +45,96 @@ const SPEC: &[Case<'_>] = &[
         r#"{"spec": {"dnsConfig": {"nameservers": ["1.1.1.1", "1.1.1.2", "1.1.1.3", "1.1.1.4"]}}}"#,
         "Invalid spec.dnsConfig.nameservers",
     ),
+    (r#"{"spec": {"terminationGracePeriodSeconds": -1}}"#, ""),
     (
-        r#"{"spec": {"terminationGracePeriodSeconds": -1}}"#,
-        "Invalid spec.terminationGracePeriodSeconds",
+        r#"{"spec": {"dnsConfig": {"searches": [".", "a.", "_tcp.a_b.c", "x.y"], "options": [{"name": "ndots", "value": "2"}]}}}"#,
+        "",
+    ),
+    (
+        r#"{"spec": {"dnsConfig": {"searches": ["a_", "__a", "-a", "a-", "A", "a..b", ""]}}}"#,
+        "Invalid spec.dnsConfig.searches[0], Invalid spec.dnsConfig.searches[1], Invalid spec.dnsConfig.searches[2], Invalid spec.dnsConfig.searches[3], Invalid spec.dnsConfig.searches[4], Invalid spec.dnsConfig.searches[5], Invalid spec.dnsConfig.searches[6]",
+    ),
+    (
+        r#"{"spec": {"dnsConfig": {"options": [{"name": "", "value": "2"}]}}}"#,
+        "Required spec.dnsConfig.options[0]",
+    ),
+    (r#"{"spec": {"hostUsers": false}}"#, ""),
+    (
+        r#"{"spec": {"hostUsers": false, "hostNetwork": true, "hostPID": true, "hostIPC": true}}"#,
+        "Forbidden spec.hostNetwork, Forbidden spec.HostPID, Forbidden spec.HostIPC",
+    ),
+    (r#"{"spec": {"hostUsers": true, "hostNetwork": true}}"#, ""),
+    (
+        r#"{"spec": {"shareProcessNamespace": true, "hostPID": true}}"#,
+        "Invalid spec.securityContext.shareProcessNamespace",
+    ),
+    (r#"{"spec": {"hostnameOverride": "a.b-c.example"}}"#, ""),
+    (
+        r#"{"spec": {"hostnameOverride": "A_"}}"#,
+        "Invalid spec.hostnameOverride",
+    ),
+    (
+        r#"{"spec": {"hostnameOverride": ""}}"#,
+        "Invalid spec.hostnameOverride",
+    ),
+    (
+        r#"{"spec": {"hostnameOverride": "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa.bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb"}}"#,
+        "TooLong spec.hostnameOverride",
+    ),
+    (
+        r#"{"spec": {"hostnameOverride": "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa.bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb"}}"#,
+        "",
+    ),
+    (
+        r#"{"spec": {"hostnameOverride": "a", "setHostnameAsFQDN": true}}"#,
+        "Forbidden spec.setHostnameAsFQDN",
+    ),
+    (
+        r#"{"spec": {"hostnameOverride": "a", "hostNetwork": true}}"#,
+        "Forbidden spec.hostnameOverride",
+    ),
+    (r#"{"spec": {"imagePullSecrets": [{"name": ""}]}}"#, ""),
+    (
+        r#"{"spec": {"preemptionPolicy": ""}}"#,
+        "Required spec.preemptionPolicy",
+    ),
+    (
+        r#"{"spec": {"os": {"name": "windows"}, "hostUsers": false, "hostPID": true, "shareProcessNamespace": true,
+            "securityContext": {"fsGroup": 1, "runAsUser": 1}}}"#,
+        "Invalid spec.securityContext.shareProcessNamespace, Forbidden spec.HostPID, Forbidden spec.hostUsers, Forbidden spec.hostPID, Forbidden spec.securityContext.fsGroup, Forbidden spec.shareProcessNamespace, Forbidden spec.securityContext.runAsUser",
+    ),
+    (r#"{"spec": {"os": {"name": ""}}}"#, "Required spec.os.name"),
+    (
+        r#"{"spec": {"os": {"name": "plan9"}}}"#,
+        "NotSupported spec.os.name",
+    ),
+    (
+        r#"{"spec": {"os": {"name": "linux"}, "securityContext": {"windowsOptions": {}}}}"#,
+        "Forbidden spec.securityContext.windowsOptions",
+    ),
+    (
+        r#"{"spec": {"securityContext": {"fsGroupChangePolicy": "Never", "supplementalGroupsPolicy": "", "seLinuxChangePolicy": "x"}}}"#,
+        "NotSupported spec.securityContext.fsGroupChangePolicy, NotSupported spec.securityContext.supplementalGroupsPolicy, NotSupported spec.securityContext.seLinuxChangePolicy",
+    ),
+    (
+        r#"{"spec": {"securityContext": {"seccompProfile": {"type": "Localhost"}, "appArmorProfile": {"type": "Localhost"}}}}"#,
+        "Required spec.securityContext.seccompProfile.localhostProfile, Required spec.securityContext.appArmorProfile.localhostProfile",
+    ),
+    (
+        r#"{"spec": {"securityContext": {"seccompProfile": {"type": "Localhost", "localhostProfile": "/a/.."}, "appArmorProfile": {"type": "Localhost", "localhostProfile": "/a/.."}}}}"#,
+        "Invalid spec.securityContext.seccompProfile.localhostProfile, Invalid spec.securityContext.seccompProfile.localhostProfile",
+    ),
+    (
+        r#"{"spec": {"securityContext": {"appArmorProfile": {"type": "Localhost", "localhostProfile": " a"}}}}"#,
+        "Invalid spec.securityContext.appArmorProfile.localhostProfile",
+    ),
+    (
+        r#"{"spec": {"securityContext": {"seccompProfile": {"type": "Unconfined", "localhostProfile": "a"}, "appArmorProfile": {"type": "Unconfined", "localhostProfile": "a"}}}}"#,
+        "Invalid spec.securityContext.seccompProfile.localhostProfile, Invalid spec.securityContext.appArmorProfile.localhostProfile",
+    ),
+    (
+        r#"{"spec": {"securityContext": {"seccompProfile": {"type": ""}, "appArmorProfile": {"type": "x"}}}}"#,
+        "Required spec.securityContext.seccompProfile.type, NotSupported spec.securityContext.appArmorProfile.type",
     ),
     (
         r#"{"spec": {"activeDeadlineSeconds": 0}}"#,
@@ -270,11 +357,50 @@ const CONTAINER: &[Case<'_>] = &[
     ),
     (
         r#"{"env": [{"name": "A", "valueFrom": {"secretKeyRef": {"name": "", "key": ""}}}]}"#,
-        "Required spec.containers[0].env[0].valueFrom.secretKeyRef.name, Required spec.containers[0].env[0].valueFrom.secretKeyRef.key",
+        "Invalid spec.containers[0].env[0].valueFrom.secretKeyRef.name, Required spec.containers[0].env[0].valueFrom.secretKeyRef.key",
     ),
     (
         r#"{"env": [{"name": "A", "valueFrom": {"configMapKeyRef": {"name": "m", "key": "a/b"}}}]}"#,
         "Invalid spec.containers[0].env[0].valueFrom.configMapKeyRef.key",
+    ),
+    (
+        r#"{"env": [{"name": "A", "valueFrom": {"fieldRef": {"apiVersion": "v1", "fieldPath": "metadata.labels['a b']"}}}]}"#,
+        "Invalid spec.containers[0].env[0].valueFrom.fieldRef",
+    ),
+    (
+        r#"{"env": [{"name": "A", "valueFrom": {"fieldRef": {"apiVersion": "v1", "fieldPath": "metadata.annotations['Foo.bar/Key']"}}},
+            {"name": "B", "valueFrom": {"fieldRef": {"apiVersion": "v1", "fieldPath": "metadata.labels['Key']"}}}]}"#,
+        "",
+    ),
+    (
+        r#"{"env": [{"name": "A", "valueFrom": {"fieldRef": {"apiVersion": "v1", "fieldPath": "metadata.name['a']"}}}]}"#,
+        "Invalid spec.containers[0].env[0].valueFrom.fieldRef.fieldPath",
+    ),
+    (
+        r#"{"env": [{"name": "A", "valueFrom": {"resourceFieldRef": {"resource": "limits.cpu", "divisor": "1k"}}},
+            {"name": "B", "valueFrom": {"resourceFieldRef": {"resource": "limits.cpu", "divisor": "1m"}}},
+            {"name": "C", "valueFrom": {"resourceFieldRef": {"resource": "requests.memory", "divisor": "1m"}}},
+            {"name": "D", "valueFrom": {"resourceFieldRef": {"resource": "requests.ephemeral-storage", "divisor": "2"}}},
+            {"name": "E", "valueFrom": {"resourceFieldRef": {"resource": "limits.hugepages-1Gi", "divisor": "3"}}},
+            {"name": "F", "valueFrom": {"resourceFieldRef": {"resource": "limits.disk", "divisor": "3"}}},
+            {"name": "G", "valueFrom": {"resourceFieldRef": {"resource": "", "divisor": "0"}}}]}"#,
+        "Invalid spec.containers[0].env[0].valueFrom.resourceFieldRef.divisor, Invalid spec.containers[0].env[2].valueFrom.resourceFieldRef.divisor, Invalid spec.containers[0].env[3].valueFrom.resourceFieldRef.divisor, Invalid spec.containers[0].env[4].valueFrom.resourceFieldRef.divisor, NotSupported spec.containers[0].env[5].valueFrom.resourceFieldRef.resource, Required spec.containers[0].env[6].valueFrom.resourceFieldRef.resource",
+    ),
+    (
+        r#"{"env": [{"name": "A", "valueFrom": {"fileKeyRef": {"volumeName": "nowhere", "path": "f", "key": "K"}}}]}"#,
+        "NotFound spec.containers[0].env[0].valueFrom.fileKeyRef.volumeName",
+    ),
+    (
+        r#"{"env": [{"name": "A", "valueFrom": {"fileKeyRef": {"volumeName": "", "path": "", "key": ""}}}]}"#,
+        "Required spec.containers[0].env[0].valueFrom.fileKeyRef.volumeName, Required spec.containers[0].env[0].valueFrom.fileKeyRef.path, Required spec.containers[0].env[0].valueFrom.fileKeyRef.key",
+    ),
+    (
+        r#"{"env": [{"name": "A", "valueFrom": {"fileKeyRef": {"volumeName": "A B", "path": "/a/../b", "key": "a=b"}}}]}"#,
+        "Invalid spec.containers[0].env[0].valueFrom.fileKeyRef.volumeName, Invalid spec.containers[0].env[0].valueFrom.fileKeyRef.path, Invalid spec.containers[0].env[0].valueFrom.fileKeyRef.path, Invalid spec.containers[0].env[0].valueFrom.fileKeyRef.key",
+    ),
+    (
+        r#"{"envFrom": [{"configMapRef": {"name": "A"}}, {"secretRef": {"name": ""}}, {"secretRef": {"name": "a-"}}]}"#,
+        "Invalid spec.containers[0].envFrom[0].configMapRef.name, Required spec.containers[0].envFrom[1].secretRef.name",
     ),
     (r#"{"envFrom": [{}]}"#, "Invalid spec.containers[0].envFrom"),
     (
@@ -319,7 +445,7 @@ const CONTAINER: &[Case<'_>] = &[
     ),
     (
         r#"{"volumeMounts": [{"name": "", "mountPath": ""}]}"#,
-        "Required spec.containers[0].volumeMounts[0].name, Required spec.containers[0].volumeMounts[0].mountPath",
+        "Required spec.containers[0].volumeMounts[0].name, NotFound spec.containers[0].volumeMounts[0].name, Required spec.containers[0].volumeMounts[0].mountPath",
     ),
     (
         r#"{"workingDir": "/w", "command": ["a"], "args": ["b"]}"#,

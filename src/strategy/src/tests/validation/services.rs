@@ -25,6 +25,14 @@ const CREATE: &[Case<'_>] = &[
     ),
     (
         r#"{"spec": {"sessionAffinity": "ClientIP"}}"#,
+        "Required spec.sessionAffinityConfig",
+    ),
+    (
+        r#"{"spec": {"sessionAffinity": "ClientIP", "sessionAffinityConfig": {"x": 1}}}"#,
+        "Required spec.sessionAffinityConfig.clientIP",
+    ),
+    (
+        r#"{"spec": {"sessionAffinity": "ClientIP", "sessionAffinityConfig": {"clientIP": {"x": 1}}}}"#,
         "Required spec.sessionAffinityConfig.clientIP.timeoutSeconds",
     ),
     (
@@ -123,7 +131,7 @@ const CREATE: &[Case<'_>] = &[
     ),
     (
         r#"{"spec": {"type": "LoadBalancer", "externalTrafficPolicy": "Cluster", "ports": [{"name": "p", "port": 10250, "protocol": "TCP", "targetPort": 1}]}}"#,
-        "Invalid spec.ports[0].port",
+        "",
     ),
     (
         r#"{"spec": {"externalIPs": ["1.2.3.4"]}}"#,
