@@ -141,51 +141,69 @@ impl Checker {
         match ty.kind() {
             Kind::Any => self.any(ty, value, owner),
             Kind::Object => self.object(ty, value, owner),
-            Kind::Map => {
-                let found = go_value(value);
-                let Value::Object(map) = value else {
-                    return Err(self.mismatch(&found, ty, owner));
-                };
-                let Some(element) = ty.element() else {
-                    return Ok(());
-                };
-                let builtin = matches!(ty, Type::Builtin(_));
-                for (key, value) in map.iter_mut() {
-                    if value.is_null() {
-                        if builtin {
-                            *value = zero_of(element);
-                        }
-                        continue;
-                    }
-                    let at = self.path.field(key);
-                    self.value(element, value, owner)?;
-                    self.path.back(at);
-                }
-                Ok(())
-            }
-            Kind::Array => {
-                let found = go_value(value);
-                let Value::Array(items) = value else {
-                    return Err(self.mismatch(&found, ty, owner));
-                };
-                let Some(element) = ty.element() else {
-                    return Ok(());
-                };
-                for (i, item) in items.iter_mut().enumerate() {
-                    if item.is_null() {
-                        if matches!(ty, Type::Builtin(_)) {
-                            *item = zero_of(element);
-                        }
-                        continue;
-                    }
-                    let at = self.path.index(i);
-                    self.value(element, item, owner)?;
-                    self.path.back(at);
-                }
-                Ok(())
-            }
+            Kind::Map => self.map(ty, value, owner),
+            Kind::Array => self.array(ty, value, owner),
             _ => self.scalar(ty, value, owner),
         }
+    }
+
+    fn map(
+        &mut self,
+        ty: Type<'_>,
+        value: &mut Value,
+        owner: Option<Type<'_>>,
+    ) -> Result<(), String> {
+        let found = go_value(value);
+        let Value::Object(map) = value else {
+            return Err(self.mismatch(&found, ty, owner));
+        };
+        let Some(element) = ty.element() else {
+            return Ok(());
+        };
+        for (key, value) in map.iter_mut() {
+            let at = self.path.field(key);
+            self.element(ty, element, value, owner)?;
+            self.path.back(at);
+        }
+        Ok(())
+    }
+
+    fn array(
+        &mut self,
+        ty: Type<'_>,
+        value: &mut Value,
+        owner: Option<Type<'_>>,
+    ) -> Result<(), String> {
+        let found = go_value(value);
+        let Value::Array(items) = value else {
+            return Err(self.mismatch(&found, ty, owner));
+        };
+        let Some(element) = ty.element() else {
+            return Ok(());
+        };
+        for (i, item) in items.iter_mut().enumerate() {
+            let at = self.path.index(i);
+            self.element(ty, element, item, owner)?;
+            self.path.back(at);
+        }
+        Ok(())
+    }
+
+    /// Checks an item of the list, or a value of the map, of type `holder`.
+    fn element(
+        &mut self,
+        holder: Type<'_>,
+        ty: Type<'_>,
+        value: &mut Value,
+        owner: Option<Type<'_>>,
+    ) -> Result<(), String> {
+        if !value.is_null() {
+            return self.value(ty, value, owner);
+        }
+        if matches!(holder, Type::Builtin(_)) {
+            *value = zero_of(ty);
+        }
+        Ok(())
     }
 
     fn object(
@@ -206,27 +224,22 @@ impl Checker {
                 continue;
             };
             let at = self.path.field(&key);
-            if let Some(field) = ty.field(&key) {
-                if entry.is_null() {
-                    // Custom resources get theirs defaulted or dropped by their own rules.
-                    if matches!(field.ty, Type::Builtin(_)) || !field.ty.is_nullable() {
-                        map.remove(&key);
+            let dropped = match (ty.field(&key), ty.element()) {
+                (Some(field), _) => self.field(field, entry, builtin, owner)?,
+                (None, Some(element)) => {
+                    if !entry.is_null() {
+                        self.value(element, entry, owner)?;
                     }
-                } else {
-                    self.fields.push(key.clone());
-                    self.value(field.ty, entry, owner)?;
-                    self.fields.pop();
-                    if builtin && is_dropped(field, entry) {
-                        map.remove(&key);
-                    }
+                    false
                 }
-            } else if let Some(element) = ty.element() {
-                if !entry.is_null() {
-                    self.value(element, entry, owner)?;
+                (None, None) if ty.preserves_unknown() => false,
+                (None, None) => {
+                    self.unknown();
+                    true
                 }
-            } else if !ty.preserves_unknown() {
+            };
+            if dropped {
                 map.remove(&key);
-                self.unknown();
             }
             self.path.back(at);
         }
@@ -234,6 +247,24 @@ impl Checker {
             add_embedded(ty, map, 0);
         }
         Ok(())
+    }
+
+    /// Checks a declared field, and returns whether it is dropped.
+    fn field(
+        &mut self,
+        field: Field<'_>,
+        value: &mut Value,
+        builtin: bool,
+        owner: Option<Type<'_>>,
+    ) -> Result<bool, String> {
+        if value.is_null() {
+            // Custom resources get theirs defaulted or dropped by their own rules.
+            return Ok(matches!(field.ty, Type::Builtin(_)) || !field.ty.is_nullable());
+        }
+        self.fields.push(field.name.to_owned());
+        self.value(field.ty, value, owner)?;
+        self.fields.pop();
+        Ok(builtin && is_dropped(field, value))
     }
 
     /// Free-form values; only embedded objects and JSON schemas have rules.
