@@ -268,7 +268,7 @@ fn container<'a>(
         ),
     }
     quantities::validate_requirements(errors, at(value, "resources"), &f("resources"));
-    claims(errors, value, spec, &f("resources"));
+    super::pod_claims::container_claims(errors, at(value, "resources"), spec, &f("resources"));
     resize_policy(errors, value, spec, &f("resizePolicy"));
     security_context(
         errors,
@@ -276,18 +276,6 @@ fn container<'a>(
         spec,
         &f("securityContext"),
     );
-}
-
-fn claims(errors: &mut Errors, value: &Value, spec: &Value, path: &str) {
-    for (i, claim) in list(value, "resources.claims").iter().enumerate() {
-        let name = text(claim, "name");
-        let known = list(spec, "resourceClaims")
-            .iter()
-            .any(|c| text(c, "name") == name);
-        if !name.is_empty() && !known {
-            errors.not_found(child(&index(&child(path, "claims"), i), "name"), name);
-        }
-    }
 }
 
 fn resize_policy(errors: &mut Errors, value: &Value, spec: &Value, path: &str) {

@@ -12,6 +12,7 @@ mod namespace;
 mod node;
 pub(crate) mod pod;
 mod pod_affinity;
+mod pod_claims;
 pub(crate) mod pod_defaults;
 mod pod_host;
 mod pod_os;

@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::containers::{self, Container, Holder};
 pub(crate) use super::pod_affinity::node_selector;
 use super::pod_affinity::{affinity, topology_spread};
-use super::{pod_host, pod_os, pod_volumes};
+use super::{pod_claims, pod_host, pod_os, pod_volumes};
 use crate::errors::{Errors, child, index, keyed};
 use crate::metadata::{annotations, labels};
 use crate::tree::{at, flag, has, int, list, map, text};
@@ -37,6 +37,7 @@ pub(crate) fn template(errors: &mut Errors, template: &Value, path: &str) {
 pub(crate) fn pod_spec(errors: &mut Errors, spec: &Value, holder: Holder, path: &str) {
     let f = |name: &str| child(path, name);
     let volumes = pod_volumes::volumes(errors, list(spec, "volumes"), &f("volumes"));
+    pod_claims::resource_claims(errors, spec, &f("resourceClaims"));
     containers::all(errors, spec, &volumes, holder, path);
     if has(spec, "resources") {
         pod_resources(errors, spec, &f("resources"));
@@ -126,6 +127,12 @@ fn host_aliases(errors: &mut Errors, spec: &Value, path: &str) {
 }
 
 fn pod_resources(errors: &mut Errors, spec: &Value, path: &str) {
+    if has(spec, "resources.claims") {
+        errors.forbidden(
+            child(path, "claims"),
+            "claims cannot be set for Resources at pod-level",
+        );
+    }
     quantities::validate_requirements(errors, at(spec, "resources"), path);
     for key in ["requests", "limits"] {
         for name in map(at(spec, "resources"), key)
@@ -430,6 +437,7 @@ pub(crate) fn pod(obj: &Value) -> Errors {
     let mut errors = Errors::new();
     let spec = at(obj, "spec");
     pod_spec(&mut errors, spec, Holder::Pod, "spec");
+    tokens_without_account(&mut errors, spec);
     if let Some(node) = map(obj, "metadata.annotations")
         .and_then(|a| a.get("kubernetes.io/config.mirror"))
         .filter(|_| text(spec, "nodeName").is_empty())
@@ -441,6 +449,23 @@ pub(crate) fn pod(obj: &Value) -> Errors {
         );
     }
     errors
+}
+
+/// Validates that a pod without a service account has no volume with a token of one.
+fn tokens_without_account(errors: &mut Errors, spec: &Value) {
+    if !text(spec, "serviceAccountName").is_empty() {
+        return;
+    }
+    for (i, volume) in list(spec, "volumes").iter().enumerate() {
+        let sources = list(volume, "projected.sources");
+        let tokens = sources.iter().enumerate();
+        for (j, _) in tokens.filter(|(_, source)| has(source, "serviceAccountToken")) {
+            errors.forbidden(
+                format!("spec.volumes[{i}].projected.sources[{j}].serviceAccountToken"),
+                "must not be specified when serviceAccountName is not set",
+            );
+        }
+    }
 }
 
 /// Validates that the host ports of containers are unique, per protocol and host IP.

@@ -36,14 +36,12 @@ pub(super) fn validate(obj: &Object) -> Vec<FieldError> {
 fn validate_fields_of_type(errors: &mut Errors, obj: &Object) {
     let spec = at(obj, "spec");
     match text(spec, "type") {
-        "LoadBalancer" => {
-            if is_headless(obj) {
-                errors.invalid(
-                    "spec.clusterIPs[0]",
-                    "None",
-                    "may not be set to 'None' for LoadBalancer services",
-                );
-            }
+        "LoadBalancer" if is_headless(obj) => {
+            errors.invalid(
+                "spec.clusterIPs[0]",
+                "None",
+                "may not be set to 'None' for LoadBalancer services",
+            );
         }
         "NodePort" if is_headless(obj) => {
             errors.invalid(

@@ -17,10 +17,6 @@ const LIMITS: [i64; 7] = [
     i64::MAX,
 ];
 
-/// Deep enough for every field of a pod template in a cron job. JSON schemas contain
-/// themselves.
-const DEPTH: usize = 14;
-
 /// What a value of every type is made of.
 #[derive(Clone, Copy)]
 struct Fill {
@@ -31,22 +27,30 @@ struct Fill {
 
 impl Fill {
     /// Returns a value of the type that has every field, and one item in every list and map.
-    fn value(self, ty: Type<'_>, depth: usize) -> Value {
+    /// `within` are the types around it; none, as a JSON schema, is put into itself.
+    fn value(self, ty: Type<'_>, within: &mut Vec<String>) -> Value {
         match ty.kind() {
-            _ if depth == 0 => Value::Null,
-            Kind::Object => ty
-                .fields()
-                .into_iter()
-                .map(|field| (field.name.to_owned(), self.value(field.ty, depth - 1)))
-                .filter(|(_, value)| !value.is_null())
-                .collect::<Map<_, _>>()
-                .into(),
+            Kind::Object => {
+                let name = ty.go_name();
+                if within.contains(&name) {
+                    return Value::Null;
+                }
+                within.push(name);
+                let fields: Map<String, Value> = ty
+                    .fields()
+                    .into_iter()
+                    .map(|field| (field.name.to_owned(), self.value(field.ty, within)))
+                    .filter(|(_, value)| !value.is_null())
+                    .collect();
+                within.pop();
+                fields.into()
+            }
             Kind::Map => match ty.element() {
-                Some(element) => json!({"cpu": self.value(element, depth - 1)}),
+                Some(element) => json!({"cpu": self.value(element, within)}),
                 None => json!({}),
             },
             Kind::Array => match ty.element() {
-                Some(element) => json!([self.value(element, depth - 1)]),
+                Some(element) => json!([self.value(element, within)]),
                 None => json!([]),
             },
             Kind::Boolean => true.into(),
@@ -121,7 +125,7 @@ fn exercise(group: &str, kind: &str, new: &Object, old: &Object) {
 /// Returns the object of a resource's kind that [`Fill`] makes.
 fn full(resource: &registry::Resource, fill: Fill) -> Option<Object> {
     let ty = resource.schema()?;
-    let mut object = fill.value(Type::Builtin(ty), DEPTH);
+    let mut object = fill.value(Type::Builtin(ty), &mut Vec::new());
     object["apiVersion"] = resource.api_version().into();
     object["kind"] = resource.kind.clone().into();
     Some(object)
