@@ -11,6 +11,7 @@ pub mod apply;
 pub mod codec;
 pub mod duration;
 pub mod fields;
+pub mod go_time;
 pub mod gvk;
 pub mod int_or_string;
 pub mod meta;
@@ -25,7 +26,7 @@ pub mod selector;
 pub mod status;
 #[cfg(test)]
 mod testing;
-mod text;
+pub mod text;
 
 /// An API object, or any part of one, as a tree.
 ///

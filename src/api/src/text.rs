@@ -21,8 +21,11 @@ pub fn quote(text: &str) -> String {
                 // Writing to a String cannot fail.
                 let _ = write!(out, "\\x{:02x}", c as u32);
             }
-            c if c.is_control() || c == '\u{ad}' || c == '\u{feff}' => {
+            c if !is_printable(c) && c as u32 <= 0xffff => {
                 let _ = write!(out, "\\u{:04x}", c as u32);
+            }
+            c if !is_printable(c) => {
+                let _ = write!(out, "\\U{:08x}", c as u32);
             }
             c => out.push(c),
         }
@@ -31,12 +34,40 @@ pub fn quote(text: &str) -> String {
     out
 }
 
+/// Returns whether Go prints a character as it is (`unicode.IsPrint`): letters, marks,
+/// numbers, punctuation, symbols, and of all spaces only U+0020.
+fn is_printable(c: char) -> bool {
+    if c.is_ascii() {
+        return c == ' ' || c.is_ascii_graphic();
+    }
+    // Rust has the same rule for its own quotes. It escapes marks too, but only at the
+    // start of a text.
+    let mut text = String::from("a");
+    text.push(c);
+    text.escape_debug().nth(1) != Some('\\')
+}
+
 #[cfg(test)]
 mod tests {
     use super::quote;
 
     #[test]
     fn quotes_as_go_does() {
-        assert_eq!(quote("a\"b\\c\n\u{1}ü"), r#""a\"b\\c\n\x01ü""#);
+        for (text, quoted) in [
+            ("a\"b\\c\n\u{1}ü", r#""a\"b\\c\n\x01ü""#),
+            ("\u{7}\u{8}\u{b}\u{c}\r\t\u{7f}", r#""\a\b\v\f\r\t\x7f""#),
+            // Spaces, format characters and controls that look like nothing.
+            (
+                "a\u{a0}b\u{200b}c\u{2028}\u{ad}\u{feff}",
+                r#""a\u00a0b\u200bc\u2028\u00ad\ufeff""#,
+            ),
+            ("\u{85}\u{e000}\u{378}", r#""\u0085\ue000\u0378""#),
+            ("\u{e0001}\u{10ffff}", r#""\U000e0001\U0010ffff""#),
+            // Marks, symbols and letters of all scripts.
+            ("e\u{301} 日本 😀 ٣ €", "\"e\u{301} 日本 😀 ٣ €\""),
+            ("\u{301}", "\"\u{301}\""),
+        ] {
+            assert_eq!(quote(text), quoted);
+        }
     }
 }

@@ -253,17 +253,12 @@ impl<'a> Ctx<'a, '_> {
         for (key, value, optional) in nodes {
             let key = self.eval(key)?;
             let value = self.eval(value)?;
-            let value = match (value, optional) {
-                (Value::Optional(Some(value)), true) => (*value).clone(),
-                (Value::Optional(None), true) => continue,
+            // As in cel-go, the last value of a repeated key counts.
+            match (value, optional) {
+                (Value::Optional(Some(value)), true) => map.set(key, (*value).clone())?,
+                (Value::Optional(None), true) => map.remove(&key)?,
                 (value, true) => return Err(not_optional(&key.shown(), &value)),
-                (value, false) => value,
-            };
-            // Keeps the first value of a duplicate key, unlike cel-go, which keeps the last. The
-            // checker does not detect duplicates.
-            match map.insert(key, value) {
-                Some(_) => {}
-                None => return Err(EvalError::new("unsupported key type")),
+                (value, false) => map.set(key, value)?,
             }
         }
         self.charge(30)?;

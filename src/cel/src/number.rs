@@ -1,5 +1,7 @@
 //! Number and string formatting of Go's `fmt`.
 
+pub(crate) use rkube_api::text::quote as go_quote;
+
 /// Formats a number as `%g`.
 pub(crate) fn go_general(d: f64) -> String {
     if let Some(special) = special(d) {
@@ -46,29 +48,4 @@ fn special(d: f64) -> Option<&'static str> {
     } else {
         None
     }
-}
-
-/// Quotes a string as `%q`.
-pub(crate) fn go_quote(s: &str) -> String {
-    let mut out = String::with_capacity(s.len() + 2);
-    out.push('"');
-    for c in s.chars() {
-        match c {
-            '"' => out.push_str("\\\""),
-            '\\' => out.push_str("\\\\"),
-            '\x07' => out.push_str("\\a"),
-            '\x08' => out.push_str("\\b"),
-            '\x0c' => out.push_str("\\f"),
-            '\n' => out.push_str("\\n"),
-            '\r' => out.push_str("\\r"),
-            '\t' => out.push_str("\\t"),
-            '\x0b' => out.push_str("\\v"),
-            c if (c as u32) < 0x20 || c as u32 == 0x7f => {
-                out.push_str(&format!("\\x{:02x}", c as u32));
-            }
-            c => out.push(c),
-        }
-    }
-    out.push('"');
-    out
 }

@@ -254,42 +254,19 @@ impl Planner<'_> {
             [one] => one,
             _ => "",
         };
-        match (function.as_str(), nodes.len()) {
-            (op::AND | op::OR, 2) => {
-                let pair = Box::new(pair(nodes)?);
-                return Ok(if function == op::AND {
-                    Node::And(pair)
-                } else {
-                    Node::Or(pair)
-                });
-            }
-            (op::CONDITIONAL, 3) => {
-                let no = nodes.pop().ok_or("no branch")?;
-                let (condition, yes) = pair(nodes)?;
-                return Ok(Node::Cond(Box::new((condition, yes, no))));
-            }
-            (op::INDEX | op::OPT_INDEX, 2) => {
-                let (operand, index) = pair(nodes)?;
-                return Ok(Node::Index(Box::new(Index {
-                    operand,
-                    index,
-                    optional: function == op::OPT_INDEX,
-                })));
-            }
-            ("or", 2) if overloads == ["optional_or_optional"] => {
-                return Ok(Node::OptionalOr(Box::new(pair(nodes)?)));
-            }
-            ("orValue", 2) if overloads == ["optional_orValue_value"] => {
-                return Ok(Node::OptionalOrValue(Box::new(pair(nodes)?)));
-            }
-            (op::IN, 2) if overload == "in_list" => {
-                if let Some(keys) = constant_keys(&nodes[1]) {
-                    let needle = nodes.swap_remove(0);
-                    return Ok(Node::Among(Box::new((needle, keys))));
-                }
-            }
-            _ => {}
+        match special(function, overload, nodes)? {
+            Special::Node(node) => Ok(node),
+            Special::Arguments(nodes) => self.function(function, overload, nodes),
         }
+    }
+
+    /// Plans the call of a function of the library.
+    fn function(
+        &self,
+        function: &str,
+        overload: &'static str,
+        nodes: Vec<Node>,
+    ) -> Result<Node, String> {
         let found = functions::lookup(function.strip_prefix('.').unwrap_or(function))
             .ok_or_else(|| format!("no such function: {function}"))?;
         let run = library::implementation(found.name)
@@ -360,6 +337,43 @@ impl Planner<'_> {
             result,
         })))
     }
+}
+
+/// A call that needs no function of the library, or else its arguments.
+enum Special {
+    Node(Node),
+    Arguments(Vec<Node>),
+}
+
+/// Plans the calls that do not evaluate all of their arguments, or that are shortened.
+fn special(function: &str, overload: &str, mut nodes: Vec<Node>) -> Result<Special, String> {
+    let node = match (function, nodes.len()) {
+        (op::AND, 2) => Node::And(Box::new(pair(nodes)?)),
+        (op::OR, 2) => Node::Or(Box::new(pair(nodes)?)),
+        (op::CONDITIONAL, 3) => {
+            let no = nodes.pop().ok_or("no branch")?;
+            let (condition, yes) = pair(nodes)?;
+            Node::Cond(Box::new((condition, yes, no)))
+        }
+        (op::INDEX | op::OPT_INDEX, 2) => {
+            let (operand, index) = pair(nodes)?;
+            Node::Index(Box::new(Index {
+                operand,
+                index,
+                optional: function == op::OPT_INDEX,
+            }))
+        }
+        ("or", 2) if overload == "optional_or_optional" => Node::OptionalOr(Box::new(pair(nodes)?)),
+        ("orValue", 2) if overload == "optional_orValue_value" => {
+            Node::OptionalOrValue(Box::new(pair(nodes)?))
+        }
+        (op::IN, 2) if overload == "in_list" => match constant_keys(&nodes[1]) {
+            Some(keys) => Node::Among(Box::new((nodes.swap_remove(0), keys))),
+            None => return Ok(Special::Arguments(nodes)),
+        },
+        _ => return Ok(Special::Arguments(nodes)),
+    };
+    Ok(Special::Node(node))
 }
 
 fn pair(mut nodes: Vec<Node>) -> Result<(Node, Node), String> {

@@ -1,53 +1,84 @@
 //! Parsing and formatting of timestamps and durations.
 
-use jiff::Timestamp;
-use jiff::civil::Date;
-use jiff::tz::TimeZone;
+use jiff::SignedDuration;
+use jiff::civil::{DateTime, date};
+use rkube_api::go_time;
 
-/// First second of the range of timestamps, 0001-01-01T00:00:00Z.
-const MIN_SECOND: i64 = -62_135_596_800;
-/// Last second of the range of timestamps, 9999-12-31T23:59:59Z.
-const MAX_SECOND: i64 = 253_402_300_799;
+/// The second from which timestamps count, in UTC.
+const EPOCH: DateTime = date(1970, 1, 1).at(0, 0, 0, 0);
 
-/// Returns whether a moment is within the range of `google.protobuf.Timestamp`.
-pub(crate) fn is_in_range(moment: Timestamp) -> bool {
-    let second = moment.as_nanosecond().div_euclid(1_000_000_000);
-    (i128::from(MIN_SECOND)..=i128::from(MAX_SECOND)).contains(&second)
+/// Returns whether a time, in UTC, is within the range of `google.protobuf.Timestamp`: years
+/// 1 to 9999.
+pub(crate) fn is_in_range(time: DateTime) -> bool {
+    (1..=9999).contains(&time.year())
+}
+
+/// Returns the time a number of seconds after 1970, `None` if it is out of range.
+pub(crate) fn from_seconds(seconds: i64) -> Option<DateTime> {
+    EPOCH
+        .checked_add(SignedDuration::from_secs(seconds))
+        .ok()
+        .filter(|time| is_in_range(*time))
+}
+
+/// Returns the seconds from 1970 to a time, rounded down.
+pub(crate) fn to_seconds(time: DateTime) -> i64 {
+    let since = time.duration_since(EPOCH);
+    since.as_secs() - i64::from(since.subsec_nanos() < 0)
 }
 
 /// Parses a date (RFC 3339 `full-date`) as midnight UTC.
-pub(crate) fn parse_date(text: &str) -> Result<Timestamp, String> {
-    let date: Date = text.parse().map_err(|e| format!("{e}"))?;
-    date.to_zoned(TimeZone::UTC)
-        .map(|z| z.timestamp())
-        .map_err(|e| format!("{e}"))
+pub(crate) fn parse_date(text: &str) -> Result<DateTime, String> {
+    go_time::parse_date(text).map(|date| date.at(0, 0, 0, 0))
 }
 
-/// Parses an RFC 3339 timestamp.
-pub(crate) fn parse_rfc3339(text: &str) -> Option<Timestamp> {
-    let bytes = text.as_bytes();
-    // jiff accepts more formats than RFC 3339.
-    if bytes.len() < 20 || bytes[10] != b'T' || bytes[4] != b'-' || bytes[13] != b':' {
-        return None;
-    }
-    let zone = text.rfind(['Z', '+', '-']).filter(|at| *at > 10)?;
-    let rest = &text[zone..];
-    let right = rest == "Z" || rest.len() == 6 && rest.as_bytes()[3] == b':';
-    if !right || text.contains(',') || text[17..19].starts_with("60") {
-        return None;
-    }
-    text.parse().ok()
+/// Returns whether a string conforms to the schema format `date-time`. As upstream's check it
+/// takes small letters, any character before the fraction, any offset, and more text after
+/// another `t`.
+pub(crate) fn is_date_time(text: &str) -> bool {
+    let lower = text.to_lowercase();
+    let mut parts = lower.split('t');
+    let (Some(date), Some(time)) = (parts.next(), parts.next()) else {
+        return false;
+    };
+    let two = |text: &str, most: &str| {
+        text.len() == 2 && text.bytes().all(|b| b.is_ascii_digit()) && text <= most
+    };
+    let Some((clock, rest)) = time.split_at_checked(8) else {
+        return false;
+    };
+    let mut clock = clock.splitn(3, ':');
+    let mut part = |most: &str| clock.next().is_some_and(|text| two(text, most));
+    go_time::parse_date(date).is_ok()
+        && part("23")
+        && part("59")
+        && part("59")
+        && (is_zone(rest) || is_fraction_and_zone(rest))
 }
 
-/// Parses a string in the schema format `date-time`; case does not matter.
-pub(crate) fn parse_date_time(text: &str) -> Result<Timestamp, String> {
-    parse_rfc3339(&text.to_uppercase())
-        .ok_or_else(|| format!("parsing time {}", crate::number::go_quote(text)))
+fn is_zone(text: &str) -> bool {
+    let digit = u8::is_ascii_digit;
+    match text.as_bytes() {
+        b"z" => true,
+        [b'+' | b'-', h1, h2, b':', m1, m2] => [h1, h2, m1, m2].into_iter().all(digit),
+        _ => false,
+    }
+}
+
+fn is_fraction_and_zone(text: &str) -> bool {
+    let mut chars = text.chars();
+    // A line break is no character of a pattern's dot.
+    if matches!(chars.next(), None | Some('\n')) {
+        return false;
+    }
+    let digits = chars.as_str();
+    let zone = digits.trim_start_matches(|c: char| c.is_ascii_digit());
+    zone.len() < digits.len() && is_zone(zone)
 }
 
 /// Formats a timestamp (RFC 3339), with as many fractional digits as necessary.
-pub(crate) fn format(moment: Timestamp) -> String {
-    moment.to_string()
+pub(crate) fn format(time: DateTime) -> String {
+    format!("{time}Z")
 }
 
 /// Parses a duration in Go's syntax, such as `1h2m3.5s`, to nanoseconds.

@@ -1,6 +1,7 @@
 //! Checks of well-typed expressions: constant arguments that can only fail, and homogeneous
 //! literals.
 
+use rkube_api::go_time;
 use rkube_go_regexp::Pattern;
 
 use crate::ast::{Expr, Kind, Literal};
@@ -44,7 +45,7 @@ pub(crate) fn validate(source: &str, checked: &Checked) -> Result<(), Issues> {
             let bad = match (function.as_str(), literal) {
                 ("duration", Literal::String(s)) => time::parse_duration(s).is_none(),
                 ("timestamp", Literal::String(s)) => {
-                    !time::parse_rfc3339(s).is_some_and(time::is_in_range)
+                    !go_time::parse_rfc3339(s).is_ok_and(time::is_in_range)
                 }
                 ("matches", Literal::String(s)) => Pattern::new(s).is_err(),
                 _ => false,

@@ -158,11 +158,9 @@ impl Program {
             });
             for (instruction, start) in now.order.drain(..) {
                 let takes = match (self.code[instruction as usize], position.after) {
+                    (Instruction::Match, _) if any => return Some((start, position.at)),
                     (Instruction::Match, _) => {
                         found = Some((start, position.at));
-                        if any {
-                            return found;
-                        }
                         // The remaining threads are less preferred.
                         break;
                     }

@@ -68,18 +68,16 @@ fn default(obj: &mut Object) {
         }
     }
     for metric in list_mut(spec, "metrics") {
-        for path in [
-            "resource.target",
-            "containerResource.target",
-            "pods.target",
-            "object.target",
-            "external.target",
+        for kind in [
+            "resource",
+            "containerResource",
+            "pods",
+            "object",
+            "external",
         ] {
-            if let Some(target) = at_mut(metric, path) {
-                for key in ["averageValue", "value"] {
-                    if let Some(q) = at_mut(target, key) {
-                        crate::quantities::normalize_value(q);
-                    }
+            for key in ["averageValue", "value"] {
+                if let Some(quantity) = at_mut(metric, &format!("{kind}.target.{key}")) {
+                    crate::quantities::normalize_value(quantity);
                 }
             }
         }

@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 
 use crate::errors::{Errors, NOT_NEGATIVE, child, keyed};
 use crate::names;
-use crate::tree::{at, at_mut, list, map, text};
+use crate::tree::{at, at_mut, map};
 
 /// Returns the quantity of a field; zero if it is unset or malformed (validation reports that).
 pub(crate) fn of(value: Option<&Value>) -> Quantity {
@@ -161,14 +161,6 @@ pub(crate) fn validate_requirements(errors: &mut Errors, requirements: &Value, p
     }
     if huge && !cpu_or_memory {
         errors.forbidden(path, "HugePages require cpu or memory");
-    }
-    for (i, claim) in list(requirements, "claims").iter().enumerate() {
-        if text(claim, "name").is_empty() {
-            errors.required(
-                child(&crate::errors::index(&child(path, "claims"), i), "name"),
-                "",
-            );
-        }
     }
 }
 

@@ -6,7 +6,7 @@ use libfuzzer_sys::fuzz_target;
 use rkube_api::apply::{Request, apply, update};
 use rkube_api::fields;
 use rkube_api::schema::Schema;
-use rkube_fuzz::{KINDS, Source};
+use rkube_fuzz::{KINDS, Source, has_keys};
 use serde_json::{Value, json};
 
 fuzz_target!(|data: &[u8]| {
@@ -42,7 +42,9 @@ fuzz_target!(|data: &[u8]| {
     let other = named(source.any(0));
 
     // One manager: the second configuration replaces the first.
-    if let Ok(mut live) = apply(&request("m"), None, &first, false)
+    if has_keys(ty.into(), &first)
+        && has_keys(ty.into(), &second)
+        && let Ok(mut live) = apply(&request("m"), None, &first, false)
         && fields::check(ty, &mut live).is_ok()
         && let Ok(mut changed) = apply(&request("m"), Some(&live), &second, false)
         && fields::check(ty, &mut changed).is_ok()

@@ -185,3 +185,33 @@ impl<'d> Source<'d> {
         pointer
     }
 }
+
+/// Returns whether every item of a keyed list has its keys. Of those with defaults one may
+/// be left out, if another key is there.
+///
+/// Validation refuses other items. As upstream, server-side apply takes them and loses some.
+pub fn has_keys(ty: Type<'_>, value: &Value) -> bool {
+    match (ty.kind(), value) {
+        (Kind::Array, Value::Array(items)) => {
+            let Some(element) = ty.element() else {
+                return true;
+            };
+            let keys = ty.list_map_keys();
+            let is_set = |item: &Value, key: &str| item.get(key).is_some_and(|key| !key.is_null());
+            items.iter().all(|item| {
+                let any = keys.is_empty() || keys.iter().any(|key| is_set(item, key));
+                let required = keys
+                    .iter()
+                    .all(|key| is_set(item, key) || element.field_default(key).is_some());
+                any && required && has_keys(element, item)
+            })
+        }
+        (Kind::Object, Value::Object(map)) => map
+            .iter()
+            .all(|(key, value)| ty.field(key).is_none_or(|field| has_keys(field.ty, value))),
+        (Kind::Map, Value::Object(map)) => map
+            .values()
+            .all(|value| ty.element().is_none_or(|element| has_keys(element, value))),
+        _ => true,
+    }
+}

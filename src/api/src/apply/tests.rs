@@ -233,6 +233,68 @@ fn list_maps_merge_by_keys_with_defaults() {
 }
 
 #[test]
+fn items_without_some_of_their_keys_are_items_of_their_own() {
+    // As upstream since structured-merge-diff 4: what has no default is left out of the key.
+    let ty = ty("core.v1.Service");
+    let service = |ports: &Value| json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "s"}, "spec": {"ports": ports}});
+    let r = request(ty, "v1", "m");
+    let lists = [
+        json!([]),
+        json!([{}]),
+        json!([{"protocol": "UDP"}]),
+        json!([{"port": 1}]),
+        json!([{"port": 1}, {}]),
+        json!([{}, {"protocol": "UDP"}, {"port": 1, "protocol": "UDP"}]),
+        json!([{"port": 2, "name": "a"}]),
+    ];
+    for first in &lists {
+        for second in &lists {
+            let live = stored(ty, apply(&r, None, &service(first), false).unwrap());
+            let changed = apply(&r, Some(&live), &service(second), false).unwrap();
+            let ports = changed["spec"]
+                .get("ports")
+                .cloned()
+                .unwrap_or_else(|| json!([]));
+            assert_eq!(&ports, second, "{first} and then {second}");
+            let changed = stored(ty, changed);
+            let again = apply(&r, Some(&changed), &service(second), false).unwrap();
+            assert_eq!(stored(ty, again), changed, "{second} once more");
+        }
+    }
+    let live = apply(&r, None, &service(&json!([{"name": "a"}])), false).unwrap();
+    assert_eq!(
+        fields_of(&live, "m"),
+        Some(&json!({"f:spec": {"f:ports": {r#"k:{"protocol":"TCP"}"#: {".": {}, "f:name": {}}}}}))
+    );
+    let error = apply(&r, None, &service(&json!([{}, {"protocol": "TCP"}])), false).unwrap_err();
+    assert!(
+        error
+            .message
+            .ends_with(r#": .spec.ports: duplicate entries for key [protocol="TCP"]"#),
+        "{error}"
+    );
+    // As upstream, an item whose last field goes is gone, although it is applied.
+    let emptied = apply(&r, Some(&live), &service(&json!([{}])), false).unwrap();
+    assert_eq!(emptied["spec"].get("ports"), None);
+    // Without any key it is refused.
+    let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p"},
+        "spec": {"hostAliases": [{"hostnames": ["a"]}]}});
+    let error = apply(
+        &request(self::ty("core.v1.Pod"), "v1", "m"),
+        None,
+        &pod,
+        false,
+    )
+    .unwrap_err();
+    assert!(
+        error.message.ends_with(
+            r#": .spec.hostAliases: element 0: associative list with keys has an element that omits all key fields ["ip"] (and doesn't have default values for any key fields)"#
+        ),
+        "{error}"
+    );
+}
+
+#[test]
 fn sets_and_unknown_fields() {
     let ty = ty("core.v1.ConfigMap");
     let map = |finalizers: Value| json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "c", "finalizers": finalizers}});

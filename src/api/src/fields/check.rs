@@ -1,11 +1,14 @@
 //! Checks trees against their types, as Go's decoder does when it fills a struct.
 
+use base64::Engine as _;
+use base64::engine::{GeneralPurpose, GeneralPurposeConfig};
+use jiff::civil::{DateTime, date};
 use serde_json::{Map, Value};
 
 use crate::Object;
-use crate::meta;
+use crate::go_time;
 use crate::quantity::Quantity;
-use crate::schema::{Kind, Schema, Type};
+use crate::schema::{Field, Kind, Schema, Type};
 use crate::status::Status;
 
 use super::path::Path;
@@ -138,51 +141,69 @@ impl Checker {
         match ty.kind() {
             Kind::Any => self.any(ty, value, owner),
             Kind::Object => self.object(ty, value, owner),
-            Kind::Map => {
-                let found = go_value(value);
-                let Value::Object(map) = value else {
-                    return Err(self.mismatch(&found, ty, owner));
-                };
-                let Some(element) = ty.element() else {
-                    return Ok(());
-                };
-                let builtin = matches!(ty, Type::Builtin(_));
-                for (key, value) in map.iter_mut() {
-                    if value.is_null() {
-                        if builtin {
-                            *value = zero_of(element);
-                        }
-                        continue;
-                    }
-                    let at = self.path.field(key);
-                    self.value(element, value, owner)?;
-                    self.path.back(at);
-                }
-                Ok(())
-            }
-            Kind::Array => {
-                let found = go_value(value);
-                let Value::Array(items) = value else {
-                    return Err(self.mismatch(&found, ty, owner));
-                };
-                let Some(element) = ty.element() else {
-                    return Ok(());
-                };
-                for (i, item) in items.iter_mut().enumerate() {
-                    if item.is_null() {
-                        if matches!(ty, Type::Builtin(_)) {
-                            *item = zero_of(element);
-                        }
-                        continue;
-                    }
-                    let at = self.path.index(i);
-                    self.value(element, item, owner)?;
-                    self.path.back(at);
-                }
-                Ok(())
-            }
+            Kind::Map => self.map(ty, value, owner),
+            Kind::Array => self.array(ty, value, owner),
             _ => self.scalar(ty, value, owner),
         }
+    }
+
+    fn map(
+        &mut self,
+        ty: Type<'_>,
+        value: &mut Value,
+        owner: Option<Type<'_>>,
+    ) -> Result<(), String> {
+        let found = go_value(value);
+        let Value::Object(map) = value else {
+            return Err(self.mismatch(&found, ty, owner));
+        };
+        let Some(element) = ty.element() else {
+            return Ok(());
+        };
+        for (key, value) in map.iter_mut() {
+            let at = self.path.field(key);
+            self.element(ty, element, value, owner)?;
+            self.path.back(at);
+        }
+        Ok(())
+    }
+
+    fn array(
+        &mut self,
+        ty: Type<'_>,
+        value: &mut Value,
+        owner: Option<Type<'_>>,
+    ) -> Result<(), String> {
+        let found = go_value(value);
+        let Value::Array(items) = value else {
+            return Err(self.mismatch(&found, ty, owner));
+        };
+        let Some(element) = ty.element() else {
+            return Ok(());
+        };
+        for (i, item) in items.iter_mut().enumerate() {
+            let at = self.path.index(i);
+            self.element(ty, element, item, owner)?;
+            self.path.back(at);
+        }
+        Ok(())
+    }
+
+    /// Checks an item of the list, or a value of the map, of type `holder`.
+    fn element(
+        &mut self,
+        holder: Type<'_>,
+        ty: Type<'_>,
+        value: &mut Value,
+        owner: Option<Type<'_>>,
+    ) -> Result<(), String> {
+        if !value.is_null() {
+            return self.value(ty, value, owner);
+        }
+        if matches!(holder, Type::Builtin(_)) {
+            *value = zero_of(ty);
+        }
+        Ok(())
     }
 
     fn object(
@@ -203,37 +224,22 @@ impl Checker {
                 continue;
             };
             let at = self.path.field(&key);
-            if let Some(field) = ty.field(&key) {
-                if entry.is_null() {
-                    // Custom resources get theirs defaulted or dropped by their own rules.
-                    if matches!(field.ty, Type::Builtin(_)) || !field.ty.is_nullable() {
-                        map.remove(&key);
+            let dropped = match (ty.field(&key), ty.element()) {
+                (Some(field), _) => self.field(field, entry, builtin, owner)?,
+                (None, Some(element)) => {
+                    if !entry.is_null() {
+                        self.value(element, entry, owner)?;
                     }
-                } else {
-                    self.fields.push(key.clone());
-                    self.value(field.ty, entry, owner)?;
-                    self.fields.pop();
-                    let is_empty = match entry {
-                        // An empty time.
-                        Value::Null => true,
-                        Value::Array(items) => items.is_empty(),
-                        Value::Object(entries) => {
-                            entries.is_empty() && field.ty.kind() == Kind::Map
-                        }
-                        _ => false,
-                    };
-                    // An empty list of managers asks for a reset; see `apply::update`.
-                    if builtin && is_empty && !field.required && key != "managedFields" {
-                        map.remove(&key);
-                    }
+                    false
                 }
-            } else if let Some(element) = ty.element() {
-                if !entry.is_null() {
-                    self.value(element, entry, owner)?;
+                (None, None) if ty.preserves_unknown() => false,
+                (None, None) => {
+                    self.unknown();
+                    true
                 }
-            } else if !ty.preserves_unknown() {
+            };
+            if dropped {
                 map.remove(&key);
-                self.unknown();
             }
             self.path.back(at);
         }
@@ -241,6 +247,24 @@ impl Checker {
             add_embedded(ty, map, 0);
         }
         Ok(())
+    }
+
+    /// Checks a declared field, and returns whether it is dropped.
+    fn field(
+        &mut self,
+        field: Field<'_>,
+        value: &mut Value,
+        builtin: bool,
+        owner: Option<Type<'_>>,
+    ) -> Result<bool, String> {
+        if value.is_null() {
+            // Custom resources get theirs defaulted or dropped by their own rules.
+            return Ok(matches!(field.ty, Type::Builtin(_)) || !field.ty.is_nullable());
+        }
+        self.fields.push(field.name.to_owned());
+        self.value(field.ty, value, owner)?;
+        self.fields.pop();
+        Ok(builtin && is_dropped(field, value))
     }
 
     /// Free-form values; only embedded objects and JSON schemas have rules.
@@ -276,7 +300,7 @@ impl Checker {
             Kind::Number => value.is_number(),
             Kind::Bytes => {
                 if let Value::String(text) = value {
-                    return check_base64(text);
+                    return check_base64(text, matches!(ty, Type::Builtin(_)));
                 }
                 matches!(ty, Type::Structural(_)) && value.is_string()
             }
@@ -344,27 +368,23 @@ impl Checker {
                 go_value(value)
             ));
         };
-        if text.is_empty() {
-            *value = Value::Null;
-            return Ok(());
-        }
-        let Some(time) = meta::parse_time(text) else {
-            let layout = if ty.kind() == Kind::Time {
-                "2006-01-02T15:04:05Z07:00"
-            } else {
-                "2006-01-02T15:04:05.000000Z07:00"
-            };
-            let quoted = crate::text::quote(text);
-            return Err(format!(
-                "parsing time {quoted} as {}: cannot parse {quoted} as \"2006\"",
-                crate::text::quote(layout)
-            ));
-        };
-        *text = if ty.kind() == Kind::Time {
-            meta::rfc3339(time)
+        let (time, layout) = if ty.kind() == Kind::Time {
+            (go_time::parse_rfc3339(text)?, "%Y-%m-%dT%H:%M:%SZ")
         } else {
-            meta::rfc3339_micro(time)
+            (go_time::parse_micro(text)?, "%Y-%m-%dT%H:%M:%S.%6fZ")
         };
+        // What is outside could be written, but not be read again.
+        if !(0..=9999).contains(&time.year()) {
+            return Err(format!(
+                "parsing time {}: year out of range",
+                crate::text::quote(text)
+            ));
+        }
+        if is_zero_time(time) {
+            *value = Value::Null;
+        } else {
+            *text = time.strftime(layout).to_string();
+        }
         Ok(())
     }
 
@@ -399,6 +419,26 @@ impl Checker {
     }
 }
 
+/// Returns whether Go's encoder, or the rule about nulls, drops a checked value of a field.
+fn is_dropped(field: Field<'_>, value: &Value) -> bool {
+    match value {
+        // The zero time, which Go writes as null. It is dropped as any other null is.
+        Value::Null => true,
+        // An empty list of managers asks for a reset; see `apply::update`.
+        Value::Array(items) => items.is_empty() && !field.required && field.name != "managedFields",
+        Value::Object(entries) => {
+            entries.is_empty() && field.ty.kind() == Kind::Map && !field.required
+        }
+        _ => false,
+    }
+}
+
+/// Returns whether a time is Go's zero time, which counts as no time. Parts of a second do
+/// not count.
+fn is_zero_time(time: DateTime) -> bool {
+    time.date() == date(1, 1, 1) && time.hour() == 0 && time.minute() == 0 && time.second() == 0
+}
+
 fn is_int32(n: i64) -> bool {
     i32::try_from(n).is_ok()
 }
@@ -422,22 +462,34 @@ fn zero_of(ty: Type<'_>) -> Value {
     }
 }
 
-fn check_base64(text: &str) -> Result<(), String> {
-    use base64::Engine as _;
+/// Bytes as Go's `base64.StdEncoding` reads them: unused bits of the last character may be
+/// set.
+const BASE64: GeneralPurpose = GeneralPurpose::new(
+    &base64::alphabet::STANDARD,
+    GeneralPurposeConfig::new().with_decode_allow_trailing_bits(true),
+);
+
+/// Checks base64, and if it is that of a Go struct brings it into the form that Go writes.
+fn check_base64(text: &mut String, normalise: bool) -> Result<(), String> {
     let clean: String;
-    let text = if text.contains(['\n', '\r']) {
+    let digits = if text.contains(['\n', '\r']) {
         clean = text.chars().filter(|c| !matches!(c, '\n' | '\r')).collect();
-        &clean
+        clean.as_str()
     } else {
-        text
+        text.as_str()
     };
-    match base64::engine::general_purpose::STANDARD.decode(text) {
-        Ok(_) => Ok(()),
+    match BASE64.decode(digits) {
+        Ok(bytes) => {
+            if normalise {
+                *text = BASE64.encode(bytes);
+            }
+            Ok(())
+        }
         Err(e) => {
             let at = match e {
                 base64::DecodeError::InvalidByte(at, _)
                 | base64::DecodeError::InvalidLastSymbol(at, _) => at,
-                _ => text.len() / 4 * 4,
+                _ => digits.len() / 4 * 4,
             };
             Err(format!("illegal base64 data at input byte {at}"))
         }

@@ -149,6 +149,14 @@ impl<'de> Visitor<'de> for Strict {
         Ok(())
     }
 
+    fn visit_i128<E>(self, _: i128) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_u128<E>(self, _: u128) -> Result<(), E> {
+        Ok(())
+    }
+
     fn visit_f64<E>(self, _: f64) -> Result<(), E> {
         Ok(())
     }
@@ -294,6 +302,15 @@ impl<'de> Visitor<'de> for Seed<'_> {
     fn visit_u64<E: serde::de::Error>(self, value: u64) -> Result<Value, E> {
         self.spend(0)?;
         Ok(Value::from(value))
+    }
+
+    // As Go's decoder into an interface, integers beyond 64 bits become floats.
+    fn visit_i128<E: serde::de::Error>(self, value: i128) -> Result<Value, E> {
+        self.visit_f64(value as f64)
+    }
+
+    fn visit_u128<E: serde::de::Error>(self, value: u128) -> Result<Value, E> {
+        self.visit_f64(value as f64)
     }
 
     fn visit_f64<E: serde::de::Error>(self, value: f64) -> Result<Value, E> {

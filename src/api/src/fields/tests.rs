@@ -2,6 +2,7 @@ use proptest::prelude::*;
 use serde_json::json;
 
 use super::*;
+use crate::Object;
 use crate::schema::{Schema, Structural, TypeRef};
 
 fn builtin(name: &str) -> TypeRef {
@@ -124,6 +125,117 @@ fn words_type_errors_as_go() {
 }
 
 #[test]
+fn times_are_normalised_or_refused() {
+    // Of an optional time, a required one, and one with microseconds.
+    let pod = |time: &str| json!({"status": {"startTime": time}});
+    let event = |time: &str| json!({"eventTime": time});
+    let token = |time: &str| json!({"status": {"expirationTimestamp": time, "token": "t"}});
+    let checked = |kind: &str, mut object: Object| match check(builtin(kind), &mut object) {
+        Ok(_) => {
+            let mut again = object.clone();
+            assert_eq!(
+                check(builtin(kind), &mut again).unwrap(),
+                Vec::<String>::new()
+            );
+            assert_eq!(again, object, "{kind}");
+            object
+        }
+        Err(status) => status.message.into(),
+    };
+    let at = |object: Object, pointer: &str| object.pointer(pointer).cloned().unwrap_or(object);
+    for (text, time) in [
+        ("2024-02-29T04:05:06.7+01:00", json!("2024-02-29T03:05:06Z")),
+        ("9999-12-31T23:59:59Z", json!("9999-12-31T23:59:59Z")),
+    ] {
+        assert_eq!(
+            at(checked("core.v1.Pod", pod(text)), "/status/startTime"),
+            time
+        );
+        let token = checked("authentication.v1.TokenRequest", token(text));
+        assert_eq!(at(token, "/status/expirationTimestamp"), time);
+    }
+    for text in ["0001-01-01T00:00:00Z", "0001-01-01T01:00:00.5+01:00"] {
+        let pod = checked("core.v1.Pod", pod(text));
+        assert_eq!(pod["status"], json!({}));
+        let token = checked("authentication.v1.TokenRequest", token(text));
+        assert_eq!(token["status"], json!({"token": "t"}));
+    }
+    assert_eq!(
+        checked("core.v1.Event", event("2024-02-29T04:05:06.123456Z"))["eventTime"],
+        "2024-02-29T04:05:06.123456Z"
+    );
+    for (object, message) in [
+        (
+            checked("core.v1.Pod", pod("")),
+            r#"parsing time "" as "2006-01-02T15:04:05Z07:00": cannot parse "" as "2006""#,
+        ),
+        (
+            checked("authentication.v1.TokenRequest", token("")),
+            r#"parsing time "" as "2006-01-02T15:04:05Z07:00": cannot parse "" as "2006""#,
+        ),
+        (
+            checked("core.v1.Event", event("2024-02-29T04:05:06Z")),
+            r#"parsing time "2024-02-29T04:05:06Z" as "2006-01-02T15:04:05.000000Z07:00": cannot parse "Z" as ".000000""#,
+        ),
+        (
+            checked("core.v1.Pod", pod("0000-01-01T00:00:00+01:00")),
+            r#"parsing time "0000-01-01T00:00:00+01:00": year out of range"#,
+        ),
+    ] {
+        assert_eq!(object, json!(message));
+    }
+}
+
+#[test]
+fn bytes_are_written_as_go_writes_them() {
+    for (text, want) in [
+        ("", Some("")),
+        ("YQ==", Some("YQ==")),
+        // Unused bits are set, and lines are broken.
+        ("YR==", Some("YQ==")),
+        ("YW\r\nJj\n", Some("YWJj")),
+        ("YQ", None),
+        ("YQ=", None),
+        ("Y-_=", None),
+    ] {
+        let mut secret = json!({"data": {"a": text}});
+        match check(builtin("core.v1.Secret"), &mut secret) {
+            Ok(_) => assert_eq!(Some(&secret["data"]["a"]), want.map(|w| json!(w)).as_ref()),
+            Err(_) => assert_eq!(want, None, "{text}"),
+        }
+    }
+}
+
+#[test]
+fn numbers_are_read_exactly() {
+    // Each lies so close to the middle of two doubles that a fast parser errs.
+    for text in [
+        "1.7976931348623157e308",
+        "2.2250738585072014e-308",
+        "9007199254740993.1",
+        "1.448997445238699",
+        "100000000000000016777215.5",
+        "5e-324",
+        "0.1e-6",
+        "-123456789012345678901234567890",
+    ] {
+        let expected: f64 = text.parse().unwrap();
+        let (json, _) = parse_json(text.as_bytes()).unwrap();
+        assert_eq!(
+            json.as_f64().map(f64::to_bits),
+            Some(expected.to_bits()),
+            "{text}"
+        );
+        let (yaml, _) = parse_yaml(text.as_bytes()).unwrap();
+        assert_eq!(
+            yaml.as_f64().map(f64::to_bits),
+            Some(expected.to_bits()),
+            "{text}"
+        );
+    }
+}
+
+#[test]
 fn empty_objects_are_gos() {
     let empty = empty(builtin("apps.v1.Deployment"));
     assert_eq!(
@@ -167,6 +279,16 @@ proptest! {
         let _ = parse_yaml(&bytes);
         let _ = parse_json(text.as_bytes());
         let _ = parse_yaml(text.as_bytes());
+    }
+
+    #[test]
+    fn doubles_survive_json_and_yaml(bits in any::<u64>()) {
+        let number = f64::from_bits(bits);
+        if let Some(number) = serde_json::Number::from_f64(number) {
+            let object = serde_json::Value::Number(number);
+            prop_assert_eq!(parse_json(&crate::codec::to_json(&object)).unwrap().0, object.clone());
+            prop_assert_eq!(parse_yaml(crate::codec::to_yaml(&object).as_bytes()).unwrap().0, object);
+        }
     }
 
     #[test]

@@ -421,13 +421,12 @@ impl<'a> Schemas<'a> {
             return match meta {
                 // These belong to every group version.
                 "DeleteOptions" | "WatchEvent" => {
-                    let mut all = vec![gvk_value("", "v1", meta)];
-                    for (group, version) in &self.group_versions {
-                        if (*group, *version) != ("", "v1") {
-                            all.push(gvk_value(group, version, meta));
-                        }
-                    }
-                    Some(all.into())
+                    let others = self.group_versions.iter().filter(|gv| **gv != ("", "v1"));
+                    let all = std::iter::once(&("", "v1")).chain(others);
+                    Some(
+                        all.map(|(group, version)| gvk_value(group, version, meta))
+                            .collect(),
+                    )
                 }
                 "APIGroup" | "APIGroupList" | "APIResourceList" | "APIVersions" | "Status" => {
                     Some(json!([gvk_value("", "v1", meta)]))

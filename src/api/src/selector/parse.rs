@@ -120,21 +120,8 @@ impl Parser {
                         self.requirement()
                             .map_err(|e| format!("unable to parse requirement: {e}"))?,
                     );
-                    match self.take() {
-                        (Token::End, _) => return Ok(requirements),
-                        (Token::Comma, _) => {
-                            let (next, literal) = self.peek();
-                            if !matches!(next, Token::Identifier | Token::Not) {
-                                return Err(format!(
-                                    "found '{literal}', expected: identifier after ','"
-                                ));
-                            }
-                        }
-                        (_, literal) => {
-                            return Err(format!(
-                                "found '{literal}', expected: ',' or 'end of string'"
-                            ));
-                        }
+                    if self.ends()? {
+                        return Ok(requirements);
                     }
                 }
                 (Token::End, _) => return Ok(requirements),
@@ -144,6 +131,23 @@ impl Parser {
                     ));
                 }
             }
+        }
+    }
+
+    /// Takes what follows a requirement, and returns whether it is the end.
+    fn ends(&mut self) -> Result<bool, String> {
+        match self.take() {
+            (Token::End, _) => return Ok(true),
+            (Token::Comma, _) => {}
+            (_, literal) => {
+                return Err(format!(
+                    "found '{literal}', expected: ',' or 'end of string'"
+                ));
+            }
+        }
+        match self.peek() {
+            (Token::Identifier | Token::Not, _) => Ok(false),
+            (_, literal) => Err(format!("found '{literal}', expected: identifier after ','")),
         }
     }
 

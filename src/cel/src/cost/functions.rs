@@ -86,96 +86,41 @@ impl Coster<'_> {
         target: Option<&Operand<'_>>,
         args: &[Operand<'_>],
     ) -> Option<CallCost> {
-        let fixed = |n| {
+        if let Some(units) = fixed_units(function, overload) {
+            return plain(Range::fixed(units));
+        }
+        self.of_texts(function, target, args)
+            .or_else(|| self.of_lists(function, target))
+            .or_else(|| self.of_parsers(function, overload, args))
+            .or_else(|| of_equality(function, args))
+    }
+
+    /// Returns the cost and result size of functions that read or build strings.
+    fn of_texts(
+        &self,
+        function: &str,
+        target: Option<&Operand<'_>>,
+        args: &[Operand<'_>],
+    ) -> Option<CallCost> {
+        let sized = |cost, size| {
             Some(CallCost {
-                cost: Range::fixed(n),
-                size: None,
+                cost,
+                size: Some(size),
             })
         };
-        let cost = |cost| Some(CallCost { cost, size: None });
         match (function, target, args) {
-            ("check", ..) => fixed(350_000),
-            (
-                "serviceAccount"
-                | "path"
-                | "group"
-                | "resource"
-                | "subresource"
-                | "namespace"
-                | "name"
-                | "allowed"
-                | "reason"
-                | "error"
-                | "errored"
-                | "masked"
-                | "prefixLength"
-                | "family"
-                | "isUnspecified"
-                | "isLoopback"
-                | "isLinkLocalMulticast"
-                | "isLinkLocalUnicast"
-                | "isGlobalUnicast"
-                | "format.named"
-                | "sign"
-                | "asInteger"
-                | "isInteger"
-                | "asApproximateFloat"
-                | "isGreaterThan"
-                | "isLessThan"
-                | "compareTo"
-                | "add"
-                | "sub"
-                | "major"
-                | "minor"
-                | "patch"
-                | "getScheme"
-                | "getHostname"
-                | "getHost"
-                | "getPort"
-                | "getEscapedPath"
-                | "getQuery",
-                ..,
-            ) => fixed(1),
-            ("fieldSelector" | "labelSelector", _, [selector]) => {
-                let length = self.known(selector);
-                cost(
-                    Range::fixed(10)
-                        .add(length.share(0.1))
-                        .add(length.share(0.5).share(50.0)),
-                )
-            }
-            ("isSorted" | "sum" | "max" | "min" | "indexOf" | "lastIndexOf", Some(target), _) => {
-                let size = self.known(target);
-                let Some(element) = target.ty.params().first().copied() else {
-                    return cost(size.share(0.1));
-                };
-                let mut each = ONE;
-                if matches!(element, Type::String | Type::Bytes) {
-                    let of = self.item(target).unwrap_or(Range::UNKNOWN);
-                    each = each.add(of.share(0.1));
-                }
-                cost(size.times(each))
-            }
             ("url" | "jsonpatch.escapeKey", _, [arg]) => {
                 let size = self.known(arg);
-                Some(CallCost {
-                    cost: size.share(0.1),
-                    size: Some(size),
-                })
+                sized(size.share(0.1), size)
             }
             ("lowerAscii" | "upperAscii" | "substring" | "trim", Some(target), _) => {
                 let size = self.known(target);
-                Some(CallCost {
-                    cost: size.share(0.1),
-                    size: Some(size),
-                })
+                sized(size.share(0.1), size)
             }
             ("replace", Some(target), [from, to, ..]) => {
                 let size = self.known(target);
-                Some(CallCost {
-                    cost: size.share(0.2),
-                    size: Some(replaced(size, self.known(from), self.known(to))),
-                })
+                let result = replaced(size, self.known(from), self.known(to));
+                sized(size.share(0.2), result)
             }
             ("split", Some(target), _) => {
                 let size = self.known(target);
@@ -183,10 +128,7 @@ impl Coster<'_> {
                     Kind::Literal(Literal::Int(n)) => *n as u64,
                     _ => size.max,
                 });
-                Some(CallCost {
-                    cost: size.share(0.2),
-                    size: Some(Range { min: 0, max }),
-                })
+                sized(size.share(0.2), Range { min: 0, max })
             }
             ("join", Some(target), _) => {
                 let count = self.known(target);
@@ -200,30 +142,57 @@ impl Coster<'_> {
                         max: count.max.saturating_sub(1),
                     }));
                 }
-                Some(CallCost {
-                    cost: size.share(0.1),
-                    size: Some(size),
-                })
+                sized(size.share(0.1), size)
             }
             ("find" | "findAll", Some(target), [pattern, ..]) => {
                 let size = self.known(target);
-                Some(CallCost {
-                    cost: pattern_cost(size, self.known(pattern)),
-                    size: Some(Range {
-                        min: 0,
-                        max: size.max,
-                    }),
-                })
+                let result = Range {
+                    min: 0,
+                    max: size.max,
+                };
+                sized(pattern_cost(size, self.known(pattern)), result)
             }
-            ("ip", ..) if overload == "cidr_ip" => fixed(1),
+            _ => None,
+        }
+    }
+
+    /// Returns the cost of functions that visit every item of a list.
+    fn of_lists(&self, function: &str, target: Option<&Operand<'_>>) -> Option<CallCost> {
+        let visits = matches!(
+            function,
+            "isSorted" | "sum" | "max" | "min" | "indexOf" | "lastIndexOf"
+        );
+        let target = target.filter(|_| visits)?;
+        let size = self.known(target);
+        let Some(element) = target.ty.params().first().copied() else {
+            return plain(size.share(0.1));
+        };
+        let mut each = ONE;
+        if matches!(element, Type::String | Type::Bytes) {
+            let of = self.item(target).unwrap_or(Range::UNKNOWN);
+            each = each.add(of.share(0.1));
+        }
+        plain(size.times(each))
+    }
+
+    /// Returns the cost of functions that parse a string.
+    fn of_parsers(&self, function: &str, overload: &str, args: &[Operand<'_>]) -> Option<CallCost> {
+        match (function, args) {
+            ("fieldSelector" | "labelSelector", [selector]) => {
+                let length = self.known(selector);
+                plain(
+                    Range::fixed(10)
+                        .add(length.share(0.1))
+                        .add(length.share(0.5).share(50.0)),
+                )
+            }
             (
                 "cidr" | "isIP" | "isCIDR" | "ip" | "quantity" | "isQuantity" | "semver"
                 | "isSemver",
-                _,
                 [arg, ..],
-            ) => cost(self.known(arg).share(0.1)),
-            ("ip.isCanonical", _, [arg]) => cost(self.known(arg).share(0.2)),
-            ("containsIP" | "containsCIDR", _, [arg]) => {
+            ) => plain(self.known(arg).share(0.1)),
+            ("ip.isCanonical", [arg]) => plain(self.known(arg).share(0.2)),
+            ("containsIP" | "containsCIDR", [arg]) => {
                 let bytes = Range { min: 4, max: 16 };
                 let mut own = bytes.add(bytes).share(0.1);
                 if function == "containsCIDR" {
@@ -232,26 +201,9 @@ impl Coster<'_> {
                 if overload.ends_with("_string") {
                     own = own.add(self.known(arg).share(0.1));
                 }
-                cost(own)
+                plain(own)
             }
-            ("validate", _, [arg]) => cost(self.known(arg).share(0.1).share(128.0 * 0.25)),
-            (op::EQUALS, _, [a, b]) if a.ty == b.ty => match a.ty.runtime_name() {
-                "net.IP"
-                | "net.CIDR"
-                | "kubernetes.Quantity"
-                | "kubernetes.Semver"
-                | "kubernetes.authorization.Authorizer"
-                | "kubernetes.authorization.PathCheck"
-                | "kubernetes.authorization.GroupCheck"
-                | "kubernetes.authorization.ResourceCheck"
-                | "kubernetes.authorization.Decision" => fixed(1),
-                "kubernetes.NamedFormat" => cost(Range { min: 1, max: 64 }.share(0.1)),
-                "kubernetes.URL" => {
-                    let max = b.size.map_or(1, |size| size.max);
-                    cost(Range { min: 1, max }.share(0.1))
-                }
-                _ => None,
-            },
+            ("validate", [arg]) => plain(self.known(arg).share(0.1).share(128.0 * 0.25)),
             _ => None,
         }
     }
@@ -295,4 +247,82 @@ fn replaced(size: Range, from: Range, to: Range) -> Range {
         count.min = (size.min as f64 / from.max as f64).ceil() as u64;
     }
     count.times(to).add(kept)
+}
+
+/// Returns a cost without a known size of the result.
+fn plain(cost: Range) -> Option<CallCost> {
+    Some(CallCost { cost, size: None })
+}
+
+/// Returns the cost of functions for which it does not depend on their arguments.
+fn fixed_units(function: &str, overload: &str) -> Option<u64> {
+    const CHEAP: &[&str] = &[
+        "serviceAccount",
+        "path",
+        "group",
+        "resource",
+        "subresource",
+        "namespace",
+        "name",
+        "allowed",
+        "reason",
+        "error",
+        "errored",
+        "masked",
+        "prefixLength",
+        "family",
+        "isUnspecified",
+        "isLoopback",
+        "isLinkLocalMulticast",
+        "isLinkLocalUnicast",
+        "isGlobalUnicast",
+        "format.named",
+        "sign",
+        "asInteger",
+        "isInteger",
+        "asApproximateFloat",
+        "isGreaterThan",
+        "isLessThan",
+        "compareTo",
+        "add",
+        "sub",
+        "major",
+        "minor",
+        "patch",
+        "getScheme",
+        "getHostname",
+        "getHost",
+        "getPort",
+        "getEscapedPath",
+        "getQuery",
+    ];
+    if function == "check" {
+        return Some(350_000);
+    }
+    (CHEAP.contains(&function) || overload == "cidr_ip").then_some(1)
+}
+
+/// Returns the cost of comparing two values of one of Kubernetes' types.
+fn of_equality(function: &str, args: &[Operand<'_>]) -> Option<CallCost> {
+    let [a, b] = args else { return None };
+    if function != op::EQUALS || a.ty != b.ty {
+        return None;
+    }
+    match a.ty.runtime_name() {
+        "net.IP"
+        | "net.CIDR"
+        | "kubernetes.Quantity"
+        | "kubernetes.Semver"
+        | "kubernetes.authorization.Authorizer"
+        | "kubernetes.authorization.PathCheck"
+        | "kubernetes.authorization.GroupCheck"
+        | "kubernetes.authorization.ResourceCheck"
+        | "kubernetes.authorization.Decision" => plain(ONE),
+        "kubernetes.NamedFormat" => plain(Range { min: 1, max: 64 }.share(0.1)),
+        "kubernetes.URL" => {
+            let max = b.size.map_or(1, |size| size.max);
+            plain(Range { min: 1, max }.share(0.1))
+        }
+        _ => None,
+    }
 }

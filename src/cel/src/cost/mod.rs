@@ -477,7 +477,8 @@ impl Coster<'_> {
         let sum = costs.iter().fold(NOTHING, |sum, cost| sum.add(*cost));
         let known = self
             .list_function(overload, target, args)
-            .or_else(|| self.kubernetes(function, overload, target, args));
+            .or_else(|| self.kubernetes(function, overload, target, args))
+            .or_else(|| rewritten_text(overload, args));
         if let Some(known) = known {
             return CallCost {
                 cost: known.cost.add(sum),
@@ -491,27 +492,6 @@ impl Coster<'_> {
         let size = |operand: &Operand<'_>| operand.size.unwrap_or(Range::UNKNOWN);
         match (overload, target, args) {
             ("string_format", Some(target), _) => plain(size(target).share(0.1)),
-            ("string_to_bytes", _, [arg]) => CallCost {
-                cost: size(arg).share(0.1).add(sum),
-                size: Some(Range {
-                    min: size(arg).min,
-                    max: size(arg).max.wrapping_mul(4),
-                }),
-            },
-            ("bytes_to_string", _, [arg]) => CallCost {
-                cost: size(arg).share(0.1).add(sum),
-                size: Some(Range {
-                    min: size(arg).min / 4,
-                    max: size(arg).max,
-                }),
-            },
-            ("strings_quote", _, [arg]) => CallCost {
-                cost: size(arg).share(0.1).add(sum),
-                size: Some(Range {
-                    min: size(arg).min.wrapping_add(2),
-                    max: size(arg).max.wrapping_mul(2).wrapping_add(2),
-                }),
-            },
             ("starts_with_string" | "ends_with_string", _, [arg]) => plain(size(arg).share(0.1)),
             ("in_list", _, [_, list]) => plain(size(list)),
             ("matches_string", Some(target), [pattern]) => {
@@ -574,6 +554,31 @@ impl Coster<'_> {
             _ => plain(ONE),
         }
     }
+}
+
+/// Returns the cost and result size of functions that write a text in another form.
+fn rewritten_text(overload: &str, args: &[Operand<'_>]) -> Option<CallCost> {
+    let [arg] = args else { return None };
+    let size = arg.size.unwrap_or(Range::UNKNOWN);
+    let result = match overload {
+        "string_to_bytes" => Range {
+            min: size.min,
+            max: size.max.wrapping_mul(4),
+        },
+        "bytes_to_string" => Range {
+            min: size.min / 4,
+            max: size.max,
+        },
+        "strings_quote" => Range {
+            min: size.min.wrapping_add(2),
+            max: size.max.wrapping_mul(2).wrapping_add(2),
+        },
+        _ => return None,
+    };
+    Some(CallCost {
+        cost: size.share(0.1),
+        size: Some(result),
+    })
 }
 
 fn literal_size(e: &Expr) -> Option<Range> {

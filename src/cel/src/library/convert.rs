@@ -62,10 +62,9 @@ fn to_double<'a>(_: &mut Ctx<'a, '_>, args: &[Value<'a>], _: Option<&Pattern>) -
         [Value::Double(d)] => Ok(Value::Double(*d)),
         [Value::Int(i)] => Ok(Value::Double(*i as f64)),
         [Value::Uint(u)] => Ok(Value::Double(*u as f64)),
-        [Value::String(s)] => s
-            .parse()
+        [Value::String(s)] => parse_double(s)
             .map(Value::Double)
-            .map_err(|_| failed(&args[0], "double")),
+            .ok_or_else(|| failed(&args[0], "double")),
         _ => no_overload(),
     }
 }
@@ -85,7 +84,7 @@ fn to_int<'a>(_: &mut Ctx<'a, '_>, args: &[Value<'a>], _: Option<&Pattern>) -> O
     match args {
         [Value::Int(i)] => Ok(Value::Int(*i)),
         [Value::Duration(d)] => Ok(Value::Int(*d)),
-        [Value::Timestamp(t)] => Ok(Value::Int(t.as_second())),
+        [Value::Timestamp(t)] => Ok(Value::Int(time::to_seconds(*t))),
         [Value::Uint(u)] => i64::try_from(*u)
             .map(Value::Int)
             .map_err(|_| EvalError::new("integer overflow")),
@@ -120,8 +119,11 @@ fn to_uint<'a>(_: &mut Ctx<'a, '_>, args: &[Value<'a>], _: Option<&Pattern>) -> 
         }
         [Value::String(s)] => s
             .parse()
+            .ok()
+            // Go takes no sign here.
+            .filter(|_| !s.starts_with('+'))
             .map(Value::Uint)
-            .map_err(|_| failed(&args[0], "uint")),
+            .ok_or_else(|| failed(&args[0], "uint")),
         _ => no_overload(),
     }
 }
@@ -138,18 +140,23 @@ fn to_string<'a>(_: &mut Ctx<'a, '_>, args: &[Value<'a>], _: Option<&Pattern>) -
 fn to_timestamp<'a>(_: &mut Ctx<'a, '_>, args: &[Value<'a>], _: Option<&Pattern>) -> Outcome<'a> {
     match args {
         [Value::Timestamp(t)] => Ok(Value::Timestamp(*t)),
-        [Value::Int(i)] => jiff::Timestamp::from_second(*i)
-            .ok()
-            .filter(|t| time::is_in_range(*t))
+        [Value::Int(i)] => time::from_seconds(*i)
             .map(Value::Timestamp)
             .ok_or_else(|| EvalError::new("timestamp overflow")),
-        [Value::String(s)] => match time::parse_rfc3339(s) {
-            Some(t) if time::is_in_range(t) => Ok(Value::Timestamp(t)),
-            Some(_) => Err(EvalError::new("timestamp overflow")),
-            None => Err(failed(&args[0], "google.protobuf.Timestamp")),
+        [Value::String(s)] => match rkube_api::go_time::parse_rfc3339(s) {
+            Ok(t) if time::is_in_range(t) => Ok(Value::Timestamp(t)),
+            Ok(_) => Err(EvalError::new("timestamp overflow")),
+            Err(_) => Err(failed(&args[0], "google.protobuf.Timestamp")),
         },
         _ => no_overload(),
     }
+}
+
+/// Parses a number as Go's `strconv.ParseFloat`, which fails if it is too large.
+fn parse_double(text: &str) -> Option<f64> {
+    let number: f64 = text.parse().ok()?;
+    let named = text.contains(|c: char| c.is_ascii_alphabetic() && !matches!(c, 'e' | 'E'));
+    (number.is_finite() || named).then_some(number)
 }
 
 fn failed(value: &Value<'_>, to: &str) -> EvalError {

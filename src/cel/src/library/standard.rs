@@ -3,13 +3,15 @@
 use std::cmp::Ordering;
 use std::sync::Arc;
 
-use jiff::tz::TimeZone;
-use jiff::{SignedDuration, Timestamp, Zoned};
+use jiff::SignedDuration;
+use jiff::civil::{DateTime, date};
+use jiff::tz::{Offset, TimeZone};
 use rkube_go_regexp::Pattern;
 
 use super::signature::{Run, no_overload};
 use crate::ast::op;
 use crate::ctx::Ctx;
+use crate::number::go_quote;
 use crate::time;
 use crate::value::{EvalError, List, Map, Outcome, OwnMap, Value};
 
@@ -369,7 +371,7 @@ fn compare<'a>(args: &[Value<'a>], fits: fn(Ordering) -> bool) -> Outcome<'a> {
 /// # Errors
 ///
 /// The sum is out of the range of timestamps.
-fn later(moment: &Timestamp, nanos: i64) -> Result<Timestamp, EvalError> {
+fn later(moment: &DateTime, nanos: i64) -> Result<DateTime, EvalError> {
     let error = || EvalError::new("timestamp overflow");
     let sum = moment
         .checked_add(SignedDuration::from_nanos(nanos))
@@ -421,7 +423,7 @@ fn subtract_values<'a>(args: &[Value<'a>]) -> Outcome<'a> {
             .and_then(|d| later(t, d))
             .map(Value::Timestamp),
         [Value::Timestamp(a), Value::Timestamp(b)] => {
-            i64::try_from(a.as_nanosecond() - b.as_nanosecond())
+            i64::try_from(a.duration_since(*b).as_nanos())
                 .map(Value::Duration)
                 .map_err(|_| EvalError::new("duration overflow"))
         }
@@ -444,7 +446,7 @@ fn is_zero(value: &Value<'_>) -> bool {
         Value::Uint(u) => *u == 0,
         Value::Double(d) => *d == 0.0,
         Value::Duration(d) => *d == 0,
-        Value::Timestamp(t) => t.as_nanosecond() == -62_135_596_800_000_000_000,
+        Value::Timestamp(t) => *t == date(1, 1, 1).at(0, 0, 0, 0),
         Value::String(s) => s.is_empty(),
         Value::Bytes(b) => b.is_empty(),
         Value::List(l) => l.len() == 0,
@@ -456,41 +458,68 @@ fn is_zero(value: &Value<'_>) -> bool {
     }
 }
 
-fn zoned(t: &Timestamp, zone: Option<&Value<'_>>) -> Result<Zoned, EvalError> {
+/// Returns a time as clocks show it in a zone: `±hh:mm`, or a name.
+///
+/// # Errors
+///
+/// The zone is unknown, or the clocks are out of range.
+fn in_zone(time: DateTime, zone: Option<&Value<'_>>) -> Result<DateTime, EvalError> {
     let Some(zone) = zone else {
-        return Ok(t.to_zoned(TimeZone::UTC));
+        return Ok(time);
     };
     let Value::String(name) = zone else {
         return no_overload();
     };
-    let offset = name.find(':').and_then(|at| {
-        let hours: i32 = name[..at].parse().ok()?;
-        let minutes: i32 = name[at + 1..].parse().ok()?;
-        let minutes = if name.starts_with('-') {
-            -minutes
-        } else {
-            minutes
-        };
-        let offset = jiff::tz::Offset::from_seconds(hours * 3600 + minutes * 60).ok()?;
-        Some(TimeZone::fixed(offset))
-    });
-    let zone = match offset {
-        Some(zone) => zone,
-        None if name.is_empty() || &**name == "UTC" => TimeZone::UTC,
-        None => TimeZone::get(name)
-            .map_err(|_| EvalError::new(format!("unknown time zone {}", &**name)))?,
+    let seconds = match name.split_once(':') {
+        Some((hours, minutes)) => {
+            let (hours, minutes) = (number(hours)?, number(minutes)?);
+            let minutes = if name.starts_with('-') {
+                hours.saturating_mul(60).saturating_sub(minutes)
+            } else {
+                hours.saturating_mul(60).saturating_add(minutes)
+            };
+            minutes.saturating_mul(60)
+        }
+        None if name.is_empty() || &**name == "UTC" => 0,
+        None => {
+            let zone = TimeZone::get(name)
+                .map_err(|_| EvalError::new(format!("unknown time zone {}", &**name)))?;
+            // The last hours of the year 9999 are no timestamps of this library.
+            let timestamp = Offset::UTC
+                .to_timestamp(time)
+                .unwrap_or(jiff::Timestamp::MAX);
+            i64::from(zone.to_offset(timestamp).seconds())
+        }
     };
-    Ok(t.to_zoned(zone))
+    time.checked_add(SignedDuration::from_secs(seconds))
+        .map_err(|_| EvalError::new("timestamp overflow"))
 }
 
-fn moment<'a>(args: &[Value<'a>], part: fn(&Zoned) -> i64) -> Outcome<'a> {
+/// Parses a part of an offset.
+///
+/// # Errors
+///
+/// The message of Go's `strconv.Atoi`.
+fn number(text: &str) -> Result<i64, EvalError> {
+    text.parse().map_err(|e: std::num::ParseIntError| {
+        let why = match e.kind() {
+            std::num::IntErrorKind::PosOverflow | std::num::IntErrorKind::NegOverflow => {
+                "value out of range"
+            }
+            _ => "invalid syntax",
+        };
+        EvalError::new(format!("strconv.Atoi: parsing {}: {why}", go_quote(text)))
+    })
+}
+
+fn moment<'a>(args: &[Value<'a>], part: fn(&DateTime) -> i64) -> Outcome<'a> {
     match args {
-        [Value::Timestamp(t), rest @ ..] => Ok(Value::Int(part(&zoned(t, rest.first())?))),
+        [Value::Timestamp(t), rest @ ..] => Ok(Value::Int(part(&in_zone(*t, rest.first())?))),
         _ => no_overload(),
     }
 }
 
-fn span<'a>(args: &[Value<'a>], unit: i64, part: fn(&Zoned) -> i64) -> Outcome<'a> {
+fn span<'a>(args: &[Value<'a>], unit: i64, part: fn(&DateTime) -> i64) -> Outcome<'a> {
     match args {
         [Value::Duration(d)] => Ok(Value::Int(d / unit)),
         _ => moment(args, part),

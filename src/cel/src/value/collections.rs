@@ -11,7 +11,7 @@ impl<'a> List<'a> {
     pub(crate) fn len(&self) -> usize {
         match self {
             Self::Json(items, _) => items.len(),
-            Self::Own(items) => items.len(),
+            Self::Own(items) | Self::Keyed(items, _) => items.len(),
             Self::Concat(both) => both.2,
         }
     }
@@ -26,7 +26,7 @@ impl<'a> List<'a> {
                     None => Ok(Value::json(item)),
                 })
             }
-            Self::Own(items) => Some(Ok(items.get(at)?.clone())),
+            Self::Own(items) | Self::Keyed(items, _) => Some(Ok(items.get(at)?.clone())),
             Self::Concat(both) => {
                 let first = both.0.len();
                 if at < first {
@@ -44,9 +44,10 @@ impl<'a> List<'a> {
     }
 
     /// Returns the list type of the schema, which determines equality and concatenation.
-    fn correlation(&self) -> &Read {
+    fn correlation(&self) -> &'a Read {
         match self {
             Self::Json(_, Some(decl)) => &decl.read,
+            Self::Keyed(_, read) => read,
             _ => &Read::Plain,
         }
     }
@@ -118,10 +119,14 @@ impl<'a> List<'a> {
     /// Concatenates two lists; forms the union if this list is declared as a set or map.
     pub(crate) fn concat(self, other: List<'a>, work: &mut u64) -> Result<List<'a>, EvalError> {
         const COPIED: usize = 1024;
-        match self.correlation().clone() {
-            Read::Set => return self.union(other, |item| Key::of(item).map(|k| vec![k]), false),
+        let read = self.correlation();
+        match read {
+            Read::Set => {
+                let key = |item: &Value<'a>| Key::of(item).map(|k| vec![k]);
+                return self.union(other, read, key, false);
+            }
             Read::ListMap(keys) => {
-                return self.union(other, |item| Self::keys_of(item, &keys), true);
+                return self.union(other, read, |item| Self::keys_of(item, keys), true);
             }
             _ => {}
         }
@@ -149,9 +154,12 @@ impl<'a> List<'a> {
         Ok(Self::Own(Arc::new(items)))
     }
 
+    /// Adds the items of `other` whose keys are new. Of a key that exists, the item stays, or
+    /// with `replace` gives way.
     fn union(
         self,
         other: List<'a>,
+        read: &'a Read,
         key: impl Fn(&Value<'a>) -> Option<Vec<Key>>,
         replace: bool,
     ) -> Result<List<'a>, EvalError> {
@@ -164,13 +172,23 @@ impl<'a> List<'a> {
         }
         for item in other.iter() {
             let item = item?;
-            match key(&item).and_then(|k| places.get(&k).copied()) {
+            let key = key(&item);
+            match key.as_ref().and_then(|k| places.get(k).copied()) {
                 Some(at) if replace => items[at] = item,
                 Some(_) => {}
-                None => items.push(item),
+                None => {
+                    // An item may be repeated in what is added, too. Upstream drops the
+                    // repetition from a set, but keeps it in a map.
+                    if let Some(key) = key
+                        && !replace
+                    {
+                        places.insert(key, items.len());
+                    }
+                    items.push(item);
+                }
             }
         }
-        Ok(Self::Own(Arc::new(items)))
+        Ok(Self::Keyed(Arc::new(items), read))
     }
 }
 

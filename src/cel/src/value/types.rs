@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use std::ops::Deref;
 use std::sync::Arc;
 
-use jiff::Timestamp;
+use jiff::civil::DateTime;
 use rkube_api::quantity::Quantity;
 use serde_json::Value as Json;
 
@@ -59,8 +59,8 @@ pub enum Value<'a> {
     Bytes(Arc<[u8]>),
     /// Duration in nanoseconds.
     Duration(i64),
-    /// Point in time.
-    Timestamp(Timestamp),
+    /// Point in time, in UTC.
+    Timestamp(DateTime),
     /// List.
     List(List<'a>),
     /// Map.
@@ -94,6 +94,8 @@ pub enum List<'a> {
     Json(&'a [Json], Option<&'a DeclType>),
     /// A computed list.
     Own(Arc<Vec<Value<'a>>>),
+    /// A declared set or map to which another list was added: it stays one.
+    Keyed(Arc<Vec<Value<'a>>>, &'a Read),
     /// Concatenation of two long lists, with the total length; avoids a copy.
     Concat(Arc<(List<'a>, List<'a>, usize)>),
 }
@@ -169,6 +171,42 @@ impl<'a> OwnMap<'a> {
                 Some(true)
             }
         }
+    }
+
+    /// Sets the value of a key, which need not be new.
+    ///
+    /// # Errors
+    ///
+    /// The value cannot be a key.
+    pub(crate) fn set(&mut self, key: Value<'a>, value: Value<'a>) -> Result<(), EvalError> {
+        match self.position(&key)? {
+            Some(at) => self.entries[at].1 = value,
+            None => {
+                self.insert(key, value);
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes a key, which need not exist.
+    ///
+    /// # Errors
+    ///
+    /// The value cannot be a key.
+    pub(crate) fn remove(&mut self, key: &Value<'a>) -> Result<(), EvalError> {
+        if let Some(at) = self.position(key)? {
+            self.entries.remove(at);
+            self.index.retain(|_, place| *place != at);
+            for place in self.index.values_mut().filter(|place| **place > at) {
+                *place -= 1;
+            }
+        }
+        Ok(())
+    }
+
+    fn position(&self, key: &Value<'a>) -> Result<Option<usize>, EvalError> {
+        let key = Key::of(key).ok_or_else(|| EvalError::new("unsupported key type"))?;
+        Ok(self.index.get(&key).copied())
     }
 
     /// Returns the value of a key, `None` if it is absent.
@@ -306,7 +344,7 @@ impl<'a> Value<'a> {
                 let parsed = if decl.read == Read::Date {
                     time::parse_date(s)
                 } else {
-                    time::parse_date_time(s)
+                    rkube_api::go_time::parse_rfc3339(s)
                 };
                 Self::Timestamp(parsed.map_err(|e| {
                     let what = if decl.read == Read::Date {

@@ -2,12 +2,13 @@
 
 use serde_json::Value;
 
+use super::containers::Volumes;
 use crate::errors::{Errors, child, index};
 use crate::tree::{at, has, text};
 use crate::{names, quantities};
 
 /// Validates the environment variables of a container.
-pub(super) fn env(errors: &mut Errors, vars: &[Value], path: &str) {
+pub(super) fn env(errors: &mut Errors, vars: &[Value], volumes: &Volumes<'_>, path: &str) {
     for (i, var) in vars.iter().enumerate() {
         let field = index(path, i);
         let name = text(var, "name");
@@ -17,12 +18,12 @@ pub(super) fn env(errors: &mut Errors, vars: &[Value], path: &str) {
             errors.invalid_each(&child(&field, "name"), name, names::env_var_name(name));
         }
         if has(var, "valueFrom") {
-            value_from(errors, var, &child(&field, "valueFrom"));
+            value_from(errors, var, volumes, &child(&field, "valueFrom"));
         }
     }
 }
 
-fn value_from(errors: &mut Errors, var: &Value, path: &str) {
+fn value_from(errors: &mut Errors, var: &Value, volumes: &Volumes<'_>, path: &str) {
     let from = at(var, "valueFrom");
     let mut sources = 0;
     if let reference @ Value::Object(_) = at(from, "fieldRef") {
@@ -53,9 +54,7 @@ fn value_from(errors: &mut Errors, var: &Value, path: &str) {
             sources += 1;
             let name = text(reference, "name");
             let path = child(path, key);
-            if name.is_empty() {
-                errors.required(child(&path, "name"), "");
-            }
+            errors.invalid_each(&child(&path, "name"), name, names::dns1123_subdomain(name));
             let data = text(reference, "key");
             if data.is_empty() {
                 errors.required(child(&path, "key"), "");
@@ -64,8 +63,9 @@ fn value_from(errors: &mut Errors, var: &Value, path: &str) {
             }
         }
     }
-    if has(from, "fileKeyRef") {
+    if let reference @ Value::Object(_) = at(from, "fileKeyRef") {
         sources += 1;
+        file_key_ref(errors, reference, volumes, &child(path, "fileKeyRef"));
     }
     if sources == 0 {
         errors.invalid(
@@ -81,6 +81,35 @@ fn value_from(errors: &mut Errors, var: &Value, path: &str) {
             "",
             "may not have more than one field specified at a time",
         );
+    }
+}
+
+/// Most characters of a key in a file of variables.
+const MAX_FILE_KEY: usize = 128;
+
+/// Validates a `fileKeyRef`, whose volume must be an `emptyDir` of the pod.
+fn file_key_ref(errors: &mut Errors, reference: &Value, volumes: &Volumes<'_>, path: &str) {
+    let field = child(path, "volumeName");
+    let volume = text(reference, "volumeName");
+    if volume.is_empty() {
+        errors.required(field, "");
+    } else if !names::dns1123_label(volume).is_empty() {
+        errors.invalid_each(&field, volume, names::dns1123_label(volume));
+    } else if !volumes.names.contains(volume) {
+        errors.not_found(field, volume);
+    } else if !volumes.empty_dirs.contains(volume) {
+        errors.invalid(field, volume, "referenced volume must be of type emptyDir");
+    }
+    let field = child(path, "path");
+    match text(reference, "path") {
+        "" => errors.required(field, ""),
+        place => super::pod_volumes::relative_path(errors, place, &field),
+    }
+    let field = child(path, "key");
+    match text(reference, "key") {
+        "" => errors.required(field, ""),
+        key if key.len() > MAX_FILE_KEY => errors.too_long(field, MAX_FILE_KEY),
+        key => errors.invalid_each(&field, key, names::env_var_name(key)),
     }
 }
 
@@ -100,12 +129,13 @@ pub(crate) fn field_ref(errors: &mut Errors, reference: &Value, known: &[&str], 
         .strip_suffix("']")
         .and_then(|rest| rest.split_once("['"));
     match subscript {
-        Some(("metadata.labels" | "metadata.annotations", key)) => {
-            errors.invalid_each(
-                &field,
-                field_path,
-                names::qualified_name(&key.to_lowercase()),
-            );
+        // As upstream, the error of a key has the reference's field.
+        Some(("metadata.labels", key)) => {
+            errors.invalid_each(path, key, names::qualified_name(key));
+        }
+        Some(("metadata.annotations", key)) => {
+            let key = key.to_lowercase();
+            errors.invalid_each(path, &key, names::qualified_name(&key));
         }
         Some((base, _)) => errors.invalid(
             field,
@@ -144,9 +174,6 @@ fn is_pod_field(path: &str) -> bool {
 
 /// Validates a `resourceFieldRef` of an environment variable, or of a file if `volume` is true.
 pub(crate) fn resource_field_ref(errors: &mut Errors, reference: &Value, volume: bool, path: &str) {
-    if volume && text(reference, "containerName").is_empty() {
-        errors.required(child(path, "containerName"), "");
-    }
     let resource = text(reference, "resource");
     let known = [
         "limits.cpu",
@@ -156,29 +183,43 @@ pub(crate) fn resource_field_ref(errors: &mut Errors, reference: &Value, volume:
         "requests.ephemeral-storage",
         "requests.memory",
     ];
-    if resource.is_empty() {
+    let huge_pages = ["limits.hugepages-", "requests.hugepages-"]
+        .iter()
+        .any(|prefix| resource.starts_with(prefix));
+    if volume && text(reference, "containerName").is_empty() {
+        errors.required(child(path, "containerName"), "");
+    } else if resource.is_empty() {
         errors.required(child(path, "resource"), "");
-    } else if !known.contains(&resource)
-        && !resource.starts_with("limits.hugepages-")
-        && !resource.starts_with("requests.hugepages-")
-    {
+    } else if !known.contains(&resource) && !huge_pages {
         errors.not_supported(child(path, "resource"), resource, &known);
     }
-    let divisor = quantities::canonical(reference, "divisor");
-    let fine: &[&str] = match resource.split('.').nth(1) {
-        Some("cpu") => &["0", "1", "1m"],
-        _ => &[
-            "0", "1", "1k", "1M", "1G", "1T", "1P", "1E", "1Ki", "1Mi", "1Gi", "1Ti", "1Pi", "1Ei",
-        ],
+    divisor(errors, reference, resource, &child(path, "divisor"));
+}
+
+/// Validates the divisor of a `resourceFieldRef`. As upstream, an error shows the resource.
+fn divisor(errors: &mut Errors, reference: &Value, resource: &str, field: &str) {
+    const UNITS: [&str; 14] = [
+        "0", "1", "1k", "1M", "1G", "1T", "1P", "1E", "1Ki", "1Mi", "1Gi", "1Ti", "1Pi", "1Ei",
+    ];
+    let (known, what): (&[&str], &str) = match resource.split_once('.').map(|(_, name)| name) {
+        Some("cpu") => (&["0", "1", "1m"], "cpu"),
+        Some("memory") => (&UNITS, "memory"),
+        Some("ephemeral-storage") => (&UNITS, "local ephemeral storage"),
+        Some(name) if name.starts_with("hugepages-") => (&UNITS, "hugepages"),
+        _ => return,
     };
-    if !fine.contains(&divisor.as_str()) {
-        let detail = if fine.len() == 3 {
-            "only divisor's values 1m and 1 are supported with the cpu resource"
-        } else {
-            "only divisor's values 1, 1k, 1M, 1G, 1T, 1P, 1E, 1Ki, 1Mi, 1Gi, 1Ti, 1Pi, 1Ei are supported with the memory resource"
-        };
-        errors.invalid(child(path, "divisor"), divisor, detail);
+    if known.contains(&quantities::canonical(reference, "divisor").as_str()) {
+        return;
     }
+    let values = match what {
+        "cpu" => "1m and 1".to_owned(),
+        _ => UNITS[1..].join(", "),
+    };
+    errors.invalid(
+        field,
+        resource,
+        format!("only divisor's values {values} are supported with the {what} resource"),
+    );
 }
 
 /// Validates the sources of environment variables (`envFrom`).
@@ -197,8 +238,13 @@ pub(super) fn env_from(errors: &mut Errors, sources: &[Value], path: &str) {
         for key in ["configMapRef", "secretRef"] {
             if has(source, key) {
                 count += 1;
-                if text(at(source, key), "name").is_empty() {
-                    errors.required(format!("{field}.{key}.name"), "");
+                let name = text(at(source, key), "name");
+                let field = format!("{field}.{key}.name");
+                if name.is_empty() {
+                    errors.required(field, "");
+                } else {
+                    let masked = names::mask_trailing_dash(name);
+                    errors.invalid_each(&field, name, names::dns1123_subdomain(&masked));
                 }
             }
         }

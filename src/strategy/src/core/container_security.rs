@@ -13,57 +13,82 @@ pub(crate) fn user_id(errors: &mut Errors, id: i64, field: &str) {
     }
 }
 
+/// Most characters of the name of an AppArmor profile: the longest path, without its end.
+const MAX_PROFILE: usize = 4095;
+
 /// Validates the seccomp and AppArmor profiles of a security context.
 pub(crate) fn profiles(errors: &mut Errors, context: &Value, path: &str) {
-    for key in ["seccompProfile", "appArmorProfile"] {
-        let profile = at(context, key);
-        if profile.is_null() {
-            continue;
+    let profile = at(context, "seccompProfile");
+    if !profile.is_null() {
+        seccomp(errors, profile, &child(path, "seccompProfile"));
+    }
+    let profile = at(context, "appArmorProfile");
+    if !profile.is_null() {
+        app_armor(errors, profile, &child(path, "appArmorProfile"));
+    }
+}
+
+fn profile_type(errors: &mut Errors, profile: &Value, what: &str, path: &str) {
+    match text(profile, "type") {
+        "Localhost" | "RuntimeDefault" | "Unconfined" => {}
+        "" => errors.required(
+            child(path, "type"),
+            format!("type is required when {what} is set"),
+        ),
+        other => errors.not_supported(
+            child(path, "type"),
+            other,
+            &["Localhost", "RuntimeDefault", "Unconfined"],
+        ),
+    }
+}
+
+fn seccomp(errors: &mut Errors, profile: &Value, path: &str) {
+    profile_type(errors, profile, "seccompProfile", path);
+    let field = child(path, "localhostProfile");
+    let file = text(profile, "localhostProfile");
+    match (text(profile, "type"), has(profile, "localhostProfile")) {
+        ("Localhost", false) => {
+            errors.required(field, "must be set when seccomp type is Localhost");
         }
-        let field = child(path, key);
-        let kind = text(profile, "type");
-        match kind {
-            "RuntimeDefault" | "Unconfined" => {
-                if has(profile, "localhostProfile") {
-                    errors.invalid(
-                        child(&field, "localhostProfile"),
-                        text(profile, "localhostProfile"),
-                        "can only be set when type is set to Localhost",
-                    );
-                }
+        ("Localhost", true) => {
+            if names::is_absolute(file) {
+                errors.invalid(field.clone(), file, "must be a relative path");
             }
-            "Localhost" => match text(profile, "localhostProfile") {
-                "" => errors.required(
-                    child(&field, "localhostProfile"),
-                    "must be set when type is set to Localhost",
-                ),
-                file => {
-                    if names::is_absolute(file) {
-                        errors.invalid(
-                            child(&field, "localhostProfile"),
-                            file,
-                            "must be a relative path",
-                        );
-                    }
-                    if names::has_backsteps(file) {
-                        errors.invalid(
-                            child(&field, "localhostProfile"),
-                            file,
-                            "must not contain '..'",
-                        );
-                    }
-                }
-            },
-            "" => errors.required(
-                child(&field, "type"),
-                "type is required when seccompProfile is set",
-            ),
-            other => errors.not_supported(
-                child(&field, "type"),
-                other,
-                &["Localhost", "RuntimeDefault", "Unconfined"],
-            ),
+            if names::has_backsteps(file) {
+                errors.invalid(field, file, "must not contain '..'");
+            }
         }
+        (_, true) => errors.invalid(
+            field,
+            file,
+            "can only be set when seccomp type is Localhost",
+        ),
+        (_, false) => {}
+    }
+}
+
+fn app_armor(errors: &mut Errors, profile: &Value, path: &str) {
+    profile_type(errors, profile, "appArmorProfile", path);
+    let field = child(path, "localhostProfile");
+    let name = text(profile, "localhostProfile");
+    match text(profile, "type") {
+        "Localhost" => {
+            if name.trim() != name {
+                errors.invalid(field.clone(), name, "must not be padded with whitespace");
+            } else if name.is_empty() {
+                errors.required(field.clone(), "must be set when AppArmor type is Localhost");
+            }
+            if name.len() > MAX_PROFILE {
+                errors.too_long(field, MAX_PROFILE);
+            }
+        }
+        "RuntimeDefault" | "Unconfined" if has(profile, "localhostProfile") => errors.invalid(
+            field,
+            name,
+            "can only be set when AppArmor type is Localhost",
+        ),
+        _ => {}
     }
 }
 

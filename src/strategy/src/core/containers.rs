@@ -24,16 +24,33 @@ pub(crate) struct Container<'a> {
     pub(crate) path: String,
 }
 
+/// What a pod spec is a part of.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Holder {
+    /// A pod.
+    Pod,
+    /// A template, whose pods get further defaults.
+    Template,
+}
+
 /// The valid volumes of a pod.
 pub(crate) struct Volumes<'a> {
     /// Names of all valid volumes.
     pub(crate) names: BTreeSet<&'a str>,
     /// Names of the volumes backed by a claim, which may be raw block devices.
     pub(crate) claims: BTreeSet<&'a str>,
+    /// Names of the volumes of type `emptyDir`, which may hold files of variables.
+    pub(crate) empty_dirs: BTreeSet<&'a str>,
 }
 
-/// Validates all containers of a pod spec.
-pub(crate) fn all(errors: &mut Errors, spec: &Value, volumes: &Volumes<'_>, path: &str) {
+/// Validates all containers of a pod spec, which `holder` has.
+pub(crate) fn all(
+    errors: &mut Errors,
+    spec: &Value,
+    volumes: &Volumes<'_>,
+    holder: Holder,
+    path: &str,
+) {
     let place = |key: &str| -> Vec<Container<'_>> {
         list(spec, key)
             .iter()
@@ -50,9 +67,14 @@ pub(crate) fn all(errors: &mut Errors, spec: &Value, volumes: &Volumes<'_>, path
     if containers.is_empty() {
         errors.required(child(path, "containers"), "");
     }
+    let of_pod = OfPod {
+        spec,
+        volumes,
+        holder,
+    };
     let mut names = BTreeSet::new();
     for c in &containers {
-        container(errors, c, spec, volumes, &mut names);
+        container(errors, c, &of_pod, &mut names);
         lifecycle_and_probes(errors, c, spec);
         restart_rules(errors, c);
         let policy = text(c.value, "restartPolicy");
@@ -62,34 +84,13 @@ pub(crate) fn all(errors: &mut Errors, spec: &Value, volumes: &Volumes<'_>, path
     }
     super::pod_validation::host_port_conflicts(errors, &containers);
     for c in &init {
-        container(errors, c, spec, volumes, &mut names);
-        let policy = text(c.value, "restartPolicy");
-        if !policy.is_empty() {
-            check_restart_policy(errors, policy, &c.path);
-        }
-        restart_rules(errors, c);
-        if is_sidecar(c.value) {
-            lifecycle_and_probes(errors, c, spec);
-        } else {
-            for key in [
-                "lifecycle",
-                "livenessProbe",
-                "readinessProbe",
-                "startupProbe",
-            ] {
-                if has(c.value, key) {
-                    errors.forbidden(
-                        child(&c.path, key),
-                        "may not be set for init containers without restartPolicy=Always",
-                    );
-                }
-            }
-        }
+        container(errors, c, &of_pod, &mut names);
+        init_container(errors, c, spec);
         super::pod_validation::host_port_conflicts(errors, std::slice::from_ref(c));
     }
     for c in &ephemeral {
+        container(errors, c, &of_pod, &mut names);
         let target = text(c.value, "targetContainerName");
-        container(errors, c, spec, volumes, &mut names);
         let known = containers
             .iter()
             .chain(&init)
@@ -97,45 +98,73 @@ pub(crate) fn all(errors: &mut Errors, spec: &Value, volumes: &Volumes<'_>, path
         if !target.is_empty() && !known {
             errors.not_found(child(&c.path, "targetContainerName"), target);
         }
-        for key in [
-            "ports",
-            "livenessProbe",
-            "readinessProbe",
-            "startupProbe",
-            "lifecycle",
-            "resizePolicy",
-        ] {
-            if has(c.value, key) {
-                errors.forbidden(
-                    child(&c.path, key),
-                    "cannot be set for an Ephemeral Container",
-                );
-            }
-        }
-        for key in ["requests", "limits"] {
-            if map(at(c.value, "resources"), key).is_some_and(|m| !m.is_empty()) {
-                errors.forbidden(
-                    child(&c.path, "resources"),
-                    "cannot be set for an Ephemeral Container",
-                );
-                break;
-            }
-        }
-        if has(c.value, "restartPolicy") {
+        ephemeral_container(errors, c);
+    }
+}
+
+/// What the validation of a container needs of its pod.
+struct OfPod<'p> {
+    spec: &'p Value,
+    volumes: &'p Volumes<'p>,
+    holder: Holder,
+}
+
+/// Validates what only init containers have or must not have.
+fn init_container(errors: &mut Errors, c: &Container<'_>, spec: &Value) {
+    let policy = text(c.value, "restartPolicy");
+    if !policy.is_empty() {
+        check_restart_policy(errors, policy, &c.path);
+    }
+    restart_rules(errors, c);
+    if is_sidecar(c.value) {
+        lifecycle_and_probes(errors, c, spec);
+        return;
+    }
+    for key in [
+        "lifecycle",
+        "livenessProbe",
+        "readinessProbe",
+        "startupProbe",
+    ] {
+        if has(c.value, key) {
             errors.forbidden(
-                child(&c.path, "restartPolicy"),
-                "cannot be set for an Ephemeral Container",
+                child(&c.path, key),
+                "may not be set for init containers without restartPolicy=Always",
             );
         }
-        for (i, mount) in list(c.value, "volumeMounts").iter().enumerate() {
-            let field = index(&child(&c.path, "volumeMounts"), i);
-            for key in ["subPath", "subPathExpr"] {
-                if !text(mount, key).is_empty() {
-                    errors.forbidden(
-                        child(&field, key),
-                        "cannot be set for an Ephemeral Container",
-                    );
-                }
+    }
+}
+
+/// Validates that an ephemeral container has no fields that it must not have.
+fn ephemeral_container(errors: &mut Errors, c: &Container<'_>) {
+    const FORBIDDEN: &str = "cannot be set for an Ephemeral Container";
+    for key in [
+        "ports",
+        "livenessProbe",
+        "readinessProbe",
+        "startupProbe",
+        "lifecycle",
+        "resizePolicy",
+    ] {
+        if has(c.value, key) {
+            errors.forbidden(child(&c.path, key), FORBIDDEN);
+        }
+    }
+    let resources = at(c.value, "resources");
+    let wants = ["requests", "limits"]
+        .into_iter()
+        .any(|key| map(resources, key).is_some_and(|m| !m.is_empty()));
+    if wants {
+        errors.forbidden(child(&c.path, "resources"), FORBIDDEN);
+    }
+    if has(c.value, "restartPolicy") {
+        errors.forbidden(child(&c.path, "restartPolicy"), FORBIDDEN);
+    }
+    for (i, mount) in list(c.value, "volumeMounts").iter().enumerate() {
+        let field = index(&child(&c.path, "volumeMounts"), i);
+        for key in ["subPath", "subPathExpr"] {
+            if !text(mount, key).is_empty() {
+                errors.forbidden(child(&field, key), FORBIDDEN);
             }
         }
     }
@@ -192,11 +221,10 @@ fn restart_rules(errors: &mut Errors, c: &Container<'_>) {
 fn container<'a>(
     errors: &mut Errors,
     c: &Container<'a>,
-    spec: &Value,
-    volumes: &Volumes<'_>,
+    of_pod: &OfPod<'_>,
     seen: &mut BTreeSet<&'a str>,
 ) {
-    let value = c.value;
+    let (value, spec) = (c.value, of_pod.spec);
     let f = |key: &str| child(&c.path, key);
     let name = text(value, "name");
     if name.is_empty() {
@@ -210,7 +238,7 @@ fn container<'a>(
     let image = text(value, "image");
     if image.is_empty() {
         errors.required(f("image"), "");
-    } else if image.trim() != image {
+    } else if of_pod.holder == Holder::Pod && image.trim() != image {
         errors.invalid(
             f("image"),
             image,
@@ -227,9 +255,9 @@ fn container<'a>(
         ),
     }
     ports(errors, list(value, "ports"), &f("ports"));
-    env(errors, list(value, "env"), &f("env"));
+    env(errors, list(value, "env"), of_pod.volumes, &f("env"));
     env_from(errors, list(value, "envFrom"), &f("envFrom"));
-    mounts(errors, value, volumes, &c.path);
+    mounts(errors, value, of_pod.volumes, &c.path);
     match text(value, "imagePullPolicy") {
         "Always" | "IfNotPresent" | "Never" => {}
         "" => errors.required(f("imagePullPolicy"), ""),
@@ -240,7 +268,7 @@ fn container<'a>(
         ),
     }
     quantities::validate_requirements(errors, at(value, "resources"), &f("resources"));
-    claims(errors, value, spec, &f("resources"));
+    super::pod_claims::container_claims(errors, at(value, "resources"), spec, &f("resources"));
     resize_policy(errors, value, spec, &f("resizePolicy"));
     security_context(
         errors,
@@ -250,46 +278,29 @@ fn container<'a>(
     );
 }
 
-fn claims(errors: &mut Errors, value: &Value, spec: &Value, path: &str) {
-    for (i, claim) in list(value, "resources.claims").iter().enumerate() {
-        let name = text(claim, "name");
-        let known = list(spec, "resourceClaims")
-            .iter()
-            .any(|c| text(c, "name") == name);
-        if !name.is_empty() && !known {
-            errors.not_found(child(&index(&child(path, "claims"), i), "name"), name);
-        }
-    }
-}
-
 fn resize_policy(errors: &mut Errors, value: &Value, spec: &Value, path: &str) {
     let mut seen = BTreeSet::new();
     for (i, policy) in list(value, "resizePolicy").iter().enumerate() {
         let field = index(path, i);
         let resource = text(policy, "resourceName");
         if !seen.insert(resource) {
-            errors.duplicate(field.clone(), resource);
+            errors.duplicate(field, resource);
         }
+        // But for repetitions, upstream's errors are those of the list.
         match resource {
             "cpu" | "memory" => {}
-            "" => errors.required(child(&field, "resourceName"), ""),
-            other => {
-                errors.not_supported(child(&field, "resourceName"), other, &["cpu", "memory"]);
-            }
+            "" => errors.required(path, ""),
+            other => errors.not_supported(path, other, &["cpu", "memory"]),
         }
         let restart = text(policy, "restartPolicy");
         match restart {
             "NotRequired" | "RestartContainer" => {}
-            "" => errors.required(child(&field, "restartPolicy"), ""),
-            other => errors.not_supported(
-                child(&field, "restartPolicy"),
-                other,
-                &["NotRequired", "RestartContainer"],
-            ),
+            "" => errors.required(path, ""),
+            other => errors.not_supported(path, other, &["NotRequired", "RestartContainer"]),
         }
-        if text(spec, "restartPolicy") == "Never" && restart == "RestartContainer" {
+        if text(spec, "restartPolicy") == "Never" && restart != "NotRequired" {
             errors.invalid(
-                field,
+                path,
                 restart,
                 "must be 'NotRequired' when `restartPolicy` is 'Never'",
             );
@@ -343,51 +354,74 @@ pub(crate) fn protocol(errors: &mut Errors, protocol: &str, field: &str) {
 }
 
 fn mounts(errors: &mut Errors, value: &Value, volumes: &Volumes<'_>, path: &str) {
+    let list_field = child(path, "volumeMounts");
+    let devices = list(value, "volumeDevices");
     let mut points = BTreeSet::new();
     for (i, mount) in list(value, "volumeMounts").iter().enumerate() {
-        let field = index(&child(path, "volumeMounts"), i);
+        let field = index(&list_field, i);
         let name = text(mount, "name");
         if name.is_empty() {
             errors.required(child(&field, "name"), "");
-        } else if !volumes.names.contains(name) {
+        }
+        if !volumes.names.contains(name) {
             errors.not_found(child(&field, "name"), name);
         }
         let point = text(mount, "mountPath");
         if point.is_empty() {
             errors.required(child(&field, "mountPath"), "");
-        } else if !points.insert(point) {
+        }
+        if !points.insert(point) {
             errors.invalid(child(&field, "mountPath"), point, "must be unique");
         }
-        sub_paths(errors, mount, &field);
-        mount_options(errors, value, mount, &field);
+        if devices.iter().any(|device| text(device, "name") == name) {
+            errors.invalid(
+                child(&field, "name"),
+                name,
+                "must not already exist in volumeDevices",
+            );
+        }
+        if devices
+            .iter()
+            .any(|device| text(device, "devicePath") == point)
+        {
+            errors.invalid(
+                child(&field, "mountPath"),
+                point,
+                "must not already exist as a path in volumeDevices",
+            );
+        }
+        sub_paths(errors, mount, &field, &list_field);
+        mount_options(errors, value, mount, &list_field);
     }
-    devices(errors, value, volumes, &points, path);
+    self::devices(errors, value, volumes, path);
 }
 
-/// Validates `subPath` and `subPathExpr` of a mount.
-fn sub_paths(errors: &mut Errors, mount: &Value, field: &str) {
+/// Validates `subPath` and `subPathExpr` of a mount. As upstream, an error of a path has the
+/// list's field, not the mount's.
+fn sub_paths(errors: &mut Errors, mount: &Value, field: &str, list_field: &str) {
     for key in ["subPath", "subPathExpr"] {
         let sub = text(mount, key);
         if sub.is_empty() {
             continue;
         }
+        if key == "subPathExpr" && !text(mount, "subPath").is_empty() {
+            errors.invalid(
+                child(field, key),
+                sub,
+                "subPathExpr and subPath are mutually exclusive",
+            );
+        }
         if names::is_absolute(sub) {
-            errors.invalid(child(field, key), sub, "must be a relative path");
+            errors.invalid(child(list_field, key), sub, "must be a relative path");
         }
         if names::has_backsteps(sub) {
-            errors.invalid(child(field, key), sub, "must not contain '..'");
+            errors.invalid(child(list_field, key), sub, "must not contain '..'");
         }
-    }
-    if !text(mount, "subPath").is_empty() && !text(mount, "subPathExpr").is_empty() {
-        errors.invalid(
-            child(field, "subPathExpr"),
-            text(mount, "subPathExpr"),
-            "subPathExpr and subPath are mutually exclusive",
-        );
     }
 }
 
-/// Validates mount propagation and `recursiveReadOnly` of a mount.
+/// Validates mount propagation and `recursiveReadOnly` of a mount. As upstream, the errors have
+/// the list's field.
 fn mount_options(errors: &mut Errors, container: &Value, mount: &Value, field: &str) {
     let propagation = text(mount, "mountPropagation");
     if !propagation.is_empty() {
@@ -424,46 +458,54 @@ fn mount_options(errors: &mut Errors, container: &Value, mount: &Value, field: &
     }
 }
 
-/// Validates `volumeDevices`, whose paths must differ from those of mounts.
-fn devices(
-    errors: &mut Errors,
-    value: &Value,
-    volumes: &Volumes<'_>,
-    points: &BTreeSet<&str>,
-    path: &str,
-) {
-    let mut devices = BTreeSet::new();
+/// Validates `volumeDevices`, whose names and paths must differ from those of mounts.
+fn devices(errors: &mut Errors, value: &Value, volumes: &Volumes<'_>, path: &str) {
+    let mounts = list(value, "volumeMounts");
+    let mut device_names = BTreeSet::new();
+    let mut paths = BTreeSet::new();
     for (i, device) in list(value, "volumeDevices").iter().enumerate() {
         let field = index(&child(path, "volumeDevices"), i);
-        let name = text(device, "name");
-        if name.is_empty() {
-            errors.required(child(&field, "name"), "");
-        } else if !volumes.names.contains(name) {
-            errors.not_found(child(&field, "name"), name);
-        } else if !volumes.claims.contains(name) {
-            errors.invalid(
-                child(&field, "name"),
+        let (name, place) = (text(device, "name"), text(device, "devicePath"));
+        let mut invalid = |key: &str, value: &str, detail: &str| {
+            errors.invalid(child(&field, key), value, detail);
+        };
+        if !name.is_empty() && !device_names.insert(name) {
+            invalid("name", name, "must be unique");
+        }
+        let found = volumes.names.contains(name);
+        if found && !volumes.claims.contains(name) {
+            invalid(
+                "name",
                 name,
                 "can only use volume source type of PersistentVolumeClaim or Ephemeral for block mode",
             );
         }
-        let at_path = text(device, "devicePath");
-        if at_path.is_empty() {
-            errors.required(child(&field, "devicePath"), "");
-        } else if !devices.insert(at_path) {
-            errors.invalid(child(&field, "devicePath"), at_path, "must be unique");
-        } else if points.contains(at_path) {
-            errors.invalid(
-                child(&field, "devicePath"),
-                at_path,
+        if paths.contains(place) {
+            invalid("devicePath", place, "must be unique");
+        }
+        if names::has_backsteps(place) {
+            invalid("devicePath", place, "can not contain backsteps ('..')");
+        } else {
+            paths.insert(place);
+        }
+        if mounts.iter().any(|mount| text(mount, "name") == name) {
+            invalid("name", name, "must not already exist in volumeMounts");
+        }
+        if mounts.iter().any(|mount| text(mount, "mountPath") == place) {
+            invalid(
+                "devicePath",
+                place,
                 "must not already exist as a path in volumeMounts",
             );
-        } else if names::has_backsteps(at_path) {
-            errors.invalid(
-                child(&field, "devicePath"),
-                at_path,
-                "must not contain '..'",
-            );
+        }
+        if name.is_empty() {
+            errors.required(child(&field, "name"), "");
+        }
+        if !found {
+            errors.not_found(child(&field, "name"), name);
+        }
+        if place.is_empty() {
+            errors.required(child(&field, "devicePath"), "");
         }
     }
 }

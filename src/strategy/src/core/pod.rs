@@ -10,12 +10,25 @@ use super::{pod_defaults, pod_validation};
 use crate::errors::{Errors, child};
 use crate::generic::{self, deleting};
 use crate::tree::{
-    as_map, at, at_mut, flag, has, int, keep, list, map, put, remove, same, set, text,
+    as_map, at, at_mut, flag, has, int, keep, list, list_mut, map, put, remove, same, set, text,
 };
 use crate::{Context, Strategy, Subresource};
 
 /// The strategy of kind `Pod`.
 pub(crate) struct Pod;
+
+/// Takes the resources and resize policies of the containers at a path from an update.
+fn keep_resources(next: &mut Object, new: &Object, path: &str) {
+    for container in list_mut(next, path) {
+        let wanted = list(new, path)
+            .iter()
+            .find(|wanted| text(wanted, "name") == text(container, "name"));
+        if let Some(wanted) = wanted {
+            keep(container, wanted, "resources");
+            keep(container, wanted, "resizePolicy");
+        }
+    }
+}
 
 impl Strategy for Pod {
     fn default(&self, obj: &mut Object) {
@@ -81,16 +94,7 @@ impl Strategy for Pod {
             }
             Subresource::Resize => {
                 for key in ["containers", "initContainers"] {
-                    let path = child("spec", key);
-                    let wanted = list(new, &path).to_vec();
-                    let containers = at_mut(&mut next, &path).and_then(Value::as_array_mut);
-                    for c in containers.into_iter().flatten() {
-                        let by_name = wanted.iter().find(|w| text(w, "name") == text(c, "name"));
-                        if let Some(w) = by_name {
-                            keep(c, w, "resources");
-                            keep(c, w, "resizePolicy");
-                        }
-                    }
+                    keep_resources(&mut next, new, &child("spec", key));
                 }
                 keep(&mut next, new, "spec.resources");
             }

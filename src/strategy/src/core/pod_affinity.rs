@@ -20,7 +20,9 @@ pub(super) fn affinity(errors: &mut Errors, affinity: &Value, path: &str) {
     for (i, term) in list(node, PREFERRED).iter().enumerate() {
         let field = index(&child(&field, PREFERRED), i);
         weight(errors, term, &child(&field, "weight"));
-        node_selector_term(errors, at(term, "preference"), &child(&field, "preference"));
+        // As upstream, values that are no labels' values are no error of a preference.
+        let preference = child(&field, "preference");
+        node_selector_term(errors, at(term, "preference"), false, &preference);
     }
     for kind in ["podAffinity", "podAntiAffinity"] {
         let pods = at(affinity, kind);
@@ -53,10 +55,10 @@ fn pod_affinity_term(errors: &mut Errors, term: &Value, path: &str) {
             selectors::validate(errors, at(term, key), &child(path, key));
         }
     }
-    for (i, namespace) in list(term, "namespaces").iter().enumerate() {
+    for namespace in list(term, "namespaces") {
         let namespace = namespace.as_str().unwrap_or_default();
         errors.invalid_each(
-            &index(&child(path, "namespaces"), i),
+            &child(path, "namespace"),
             namespace,
             names::dns1123_label(namespace),
         );
@@ -64,9 +66,8 @@ fn pod_affinity_term(errors: &mut Errors, term: &Value, path: &str) {
     let key = text(term, "topologyKey");
     if key.is_empty() {
         errors.required(child(path, "topologyKey"), "can not be empty");
-    } else {
-        errors.invalid_each(&child(path, "topologyKey"), key, names::qualified_name(key));
     }
+    errors.invalid_each(&child(path, "topologyKey"), key, names::qualified_name(key));
     for field in ["matchLabelKeys", "mismatchLabelKeys"] {
         let keys = list(term, field);
         if !keys.is_empty() && !has(term, "labelSelector") {
@@ -95,17 +96,18 @@ pub(crate) fn node_selector(errors: &mut Errors, selector: &Value, path: &str) {
         return;
     }
     for (i, term) in terms.iter().enumerate() {
-        node_selector_term(errors, term, &index(&field, i));
+        node_selector_term(errors, term, true, &index(&field, i));
     }
 }
 
-fn node_selector_term(errors: &mut Errors, term: &Value, path: &str) {
+fn node_selector_term(errors: &mut Errors, term: &Value, check_values: bool, path: &str) {
     for (i, requirement) in list(term, "matchExpressions").iter().enumerate() {
         let field = index(&child(path, "matchExpressions"), i);
         let key = text(requirement, "key");
         node_requirement(errors, requirement, &field);
         errors.invalid_each(&child(&field, "key"), key, names::qualified_name(key));
-        for (j, value) in list(requirement, "values").iter().enumerate() {
+        let values = list(requirement, "values");
+        for (j, value) in values.iter().enumerate().filter(|_| check_values) {
             let value = value.as_str().unwrap_or_default();
             errors.invalid_each(
                 &index(&child(&field, "values"), j),

@@ -26,16 +26,19 @@ pub(crate) fn pod(obj: &mut Value) {
     default_value(spec, "enableServiceLinks", true);
     if flag(spec, "hostNetwork") {
         for key in ["containers", "initContainers"] {
-            for container in list_mut(spec, key) {
-                for port in list_mut(container, "ports") {
-                    if let Some(number) = int(port, "containerPort") {
-                        default_number(port, "hostPort", number);
-                    }
-                }
-            }
+            list_mut(spec, key).iter_mut().for_each(host_ports);
         }
     }
     pod_spec(spec);
+}
+
+/// Sets the missing host ports of a container in the node's network.
+fn host_ports(container: &mut Value) {
+    for port in list_mut(container, "ports") {
+        if let Some(number) = int(port, "containerPort") {
+            default_number(port, "hostPort", number);
+        }
+    }
 }
 
 fn requests_from_limits(holder: &mut Value) {

@@ -268,24 +268,7 @@ pub(super) fn validate_resize(new: &Object, old: &Object) -> Vec<FieldError> {
         let path = child("spec", key);
         for (i, (now, before)) in list(new, &path).iter().zip(list(old, &path)).enumerate() {
             for kind in ["requests", "limits"] {
-                let field = format!("resources.{kind}");
-                let names = map(before, &field)
-                    .into_iter()
-                    .flatten()
-                    .chain(map(now, &field).into_iter().flatten())
-                    .map(|(name, _)| name);
-                for name in names {
-                    let (was, is) = (at(before, &field).get(name), at(now, &field).get(name));
-                    let path = format!("{}.{field}", index(what, i));
-                    if matches!(name.as_str(), "cpu" | "memory") {
-                        if was.is_some() && is.is_none() {
-                            errors.forbidden(path, format!("resource {kind} cannot be removed"));
-                        }
-                    } else if quantities::of(was) != quantities::of(is) {
-                        errors
-                            .forbidden(index(what, i), "only cpu and memory resources are mutable");
-                    }
-                }
+                resized(&mut errors, now, before, kind, &index(what, i));
             }
             if key == "initContainers"
                 && !is_sidecar_object(before)
@@ -302,4 +285,27 @@ pub(super) fn validate_resize(new: &Object, old: &Object) -> Vec<FieldError> {
         }
     }
     errors.0
+}
+
+/// Validates the change of a container's `requests` or `limits`: of CPU and memory only, none
+/// of which may vanish.
+fn resized(errors: &mut Errors, now: &Value, before: &Value, kind: &str, container: &str) {
+    let field = format!("resources.{kind}");
+    let names = [before, now]
+        .into_iter()
+        .flat_map(|value| map(value, &field).into_iter().flatten())
+        .map(|(name, _)| name);
+    for name in names {
+        let (was, is) = (at(before, &field).get(name), at(now, &field).get(name));
+        let resizable = matches!(name.as_str(), "cpu" | "memory");
+        if resizable && was.is_some() && is.is_none() {
+            errors.forbidden(
+                child(container, &field),
+                format!("resource {kind} cannot be removed"),
+            );
+        }
+        if !resizable && quantities::of(was) != quantities::of(is) {
+            errors.forbidden(container, "only cpu and memory resources are mutable");
+        }
+    }
 }

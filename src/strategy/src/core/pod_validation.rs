@@ -5,11 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use rkube_component_helpers::resource::{self, Side};
 use serde_json::Value;
 
-use super::containers::{self, Container};
+use super::containers::{self, Container, Holder};
 pub(crate) use super::pod_affinity::node_selector;
 use super::pod_affinity::{affinity, topology_spread};
-use super::pod_volumes;
-use crate::errors::{Errors, NOT_NEGATIVE, child, index, keyed};
+use super::{pod_claims, pod_host, pod_os, pod_volumes};
+use crate::errors::{Errors, child, index, keyed};
 use crate::metadata::{annotations, labels};
 use crate::tree::{at, flag, has, int, list, map, text};
 use crate::{names, quantities};
@@ -24,7 +24,7 @@ pub(crate) fn template(errors: &mut Errors, template: &Value, path: &str) {
         &child(&meta, "annotations"),
     );
     let spec = child(path, "spec");
-    pod_spec(errors, at(template, "spec"), &spec);
+    pod_spec(errors, at(template, "spec"), Holder::Template, &spec);
     if !list(template, "spec.ephemeralContainers").is_empty() {
         errors.forbidden(
             child(&spec, "ephemeralContainers"),
@@ -33,12 +33,16 @@ pub(crate) fn template(errors: &mut Errors, template: &Value, path: &str) {
     }
 }
 
-/// Validates a pod spec.
-pub(crate) fn pod_spec(errors: &mut Errors, spec: &Value, path: &str) {
+/// Validates a pod spec, which `holder` has.
+pub(crate) fn pod_spec(errors: &mut Errors, spec: &Value, holder: Holder, path: &str) {
     let f = |name: &str| child(path, name);
     let volumes = pod_volumes::volumes(errors, list(spec, "volumes"), &f("volumes"));
-    containers::all(errors, spec, &volumes, path);
-
+    pod_claims::resource_claims(errors, spec, &f("resourceClaims"));
+    containers::all(errors, spec, &volumes, holder, path);
+    if has(spec, "resources") {
+        pod_resources(errors, spec, &f("resources"));
+    }
+    pod_host::host_network(errors, spec, holder, path);
     one_of(
         errors,
         text(spec, "restartPolicy"),
@@ -52,12 +56,7 @@ pub(crate) fn pod_spec(errors: &mut Errors, spec: &Value, path: &str) {
         &["ClusterFirstWithHostNet", "ClusterFirst", "Default", "None"],
     );
     crate::metadata::label_map(errors, at(spec, "nodeSelector"), &f("nodeSelector"));
-    security_context(errors, spec, &f("securityContext"), path);
-    for (i, secret) in list(spec, "imagePullSecrets").iter().enumerate() {
-        if text(secret, "name").is_empty() {
-            errors.required(child(&index(&f("imagePullSecrets"), i), "name"), "");
-        }
-    }
+    security_context(errors, spec, &f("securityContext"));
     affinity(errors, at(spec, "affinity"), &f("affinity"));
     dns_config(errors, spec, &f("dnsConfig"));
     for (i, gate) in list(spec, "readinessGates").iter().enumerate() {
@@ -65,20 +64,10 @@ pub(crate) fn pod_spec(errors: &mut Errors, spec: &Value, path: &str) {
         let field = child(&index(&f("readinessGates"), i), "conditionType");
         errors.invalid_each(&field, kind, names::qualified_name(kind));
     }
-    topology_spread(errors, spec, &f("topologySpreadConstraints"));
     scheduling_gates(errors, spec, &f("schedulingGates"));
-    let account = text(spec, "serviceAccountName");
-    if !account.is_empty() {
-        errors.invalid_each(
-            &f("serviceAccountName"),
-            account,
-            names::dns1123_subdomain(account),
-        );
-    }
-    let node = text(spec, "nodeName");
-    if !node.is_empty() {
-        errors.invalid_each(&f("nodeName"), node, names::dns1123_subdomain(node));
-    }
+    topology_spread(errors, spec, &f("topologySpreadConstraints"));
+    pod_host::host_users(errors, spec, path);
+    subdomains(errors, spec, &["serviceAccountName", "nodeName"], path);
     if let Some(deadline) = int(spec, "activeDeadlineSeconds")
         && !(1..=i64::from(i32::MAX)).contains(&deadline)
     {
@@ -88,15 +77,42 @@ pub(crate) fn pod_spec(errors: &mut Errors, spec: &Value, path: &str) {
             "must be between 1 and 2147483647, inclusive",
         );
     }
-    for key in ["hostname", "subdomain"] {
+    pod_host::host_names(errors, spec, path);
+    tolerations(errors, spec, &f("tolerations"));
+    host_aliases(errors, spec, &f("hostAliases"));
+    subdomains(
+        errors,
+        spec,
+        &["priorityClassName", "runtimeClassName"],
+        path,
+    );
+    if has(spec, "preemptionPolicy") {
+        one_of(
+            errors,
+            text(spec, "preemptionPolicy"),
+            &f("preemptionPolicy"),
+            &["PreemptLowerPriority", "Never"],
+        );
+    }
+    if let Some(overhead) = map(spec, "overhead") {
+        quantities::validate_list(errors, overhead, &f("overhead"));
+    }
+    pod_os::operating_system(errors, spec, path);
+}
+
+/// Validates fields that are empty or DNS subdomains.
+fn subdomains(errors: &mut Errors, spec: &Value, keys: &[&str], path: &str) {
+    for key in keys {
         let name = text(spec, key);
         if !name.is_empty() {
-            errors.invalid_each(&f(key), name, names::dns1123_label(name));
+            errors.invalid_each(&child(path, key), name, names::dns1123_subdomain(name));
         }
     }
-    tolerations(errors, spec, &f("tolerations"));
+}
+
+fn host_aliases(errors: &mut Errors, spec: &Value, path: &str) {
     for (i, alias) in list(spec, "hostAliases").iter().enumerate() {
-        let field = index(&f("hostAliases"), i);
+        let field = index(path, i);
         let ip = text(alias, "ip");
         errors.invalid_each(&child(&field, "ip"), ip, names::ip(ip));
         for (j, name) in list(alias, "hostnames").iter().enumerate() {
@@ -108,35 +124,15 @@ pub(crate) fn pod_spec(errors: &mut Errors, spec: &Value, path: &str) {
             );
         }
     }
-    for key in ["priorityClassName", "runtimeClassName"] {
-        let name = text(spec, key);
-        if !name.is_empty() {
-            errors.invalid_each(&f(key), name, names::dns1123_subdomain(name));
-        }
-    }
-    let preemption = text(spec, "preemptionPolicy");
-    if !preemption.is_empty() && !matches!(preemption, "PreemptLowerPriority" | "Never") {
-        errors.not_supported(
-            f("preemptionPolicy"),
-            preemption,
-            &["PreemptLowerPriority", "Never"],
-        );
-    }
-    if let Some(overhead) = map(spec, "overhead") {
-        quantities::validate_list(errors, overhead, &f("overhead"));
-    }
-    if let Some(grace) = int(spec, "terminationGracePeriodSeconds")
-        && grace < 0
-    {
-        errors.invalid(f("terminationGracePeriodSeconds"), grace, NOT_NEGATIVE);
-    }
-    if has(spec, "resources") {
-        pod_resources(errors, spec, &f("resources"));
-    }
-    operating_system(errors, spec, &f("os"));
 }
 
 fn pod_resources(errors: &mut Errors, spec: &Value, path: &str) {
+    if has(spec, "resources.claims") {
+        errors.forbidden(
+            child(path, "claims"),
+            "claims cannot be set for Resources at pod-level",
+        );
+    }
     quantities::validate_requirements(errors, at(spec, "resources"), path);
     for key in ["requests", "limits"] {
         for name in map(at(spec, "resources"), key)
@@ -195,42 +191,8 @@ fn one_of(errors: &mut Errors, value: &str, field: &str, known: &[&str]) {
     }
 }
 
-fn security_context(errors: &mut Errors, spec: &Value, path: &str, spec_path: &str) {
+fn security_context(errors: &mut Errors, spec: &Value, path: &str) {
     let context = at(spec, "securityContext");
-    if flag(spec, "hostNetwork") {
-        for key in ["containers", "initContainers"] {
-            for (i, container) in list(spec, key).iter().enumerate() {
-                for (j, port) in list(container, "ports").iter().enumerate() {
-                    let number = int(port, "containerPort").unwrap_or(0);
-                    if int(port, "hostPort").unwrap_or(0) != number {
-                        let ports = child(&index(&child(spec_path, key), i), "ports");
-                        errors.invalid(
-                            child(&index(&ports, j), "containerPort"),
-                            number,
-                            "must match `hostPort` when `hostNetwork` is true",
-                        );
-                    }
-                }
-            }
-        }
-    }
-    if flag(spec, "shareProcessNamespace") && flag(spec, "hostPID") {
-        errors.invalid(
-            child(spec_path, "shareProcessNamespace"),
-            true,
-            "ShareProcessNamespace and HostPID cannot both be enabled",
-        );
-    }
-    if has(spec, "hostUsers") && !flag(spec, "hostUsers") {
-        for key in ["hostNetwork", "hostPID", "hostIPC"] {
-            if flag(spec, key) {
-                errors.forbidden(
-                    child(spec_path, "hostUsers"),
-                    format!("when `hostUsers` is false, `{key}` may not be true"),
-                );
-            }
-        }
-    }
     for key in ["fsGroup", "runAsUser", "runAsGroup"] {
         if let Some(id) = int(context, key) {
             containers::user_id(errors, id, &child(path, key));
@@ -243,20 +205,11 @@ fn security_context(errors: &mut Errors, spec: &Value, path: &str, spec_path: &s
             &index(&child(path, "supplementalGroups"), i),
         );
     }
-    let policy = text(context, "supplementalGroupsPolicy");
-    if !policy.is_empty() && !matches!(policy, "Merge" | "Strict") {
-        errors.not_supported(
-            child(path, "supplementalGroupsPolicy"),
-            policy,
-            &["Merge", "Strict"],
-        );
-    }
-    let change = text(context, "fsGroupChangePolicy");
-    if !change.is_empty() && !matches!(change, "OnRootMismatch" | "Always") {
-        errors.not_supported(
-            child(path, "fsGroupChangePolicy"),
-            change,
-            &["OnRootMismatch", "Always"],
+    if flag(spec, "shareProcessNamespace") && flag(spec, "hostPID") {
+        errors.invalid(
+            child(path, "shareProcessNamespace"),
+            true,
+            "ShareProcessNamespace and HostPID cannot both be enabled",
         );
     }
     sysctls(
@@ -265,6 +218,14 @@ fn security_context(errors: &mut Errors, spec: &Value, path: &str, spec_path: &s
         &child(path, "sysctls"),
         spec,
     );
+    let mut known_policy = |key: &str, known: &[&str]| {
+        if has(context, key) && !known.contains(&text(context, key)) {
+            errors.not_supported(child(path, key), text(context, key), known);
+        }
+    };
+    known_policy("fsGroupChangePolicy", &["OnRootMismatch", "Always"]);
+    known_policy("supplementalGroupsPolicy", &["Merge", "Strict"]);
+    known_policy("seLinuxChangePolicy", &["MountOption", "Recursive"]);
     containers::profiles(errors, context, path);
 }
 
@@ -313,18 +274,23 @@ fn sysctls(errors: &mut Errors, sysctls: &[Value], path: &str, spec: &Value) {
     }
 }
 
+/// Most characters of all DNS search domains together.
+const MAX_SEARCH_CHARACTERS: usize = 2048;
+
 fn dns_config(errors: &mut Errors, spec: &Value, path: &str) {
     let config = at(spec, "dnsConfig");
-    if text(spec, "dnsPolicy") == "None" && list(config, "nameservers").is_empty() {
-        let field = if config.is_null() {
-            path.to_owned()
-        } else {
-            child(path, "nameservers")
-        };
-        errors.required(
-            field,
-            "must provide at least one DNS nameserver when `dnsPolicy` is None",
-        );
+    if text(spec, "dnsPolicy") == "None" {
+        if config.is_null() {
+            errors.required(path, "must provide `dnsConfig` when `dnsPolicy` is None");
+            return;
+        }
+        if list(config, "nameservers").is_empty() {
+            errors.required(
+                child(path, "nameservers"),
+                "must provide at least one DNS nameserver when `dnsPolicy` is None",
+            );
+            return;
+        }
     }
     let servers = list(config, "nameservers");
     if servers.len() > 3 {
@@ -350,17 +316,30 @@ fn dns_config(errors: &mut Errors, spec: &Value, path: &str) {
             "must not have more than 32 search paths",
         );
     }
+    let characters: usize = searches
+        .iter()
+        .map(|search| search.as_str().unwrap_or_default().len() + 1)
+        .sum();
+    // A space lies between each two.
+    if characters > MAX_SEARCH_CHARACTERS + 1 {
+        errors.invalid(
+            child(path, "searches"),
+            at(config, "searches").clone(),
+            format!(
+                "must not have more than {MAX_SEARCH_CHARACTERS} characters (including spaces) in the search list"
+            ),
+        );
+    }
     for (i, search) in searches.iter().enumerate() {
         let search = search.as_str().unwrap_or_default();
         if search == "." {
             continue;
         }
-        // As upstream, accepts a trailing dot and underscores.
-        let name = search.strip_suffix('.').unwrap_or(search).replace('_', "-");
+        let name = search.strip_suffix('.').unwrap_or(search);
         errors.invalid_each(
             &index(&child(path, "searches"), i),
-            search,
-            names::dns1123_subdomain(name.trim_matches('-')),
+            name,
+            names::dns1123_subdomain_with_underscore(name),
         );
     }
     for (i, option) in list(config, "options").iter().enumerate() {
@@ -453,55 +432,12 @@ pub(crate) fn taint_effect(errors: &mut Errors, effect: &str, optional: bool, fi
     }
 }
 
-/// Validates `os`, and that the pod sets no fields of another operating system.
-fn operating_system(errors: &mut Errors, spec: &Value, path: &str) {
-    if !has(spec, "os") {
-        return;
-    }
-    let name = text(spec, "os.name");
-    if name.is_empty() {
-        errors.required(child(path, "name"), "cannot be empty");
-    } else if !matches!(name, "linux" | "windows") {
-        errors.not_supported(child(path, "name"), name, &["linux", "windows"]);
-    }
-    if name == "windows" {
-        let base = path.strip_suffix(".os").unwrap_or_default();
-        for key in ["hostPID", "hostIPC", "shareProcessNamespace", "hostUsers"] {
-            if has(spec, key) && (key != "hostPID" && key != "hostIPC" || flag(spec, key)) {
-                errors.forbidden(child(base, key), "cannot be set for a windows pod");
-            }
-        }
-        let context = child(base, "securityContext");
-        for key in [
-            "appArmorProfile",
-            "seLinuxOptions",
-            "seccompProfile",
-            "fsGroup",
-            "fsGroupChangePolicy",
-            "sysctls",
-            "runAsUser",
-            "runAsGroup",
-            "supplementalGroups",
-            "supplementalGroupsPolicy",
-        ] {
-            if has(at(spec, "securityContext"), key) {
-                errors.forbidden(child(&context, key), "cannot be set for a windows pod");
-            }
-        }
-    } else if name == "linux" && has(spec, "securityContext.windowsOptions") {
-        let base = path.strip_suffix(".os").unwrap_or_default();
-        errors.forbidden(
-            format!("{}.windowsOptions", child(base, "securityContext")),
-            "windows options cannot be set for a linux pod",
-        );
-    }
-}
-
 /// Validates a pod, except its metadata: the spec, and the node name of mirror pods.
 pub(crate) fn pod(obj: &Value) -> Errors {
     let mut errors = Errors::new();
     let spec = at(obj, "spec");
-    pod_spec(&mut errors, spec, "spec");
+    pod_spec(&mut errors, spec, Holder::Pod, "spec");
+    tokens_without_account(&mut errors, spec);
     if let Some(node) = map(obj, "metadata.annotations")
         .and_then(|a| a.get("kubernetes.io/config.mirror"))
         .filter(|_| text(spec, "nodeName").is_empty())
@@ -513,6 +449,23 @@ pub(crate) fn pod(obj: &Value) -> Errors {
         );
     }
     errors
+}
+
+/// Validates that a pod without a service account has no volume with a token of one.
+fn tokens_without_account(errors: &mut Errors, spec: &Value) {
+    if !text(spec, "serviceAccountName").is_empty() {
+        return;
+    }
+    for (i, volume) in list(spec, "volumes").iter().enumerate() {
+        let sources = list(volume, "projected.sources");
+        let tokens = sources.iter().enumerate();
+        for (j, _) in tokens.filter(|(_, source)| has(source, "serviceAccountToken")) {
+            errors.forbidden(
+                format!("spec.volumes[{i}].projected.sources[{j}].serviceAccountToken"),
+                "must not be specified when serviceAccountName is not set",
+            );
+        }
+    }
 }
 
 /// Validates that the host ports of containers are unique, per protocol and host IP.

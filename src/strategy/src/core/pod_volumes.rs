@@ -15,6 +15,7 @@ pub(crate) fn volumes<'a>(errors: &mut Errors, volumes: &'a [Value], path: &str)
     let mut all = Volumes {
         names: BTreeSet::new(),
         claims: BTreeSet::new(),
+        empty_dirs: BTreeSet::new(),
     };
     for (i, volume) in volumes.iter().enumerate() {
         let field = index(path, i);
@@ -37,6 +38,9 @@ pub(crate) fn volumes<'a>(errors: &mut Errors, volumes: &'a [Value], path: &str)
             all.names.insert(name);
             if has(volume, "persistentVolumeClaim") || has(volume, "ephemeral") {
                 all.claims.insert(name);
+            }
+            if has(volume, "emptyDir") {
+                all.empty_dirs.insert(name);
             }
         }
     }
@@ -238,7 +242,8 @@ fn mode(errors: &mut Errors, source: &Value, key: &str, path: &str) {
     }
 }
 
-fn relative_path(errors: &mut Errors, place: &str, field: &str) {
+/// Validates a path below a volume, which must not begin like the names that the node uses.
+pub(super) fn relative_path(errors: &mut Errors, place: &str, field: &str) {
     if names::is_absolute(place) {
         errors.invalid(field, place, "must be a relative path");
     }

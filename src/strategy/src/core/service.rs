@@ -90,15 +90,21 @@ impl Strategy for Service {
                 );
             }
         }
-        if was == "LoadBalancer" && is == "LoadBalancer" {
-            let before = text(old, "spec.loadBalancerClass");
-            if has(old, "spec.loadBalancerClass") && text(new, "spec.loadBalancerClass") != before {
-                errors.invalid(
-                    "spec.loadBalancerClass",
-                    at(new, "spec.loadBalancerClass").clone(),
-                    "may not change once set",
-                );
-            }
+        if was == "LoadBalancer"
+            && is == "LoadBalancer"
+            && !same_at(new, old, "spec.loadBalancerClass")
+        {
+            errors.invalid(
+                "spec.loadBalancerClass",
+                at(new, "spec.loadBalancerClass").clone(),
+                "may not change once set",
+            );
+        }
+        if needs_health_check(old)
+            && needs_health_check(new)
+            && int(new, "spec.healthCheckNodePort") != int(old, "spec.healthCheckNodePort")
+        {
+            errors.forbidden("spec.healthCheckNodePort", IMMUTABLE);
         }
         errors.extend(validate(new));
         errors.0
@@ -286,6 +292,21 @@ fn carry_over(new: &mut Object, old: &Object) {
     }
 }
 
+/// Returns the node ports of a service.
+fn node_ports(service: &Object) -> BTreeSet<i64> {
+    list(service, "spec.ports")
+        .iter()
+        .filter_map(|port| int(port, "nodePort"))
+        .filter(|port| *port != 0)
+        .collect()
+}
+
+/// Returns whether a service has a port for health checks of its load balancer.
+fn needs_health_check(service: &Object) -> bool {
+    text(service, "spec.type") == "LoadBalancer"
+        && text(service, "spec.externalTrafficPolicy") == "Local"
+}
+
 /// Removes fields that do not apply to the new type, if the update left them unchanged.
 fn drop_unused(new: &mut Object, old: Option<&Object>) {
     let kind = text(new, "spec.type").to_owned();
@@ -304,17 +325,12 @@ fn drop_unused(new: &mut Object, old: Option<&Object>) {
         }
     }
     if !matches!(kind.as_str(), "NodePort" | "LoadBalancer") {
-        if let Some(old) = old {
-            let before: Vec<Option<i64>> = list(old, "spec.ports")
-                .iter()
-                .map(|p| int(p, "nodePort"))
-                .collect();
-            let was_external = matches!(text(old, "spec.type"), "NodePort" | "LoadBalancer");
+        if let Some(old) = old
+            && matches!(text(old, "spec.type"), "NodePort" | "LoadBalancer")
+            && node_ports(new).is_subset(&node_ports(old))
+        {
             for port in list_mut(new, "spec.ports") {
-                let number = int(port, "nodePort");
-                if was_external && number.is_some() && before.contains(&number) {
-                    remove(port, "nodePort");
-                }
+                remove(port, "nodePort");
             }
         }
         let reachable = kind == "ClusterIP" && !list(new, "spec.externalIPs").is_empty();

@@ -36,23 +36,12 @@ pub(super) fn validate(obj: &Object) -> Vec<FieldError> {
 fn validate_fields_of_type(errors: &mut Errors, obj: &Object) {
     let spec = at(obj, "spec");
     match text(spec, "type") {
-        "LoadBalancer" => {
-            for (i, port) in list(spec, "ports").iter().enumerate() {
-                if int(port, "port") == Some(10250) {
-                    errors.invalid(
-                        format!("spec.ports[{i}].port"),
-                        10250,
-                        "may not expose port 10250 externally since it is used by kubelet",
-                    );
-                }
-            }
-            if is_headless(obj) {
-                errors.invalid(
-                    "spec.clusterIPs[0]",
-                    "None",
-                    "may not be set to 'None' for LoadBalancer services",
-                );
-            }
+        "LoadBalancer" if is_headless(obj) => {
+            errors.invalid(
+                "spec.clusterIPs[0]",
+                "None",
+                "may not be set to 'None' for LoadBalancer services",
+            );
         }
         "NodePort" if is_headless(obj) => {
             errors.invalid(
@@ -101,7 +90,16 @@ fn validate_session_affinity(errors: &mut Errors, spec: &Value) {
     match text(spec, "sessionAffinity") {
         "" => errors.required("spec.sessionAffinity", ""),
         "ClientIP" => match int(spec, "sessionAffinityConfig.clientIP.timeoutSeconds") {
-            None => errors.required("spec.sessionAffinityConfig.clientIP.timeoutSeconds", ""),
+            None => errors.required(
+                if !has(spec, "sessionAffinityConfig") {
+                    "spec.sessionAffinityConfig"
+                } else if !has(spec, "sessionAffinityConfig.clientIP") {
+                    "spec.sessionAffinityConfig.clientIP"
+                } else {
+                    "spec.sessionAffinityConfig.clientIP.timeoutSeconds"
+                },
+                "when session affinity type is ClientIP",
+            ),
             Some(n) if !(1..=86400).contains(&n) => errors.invalid(
                 "spec.sessionAffinityConfig.clientIP.timeoutSeconds",
                 n,
@@ -146,12 +144,12 @@ fn validate_type(errors: &mut Errors, spec: &Value) {
             &["ClusterIP", "ExternalName", "LoadBalancer", "NodePort"],
         ),
     }
-    if kind == "ClusterIP" || kind == "ExternalName" {
+    if kind == "ClusterIP" {
         for (i, port) in list(spec, "ports").iter().enumerate() {
             if int(port, "nodePort").unwrap_or(0) != 0 {
                 errors.forbidden(
                     format!("spec.ports[{i}].nodePort"),
-                    format!("may not be used when `type` is '{kind}'"),
+                    "may not be used when `type` is 'ClusterIP'",
                 );
             }
         }
@@ -161,15 +159,16 @@ fn validate_type(errors: &mut Errors, spec: &Value) {
 /// Validates the fields that only load balancers have.
 fn validate_load_balancer(errors: &mut Errors, spec: &Value) {
     let kind = text(spec, "type");
-    for (i, range) in list(spec, "loadBalancerSourceRanges").iter().enumerate() {
+    let ranges = list(spec, "loadBalancerSourceRanges");
+    if !ranges.is_empty() && kind != "LoadBalancer" {
+        errors.forbidden(
+            "spec.LoadBalancerSourceRanges",
+            "may only be used when `type` is 'LoadBalancer'",
+        );
+    }
+    for (i, range) in ranges.iter().enumerate() {
+        // They may be padded, for the annotation that was there before the field.
         let range = range.as_str().unwrap_or_default().trim();
-        if kind != "LoadBalancer" {
-            errors.forbidden(
-                "spec.LoadBalancerSourceRanges",
-                "may only be used when `type` is 'LoadBalancer'",
-            );
-            break;
-        }
         errors.invalid_each(
             &index("spec.LoadBalancerSourceRanges", i),
             range,
@@ -223,7 +222,8 @@ fn validate_traffic_policies(errors: &mut Errors, spec: &Value) {
         other => errors.not_supported("spec.internalTrafficPolicy", other, &["Cluster", "Local"]),
     }
     match text(spec, "trafficDistribution") {
-        "" | "PreferClose" | "PreferSameZone" | "PreferSameNode" => {}
+        "" if !has(spec, "trafficDistribution") => {}
+        "PreferClose" | "PreferSameZone" | "PreferSameNode" => {}
         other => errors.not_supported(
             "spec.trafficDistribution",
             other,
@@ -235,20 +235,16 @@ fn validate_traffic_policies(errors: &mut Errors, spec: &Value) {
 /// Validates `healthCheckNodePort`.
 fn validate_health_check_node_port(errors: &mut Errors, spec: &Value) {
     if let Some(port) = int(spec, "healthCheckNodePort").filter(|n| *n != 0) {
-        if port < 0 {
-            errors.invalid(
-                "spec.healthCheckNodePort",
-                port,
-                crate::errors::NOT_NEGATIVE,
-            );
-        } else if text(spec, "type") != "LoadBalancer"
-            || text(spec, "externalTrafficPolicy") != "Local"
-        {
+        if text(spec, "type") != "LoadBalancer" || text(spec, "externalTrafficPolicy") != "Local" {
             errors.invalid(
                 "spec.healthCheckNodePort",
                 port,
                 "may only be set when `type` is 'LoadBalancer' and `externalTrafficPolicy` is 'Local'",
             );
+        } else {
+            for message in names::port_number(port) {
+                errors.invalid("spec.healthCheckNodePort", port, message);
+            }
         }
     }
 }
@@ -318,7 +314,7 @@ fn validate_ports(errors: &mut Errors, obj: &Object) {
         super::containers::protocol(errors, text(port, "protocol"), &child(&field, "protocol"));
         super::containers::port(errors, at(port, "targetPort"), &child(&field, "targetPort"));
         let app = text(port, "appProtocol");
-        if !app.is_empty() {
+        if has(port, "appProtocol") {
             errors.invalid_each(
                 &child(&field, "appProtocol"),
                 app,

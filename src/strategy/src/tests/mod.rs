@@ -1,4 +1,5 @@
 //! Tests across all kinds.
 
+mod extremes;
 mod robustness;
 mod validation;

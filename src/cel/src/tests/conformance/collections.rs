@@ -27,6 +27,12 @@ pub(super) const FIELDS: &[(&str, &str)] = &[
     ("{1: 'i'}[dyn(1u)]", r#""i""#),
     ("{1: 'i'}[dyn(1.0)]", r#""i""#),
     ("{true: 1}[true]", "1"),
+    // The last value of a repeated key counts.
+    ("{'a': 1, 'a': 2}", r#"{"a": 2}"#),
+    ("{'a': 1, 'b': 3, 'a': 2}.size()", "2"),
+    ("{'a': 1, ?'a': optional.none()}", "{}"),
+    ("{'a': 1, 'b': 2, ?'a': optional.none()}['b']", "2"),
+    ("{'a': 1, ?'a': optional.of(2)}", r#"{"a": 2}"#),
     ("{1.5: 'a'}", "!unsupported key type"),
     ("{null: 'a'}", "!unsupported key type"),
     (

@@ -139,6 +139,21 @@ pub(super) const ARITHMETIC: &[(&str, &str)] = &[
 
 /// Conversions between types.
 pub(super) const CONVERSIONS: &[(&str, &str)] = &[
+    // As Go's strconv: signs, ranges and names.
+    ("int('+5')", "5"),
+    (
+        "uint('+5')",
+        "!type conversion error from 'string' to 'uint'",
+    ),
+    ("uint('5')", "5u"),
+    (
+        "double('1e999')",
+        "!type conversion error from 'string' to 'double'",
+    ),
+    ("string(double('Infinity'))", r#""+Inf""#),
+    ("string(double('-inf'))", r#""-Inf""#),
+    ("string(double('nan'))", r#""NaN""#),
+    ("double('9007199254740993.1')", "9007199254740994.0"),
     ("bool('true')", "true"),
     ("bool('t')", "true"),
     ("bool('TRUE')", "true"),

@@ -17,6 +17,7 @@ mod kubernetes;
 mod language;
 mod outcome;
 mod strings;
+mod tables;
 mod time;
 
 use outcome::outcome;

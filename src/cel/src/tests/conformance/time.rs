@@ -118,4 +118,47 @@ pub(super) const CASES: &[(&str, &str)] = &[
         "duration('1s').getFullYear()",
         "!found no matching overload for 'getFullYear' applied to 'duration.()'",
     ),
+    // Texts that are hostile, and texts that only Go takes.
+    (
+        "timestamp('2024-01-01T00:00\u{e9}\u{e9}:00Z' + '')",
+        "!type conversion error from 'string' to 'google.protobuf.Timestamp'",
+    ),
+    (
+        "timestamp('2024-01-01T00:00\u{e9}\u{e9}:00Z')",
+        "!invalid timestamp argument",
+    ),
+    (
+        "timestamp('2024-01-01T1:02:03,5Z')",
+        "timestamp(2024-01-01T01:02:03.5Z)",
+    ),
+    (
+        "timestamp('9999-12-31T23:59:59.999999999Z')",
+        "timestamp(9999-12-31T23:59:59.999999999Z)",
+    ),
+    (
+        "timestamp('9999-12-31T23:59:59.999999999Z') + duration('1ns')",
+        "!timestamp overflow",
+    ),
+    ("timestamp(253402300799)", "timestamp(9999-12-31T23:59:59Z)"),
+    ("timestamp(253402300800)", "!timestamp overflow"),
+    ("timestamp(9223372036854775807)", "!timestamp overflow"),
+    ("int(timestamp('1969-12-31T23:59:58.5Z'))", "-2"),
+    ("timestamp(0).getHours('+99:00')", "3"),
+    ("timestamp(0).getMinutes('-00:30')", "30"),
+    (
+        "timestamp(0).getHours('2147483647:2147483647')",
+        "!timestamp overflow",
+    ),
+    (
+        "timestamp(0).getHours('a:b')",
+        r#"!strconv.Atoi: parsing "a": invalid syntax"#,
+    ),
+    (
+        "timestamp(0).getHours('1:')",
+        r#"!strconv.Atoi: parsing "": invalid syntax"#,
+    ),
+    (
+        "timestamp(0).getHours('99999999999999999999:0')",
+        r#"!strconv.Atoi: parsing "99999999999999999999": value out of range"#,
+    ),
 ];

@@ -45,9 +45,96 @@ const SPEC: &[Case<'_>] = &[
         r#"{"spec": {"dnsConfig": {"nameservers": ["1.1.1.1", "1.1.1.2", "1.1.1.3", "1.1.1.4"]}}}"#,
         "Invalid spec.dnsConfig.nameservers",
     ),
+    (r#"{"spec": {"terminationGracePeriodSeconds": -1}}"#, ""),
     (
-        r#"{"spec": {"terminationGracePeriodSeconds": -1}}"#,
-        "Invalid spec.terminationGracePeriodSeconds",
+        r#"{"spec": {"dnsConfig": {"searches": [".", "a.", "_tcp.a_b.c", "x.y"], "options": [{"name": "ndots", "value": "2"}]}}}"#,
+        "",
+    ),
+    (
+        r#"{"spec": {"dnsConfig": {"searches": ["a_", "__a", "-a", "a-", "A", "a..b", ""]}}}"#,
+        "Invalid spec.dnsConfig.searches[0], Invalid spec.dnsConfig.searches[1], Invalid spec.dnsConfig.searches[2], Invalid spec.dnsConfig.searches[3], Invalid spec.dnsConfig.searches[4], Invalid spec.dnsConfig.searches[5], Invalid spec.dnsConfig.searches[6]",
+    ),
+    (
+        r#"{"spec": {"dnsConfig": {"options": [{"name": "", "value": "2"}]}}}"#,
+        "Required spec.dnsConfig.options[0]",
+    ),
+    (r#"{"spec": {"hostUsers": false}}"#, ""),
+    (
+        r#"{"spec": {"hostUsers": false, "hostNetwork": true, "hostPID": true, "hostIPC": true}}"#,
+        "Forbidden spec.hostNetwork, Forbidden spec.HostPID, Forbidden spec.HostIPC",
+    ),
+    (r#"{"spec": {"hostUsers": true, "hostNetwork": true}}"#, ""),
+    (
+        r#"{"spec": {"shareProcessNamespace": true, "hostPID": true}}"#,
+        "Invalid spec.securityContext.shareProcessNamespace",
+    ),
+    (r#"{"spec": {"hostnameOverride": "a.b-c.example"}}"#, ""),
+    (
+        r#"{"spec": {"hostnameOverride": "A_"}}"#,
+        "Invalid spec.hostnameOverride",
+    ),
+    (
+        r#"{"spec": {"hostnameOverride": ""}}"#,
+        "Invalid spec.hostnameOverride",
+    ),
+    (
+        r#"{"spec": {"hostnameOverride": "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa.bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb"}}"#,
+        "TooLong spec.hostnameOverride",
+    ),
+    (
+        r#"{"spec": {"hostnameOverride": "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa.bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb"}}"#,
+        "",
+    ),
+    (
+        r#"{"spec": {"hostnameOverride": "a", "setHostnameAsFQDN": true}}"#,
+        "Forbidden spec.setHostnameAsFQDN",
+    ),
+    (
+        r#"{"spec": {"hostnameOverride": "a", "hostNetwork": true}}"#,
+        "Forbidden spec.hostnameOverride",
+    ),
+    (r#"{"spec": {"imagePullSecrets": [{"name": ""}]}}"#, ""),
+    (
+        r#"{"spec": {"preemptionPolicy": ""}}"#,
+        "Required spec.preemptionPolicy",
+    ),
+    (
+        r#"{"spec": {"os": {"name": "windows"}, "hostUsers": false, "hostPID": true, "shareProcessNamespace": true,
+            "securityContext": {"fsGroup": 1, "runAsUser": 1}}}"#,
+        "Invalid spec.securityContext.shareProcessNamespace, Forbidden spec.HostPID, Forbidden spec.hostUsers, Forbidden spec.hostPID, Forbidden spec.securityContext.fsGroup, Forbidden spec.shareProcessNamespace, Forbidden spec.securityContext.runAsUser",
+    ),
+    (r#"{"spec": {"os": {"name": ""}}}"#, "Required spec.os.name"),
+    (
+        r#"{"spec": {"os": {"name": "plan9"}}}"#,
+        "NotSupported spec.os.name",
+    ),
+    (
+        r#"{"spec": {"os": {"name": "linux"}, "securityContext": {"windowsOptions": {}}}}"#,
+        "Forbidden spec.securityContext.windowsOptions",
+    ),
+    (
+        r#"{"spec": {"securityContext": {"fsGroupChangePolicy": "Never", "supplementalGroupsPolicy": "", "seLinuxChangePolicy": "x"}}}"#,
+        "NotSupported spec.securityContext.fsGroupChangePolicy, NotSupported spec.securityContext.supplementalGroupsPolicy, NotSupported spec.securityContext.seLinuxChangePolicy",
+    ),
+    (
+        r#"{"spec": {"securityContext": {"seccompProfile": {"type": "Localhost"}, "appArmorProfile": {"type": "Localhost"}}}}"#,
+        "Required spec.securityContext.seccompProfile.localhostProfile, Required spec.securityContext.appArmorProfile.localhostProfile",
+    ),
+    (
+        r#"{"spec": {"securityContext": {"seccompProfile": {"type": "Localhost", "localhostProfile": "/a/.."}, "appArmorProfile": {"type": "Localhost", "localhostProfile": "/a/.."}}}}"#,
+        "Invalid spec.securityContext.seccompProfile.localhostProfile, Invalid spec.securityContext.seccompProfile.localhostProfile",
+    ),
+    (
+        r#"{"spec": {"securityContext": {"appArmorProfile": {"type": "Localhost", "localhostProfile": " a"}}}}"#,
+        "Invalid spec.securityContext.appArmorProfile.localhostProfile",
+    ),
+    (
+        r#"{"spec": {"securityContext": {"seccompProfile": {"type": "Unconfined", "localhostProfile": "a"}, "appArmorProfile": {"type": "Unconfined", "localhostProfile": "a"}}}}"#,
+        "Invalid spec.securityContext.seccompProfile.localhostProfile, Invalid spec.securityContext.appArmorProfile.localhostProfile",
+    ),
+    (
+        r#"{"spec": {"securityContext": {"seccompProfile": {"type": ""}, "appArmorProfile": {"type": "x"}}}}"#,
+        "Required spec.securityContext.seccompProfile.type, NotSupported spec.securityContext.appArmorProfile.type",
     ),
     (
         r#"{"spec": {"activeDeadlineSeconds": 0}}"#,
@@ -270,11 +357,50 @@ const CONTAINER: &[Case<'_>] = &[
     ),
     (
         r#"{"env": [{"name": "A", "valueFrom": {"secretKeyRef": {"name": "", "key": ""}}}]}"#,
-        "Required spec.containers[0].env[0].valueFrom.secretKeyRef.name, Required spec.containers[0].env[0].valueFrom.secretKeyRef.key",
+        "Invalid spec.containers[0].env[0].valueFrom.secretKeyRef.name, Required spec.containers[0].env[0].valueFrom.secretKeyRef.key",
     ),
     (
         r#"{"env": [{"name": "A", "valueFrom": {"configMapKeyRef": {"name": "m", "key": "a/b"}}}]}"#,
         "Invalid spec.containers[0].env[0].valueFrom.configMapKeyRef.key",
+    ),
+    (
+        r#"{"env": [{"name": "A", "valueFrom": {"fieldRef": {"apiVersion": "v1", "fieldPath": "metadata.labels['a b']"}}}]}"#,
+        "Invalid spec.containers[0].env[0].valueFrom.fieldRef",
+    ),
+    (
+        r#"{"env": [{"name": "A", "valueFrom": {"fieldRef": {"apiVersion": "v1", "fieldPath": "metadata.annotations['Foo.bar/Key']"}}},
+            {"name": "B", "valueFrom": {"fieldRef": {"apiVersion": "v1", "fieldPath": "metadata.labels['Key']"}}}]}"#,
+        "",
+    ),
+    (
+        r#"{"env": [{"name": "A", "valueFrom": {"fieldRef": {"apiVersion": "v1", "fieldPath": "metadata.name['a']"}}}]}"#,
+        "Invalid spec.containers[0].env[0].valueFrom.fieldRef.fieldPath",
+    ),
+    (
+        r#"{"env": [{"name": "A", "valueFrom": {"resourceFieldRef": {"resource": "limits.cpu", "divisor": "1k"}}},
+            {"name": "B", "valueFrom": {"resourceFieldRef": {"resource": "limits.cpu", "divisor": "1m"}}},
+            {"name": "C", "valueFrom": {"resourceFieldRef": {"resource": "requests.memory", "divisor": "1m"}}},
+            {"name": "D", "valueFrom": {"resourceFieldRef": {"resource": "requests.ephemeral-storage", "divisor": "2"}}},
+            {"name": "E", "valueFrom": {"resourceFieldRef": {"resource": "limits.hugepages-1Gi", "divisor": "3"}}},
+            {"name": "F", "valueFrom": {"resourceFieldRef": {"resource": "limits.disk", "divisor": "3"}}},
+            {"name": "G", "valueFrom": {"resourceFieldRef": {"resource": "", "divisor": "0"}}}]}"#,
+        "Invalid spec.containers[0].env[0].valueFrom.resourceFieldRef.divisor, Invalid spec.containers[0].env[2].valueFrom.resourceFieldRef.divisor, Invalid spec.containers[0].env[3].valueFrom.resourceFieldRef.divisor, Invalid spec.containers[0].env[4].valueFrom.resourceFieldRef.divisor, NotSupported spec.containers[0].env[5].valueFrom.resourceFieldRef.resource, Required spec.containers[0].env[6].valueFrom.resourceFieldRef.resource",
+    ),
+    (
+        r#"{"env": [{"name": "A", "valueFrom": {"fileKeyRef": {"volumeName": "nowhere", "path": "f", "key": "K"}}}]}"#,
+        "NotFound spec.containers[0].env[0].valueFrom.fileKeyRef.volumeName",
+    ),
+    (
+        r#"{"env": [{"name": "A", "valueFrom": {"fileKeyRef": {"volumeName": "", "path": "", "key": ""}}}]}"#,
+        "Required spec.containers[0].env[0].valueFrom.fileKeyRef.volumeName, Required spec.containers[0].env[0].valueFrom.fileKeyRef.path, Required spec.containers[0].env[0].valueFrom.fileKeyRef.key",
+    ),
+    (
+        r#"{"env": [{"name": "A", "valueFrom": {"fileKeyRef": {"volumeName": "A B", "path": "/a/../b", "key": "a=b"}}}]}"#,
+        "Invalid spec.containers[0].env[0].valueFrom.fileKeyRef.volumeName, Invalid spec.containers[0].env[0].valueFrom.fileKeyRef.path, Invalid spec.containers[0].env[0].valueFrom.fileKeyRef.path, Invalid spec.containers[0].env[0].valueFrom.fileKeyRef.key",
+    ),
+    (
+        r#"{"envFrom": [{"configMapRef": {"name": "A"}}, {"secretRef": {"name": ""}}, {"secretRef": {"name": "a-"}}]}"#,
+        "Invalid spec.containers[0].envFrom[0].configMapRef.name, Required spec.containers[0].envFrom[1].secretRef.name",
     ),
     (r#"{"envFrom": [{}]}"#, "Invalid spec.containers[0].envFrom"),
     (
@@ -319,7 +445,7 @@ const CONTAINER: &[Case<'_>] = &[
     ),
     (
         r#"{"volumeMounts": [{"name": "", "mountPath": ""}]}"#,
-        "Required spec.containers[0].volumeMounts[0].name, Required spec.containers[0].volumeMounts[0].mountPath",
+        "Required spec.containers[0].volumeMounts[0].name, NotFound spec.containers[0].volumeMounts[0].name, Required spec.containers[0].volumeMounts[0].mountPath",
     ),
     (
         r#"{"workingDir": "/w", "command": ["a"], "args": ["b"]}"#,
@@ -454,6 +580,175 @@ const VOLUMES: &[Case<'_>] = &[
     ),
 ];
 
+/// Cases of a container's mounts and devices, with the volumes `e`, an emptyDir, `p` and `q`,
+/// claims, and `s`, a secret.
+const MOUNTS: &[Case<'_>] = &[
+    (
+        r#"{"volumeMounts": [{"name": "e", "mountPath": "/e"}, {"name": "e", "mountPath": "/f", "subPath": "a/b"}]}"#,
+        "",
+    ),
+    (
+        r#"{"volumeMounts": [{"name": "e", "mountPath": "/e"}, {"name": "s", "mountPath": "/e"}]}"#,
+        "Invalid spec.containers[0].volumeMounts[1].mountPath",
+    ),
+    (
+        r#"{"volumeMounts": [{"name": "e", "mountPath": "/e", "subPath": "/a"}]}"#,
+        "Invalid spec.containers[0].volumeMounts.subPath",
+    ),
+    (
+        r#"{"volumeMounts": [{"name": "e", "mountPath": "/e", "subPath": "a/../b"}]}"#,
+        "Invalid spec.containers[0].volumeMounts.subPath",
+    ),
+    (
+        r#"{"volumeMounts": [{"name": "e", "mountPath": "/e", "subPath": "a", "subPathExpr": "../b"}]}"#,
+        "Invalid spec.containers[0].volumeMounts[0].subPathExpr, Invalid spec.containers[0].volumeMounts.subPathExpr",
+    ),
+    (
+        r#"{"volumeMounts": [{"name": "e", "mountPath": "/e", "mountPropagation": "Both"}]}"#,
+        "NotSupported spec.containers[0].volumeMounts.mountPropagation",
+    ),
+    (
+        r#"{"volumeMounts": [{"name": "e", "mountPath": "/e", "mountPropagation": "Bidirectional"}]}"#,
+        "Forbidden spec.containers[0].volumeMounts.mountPropagation",
+    ),
+    (
+        r#"{"securityContext": {"privileged": true}, "volumeMounts": [{"name": "e", "mountPath": "/e", "mountPropagation": "Bidirectional"}]}"#,
+        "",
+    ),
+    (
+        r#"{"volumeMounts": [{"name": "e", "mountPath": "/e", "readOnly": true, "recursiveReadOnly": "Enabled"}]}"#,
+        "",
+    ),
+    (
+        r#"{"volumeMounts": [{"name": "e", "mountPath": "/e", "recursiveReadOnly": "IfPossible", "mountPropagation": "HostToContainer"}]}"#,
+        "Forbidden spec.containers[0].volumeMounts.recursiveReadOnly, Forbidden spec.containers[0].volumeMounts.recursiveReadOnly",
+    ),
+    (
+        r#"{"volumeMounts": [{"name": "e", "mountPath": "/e", "recursiveReadOnly": "Yes"}]}"#,
+        "NotSupported spec.containers[0].volumeMounts.recursiveReadOnly",
+    ),
+    (
+        r#"{"volumeDevices": [{"name": "p", "devicePath": "/dev/x"}]}"#,
+        "",
+    ),
+    (
+        r#"{"volumeDevices": [{"name": "e", "devicePath": "/dev/x"}]}"#,
+        "Invalid spec.containers[0].volumeDevices[0].name",
+    ),
+    (
+        r#"{"volumeDevices": [{"name": "x", "devicePath": "/dev/x"}]}"#,
+        "NotFound spec.containers[0].volumeDevices[0].name",
+    ),
+    (
+        r#"{"volumeDevices": [{"name": "", "devicePath": ""}]}"#,
+        "Required spec.containers[0].volumeDevices[0].name, NotFound spec.containers[0].volumeDevices[0].name, Required spec.containers[0].volumeDevices[0].devicePath",
+    ),
+    (
+        r#"{"volumeDevices": [{"name": "p", "devicePath": "/dev/x"}, {"name": "q", "devicePath": "/dev/x"}]}"#,
+        "Invalid spec.containers[0].volumeDevices[1].devicePath",
+    ),
+    (
+        r#"{"volumeDevices": [{"name": "p", "devicePath": "/dev/x"}, {"name": "p", "devicePath": "/dev/y"}]}"#,
+        "Invalid spec.containers[0].volumeDevices[1].name",
+    ),
+    (
+        r#"{"volumeDevices": [{"name": "p", "devicePath": "/dev/../x"}]}"#,
+        "Invalid spec.containers[0].volumeDevices[0].devicePath",
+    ),
+    (
+        r#"{"volumeMounts": [{"name": "p", "mountPath": "/p"}], "volumeDevices": [{"name": "p", "devicePath": "/p"}]}"#,
+        "Invalid spec.containers[0].volumeMounts[0].name, Invalid spec.containers[0].volumeMounts[0].mountPath, Invalid spec.containers[0].volumeDevices[0].name, Invalid spec.containers[0].volumeDevices[0].devicePath",
+    ),
+    (
+        r#"{"env": [{"name": "A", "valueFrom": {"fileKeyRef": {"volumeName": "e", "path": "a/f.env", "key": "K", "optional": false}}}]}"#,
+        "",
+    ),
+    (
+        r#"{"env": [{"name": "A", "valueFrom": {"fileKeyRef": {"volumeName": "s", "path": "f", "key": "K"}}}]}"#,
+        "Invalid spec.containers[0].env[0].valueFrom.fileKeyRef.volumeName",
+    ),
+    (
+        r#"{"env": [{"name": "A", "valueFrom": {"fileKeyRef": {"volumeName": "e", "path": "..f", "key": "K"}}}]}"#,
+        "Invalid spec.containers[0].env[0].valueFrom.fileKeyRef.path",
+    ),
+    (
+        r#"{"resizePolicy": [{"resourceName": "cpu", "restartPolicy": "NotRequired"}, {"resourceName": "memory", "restartPolicy": "RestartContainer"}]}"#,
+        "",
+    ),
+    (
+        r#"{"resizePolicy": [{"resourceName": "cpu", "restartPolicy": "NotRequired"}, {"resourceName": "cpu", "restartPolicy": ""}]}"#,
+        "Duplicate spec.containers[0].resizePolicy[1], Required spec.containers[0].resizePolicy",
+    ),
+    (
+        r#"{"resizePolicy": [{"resourceName": "disk", "restartPolicy": "Maybe"}]}"#,
+        "NotSupported spec.containers[0].resizePolicy, NotSupported spec.containers[0].resizePolicy",
+    ),
+    (
+        r#"{"resources": {"claims": [{"name": "c"}, {"name": "c", "request": "r"}]}}"#,
+        "",
+    ),
+    (
+        r#"{"resources": {"claims": [{"name": "c"}, {"name": "c"}, {"name": "x"}, {"name": ""}]}}"#,
+        "Duplicate spec.containers[0].resources.claims[1], NotFound spec.containers[0].resources.claims[2], Required spec.containers[0].resources.claims[3]",
+    ),
+    (
+        r#"{"securityContext": {"procMount": "Unmasked"}}"#,
+        "Invalid spec.containers[0].securityContext.procMount",
+    ),
+];
+
+const CLAIMS: &[Case<'_>] = &[
+    (
+        r#"{"spec": {"resourceClaims": [{"name": "a", "resourceClaimName": "x"}, {"name": "b", "resourceClaimTemplateName": "y"}]}}"#,
+        "",
+    ),
+    (
+        r#"{"spec": {"resourceClaims": [{"name": "", "resourceClaimName": "x"}, {"name": "A", "resourceClaimName": "x"}]}}"#,
+        "Required spec.resourceClaims[0].name, Invalid spec.resourceClaims[1].name",
+    ),
+    (
+        r#"{"spec": {"resourceClaims": [{"name": "a", "resourceClaimName": "x"}, {"name": "a", "resourceClaimName": "X"}]}}"#,
+        "Duplicate spec.resourceClaims[1].name, Invalid spec.resourceClaims[1].resourceClaimName",
+    ),
+    (
+        r#"{"spec": {"resourceClaims": [{"name": "a"}, {"name": "b", "resourceClaimName": "x", "resourceClaimTemplateName": "y"}]}}"#,
+        "Invalid spec.resourceClaims[0], Invalid spec.resourceClaims[1]",
+    ),
+];
+
+const HOST_NETWORK: &[Case<'_>] = &[
+    (r#"{"spec": {}}"#, ""),
+    (
+        r#"{"spec": {"containers": [{"name": "c", "image": "i", "imagePullPolicy": "Always", "terminationMessagePolicy": "File",
+            "ports": [{"containerPort": 80, "hostPort": 81, "protocol": "TCP"}]}]}}"#,
+        "Invalid spec.containers[0].ports[0].hostPort",
+    ),
+    (
+        r#"{"spec": {"containers": [{"name": "c", "image": "i", "imagePullPolicy": "Always", "terminationMessagePolicy": "File",
+            "ports": [{"containerPort": 80, "protocol": "TCP"}]}]}}"#,
+        "Invalid spec.containers[0].ports[0].hostPort",
+    ),
+];
+
+/// Cases that patch the only container of a template.
+const TEMPLATE: &[Case<'_>] = &[
+    // What only pods must have.
+    (
+        r#"{"template": {"spec": {"hostNetwork": true, "containers": [{"name": "c", "image": " i", "imagePullPolicy": "Always", "terminationMessagePolicy": "File",
+            "ports": [{"containerPort": 80, "protocol": "TCP"}]}]}}}"#,
+        "",
+    ),
+    (
+        r#"{"template": {"spec": {"hostNetwork": true, "containers": [{"name": "c", "image": "i", "imagePullPolicy": "Always", "terminationMessagePolicy": "File",
+            "ports": [{"containerPort": 80, "hostPort": 81, "protocol": "TCP"}]}]}}}"#,
+        "Invalid template.spec.containers[0].ports[0].hostPort",
+    ),
+    (
+        r#"{"template": {"spec": {"volumes": [{"name": "t", "projected": {"defaultMode": 420, "sources": [{"serviceAccountToken": {"path": "p", "expirationSeconds": 600}}]}}]}}}"#,
+        "",
+    ),
+];
+
 const AFFINITY: &[Case<'_>] = &[
     (
         r#"{"spec": {"affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": []}}}}}"#,
@@ -477,11 +772,22 @@ const AFFINITY: &[Case<'_>] = &[
     ),
     (
         r#"{"spec": {"affinity": {"podAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [{"topologyKey": "", "labelSelector": {"matchLabels": {"a": "b"}}}]}}}}"#,
-        "Required spec.affinity.podAffinity.requiredDuringSchedulingIgnoredDuringExecution[0].topologyKey",
+        "Required spec.affinity.podAffinity.requiredDuringSchedulingIgnoredDuringExecution[0].topologyKey, Invalid spec.affinity.podAffinity.requiredDuringSchedulingIgnoredDuringExecution[0].topologyKey, Invalid spec.affinity.podAffinity.requiredDuringSchedulingIgnoredDuringExecution[0].topologyKey",
+    ),
+    (
+        r#"{"spec": {"affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [{"matchExpressions": [{"key": "a", "operator": "In", "values": ["a b"]}]}]},
+            "preferredDuringSchedulingIgnoredDuringExecution": [{"weight": 1, "preference": {"matchExpressions": [{"key": "a", "operator": "In", "values": ["a b"]}]}}]}}}}"#,
+        "Invalid spec.affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution.nodeSelectorTerms[0].matchExpressions[0].values[0]",
+    ),
+    (
+        r#"{"spec": {"affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [{"matchFields": [
+            {"key": "metadata.name", "operator": "In", "values": ["n"]}, {"key": "metadata.name", "operator": "In", "values": ["n", "m"]},
+            {"key": "metadata.name", "operator": "Exists"}, {"key": "metadata.uid", "operator": "NotIn", "values": ["u"]}, {"key": "metadata.name", "operator": "In", "values": ["A_"]}]}]}}}}}"#,
+        "Required spec.affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution.nodeSelectorTerms[0].matchFields[1].values, Invalid spec.affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution.nodeSelectorTerms[0].matchFields[2].operator, Invalid spec.affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution.nodeSelectorTerms[0].matchFields[3].key, Invalid spec.affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution.nodeSelectorTerms[0].matchFields[4].values[0]",
     ),
     (
         r#"{"spec": {"affinity": {"podAntiAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": [{"weight": 0, "podAffinityTerm": {"topologyKey": "z", "namespaces": ["A"]}}]}}}}"#,
-        "Invalid spec.affinity.podAntiAffinity.preferredDuringSchedulingIgnoredDuringExecution[0].weight, Invalid spec.affinity.podAntiAffinity.preferredDuringSchedulingIgnoredDuringExecution[0].podAffinityTerm.namespaces[0]",
+        "Invalid spec.affinity.podAntiAffinity.preferredDuringSchedulingIgnoredDuringExecution[0].weight, Invalid spec.affinity.podAntiAffinity.preferredDuringSchedulingIgnoredDuringExecution[0].podAffinityTerm.namespace",
     ),
 ];
 
@@ -528,6 +834,94 @@ fn fields_of_a_container() {
         .collect();
     let cases: Vec<(&str, &str)> = patches.iter().map(|(p, w)| (p.as_str(), *w)).collect();
     assert_create("", "Pod", pod(), &cases);
+}
+
+#[test]
+fn mounts_and_devices() {
+    let patches: Vec<(String, &str)> = MOUNTS
+        .iter()
+        .map(|(fields, want)| {
+            let rest = fields.trim_start().trim_start_matches('{');
+            let container = format!(
+                r#"{{"name": "c", "image": "i", "imagePullPolicy": "Always", "terminationMessagePolicy": "File", {rest}"#
+            );
+            (format!(r#"{{"spec": {{"containers": [{container}]}}}}"#), *want)
+        })
+        .collect();
+    let cases: Vec<(&str, &str)> = patches.iter().map(|(p, w)| (p.as_str(), *w)).collect();
+    let mut pod = pod();
+    pod["spec"]["volumes"] = json!([
+        {"name": "e", "emptyDir": {}},
+        {"name": "p", "persistentVolumeClaim": {"claimName": "p"}},
+        {"name": "q", "persistentVolumeClaim": {"claimName": "q"}},
+        {"name": "s", "secret": {"secretName": "s"}},
+    ]);
+    pod["spec"]["resourceClaims"] = json!([{"name": "c", "resourceClaimName": "c"}]);
+    assert_create("", "Pod", pod, &cases);
+}
+
+#[test]
+fn resource_claims() {
+    assert_create("", "Pod", pod(), CLAIMS);
+}
+
+#[test]
+fn ports_in_the_nodes_network() {
+    let mut pod = pod();
+    pod["spec"]["hostNetwork"] = json!(true);
+    assert_create("", "Pod", pod, HOST_NETWORK);
+}
+
+#[test]
+fn users_of_its_own() {
+    let mut pod = pod();
+    pod["spec"]["hostUsers"] = json!(false);
+    pod["spec"]["containers"][0]["securityContext"] = json!({"procMount": "Unmasked"});
+    assert_create(
+        "",
+        "Pod",
+        pod,
+        &[
+            (
+                r#"{"spec": {"hostUsers": true}}"#,
+                "Invalid spec.containers[0].securityContext.procMount",
+            ),
+            (
+                r#"{"spec": {"hostUsers": null}}"#,
+                "Invalid spec.containers[0].securityContext.procMount",
+            ),
+            (
+                r#"{"spec": {"hostNetwork": true}}"#,
+                "Forbidden spec.hostNetwork",
+            ),
+            (r#"{"spec": {"hostPID": true}}"#, "Forbidden spec.HostPID"),
+            (r#"{"spec": {"hostIPC": true}}"#, "Forbidden spec.HostIPC"),
+        ],
+    );
+}
+
+#[test]
+fn templates() {
+    let template = json!({"template": {"metadata": {"labels": {"a": "b"}},
+        "spec": {"containers": [{"name": "c", "image": "i"}]}}});
+    assert_create("", "PodTemplate", template, TEMPLATE);
+}
+
+#[test]
+fn tokens_need_an_account() {
+    let mut pod = pod();
+    pod["spec"]["serviceAccountName"] = json!("a");
+    pod["spec"]["volumes"] = json!([{"name": "t", "projected": {"sources": [
+        {"serviceAccountToken": {"path": "p", "expirationSeconds": 600}}]}}]);
+    assert_create(
+        "",
+        "Pod",
+        pod,
+        &[(
+            r#"{"spec": {"serviceAccountName": null}}"#,
+            "Forbidden spec.volumes[0].projected.sources[0].serviceAccountToken",
+        )],
+    );
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use serde_json::json;
 
 use super::{Case, assert_create, assert_update};
+use crate::{Context, strategy_for};
 
 fn service() -> serde_json::Value {
     json!({"spec": {"type": "ClusterIP", "clusterIP": "10.0.0.1", "clusterIPs": ["10.0.0.1"],
@@ -25,6 +26,14 @@ const CREATE: &[Case<'_>] = &[
     ),
     (
         r#"{"spec": {"sessionAffinity": "ClientIP"}}"#,
+        "Required spec.sessionAffinityConfig",
+    ),
+    (
+        r#"{"spec": {"sessionAffinity": "ClientIP", "sessionAffinityConfig": {"x": 1}}}"#,
+        "Required spec.sessionAffinityConfig.clientIP",
+    ),
+    (
+        r#"{"spec": {"sessionAffinity": "ClientIP", "sessionAffinityConfig": {"clientIP": {"x": 1}}}}"#,
         "Required spec.sessionAffinityConfig.clientIP.timeoutSeconds",
     ),
     (
@@ -123,7 +132,7 @@ const CREATE: &[Case<'_>] = &[
     ),
     (
         r#"{"spec": {"type": "LoadBalancer", "externalTrafficPolicy": "Cluster", "ports": [{"name": "p", "port": 10250, "protocol": "TCP", "targetPort": 1}]}}"#,
-        "Invalid spec.ports[0].port",
+        "",
     ),
     (
         r#"{"spec": {"externalIPs": ["1.2.3.4"]}}"#,
@@ -258,4 +267,115 @@ fn external_names() {
 #[test]
 fn changed_services() {
     assert_update("", "Service", service(), UPDATE);
+}
+
+/// The health check's port of a service is that of its load balancer, and stays.
+const LOAD_BALANCER: &[Case<'_>] = &[
+    (r#"{"spec": {"selector": {"new": "l"}}}"#, ""),
+    (
+        r#"{"spec": {"healthCheckNodePort": 31101}}"#,
+        "Forbidden spec.healthCheckNodePort",
+    ),
+    (
+        r#"{"spec": {"loadBalancerClass": "example.com/other"}}"#,
+        "Invalid spec.loadBalancerClass",
+    ),
+    (
+        r#"{"spec": {"loadBalancerClass": null}}"#,
+        "Invalid spec.loadBalancerClass",
+    ),
+];
+
+#[test]
+fn changed_load_balancers() {
+    let mut service = service();
+    service["spec"]["type"] = json!("LoadBalancer");
+    service["spec"]["externalTrafficPolicy"] = json!("Local");
+    service["spec"]["healthCheckNodePort"] = json!(31100);
+    service["spec"]["loadBalancerClass"] = json!("example.com/one");
+    assert_update("", "Service", service.clone(), LOAD_BALANCER);
+    service["spec"]["loadBalancerClass"] = json!(null);
+    assert_update(
+        "",
+        "Service",
+        service,
+        &[(
+            r#"{"spec": {"loadBalancerClass": "example.com/late"}}"#,
+            "Invalid spec.loadBalancerClass",
+        )],
+    );
+}
+
+#[test]
+fn node_ports_go_with_the_type_all_or_none() {
+    // Types before and after; the ports' node ports before, in the update, and after it.
+    for (before, after, old, new, left) in [
+        (
+            "NodePort",
+            "ClusterIP",
+            [30001, 30002],
+            [30001, 30002],
+            [0, 0],
+        ),
+        (
+            "LoadBalancer",
+            "ClusterIP",
+            [30001, 30002],
+            [30001, 0],
+            [0, 0],
+        ),
+        (
+            "NodePort",
+            "ClusterIP",
+            [30001, 30002],
+            [30002, 30001],
+            [0, 0],
+        ),
+        (
+            "NodePort",
+            "ExternalName",
+            [30001, 30002],
+            [30001, 30002],
+            [0, 0],
+        ),
+        // A new one shows that they are meant.
+        (
+            "NodePort",
+            "ClusterIP",
+            [30001, 30002],
+            [30001, 30003],
+            [30001, 30003],
+        ),
+        ("ClusterIP", "ClusterIP", [0, 0], [30001, 0], [30001, 0]),
+        (
+            "NodePort",
+            "LoadBalancer",
+            [30001, 30002],
+            [30001, 30002],
+            [30001, 30002],
+        ),
+        (
+            "LoadBalancer",
+            "NodePort",
+            [30001, 30002],
+            [0, 0],
+            [30001, 30002],
+        ),
+    ] {
+        let make = |kind: &str, node_ports: [i64; 2]| {
+            json!({"metadata": {"name": "s"}, "spec": {"type": kind, "clusterIP": "10.0.0.1", "clusterIPs": ["10.0.0.1"],
+                "ports": [{"name": "a", "port": 1, "protocol": "TCP", "nodePort": node_ports[0]},
+                          {"name": "b", "port": 2, "protocol": "TCP", "nodePort": node_ports[1]}]}})
+        };
+        let strategy = strategy_for("", "Service");
+        let ctx = Context::new(jiff::Timestamp::UNIX_EPOCH, "user");
+        let mut updated = make(after, new);
+        strategy.prepare_update(&ctx, &mut updated, &make(before, old));
+        let got = [0, 1].map(|i| {
+            updated["spec"]["ports"][i]["nodePort"]
+                .as_i64()
+                .unwrap_or(0)
+        });
+        assert_eq!(got, left, "{before} to {after}: {old:?}, {new:?}");
+    }
 }
