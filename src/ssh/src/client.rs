@@ -7,7 +7,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use russh::client::{self, Handle};
 use russh::keys::{PrivateKeyWithHashAlg, PublicKey, PublicKeyOrCertificate};
-use russh::{ChannelMsg, Disconnect};
+use russh::{ChannelMsg, ChannelWriteHalf, Disconnect};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
@@ -19,6 +19,31 @@ use crate::{SshError, keys, signal_number};
 /// An authenticated connection to a node.
 pub struct Session {
     handle: Handle<Verify>,
+}
+
+/// Sends `stdin` to the command until it ends, and then the end.
+///
+/// Returns early, without an error, if the command has exited.
+async fn send(
+    stdin: Option<impl AsyncRead + Unpin>,
+    writer: &ChannelWriteHalf<client::Msg>,
+) -> Result<(), SshError> {
+    if let Some(mut stdin) = stdin {
+        let mut buffer = vec![0; 16 << 10];
+        loop {
+            let read = stdin.read(&mut buffer).await;
+            let n = read.map_err(SshError::io("reading standard input"))?;
+            if n == 0 {
+                break;
+            }
+            let data = Bytes::copy_from_slice(&buffer[..n]);
+            if writer.data_bytes(data).await.is_err() {
+                return Ok(());
+            }
+        }
+    }
+    let _ = writer.eof().await;
+    Ok(())
 }
 
 /// Compares the server's host key with the expected one.
@@ -108,30 +133,7 @@ impl Session {
         let (mut reader, writer) = channel.split();
         // Both directions run concurrently: a full window in one would otherwise block the
         // other.
-        let input = async {
-            if let Some(mut stdin) = stdin {
-                let mut buffer = vec![0; 16 << 10];
-                loop {
-                    let n = stdin
-                        .read(&mut buffer)
-                        .await
-                        .map_err(SshError::io("reading standard input"))?;
-                    if n == 0 {
-                        break;
-                    }
-                    if writer
-                        .data_bytes(Bytes::copy_from_slice(&buffer[..n]))
-                        .await
-                        .is_err()
-                    {
-                        // The command has exited; `output` still reads its remaining output.
-                        return Ok(());
-                    }
-                }
-            }
-            let _ = writer.eof().await;
-            Ok::<(), SshError>(())
-        };
+        let input = send(stdin, &writer);
         let output = async {
             let mut code = None;
             while let Some(message) = reader.wait().await {

@@ -115,17 +115,21 @@ impl Server {
                 local,
             };
             let protocol = self.protocol.clone();
-            tokio::spawn(async move {
-                match server::run_stream(protocol, stream, handler).await {
-                    Ok(session) => {
-                        if let Err(e) = session.await {
-                            debug!("ssh session of {peer}: {e}");
-                        }
-                    }
-                    Err(e) => debug!("ssh handshake with {peer}: {e}"),
-                }
-            });
+            tokio::spawn(serve_connection(protocol, stream, handler));
         }
+    }
+}
+
+/// Serves one connection until it ends.
+async fn serve_connection(protocol: Arc<server::Config>, stream: TcpStream, handler: Connection) {
+    let peer = handler.peer;
+    match server::run_stream(protocol, stream, handler).await {
+        Ok(session) => {
+            if let Err(e) = session.await {
+                debug!("ssh session of {peer}: {e}");
+            }
+        }
+        Err(e) => debug!("ssh handshake with {peer}: {e}"),
     }
 }
 

@@ -283,6 +283,38 @@ async fn rejects_the_future(store: &dyn Store) {
     assert_eq!(store.compact(newest + 5).await, Err(future));
 }
 
+/// Adds one to the number at `/n`. Returns false if another task has changed it meanwhile.
+async fn increment(store: &dyn Store) -> bool {
+    let (found, _) = store.get("/n").await.unwrap();
+    let (number, expect) = match &found {
+        None => (0, Expect::Absent),
+        Some(kv) => {
+            let text = std::str::from_utf8(&kv.value).unwrap();
+            let number = text.parse::<usize>().unwrap();
+            (number, Expect::Revision(kv.mod_revision))
+        }
+    };
+    let next = value(&(number + 1).to_string());
+    match store.put("/n", next, expect).await {
+        Ok(written) => {
+            let (now, revision) = store.get("/n").await.unwrap();
+            let now = now.unwrap().mod_revision;
+            assert!(now >= written.mod_revision, "own writes are read");
+            assert!(revision >= written.mod_revision);
+            true
+        }
+        Err(StoreError::Conflict { found: Some(found) }) => {
+            let (_, revision) = store.get("/n").await.unwrap();
+            assert!(
+                found.mod_revision <= revision,
+                "a conflict is with what is durable"
+            );
+            false
+        }
+        Err(e) => panic!("{e}"),
+    }
+}
+
 /// Tasks that each read, add one and write if unchanged: the sum must be right,
 /// and a watch must see every step once.
 async fn racing_writers_never_lose_an_update(store: Arc<dyn Store>) {
@@ -294,41 +326,7 @@ async fn racing_writers_never_lose_an_update(store: Arc<dyn Store>) {
         let store = store.clone();
         tokio::spawn(async move {
             for _ in 0..STEPS {
-                loop {
-                    let (found, _) = store.get("/n").await.unwrap();
-                    let (number, expect) = match &found {
-                        None => (0, Expect::Absent),
-                        Some(kv) => (
-                            std::str::from_utf8(&kv.value)
-                                .unwrap()
-                                .parse::<usize>()
-                                .unwrap(),
-                            Expect::Revision(kv.mod_revision),
-                        ),
-                    };
-                    match store
-                        .put("/n", value(&(number + 1).to_string()), expect)
-                        .await
-                    {
-                        Ok(written) => {
-                            let (now, revision) = store.get("/n").await.unwrap();
-                            assert!(
-                                now.unwrap().mod_revision >= written.mod_revision,
-                                "own writes are read"
-                            );
-                            assert!(revision >= written.mod_revision);
-                            break;
-                        }
-                        Err(StoreError::Conflict { found: Some(found) }) => {
-                            let (_, revision) = store.get("/n").await.unwrap();
-                            assert!(
-                                found.mod_revision <= revision,
-                                "a conflict is with what is durable"
-                            );
-                        }
-                        Err(e) => panic!("{e}"),
-                    }
-                }
+                while !increment(&*store).await {}
             }
         })
     });

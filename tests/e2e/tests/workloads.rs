@@ -1,5 +1,10 @@
 //! An application, from its deployment to its load balancer.
 
+#![expect(
+    clippy::too_many_lines,
+    reason = "a test is one scenario, told in order"
+)]
+
 use rkube_testing::require_machine;
 use std::collections::BTreeSet;
 use std::process::Stdio;

@@ -155,6 +155,17 @@ fn value(text: &str) -> Bytes {
 }
 
 /// The next batch that carries changes.
+/// Waits until the watch has reported progress to `revision`, and no changes.
+async fn reaches(watch: &mut Watch, revision: crate::types::Revision) {
+    loop {
+        let batch = watch.recv().await.unwrap().unwrap();
+        assert!(batch.changes.is_empty());
+        if batch.revision >= revision {
+            return;
+        }
+    }
+}
+
 async fn next(watch: &mut Watch) -> WatchBatch {
     loop {
         let batch = tokio::time::timeout(Duration::from_secs(60), watch.recv())
@@ -231,15 +242,8 @@ async fn stores_that_share_an_etcd_see_each_other() {
     let current = other.current().await.unwrap();
     assert_eq!(next(&mut watch).await.changes.len(), 1);
     for mut watch in [watch, narrow] {
-        let progress = tokio::time::timeout(Duration::from_secs(60), async {
-            loop {
-                let batch = watch.recv().await.unwrap().unwrap();
-                assert!(batch.changes.is_empty());
-                if batch.revision >= current {
-                    return;
-                }
-            }
-        });
+        let progress = reaches(&mut watch, current);
+        let progress = tokio::time::timeout(Duration::from_secs(60), progress);
         progress.await.expect("progress is reported");
     }
     let page = one.list("/", ListOptions::default()).await.unwrap();

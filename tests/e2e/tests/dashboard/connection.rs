@@ -19,6 +19,15 @@ struct Relay {
     open: Arc<Mutex<Vec<TcpStream>>>,
 }
 
+/// Carries bytes between two connections, in both directions.
+fn join(one: &TcpStream, other: &TcpStream) {
+    for (from, to) in [(one, other), (other, one)] {
+        if let (Ok(from), Ok(to)) = (from.try_clone(), to.try_clone()) {
+            std::thread::spawn(move || carry(from, to));
+        }
+    }
+}
+
 impl Relay {
     fn to(target: u16) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
@@ -37,13 +46,7 @@ impl Relay {
                 let Ok(onward) = TcpStream::connect(("127.0.0.1", target)) else {
                     continue;
                 };
-                for (from, to) in [(&connection, &onward), (&onward, &connection)] {
-                    let (from, to) = (from.try_clone(), to.try_clone());
-                    let (Ok(from), Ok(to)) = (from, to) else {
-                        continue;
-                    };
-                    std::thread::spawn(move || carry(from, to));
-                }
+                join(&connection, &onward);
                 open.lock().expect("a lock").extend([connection, onward]);
             }
         });

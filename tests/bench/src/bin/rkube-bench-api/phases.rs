@@ -92,18 +92,15 @@ pub async fn prepare(target: &Target) -> anyhow::Result<()> {
     drop(client);
     for (namespace, count) in [("bench-500", 500), ("bench-5000", 5000)] {
         let next = AtomicUsize::new(0);
-        let work = target.clients.iter().map(|client| {
-            let next = &next;
-            async move {
-                let mut client = client.lock().await;
-                loop {
-                    let number = next.fetch_add(1, Relaxed);
-                    if number >= count {
-                        return anyhow::Ok(());
-                    }
-                    let made = object(&format!("m{number}"), number);
-                    client.succeed(Method::POST, &maps(namespace), made).await?;
+        let work = target.clients.iter().map(async |client| {
+            let mut client = client.lock().await;
+            loop {
+                let number = next.fetch_add(1, Relaxed);
+                if number >= count {
+                    return anyhow::Ok(());
                 }
+                let made = object(&format!("m{number}"), number);
+                client.succeed(Method::POST, &maps(namespace), made).await?;
             }
         });
         futures::future::try_join_all(work).await?;
