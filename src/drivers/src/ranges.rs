@@ -5,6 +5,8 @@ use std::net::Ipv4Addr;
 use ipnet::Ipv4Net;
 use rkube_failure::{Failure, Kind, Source};
 
+use crate::ClusterPlan;
+
 /// Returns the ranges for a new cluster's nodes that do not overlap with `taken`, best first.
 pub(crate) fn candidates(taken: &[Ipv4Net]) -> Vec<Ipv4Net> {
     (0..=20)
@@ -25,6 +27,26 @@ fn none_free() -> Failure {
         "no free address range among 192.168.58.0/24 … 192.168.238.0/24",
     )
     .advise("choose one with --subnet")
+}
+
+/// Returns the failure of a cluster whose range `by` uses, with advice that fits whether the
+/// cluster exists already.
+pub(crate) fn taken(plan: &ClusterPlan, by: &str) -> Failure {
+    let exists = plan.nodes.iter().any(|n| plan.node_dir(&n.name).exists());
+    let advice = if exists {
+        format!(
+            "the range of a cluster cannot be changed: free it, or delete the cluster ({}) and choose another with --subnet",
+            rkube_failure::command("delete", &plan.name)
+        )
+    } else {
+        "choose another range with --subnet".to_owned()
+    };
+    Failure::new(
+        Source::LocalNetwork,
+        Kind::Conflict,
+        format!("the address range {} is taken{by}", plan.node_cidr),
+    )
+    .advise(advice)
 }
 
 /// Returns a description of the host's interface or route that overlaps with `range`.

@@ -227,7 +227,7 @@ pub fn failure(doing: impl std::fmt::Display, e: &Error) -> Failure {
     }
     if has("pool overlaps") || has("subnet") && has("already") {
         return Failure::new(Source::LocalNetwork, Kind::Conflict, text).advise(
-            "choose another address range with --subnet; an existing cluster must be deleted first",
+            "choose another address range with --subnet; that of an existing cluster cannot be changed",
         );
     }
     match (status, e) {

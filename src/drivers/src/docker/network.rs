@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use bollard::models::{Ipam, IpamConfig, NetworkCreateRequest};
 use bollard::query_parameters::{ListNetworksOptions, ListNetworksOptionsBuilder};
 use ipnet::Ipv4Net;
-use rkube_failure::{Failure, Kind, Source};
+use rkube_failure::Failure;
 
 use super::engine::{Engine, failure, is_missing};
 use super::objects::{PROFILE_LABEL, labels, ours};
@@ -121,17 +121,9 @@ pub async fn conflict(engine: &Engine, plan: &ClusterPlan) -> Result<Option<Fail
             && (net.contains(&plan.node_cidr) || plan.node_cidr.contains(net))
     });
     Ok(hit.map(|(net, owner)| {
-        Failure::new(
-            Source::LocalNetwork,
-            Kind::Conflict,
-            format!(
-                "the address range {} is taken by the engine's network {} ({net})",
-                plan.node_cidr, owner.network
-            ),
+        crate::ranges::taken(
+            plan,
+            &format!(" by the engine's network {} ({net})", owner.network),
         )
-        .advise(format!(
-                "choose another range with --subnet; an existing cluster must be deleted first: rkube delete -p {}",
-                plan.name
-            ))
     }))
 }

@@ -128,17 +128,7 @@ async fn range(engine: &Engine, plan: &ClusterPlan) -> Option<Failure> {
     }
     match crate::ranges::conflict_on_host(plan.node_cidr) {
         Ok(None) => None,
-        Ok(Some(what)) => Some(
-            Failure::new(
-                Source::LocalNetwork,
-                Kind::Conflict,
-                format!("the address range {} is taken: {what}", plan.node_cidr),
-            )
-            .advise(format!(
-                "choose another range with --subnet; an existing cluster must be deleted first: rkube delete -p {}",
-                plan.name
-            )),
-        ),
+        Ok(Some(what)) => Some(crate::ranges::taken(plan, &format!(": {what}"))),
         Err(failure) => Some(failure),
     }
 }

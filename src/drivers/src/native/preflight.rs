@@ -185,17 +185,7 @@ fn range(plan: &ClusterPlan) -> Option<Failure> {
     let own = network::host(plan).link_name();
     match rkube_network::host::range_conflict(plan.node_cidr, &[&own]) {
         Ok(None) => None,
-        Ok(Some(what)) => Some(
-            Failure::new(
-                Source::LocalNetwork,
-                Kind::Conflict,
-                format!("the address range {} is taken: {what}", plan.node_cidr),
-            )
-            .advise(format!(
-                "choose another range with --subnet; an existing cluster must be deleted first: rkube delete -p {}",
-                plan.name
-            )),
-        ),
+        Ok(Some(what)) => Some(crate::ranges::taken(plan, &format!(": {what}"))),
         Err(e) => Some(Failure::new(
             Source::LocalNetwork,
             Kind::Error,

@@ -303,7 +303,10 @@ fn profiles(tour: &Tour<'_>) {
     let (cluster, browser) = (tour.cluster, &tour.browser);
     let name = format!("{}b", cluster.profile);
     let second = Second(cluster, name.clone());
-    cluster.rkube(&["-p", &name, "start", "--nodes", "1"]).ok();
+    // In a range of its own.
+    let mut start = cluster.rkube_command(&["-p", &name, "start", "--nodes", "1"]);
+    let started = start.env_remove("RKUBE_SUBNET").status();
+    assert!(started.expect("rkube runs").success());
     let context = format!("--context={name}");
     cluster
         .kubectl(&[&context, "create", "configmap", "only-in-the-second"])

@@ -6,7 +6,7 @@
 
 use k8s_openapi::api::core::v1::Service;
 use kube::api::PostParams;
-use kube::{Api, Client};
+use kube::{Api, Client, Resource};
 use rkube_config::ClusterConfig;
 use serde_json::json;
 
@@ -39,10 +39,18 @@ pub async fn ensure(client: &Client, cluster: &ClusterConfig) -> anyhow::Result<
     create(&Api::namespaced(client.clone(), "kube-system"), &dns).await
 }
 
+/// Creates `object` unless an object of its name exists.
+
+///
+/// It is looked up first: the addresses of a service are checked before its name.
 async fn create<K>(api: &Api<K>, object: &K) -> anyhow::Result<()>
 where
-    K: Clone + std::fmt::Debug + serde::Serialize + serde::de::DeserializeOwned,
+    K: Resource + Clone + std::fmt::Debug + serde::Serialize + serde::de::DeserializeOwned,
 {
+    let name = object.meta().name.as_deref().unwrap_or_default();
+    if api.get_metadata_opt(name).await?.is_some() {
+        return Ok(());
+    }
     match api.create(&PostParams::default(), object).await {
         Ok(_) => Ok(()),
         Err(kube::Error::Api(e)) if e.reason == "AlreadyExists" => Ok(()),
