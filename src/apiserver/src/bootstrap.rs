@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use jiff::Timestamp;
+use rkube_admission::{Plugins, PluginsConfig};
 use rkube_api::status::Status;
 use rkube_api::{Object, meta};
-use rkube_auth::admission::{Plugins, PluginsConfig};
 use rkube_auth::authn::{Authenticators, AuthnConfig, FrontProxyConfig};
 use rkube_auth::authz::Authorizer;
 use rkube_auth::bootstrap::{self as objects, BootstrapConfig, BootstrapObject};

@@ -2,11 +2,11 @@
 
 use http::{Response, StatusCode};
 use jiff::Timestamp;
+use rkube_admission::Operation;
 use rkube_api::fields::{self, Validation};
 use rkube_api::schema::{Schema, Type};
 use rkube_api::status::Status;
 use rkube_api::{GroupResource, Object, apply, meta, patch as patches};
-use rkube_auth::admission::Operation;
 use rkube_auth::token::TokenSigner;
 use rkube_strategy::Context;
 use serde_json::json;

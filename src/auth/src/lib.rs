@@ -1,5 +1,5 @@
-//! Authentication, authorization and admission of API requests, and the objects that are
-//! created in a new cluster.
+//! Authentication and authorization of API requests, and the objects that are created in a new
+//! cluster.
 //!
 //! This crate has no HTTP server and no storage. It reads existing objects through
 //! [`ObjectReader`], which the API server's watch cache implements.
@@ -15,17 +15,15 @@ use std::sync::Arc;
 use futures::future::BoxFuture;
 use rkube_api::Object;
 
-pub mod admission;
 pub mod authn;
 pub mod authz;
 pub mod bootstrap;
 pub mod impersonation;
 pub mod names;
-mod references;
-#[cfg(test)]
-mod testing;
+pub mod references;
+pub mod testing;
 pub mod token;
-mod tree;
+pub mod tree;
 
 /// The user of a request (upstream: `user.Info`).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -5,7 +5,7 @@ use rkube_api::Object;
 use crate::tree;
 
 /// Returns every container of a pod: init, regular and ephemeral.
-pub(crate) fn containers(pod: &Object) -> impl Iterator<Item = &Object> {
+pub fn containers(pod: &Object) -> impl Iterator<Item = &Object> {
     ["initContainers", "containers", "ephemeralContainers"]
         .into_iter()
         .flat_map(|field| tree::items(pod, &["spec", field]))
@@ -21,7 +21,7 @@ fn named<'a>(object: &'a Object, path: &[&str]) -> Option<&'a str> {
 }
 
 /// Returns the names of the secrets that a pod refers to.
-pub(crate) fn secrets(pod: &Object) -> impl Iterator<Item = &str> {
+pub fn secrets(pod: &Object) -> impl Iterator<Item = &str> {
     let pull = tree::items(pod, &["spec", "imagePullSecrets"])
         .iter()
         .filter_map(|s| named(s, &["name"]));
@@ -30,7 +30,7 @@ pub(crate) fn secrets(pod: &Object) -> impl Iterator<Item = &str> {
 }
 
 /// Returns the names of the config maps that a pod refers to.
-pub(crate) fn config_maps(pod: &Object) -> impl Iterator<Item = &str> {
+pub fn config_maps(pod: &Object) -> impl Iterator<Item = &str> {
     let projected = |volume| {
         tree::items(volume, &["projected", "sources"])
             .iter()
@@ -82,7 +82,7 @@ fn volume_secrets(volume: &Object) -> impl Iterator<Item = &str> {
 
 /// Returns the names of the persistent volume claims that a pod uses, including those of its
 /// ephemeral volumes.
-pub(crate) fn volume_claims(pod: &Object) -> impl Iterator<Item = String> {
+pub fn volume_claims(pod: &Object) -> impl Iterator<Item = String> {
     volumes(pod).iter().filter_map(|volume| {
         if let Some(claim) = named(volume, &["persistentVolumeClaim", "claimName"]) {
             return Some(claim.to_owned());
@@ -98,7 +98,7 @@ pub(crate) fn volume_claims(pod: &Object) -> impl Iterator<Item = String> {
 
 /// Returns the names of the resource claims that a pod uses. Claims from a template are
 /// included once they are created.
-pub(crate) fn resource_claims(pod: &Object) -> impl Iterator<Item = &str> {
+pub fn resource_claims(pod: &Object) -> impl Iterator<Item = &str> {
     let direct = tree::items(pod, &["spec", "resourceClaims"])
         .iter()
         .filter_map(|c| named(c, &["resourceClaimName"]));
@@ -113,7 +113,7 @@ pub(crate) fn resource_claims(pod: &Object) -> impl Iterator<Item = &str> {
 }
 
 /// Returns namespace and name of the secrets that a node needs to mount a persistent volume.
-pub(crate) fn volume_secrets_for_node(volume: &Object) -> Vec<(&str, &str)> {
+pub fn volume_secrets_for_node(volume: &Object) -> Vec<(&str, &str)> {
     let claim = tree::text(volume, &["spec", "claimRef", "namespace"]);
     let mut found = Vec::new();
     if let Some(name) = named(volume, &["spec", "azureFile", "secretName"]) {

@@ -1,4 +1,4 @@
-//! An in-memory cluster for tests.
+//! An in-memory cluster for the tests of this crate and of those that are built on it.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -10,14 +10,15 @@ use crate::{ObjectReader, UserInfo, names, tree};
 
 type Key = (String, String, String, String);
 
+/// Objects in memory.
 #[derive(Default)]
-pub(crate) struct Cluster {
+pub struct Cluster {
     objects: Mutex<BTreeMap<Key, Arc<Object>>>,
 }
 
 impl Cluster {
     /// Creates a cluster with the bootstrap objects.
-    pub(crate) fn new() -> Arc<Cluster> {
+    pub fn new() -> Arc<Cluster> {
         let cluster = Arc::new(Cluster::default());
         for o in crate::bootstrap::objects(&crate::bootstrap::BootstrapConfig::default()) {
             cluster.put(o.group, o.resource, o.object);
@@ -25,7 +26,8 @@ impl Cluster {
         cluster
     }
 
-    pub(crate) fn put(&self, group: &str, resource: &str, object: Object) {
+    /// Stores an object under its group and resource.
+    pub fn put(&self, group: &str, resource: &str, object: Object) {
         let key = (
             group.into(),
             resource.into(),
@@ -35,7 +37,8 @@ impl Cluster {
         self.objects.lock().insert(key, Arc::new(object));
     }
 
-    pub(crate) fn remove(&self, group: &str, resource: &str, namespace: &str, name: &str) {
+    /// Removes an object if it exists.
+    pub fn remove(&self, group: &str, resource: &str, namespace: &str, name: &str) {
         self.objects
             .lock()
             .remove(&(group.into(), resource.into(), namespace.into(), name.into()));
@@ -62,11 +65,13 @@ impl ObjectReader for Cluster {
     }
 }
 
-pub(crate) fn node(name: &str) -> UserInfo {
+/// Returns the user of a node agent.
+pub fn node(name: &str) -> UserInfo {
     UserInfo::authenticated(&format!("system:node:{name}"), &[names::NODES])
 }
 
-pub(crate) fn account(namespace: &str, name: &str) -> UserInfo {
+/// Returns the user of a service account.
+pub fn account(namespace: &str, name: &str) -> UserInfo {
     let groups = names::service_account_groups(namespace);
     UserInfo::authenticated(
         &names::service_account_user(namespace, name),

@@ -22,7 +22,7 @@ const DEFAULT_EXPIRATION: i64 = 3600;
 /// The lifetime in seconds that the ServiceAccount plugin requests for a projected volume. A
 /// pod's token with this lifetime is accepted for [`EXTENDED_EXPIRATION`] seconds, which is
 /// also upstream's default: clients that do not reload the file keep working.
-pub(crate) const WARN_ONLY_EXPIRATION: i64 = 3607;
+pub const WARN_ONLY_EXPIRATION: i64 = 3607;
 const EXTENDED_EXPIRATION: i64 = 24 * 365 * 60 * 60;
 const MIN_EXPIRATION: i64 = 600;
 const MAX_EXPIRATION: i64 = 1 << 32;

@@ -3,7 +3,7 @@
 use rkube_api::Object;
 
 /// Returns the value at a path of field names.
-pub(crate) fn at<'a>(object: &'a Object, path: &[&str]) -> Option<&'a Object> {
+pub fn at<'a>(object: &'a Object, path: &[&str]) -> Option<&'a Object> {
     let mut here = object;
     for field in path {
         here = here.get(field)?;
@@ -12,29 +12,29 @@ pub(crate) fn at<'a>(object: &'a Object, path: &[&str]) -> Option<&'a Object> {
 }
 
 /// Returns the string at a path; empty if absent.
-pub(crate) fn text<'a>(object: &'a Object, path: &[&str]) -> &'a str {
+pub fn text<'a>(object: &'a Object, path: &[&str]) -> &'a str {
     at(object, path).and_then(Object::as_str).unwrap_or("")
 }
 
 /// Returns the boolean at a path, if present.
-pub(crate) fn flag(object: &Object, path: &[&str]) -> Option<bool> {
+pub fn flag(object: &Object, path: &[&str]) -> Option<bool> {
     at(object, path).and_then(Object::as_bool)
 }
 
 /// Returns the integer at a path, if present.
-pub(crate) fn int(object: &Object, path: &[&str]) -> Option<i64> {
+pub fn int(object: &Object, path: &[&str]) -> Option<i64> {
     at(object, path).and_then(Object::as_i64)
 }
 
 /// Returns the items of the array at a path; empty if absent.
-pub(crate) fn items<'a>(object: &'a Object, path: &[&str]) -> &'a [Object] {
+pub fn items<'a>(object: &'a Object, path: &[&str]) -> &'a [Object] {
     at(object, path)
         .and_then(Object::as_array)
         .map_or(&[], Vec::as_slice)
 }
 
 /// Returns the strings of the array at a path.
-pub(crate) fn strings<'a>(object: &'a Object, path: &[&str]) -> Vec<&'a str> {
+pub fn strings<'a>(object: &'a Object, path: &[&str]) -> Vec<&'a str> {
     items(object, path)
         .iter()
         .filter_map(Object::as_str)
@@ -42,7 +42,7 @@ pub(crate) fn strings<'a>(object: &'a Object, path: &[&str]) -> Vec<&'a str> {
 }
 
 /// Returns the fields of the map at a path.
-pub(crate) fn entries<'a>(
+pub fn entries<'a>(
     object: &'a Object,
     path: &[&str],
 ) -> impl Iterator<Item = (&'a str, &'a Object)> {
@@ -54,29 +54,32 @@ pub(crate) fn entries<'a>(
 }
 
 /// Returns a string of a map, such as a label or annotation.
-pub(crate) fn map_text<'a>(object: &'a Object, path: &[&str], key: &str) -> Option<&'a str> {
+pub fn map_text<'a>(object: &'a Object, path: &[&str], key: &str) -> Option<&'a str> {
     at(object, path)?.get(key)?.as_str()
 }
 
-pub(crate) fn name(object: &Object) -> &str {
+/// Returns `metadata.name`; empty if absent.
+pub fn name(object: &Object) -> &str {
     text(object, &["metadata", "name"])
 }
 
-pub(crate) fn namespace(object: &Object) -> &str {
+/// Returns `metadata.namespace`; empty if absent.
+pub fn namespace(object: &Object) -> &str {
     text(object, &["metadata", "namespace"])
 }
 
-pub(crate) fn uid(object: &Object) -> &str {
+/// Returns `metadata.uid`; empty if absent.
+pub fn uid(object: &Object) -> &str {
     text(object, &["metadata", "uid"])
 }
 
 /// Returns whether the object has a deletion timestamp.
-pub(crate) fn is_terminating(object: &Object) -> bool {
+pub fn is_terminating(object: &Object) -> bool {
     !text(object, &["metadata", "deletionTimestamp"]).is_empty()
 }
 
 /// Returns the map at `path`. Creates missing maps and replaces values of other types.
-pub(crate) fn make_map<'a>(
+pub fn make_map<'a>(
     object: &'a mut Object,
     path: &[&str],
 ) -> &'a mut serde_json::Map<String, Object> {
@@ -101,7 +104,7 @@ pub(crate) fn make_map<'a>(
 /// # Panics
 ///
 /// Panics if `path` is empty.
-pub(crate) fn make_array<'a>(object: &'a mut Object, path: &[&str]) -> &'a mut Vec<Object> {
+pub fn make_array<'a>(object: &'a mut Object, path: &[&str]) -> &'a mut Vec<Object> {
     let (last, parents) = path.split_last().expect("a path has a last field");
     let slot = make_map(object, parents)
         .entry((*last).to_owned())
@@ -113,6 +116,6 @@ pub(crate) fn make_array<'a>(object: &'a mut Object, path: &[&str]) -> &'a mut V
 }
 
 /// Returns the field `name` of a part of an object, such as a container.
-pub(crate) fn name_field(part: &Object) -> &str {
+pub fn name_field(part: &Object) -> &str {
     text(part, &["name"])
 }

@@ -1,8 +1,8 @@
 //! Admission attributes: the description of a write that plugins, policies and webhooks receive.
 
+use rkube_admission::{Operation, Request};
 use rkube_api::status::Status;
 use rkube_api::{Object, meta};
-use rkube_auth::admission::{Operation, Request};
 use rkube_auth::authz::Authorizer;
 
 use crate::backend::Backend;

@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
+use rkube_admission::{Operation, Plugins};
 use rkube_api::status::Status;
 use rkube_api::{Object, meta};
-use rkube_auth::admission::{Operation, Plugins};
 use rkube_auth::authz::Authorizer;
 use serde_json::{Value, json};
 

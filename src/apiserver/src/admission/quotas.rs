@@ -1,9 +1,9 @@
 //! Access to ResourceQuota objects for the quota plugin.
 
 use futures::future::BoxFuture;
+use rkube_admission::QuotaStore;
 use rkube_api::status::Status;
 use rkube_api::{Object, meta};
-use rkube_auth::admission::QuotaStore;
 use rkube_store::{Expect, StoreError};
 
 use crate::backend::Backend;

@@ -1,8 +1,8 @@
 //! `AdmissionReview` requests, and conversion of objects for admission.
 
+use rkube_admission::Operation;
 use rkube_api::Object;
 use rkube_api::status::Status;
-use rkube_auth::admission::Operation;
 use serde_json::{Value, json};
 
 use super::attributes::Admission;

@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
+use rkube_admission::Operation;
 use rkube_api::selector::LabelSelector;
 use rkube_api::status::Status;
 use rkube_api::{Object, meta};
-use rkube_auth::admission::Operation;
 use serde_json::Value;
 
 use super::attributes::Admission;

@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use jiff::Timestamp;
+use rkube_admission::Operation;
 use rkube_api::status::Status;
 use rkube_api::{Object, apply, meta};
-use rkube_auth::admission::Operation;
 use rkube_store::{Expect, KeyValue, StoreError};
 use rkube_strategy::Context;
 

@@ -214,7 +214,7 @@ impl Authorizer {
 }
 
 /// Formats distinct errors as one message: a single one unchanged, several as `[a, b]`.
-pub(crate) fn aggregate(errors: &[String]) -> String {
+pub fn aggregate(errors: &[String]) -> String {
     let mut distinct: Vec<&str> = Vec::new();
     for error in errors {
         if !distinct.contains(&error.as_str()) {

@@ -6,7 +6,7 @@ use rkube_api::status::Status;
 use rkube_api::{Object, meta};
 
 use super::{Operation, Request};
-use crate::{ObjectReader, tree};
+use rkube_auth::{ObjectReader, tree};
 use rkube_component_helpers::resource::{self, ResourceList, Side};
 
 const ANNOTATION: &str = "kubernetes.io/limit-ranger";
@@ -98,7 +98,7 @@ pub(super) fn validate(reader: &dyn ObjectReader, request: &Request<'_>) -> Resu
             _ => check_claim(&range, request.new_object()),
         };
         if !errors.is_empty() {
-            return Err(request.forbidden(crate::authz::aggregate(&errors)));
+            return Err(request.forbidden(rkube_auth::authz::aggregate(&errors)));
         }
     }
     Ok(())

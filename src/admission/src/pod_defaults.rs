@@ -5,7 +5,7 @@ use rkube_api::{Object, meta};
 use serde_json::json;
 
 use super::{Operation, Request};
-use crate::{ObjectReader, tree};
+use rkube_auth::{ObjectReader, tree};
 
 const NOT_READY: &str = "node.kubernetes.io/not-ready";
 const UNREACHABLE: &str = "node.kubernetes.io/unreachable";

@@ -4,7 +4,7 @@ use rkube_api::Object;
 
 use super::storage::newest_marked;
 use super::{Operation, Request};
-use crate::{ObjectReader, tree};
+use rkube_auth::{ObjectReader, tree};
 
 /// The annotation that set the class before the field existed.
 const OLD_CLASS: &str = "kubernetes.io/ingress.class";

@@ -6,7 +6,7 @@ use rkube_api::Object;
 use rkube_api::status::Status;
 
 use super::{Operation, Request};
-use crate::{ObjectReader, tree};
+use rkube_auth::{ObjectReader, tree};
 use rkube_component_helpers::resource::ResourceList;
 
 const MISMATCH: &str = "pod rejected: Pod's Overhead doesn't match RuntimeClass's defined Overhead";

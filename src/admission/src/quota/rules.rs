@@ -7,8 +7,8 @@ use rkube_api::Object;
 use rkube_component_helpers::quota::{Charged, ClaimView, Evaluator, compute_usage};
 use rkube_component_helpers::resource::{ResourceList, Side, object_amounts};
 
-use crate::admission::{Operation, Request};
-use crate::tree;
+use crate::{Operation, Request};
+use rkube_auth::tree;
 
 /// Resources that every container must specify if a quota limits them.
 const REQUIRED: [&str; 6] = [

@@ -5,7 +5,7 @@ use rkube_api::status::Status;
 use std::sync::Arc;
 
 use super::{Operation, Request};
-use crate::{ObjectReader, tree};
+use rkube_auth::{ObjectReader, tree};
 
 const GROUP: &str = "scheduling.k8s.io";
 

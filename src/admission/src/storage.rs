@@ -7,7 +7,7 @@ use rkube_api::status::Status;
 use rkube_api::{Object, meta};
 
 use super::{Operation, Request};
-use crate::{ObjectReader, tree};
+use rkube_auth::{ObjectReader, tree};
 use rkube_component_helpers::resource::ResourceList;
 
 /// The annotation that set the class before the field existed.

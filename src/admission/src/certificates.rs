@@ -9,8 +9,8 @@ use rustls_pki_types::pem::PemObject;
 use x509_parser::prelude::{FromDer, X509CertificationRequest};
 
 use super::{Operation, Request};
-use crate::authz::{Attributes, Authorizer};
-use crate::{names, tree};
+use rkube_auth::authz::{Attributes, Authorizer};
+use rkube_auth::{names, tree};
 
 const GROUP: &str = "certificates.k8s.io";
 const CLIENT_SIGNER: &str = "kubernetes.io/kube-apiserver-client";

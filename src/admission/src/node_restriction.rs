@@ -9,8 +9,8 @@ use rkube_api::{Object, meta};
 use x509_parser::prelude::{FromDer, X509CertificationRequest};
 
 use super::{Operation, Request};
-use crate::authz::{Attributes, Authorizer};
-use crate::{ObjectReader, names, references, tree};
+use rkube_auth::authz::{Attributes, Authorizer};
+use rkube_auth::{ObjectReader, names, references, tree};
 
 const MIRROR: &str = "kubernetes.io/config.mirror";
 

@@ -10,7 +10,7 @@ use rkube_api::Object;
 use rkube_api::status::Status;
 
 use super::{Operation, QuotaStore, Request};
-use crate::{ObjectReader, tree};
+use rkube_auth::{ObjectReader, tree};
 use rkube_component_helpers::quota::Evaluator;
 use rkube_component_helpers::resource::ResourceList;
 

@@ -12,8 +12,8 @@ use rkube_api::gvk::GroupResource;
 use rkube_api::status::Status;
 use rkube_api::{Object, meta};
 
-use crate::authz::Authorizer;
-use crate::{ObjectReader, UserInfo};
+use rkube_auth::authz::Authorizer;
+use rkube_auth::{ObjectReader, UserInfo};
 
 mod certificates;
 mod limit_ranger;

@@ -5,7 +5,7 @@ use rkube_api::status::{FieldError, Status};
 use rkube_api::{Object, meta};
 
 use super::{Annotate, Operation, Request, Warnings};
-use crate::{ObjectReader, tree};
+use rkube_auth::{ObjectReader, tree};
 
 mod checks;
 mod policy;
@@ -95,7 +95,7 @@ fn warning(policy: &Policy, pod: &Object) -> Option<String> {
 fn audit(policy: &Policy, errors: &[FieldError], pod: &Object, annotate: Annotate<'_>) {
     if !errors.is_empty() {
         let errors: Vec<String> = errors.iter().map(ToString::to_string).collect();
-        let errors = crate::authz::aggregate(&errors);
+        let errors = rkube_auth::authz::aggregate(&errors);
         annotate(
             &format!("{ANNOTATION}error"),
             format!("Failed to parse policy: {errors}"),

@@ -8,8 +8,8 @@ use rkube_api::status::Status;
 use serde_json::json;
 
 use super::{Operation, Request};
-use crate::token::WARN_ONLY_EXPIRATION;
-use crate::{ObjectReader, references, tree};
+use rkube_auth::token::WARN_ONLY_EXPIRATION;
+use rkube_auth::{ObjectReader, references, tree};
 
 const DEFAULT: &str = "default";
 const MIRROR: &str = "kubernetes.io/config.mirror";

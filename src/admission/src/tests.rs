@@ -3,8 +3,8 @@ use parking_lot::Mutex;
 use serde_json::json;
 
 use super::*;
-use crate::testing::{Cluster, node};
-use crate::tree;
+use rkube_auth::testing::{Cluster, node};
+use rkube_auth::tree;
 
 struct World {
     cluster: Arc<Cluster>,

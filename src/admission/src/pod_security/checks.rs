@@ -7,7 +7,7 @@ use std::fmt;
 use rkube_api::Object;
 
 use super::policy::{Level, LevelVersion};
-use crate::{references, tree};
+use rkube_auth::{references, tree};
 
 /// A field of a pod that its level forbids. `Display` prints `reason (detail)`.
 #[derive(Clone, Debug, PartialEq, Eq)]
