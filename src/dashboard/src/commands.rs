@@ -183,7 +183,13 @@ impl Commands {
 
     /// Runs a command and responds with its text.
     pub async fn run_text(&self, profile: &str, arguments: &[&str]) -> Response<Body> {
-        match self.command(profile).args(arguments).output().await {
+        match self
+            .command(profile)
+            .args(["-o", "text"])
+            .args(arguments)
+            .output()
+            .await
+        {
             Ok(output) if output.status.success() => answer::typed(
                 StatusCode::OK,
                 "text/plain; charset=utf-8",

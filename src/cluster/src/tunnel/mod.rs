@@ -155,7 +155,12 @@ pub async fn run(
                 continue;
             }
             _ = check.tick() => {
-                if !home.profile_dir(&profile.name).exists() {
+                // The same name may be another cluster by now. A profile that cannot be read
+                // is looked at again at the next check.
+                let same = Profile::try_load(home, &profile.name).map_or(true, |now| {
+                    now.is_some_and(|now| now.created == profile.created)
+                });
+                if !same {
                     tunnel.forget(&mut report);
                     return Ok(());
                 }

@@ -223,7 +223,7 @@ pub fn failure(doing: impl std::fmt::Display, e: &Error) -> Failure {
         || has("ports are not available")
     {
         return Failure::new(Source::LocalNetwork, Kind::Conflict, text)
-            .advise("stop the program that listens on that port, or run rkube stop and rkube start, which choose other ports for the API server and SSH");
+            .advise("stop the program that listens on that port, or stop the cluster and start it again, which chooses other ports for the API server and SSH");
     }
     if has("pool overlaps") || has("subnet") && has("already") {
         return Failure::new(Source::LocalNetwork, Kind::Conflict, text).advise(

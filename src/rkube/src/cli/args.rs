@@ -35,7 +35,7 @@ pub fn parse(args: Vec<OsString>, settings: &Settings) -> Result<Parsed, clap::E
 /// Prints help with the plain parser, in which switches have no values. Adds advice to the error of
 /// an unknown command.
 fn explain(e: clap::Error, args: Vec<OsString>) -> clap::Error {
-    use clap::error::ErrorKind;
+    use clap::error::{ContextKind, ContextValue, ErrorKind};
     match e.kind() {
         ErrorKind::DisplayHelp | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
             match Cli::command().try_get_matches_from(args) {
@@ -51,7 +51,13 @@ fn explain(e: clap::Error, args: Vec<OsString>) -> clap::Error {
                 .filter_map(|word| word.into_string().ok())
                 .filter(|word| !word.starts_with('-'))
                 .collect();
-            match minikube::suggestion(&words) {
+            // Words before it are the values of flags.
+            let at = match e.get(ContextKind::InvalidSubcommand) {
+                Some(ContextValue::String(bad)) => words.iter().position(|word| word == bad),
+                _ => None,
+            };
+            let words = &words[at.unwrap_or(0)..];
+            match minikube::suggestion(words) {
                 Some(command) => Cli::command().error(
                     ErrorKind::InvalidSubcommand,
                     format!(
@@ -73,7 +79,7 @@ fn parser(settings: &Settings) -> Command {
         start.mut_args(|arg| with_sources(arg, settings))
     });
     command.mut_args(|arg| match arg.get_id().as_str() {
-        "profile" | "output" => with_sources(arg, settings),
+        "profile" => with_sources(arg, settings),
         _ => arg,
     })
 }

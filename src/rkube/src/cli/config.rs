@@ -77,11 +77,11 @@ pub fn run(home: &Home, _global: &Global, args: Args, output: &Output) -> Result
             None => Err(not_set(&name)),
         },
         Command::Unset { name } => {
-            property(&name)?;
+            // Also a name that an older rkube knew.
             if settings.unset(&name) {
-                settings.save(home)?;
+                return settings.save(home);
             }
-            Ok(())
+            property(&name).map(drop)
         }
         Command::View { format } => view(&settings, format.as_deref(), output),
         Command::Defaults { name } => {

@@ -10,7 +10,7 @@ pub struct Args {
     /// Delete all clusters
     #[arg(long)]
     all: bool,
-    /// Also remove rkube's own directory, with settings and your addons
+    /// Also remove settings, your addons and everything else of rkube's in its directory
     #[arg(long)]
     purge: bool,
 }
@@ -52,8 +52,19 @@ pub async fn run(home: &Home, global: &Global, args: Args, output: &Output) -> R
         output.say(&format!("The cluster '{name}' was deleted."));
     }
     if args.purge {
-        remove_tree(home.root())?;
-        output.say(&format!("{} was removed.", home.root().display()));
+        // Not the whole directory: RKUBE_HOME may name one that holds other files, too.
+        for own in ["profiles", "addons", "config", "run"] {
+            remove_tree(&home.root().join(own))?;
+        }
+        home.tidy();
+        let root = home.root().display();
+        if home.root().exists() {
+            output.say(&format!(
+                "{root} is kept: it has files that are not rkube's."
+            ));
+        } else {
+            output.say(&format!("{root} was removed."));
+        }
     }
     Ok(())
 }

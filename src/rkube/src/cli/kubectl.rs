@@ -53,6 +53,10 @@ pub fn run(home: &Home, global: &Global, args: &Args) -> Result<ExitCode, Failur
         .arg("--context")
         .arg(&profile.name)
         .args(&args.arguments);
+    // The file that was checked: with sudo it is the user's, not root's.
+    if std::env::var_os("KUBECONFIG").is_none_or(|list| list.is_empty()) {
+        process.env("KUBECONFIG", kubeconfig.path());
+    }
     let status = become_or_run(&mut process).map_err(|e| {
         Failure::new(
             Source::Host,

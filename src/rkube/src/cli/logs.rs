@@ -134,8 +134,11 @@ async fn follow(
     args: &Args,
     logs: Vec<(String, Vec<u8>)>,
 ) -> Result<(), Failure> {
+    let mut last = logs
+        .last()
+        .map(|(title, _)| title.clone())
+        .unwrap_or_default();
     let mut seen: BTreeMap<String, Vec<u8>> = logs.into_iter().collect();
-    let mut last = seen.keys().next_back().cloned().unwrap_or_default();
     loop {
         tokio::time::sleep(FOLLOW_PERIOD).await;
         // Nodes may have been added.

@@ -188,7 +188,14 @@ pub fn main() -> ExitCode {
     // Errors only if a provider is already installed, which is fine.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let output = Output::new(cli.global.output);
-    findings.warnings.iter().for_each(|text| output.warn(text));
+    for text in &findings.warnings {
+        // Programs read standard output as one document.
+        if output.text() {
+            output.warn(text);
+        } else {
+            eprintln!("{text}");
+        }
+    }
     if let Some(refusal) = &findings.refusal {
         return output.fail(refusal);
     }

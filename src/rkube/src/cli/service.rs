@@ -40,7 +40,7 @@ pub struct Args {
     /// Seconds to wait for a pod behind the service
     #[arg(long, default_value_t = 2, value_name = "SECONDS")]
     wait: u64,
-    /// Seconds between two looks while waiting
+    /// Seconds between two checks while waiting
     #[arg(long, default_value_t = 1, value_name = "SECONDS")]
     interval: u64,
     /// All services of the namespace

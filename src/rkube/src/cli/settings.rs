@@ -1,6 +1,7 @@
 //! The user's settings: defaults of flags, in a file of `$RKUBE_HOME`.
 
 use std::collections::BTreeMap;
+use std::io::ErrorKind;
 
 use rkube_cluster::{Home, io_failure, make_private_dir, write_private};
 use rkube_failure::{DEFAULT_PROFILE, Failure, Kind, Source};
@@ -18,7 +19,10 @@ impl Settings {
         let path = home.settings_file();
         let text = match std::fs::read_to_string(&path) {
             Ok(text) => text,
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Self::default()),
+            // The home of some service accounts is no directory.
+            Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
+                return Ok(Self::default());
+            }
             Err(e) => return Err(io_failure("read", &path, &e)),
         };
         serde_json::from_str(&text).map(Self).map_err(|e| {

@@ -29,7 +29,10 @@ pub async fn run(home: &Home, global: &Global, args: Args) -> Result<ExitCode, F
         node: args.node,
     };
     let mut command = args.command;
-    target.take_flags(home, &mut command);
+    // What follows dashes is the command's.
+    if !std::env::args_os().any(|word| word == "--") {
+        target.take_flags(home, &mut command);
+    }
     let profile = Profile::load(home, &target.profile)?;
     let node = profile.node(target.node.as_deref())?;
     let session = rkube_cluster::ssh(home, &profile, node).await?;

@@ -40,7 +40,6 @@ pub async fn ensure(client: &Client, cluster: &ClusterConfig) -> anyhow::Result<
 }
 
 /// Creates `object` unless an object of its name exists.
-
 ///
 /// It is looked up first: the addresses of a service are checked before its name.
 async fn create<K>(api: &Api<K>, object: &K) -> anyhow::Result<()>
