@@ -153,6 +153,10 @@ pub(crate) async fn run(feed: ServiceFeed) -> anyhow::Result<()> {
                 // triggers a sync.
                 pending.services &= services.complete && slices.complete;
                 pending.routes &= nodes.complete;
+                // Changes do not wait for the retry of what failed.
+                if pending.any() {
+                    due = due.min(Instant::now() + MIN_SYNC_PERIOD);
+                }
             }
             () = tokio::time::sleep_until(due), if pending.any() => {
                 pending.routes = pending.routes && !feed.set_routes(&nodes).await;

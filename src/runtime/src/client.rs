@@ -287,7 +287,10 @@ pub async fn exec(
     send_with(&mut stream, &request, theirs)
         .await
         .map_err(failed)?;
-    let (response, terminal, rest) = receive_started(&stream).await.map_err(failed)?;
+    let (response, terminal, rest) = tokio::time::timeout(ANSWER_TIMEOUT, receive_started(&stream))
+        .await
+        .map_err(|_| failed(io::Error::other(SILENT)))?
+        .map_err(failed)?;
     if let Some(reason) = response.error {
         return Err(RuntimeError::Start(reason));
     }

@@ -83,8 +83,13 @@ pub(crate) fn write(volume: &Volume<'_>) -> io::Result<bool> {
         now.subsec_nanosecond()
     ));
     let new = dir.make_dir(&name, dir_mode(group), group)?;
-    for (path, file) in files {
-        put(&new, Path::new(path), file, group)?;
+    let mut files_in_order = files.iter();
+    let filled =
+        files_in_order.try_for_each(|(path, file)| put(&new, Path::new(path), file, group));
+    if let Err(e) = filled {
+        // Every retry would leave another one, for example on a full disk.
+        let _ = dir.remove(&name);
+        return Err(e);
     }
     // Visible links into the new directory; those of removed files are deleted below.
     let next = OsStr::new(DATA_NEW);

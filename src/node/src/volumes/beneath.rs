@@ -18,7 +18,7 @@ use nix::unistd::{Gid, Uid, UnlinkatFlags, fchown, fchownat, symlinkat, unlinkat
 const MAX_ATTEMPTS: usize = 64;
 
 /// Maximum depth of directories that are removed. Each level needs a descriptor.
-const MAX_DEPTH: usize = 512;
+const MAX_DEPTH: usize = 256;
 
 /// An open directory.
 #[derive(Debug)]

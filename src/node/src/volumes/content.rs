@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -479,7 +479,7 @@ fn mount_points_in(pod: &Pod, volume: &str) -> BTreeSet<String> {
     let ordinary = pod.init_containers().iter().chain(&pod.spec().containers);
     for container in ordinary.chain(&pod.ephemeral()) {
         let mounts = container.volume_mounts.as_deref().unwrap_or_default();
-        let mut paths: Vec<&str> = mounts.iter().map(mount_path).collect();
+        let mut paths: Vec<String> = mounts.iter().map(mount_path).collect();
         paths.sort_unstable();
         for outer in mounts.iter().filter(|m| m.name == volume) {
             let prefix = format!("{}/", mount_path(outer));
@@ -498,9 +498,21 @@ fn mount_points_in(pod: &Pod, volume: &str) -> BTreeSet<String> {
     found
 }
 
-/// Returns the path at which a container sees a volume, without a slash at its end.
-fn mount_path(mount: &VolumeMount) -> &str {
-    mount.mount_path.trim_end_matches('/')
+/// Returns the path at which a container sees a volume, without superfluous parts and without a slash
+/// at its end.
+fn mount_path(mount: &VolumeMount) -> String {
+    let mut clean = String::new();
+    for part in Path::new(&mount.mount_path).components() {
+        match part {
+            Component::Normal(name) => {
+                clean.push('/');
+                clean.push_str(&name.to_string_lossy());
+            }
+            Component::ParentDir => clean.truncate(clean.rfind('/').unwrap_or(0)),
+            _ => {}
+        }
+    }
+    clean
 }
 
 fn put(
@@ -676,7 +688,8 @@ mod tests {
             mount("v", "/etc/v/"),
             mount("other", "/etc/v/a"),
             mount("deeper", "/etc/v/a/b"),
-            mount("deep", "/etc/v/c/d/"),
+            mount("deep", "/etc/v/c/./d/"),
+            mount("outside", "/etc/v/../u"),
             mount("beside", "/etc/v-x/e"),
             mount("v", "/etc/w"),
             mount("other", "/etc/w/f"),

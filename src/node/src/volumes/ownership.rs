@@ -15,7 +15,7 @@ const FILE_BITS: u32 = 0o660;
 /// Further permissions on directories: new files inherit the group.
 const DIR_BITS: u32 = 0o2110;
 /// Maximum depth of a volume's directories. Each level needs a descriptor.
-const MAX_DEPTH: usize = 512;
+const MAX_DEPTH: usize = 256;
 
 /// Gives a group access to all files at and below `root`, as `fsGroup` requires.
 ///
@@ -70,10 +70,12 @@ fn give_entry(dir: &Dir, name: &OsStr, group: u32, depth: usize) -> io::Result<(
         Err(e) => return Err(e),
     };
     let status = nix::sys::stat::fstat(entry.as_raw_fd())?;
-    let mut bits = FILE_BITS;
     if is_dir(&status) {
-        bits |= DIR_BITS;
-        give_content(&entry.reopen_dir()?, group, depth + 1)?;
+        let below = entry.reopen_dir()?;
+        drop(entry);
+        give_content(&below, group, depth + 1)?;
+        let mode = (status.st_mode & 0o7777) | FILE_BITS | DIR_BITS;
+        return below.set_access(None, Some(group), mode);
     }
     entry.set_group(group)?;
     if status.st_mode & libc::S_IFMT == libc::S_IFLNK {
@@ -81,7 +83,7 @@ fn give_entry(dir: &Dir, name: &OsStr, group: u32, depth: usize) -> io::Result<(
     }
     // The entry is open with O_PATH, which fchmod(2) refuses.
     let path = format!("/proc/self/fd/{}", entry.as_raw_fd());
-    let mode = (status.st_mode & 0o7777) | bits;
+    let mode = (status.st_mode & 0o7777) | FILE_BITS;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))
 }
 

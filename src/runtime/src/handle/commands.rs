@@ -71,7 +71,16 @@ impl Runtime {
             command: command.to_vec(),
             ..ExecSpec::default()
         };
-        let mut session = self.exec(id, spec).await?;
+        let late = || RuntimeError::Timeout {
+            command: command.join(" "),
+            seconds: timeout.as_secs_f64(),
+        };
+        let mut session = if timeout.is_zero() {
+            self.exec(id, spec).await?
+        } else {
+            let started = tokio::time::timeout(timeout, self.exec(id, spec)).await;
+            started.map_err(|_| late())??
+        };
         let kept: [Arc<Mutex<Vec<u8>>>; 2] = Default::default();
         let mut streams = tokio::task::JoinSet::new();
         for (stream, kept) in [session.stdout.take(), session.stderr.take()]
@@ -100,10 +109,7 @@ impl Runtime {
                 Err(_) => {
                     control.kill(libc::SIGKILL)?;
                     let _ = tokio::time::timeout(KILL_TIMEOUT, control.wait()).await;
-                    return Err(RuntimeError::Timeout {
-                        command: command.join(" "),
-                        seconds: timeout.as_secs_f64(),
-                    });
+                    return Err(late());
                 }
             }
         }?;

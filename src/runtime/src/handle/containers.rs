@@ -72,8 +72,11 @@ impl Runtime {
                 Err(record)
             }
         };
-        container.save_started(pid, began)?;
-        self.announce(container, ContainerEventKind::Started);
+        // Followed in any case: nobody else would notice the exit.
+        let saved = container.save_started(pid, began);
+        if saved.is_ok() {
+            self.announce(container, ContainerEventKind::Started);
+        }
         match watch {
             Ok(watch) => self.follow(container, watch),
             Err(record) => {
@@ -83,7 +86,7 @@ impl Runtime {
                 }
             }
         }
-        Ok(())
+        saved
     }
 
     /// Records that a container could not be started, and cleans up.
@@ -98,7 +101,13 @@ impl Runtime {
             reason: "StartError".into(),
             message: error.to_string(),
         };
-        container.save_exit(&record)?;
+        // What runs is ended also if that cannot be recorded, for example on a full disk.
+        if let Err(e) = container.save_exit(&record) {
+            tracing::warn!(
+                container = container.meta.id,
+                "its end is not recorded: {e}"
+            );
+        }
         self.exited(container, record);
         let (runtime, subject) = (self.clone(), container.clone());
         blocking(move || {
@@ -117,9 +126,13 @@ impl Runtime {
         }
         if !grace.is_zero() {
             let signal = container.meta.stop_signal;
-            self.signal(&container, signal).await?;
-            if tokio::time::timeout(grace, container.ended()).await.is_ok() {
-                return Ok(());
+            let stopped = async {
+                self.signal(&container, signal).await?;
+                container.ended().await;
+                Ok(())
+            };
+            if let Ok(result) = tokio::time::timeout(grace, stopped).await {
+                return result;
             }
         }
         self.kill_and_wait(&container).await

@@ -310,15 +310,14 @@ impl Store {
     /// [`Self::hold`], released after the index refers to the content.
     pub fn add(&self, record: Record, _hold: FileLock) -> Result<(), ImageError> {
         let _lock = self.lock_index()?;
-        let mut index = self.index();
+        let mut records = self.index().records.clone();
         // A name refers to one image only, the one added last.
-        for other in index.records.values_mut() {
+        for other in records.values_mut() {
             if other.config != record.config {
                 other.tags.retain(|tag| !record.tags.contains(tag));
             }
         }
-        let entry = index
-            .records
+        let entry = records
             .entry(record.config.clone())
             .or_insert_with(|| Record {
                 tags: BTreeSet::new(),
@@ -327,16 +326,16 @@ impl Store {
             });
         entry.tags.extend(record.tags);
         entry.digests.extend(record.digests);
-        self.save(&mut index)
+        self.save(records)
     }
 
-    /// Writes this node's list of references, then the index.
-    fn save(&self, index: &mut Index) -> Result<(), ImageError> {
-        let bytes = serde_json::to_vec(&index.records)
+    /// Writes this node's list of references, then the index, then changes what is read in memory.
+    /// The caller holds the lock of the index file; readers are not kept waiting for the disk.
+    fn save(&self, records: BTreeMap<Digest, Record>) -> Result<(), ImageError> {
+        let bytes = serde_json::to_vec(&records)
             .map_err(|e| ImageError::Malformed(format!("cannot encode the image index: {e}")))?;
         let references = self.shared.join("nodes").join(&self.node);
-        let used: Vec<&str> = index
-            .records
+        let used: Vec<&str> = records
             .values()
             .flat_map(|r| content(r).map(Digest::as_str))
             .collect();
@@ -344,7 +343,10 @@ impl Store {
             .image_context(|| format!("cannot write {}", references.display()))?;
         write_durable(&self.index_path, &bytes)
             .image_context(|| format!("cannot write {}", self.index_path.display()))?;
-        index.stamp = Stamp::of(&self.index_path);
+        *self.index.lock() = Index {
+            stamp: Stamp::of(&self.index_path),
+            records,
+        };
         Ok(())
     }
 
@@ -395,11 +397,11 @@ impl Store {
     pub fn untag(&self, name: &str) -> Result<(), ImageError> {
         let reference = Reference::parse(name)?;
         let lock = self.lock_index()?;
-        let mut index = self.index();
-        let Some(id) = find_in(&index.records, name) else {
+        let mut records = self.index().records.clone();
+        let Some(id) = find_in(&records, name) else {
             return Ok(());
         };
-        if let Some(record) = index.records.get_mut(&id) {
+        if let Some(record) = records.get_mut(&id) {
             if let Some(tag) = reference.tagged() {
                 record.tags.remove(&tag);
             }
@@ -407,11 +409,10 @@ impl Store {
                 record.digests.remove(&reference.with_digest(digest));
             }
             if record.tags.is_empty() && record.digests.is_empty() {
-                index.records.remove(&id);
+                records.remove(&id);
             }
         }
-        self.save(&mut index)?;
-        drop(index);
+        self.save(records)?;
         drop(lock);
         self.collect()
     }
@@ -419,13 +420,12 @@ impl Store {
     /// Removes an image and deletes unused content. Returns whether the image existed.
     pub fn remove(&self, image: &str) -> Result<bool, ImageError> {
         let lock = self.lock_index()?;
-        let mut index = self.index();
-        let Some(id) = find_in(&index.records, image) else {
+        let mut records = self.index().records.clone();
+        let Some(id) = find_in(&records, image) else {
             return Ok(false);
         };
-        index.records.remove(&id);
-        self.save(&mut index)?;
-        drop(index);
+        records.remove(&id);
+        self.save(records)?;
         drop(lock);
         self.collect()?;
         Ok(true)

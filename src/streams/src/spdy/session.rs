@@ -22,8 +22,8 @@ const MAX_PENDING_FRAMES: usize = 256;
 /// Maximum number of received bytes that wait for the users of all streams. Beyond that, the whole
 /// connection stalls.
 const MAX_PENDING_BYTES: u32 = 16 << 20;
-/// Maximum number of streams that are open at a time.
-const MAX_STREAMS: usize = 512;
+/// Maximum number of streams that are open at a time. A forwarded connection takes two.
+const MAX_STREAMS: usize = 4096;
 /// Size of read buffers, in bytes.
 const CHUNK_BYTES: usize = 32 << 10;
 /// Status of a refused stream: its ID is in use or not a client's (odd) ID.
