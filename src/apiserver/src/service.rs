@@ -192,14 +192,18 @@ impl ApiServer {
         };
         self.authorize(call)?;
         let route = Route::of(self, &call.method, &call.info)?;
-        if let (Some(record), Route::Objects(_)) = (record.as_mut(), &route) {
-            record.read_request(call, &mut request).await?;
-        }
         if call.info.is_long_running() {
             return self.dispatch(call, route, request).await;
         }
         let limit = request_timeout(&call.info)?;
-        match tokio::time::timeout(limit, self.dispatch(call, route, request)).await {
+        // Reading the body counts: it is up to the client, and the request holds its seats.
+        let served = async {
+            if let (Some(record), Route::Objects(_)) = (record.as_mut(), &route) {
+                record.read_request(call, &mut request).await?;
+            }
+            self.dispatch(call, route, request).await
+        };
+        match tokio::time::timeout(limit, served).await {
             Ok(result) => result,
             Err(_) => Err(Status::timeout(
                 "request did not complete within the allotted timeout",

@@ -66,9 +66,12 @@ pub async fn run(client: kube::Client, config: Config) -> anyhow::Result<()> {
             }
         }
     });
+    // A task of its own, so that events are written beside scheduling.
+    let mut writer = tokio::task::JoinSet::new();
+    writer.spawn(events);
     tokio::select! {
         () = engine => {}
-        () = events => {}
+        _ = writer.join_next() => {}
     }
     anyhow::bail!("the scheduler ended")
 }

@@ -518,6 +518,39 @@ async fn services_get_addresses_and_ports() {
 }
 
 #[tokio::test]
+async fn any_grace_period_can_be_deleted() {
+    let t = start().await;
+    t.post(
+        "/api/v1/namespaces/default/serviceaccounts",
+        json!({"metadata": {"name": "default"}}),
+    )
+    .await;
+    let pods = "/api/v1/namespaces/default/pods";
+    let pod = json!({"metadata": {"name": "p"}, "spec": {"nodeName": "n1",
+        "terminationGracePeriodSeconds": i64::MAX, "containers": [{"name": "c", "image": "i"}]}});
+    let (code, made) = t.post(pods, pod).await;
+    assert_eq!(code, 201, "{made}");
+    let (code, _) = t
+        .patch(
+            &format!("{pods}/p/status"),
+            "strategic-merge-patch+json",
+            json!({"status": {"phase": "Running"}}),
+        )
+        .await;
+    assert_eq!(code, 200);
+    let (code, going) = t.delete(&format!("{pods}/p")).await;
+    assert_eq!(code, 200, "{going}");
+    // Shortened, with the others of its namespace.
+    let (code, gone) = t.delete(&format!("{pods}?gracePeriodSeconds=1")).await;
+    assert_eq!(code, 200, "{gone}");
+    let (_, going) = t.get(&format!("{pods}/p")).await;
+    assert_eq!(
+        going["metadata"]["deletionGracePeriodSeconds"], 1,
+        "{going}"
+    );
+}
+
+#[tokio::test]
 async fn pods_are_bound_and_deleted_gracefully() {
     let t = start().await;
     let pods = "/api/v1/namespaces/default/pods";

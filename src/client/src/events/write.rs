@@ -1,8 +1,11 @@
 //! Writes events to the API.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::stream::FuturesUnordered;
+use futures::{FutureExt as _, StreamExt as _};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Event;
 use kube::Client;
@@ -19,59 +22,89 @@ const MAX_TRIES: u32 = 12;
 /// Interval of these attempts. Up to a quarter is added at random.
 const RETRY: Duration = Duration::from_secs(10);
 
+/// Maximum number of events of a series writer that are being written. Each waits for the store, which
+/// commits them together.
+const MAX_WRITING: usize = 64;
+
 /// The writer of a recorder's events.
 pub struct Writer {
+    sink: Sink,
+    reports: mpsc::Receiver<Report>,
+}
+
+/// Sends single events to the API.
+struct Sink {
     client: Client,
     settings: Arc<Settings>,
-    reports: mpsc::Receiver<Report>,
 }
 
 impl Writer {
     /// Returns a writer for what `reports` receives.
     pub fn new(client: Client, settings: Arc<Settings>, reports: mpsc::Receiver<Report>) -> Self {
         Self {
-            client,
-            settings,
+            sink: Sink { client, settings },
             reports,
         }
     }
 
     /// Writes events until all recorders are dropped.
-    pub async fn run(mut self) {
-        let settings = self.settings.clone();
-        match settings.style {
+    pub async fn run(self) {
+        let Self { sink, mut reports } = self;
+        match sink.settings.style {
             Style::Counted => {
                 let mut correlator = Correlator::default();
-                while let Some(report) = self.reports.recv().await {
-                    if let Some(write) = correlator.step(&settings, report) {
-                        self.write(write).await;
+                while let Some(report) = reports.recv().await {
+                    let step = || correlator.step(&sink.settings, report);
+                    if let Some(write) = guarded(step).flatten() {
+                        sink.write(write).await;
                     }
                 }
             }
-            Style::Series => self.run_series().await,
+            Style::Series => run_series(&sink, reports).await,
         }
     }
+}
 
-    async fn run_series(mut self) {
-        let mut book = SeriesBook::default();
-        let mut finish = interval_at(Instant::now() + FINISH, FINISH);
-        let mut refresh = interval_at(Instant::now() + REFRESH, REFRESH);
-        loop {
-            let writes: Vec<Write> = tokio::select! {
-                report = self.reports.recv() => match report {
-                    Some(report) => book.step(&self.settings, report).into_iter().collect(),
-                    None => return,
-                },
-                _ = finish.tick() => book.finish(Timestamp::now()),
-                _ = refresh.tick() => book.refresh(),
-            };
-            for write in writes {
-                self.write(write).await;
-            }
-        }
+/// Writes events as series until all recorders are dropped.
+async fn run_series(sink: &Sink, mut reports: mpsc::Receiver<Report>) {
+    let mut book = SeriesBook::default();
+    let mut finish = interval_at(Instant::now() + FINISH, FINISH);
+    let mut refresh = interval_at(Instant::now() + REFRESH, REFRESH);
+    let mut writing = FuturesUnordered::new();
+    loop {
+        let writes: Option<Vec<Write>> = tokio::select! {
+            report = reports.recv(), if writing.len() < MAX_WRITING => match report {
+                Some(report) => guarded(|| book.step(&sink.settings, report).into_iter().collect()),
+                None => break,
+            },
+            Some(()) = writing.next(), if !writing.is_empty() => continue,
+            _ = finish.tick() => guarded(|| book.finish(Timestamp::now())),
+            _ = refresh.tick() => guarded(|| book.refresh()),
+        };
+        writing.extend(writes.into_iter().flatten().map(|write| sink.write(write)));
     }
+    writing.collect::<()>().await;
+}
 
+/// Returns what `step` returns, or `None` if it panics: an event is not worth the writer.
+fn guarded<T>(step: impl FnOnce() -> T) -> Option<T> {
+    let result = std::panic::catch_unwind(AssertUnwindSafe(step));
+    if result.is_err() {
+        tracing::error!("a panic while an event was recorded");
+    }
+    result.ok()
+}
+
+impl Sink {
+    /// Writes an event, or gives it up.
     async fn write(&self, write: Write) {
+        let tried = AssertUnwindSafe(self.try_until_given_up(write)).catch_unwind();
+        if tried.await.is_err() {
+            tracing::error!("a panic while an event was written");
+        }
+    }
+
+    async fn try_until_given_up(&self, write: Write) {
         for _ in 0..MAX_TRIES {
             match self.try_write(&write).await {
                 Ok(()) => return,

@@ -30,6 +30,14 @@ pub struct Authority<'a> {
     pub lifetime: Duration,
 }
 
+/// The signers of this controller. Requests to others are theirs, whatever they contain.
+const SIGNERS: [&str; 4] = [
+    "kubernetes.io/kube-apiserver-client",
+    "kubernetes.io/kube-apiserver-client-kubelet",
+    "kubernetes.io/kubelet-serving",
+    "kubernetes.io/legacy-unknown",
+];
+
 /// The subject and alternative names of a signing request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Subject {
@@ -37,6 +45,8 @@ pub struct Subject {
     pub common_name: String,
     /// The organizations (the user's groups).
     pub organizations: Vec<String>,
+    /// Other attributes: object identifiers and values.
+    pub others: Vec<(Vec<u64>, String)>,
     /// Whether it has subject alternative names.
     pub has_alternatives: bool,
     /// Whether it has DNS names or IP addresses.
@@ -51,31 +61,44 @@ fn der(request: &CertificateSigningRequest) -> Result<Vec<u8>, String> {
     Ok(pem.contents)
 }
 
-/// Returns the common name and the organizations of a subject, which must have nothing else.
+/// The attributes of a subject.
+#[derive(Debug, PartialEq, Eq)]
+struct Attributes {
+    common_name: String,
+    organizations: Vec<String>,
+    others: Vec<(Vec<u64>, String)>,
+}
+
+/// Returns the attributes of a subject, of which only the organization may be repeated.
 ///
 /// Readers of certificates differ in which of several common names counts, and a subject rebuilt from
 /// parsed attributes loses repeated ones. Neither may decide who someone is.
-fn user_and_groups(subject: &X509Name<'_>) -> Result<(String, Vec<String>), String> {
-    let (mut common_names, mut organizations) = (Vec::new(), Vec::new());
+fn attributes(subject: &X509Name<'_>) -> Result<Attributes, String> {
+    let mut common_name = None;
+    let (mut organizations, mut others) = (Vec::new(), Vec::<(Vec<u64>, String)>::new());
     for attribute in subject.iter_attributes() {
-        let list = if *attribute.attr_type() == OID_X509_COMMON_NAME {
-            &mut common_names
-        } else if *attribute.attr_type() == OID_X509_ORGANIZATION_NAME {
-            &mut organizations
-        } else {
-            return Err(format!(
-                "the subject has the attribute {}: only CN and O are allowed",
-                attribute.attr_type()
-            ));
-        };
+        let kind = attribute.attr_type();
         let text = attribute.as_str().map_err(|error| error.to_string())?;
-        list.push(text.to_owned());
+        if *kind == OID_X509_COMMON_NAME {
+            if common_name.replace(text.to_owned()).is_some() {
+                return Err("the subject has several common names".into());
+            }
+        } else if *kind == OID_X509_ORGANIZATION_NAME {
+            organizations.push(text.to_owned());
+        } else {
+            let parts = kind.iter().ok_or("the subject has an unusual attribute")?;
+            let parts: Vec<u64> = parts.collect();
+            if others.iter().any(|(known, _)| *known == parts) {
+                return Err(format!("the subject has several attributes {kind}"));
+            }
+            others.push((parts, text.to_owned()));
+        }
     }
-    match common_names.len() {
-        0 => Ok((String::new(), organizations)),
-        1 => Ok((common_names.remove(0), organizations)),
-        _ => Err("the subject has several common names".into()),
-    }
+    Ok(Attributes {
+        common_name: common_name.unwrap_or_default(),
+        organizations,
+        others,
+    })
 }
 
 impl Subject {
@@ -83,19 +106,19 @@ impl Subject {
     ///
     /// # Errors
     ///
-    /// Fails if the request cannot be parsed, or if its subject has anything but one common name and
-    /// organizations.
+    /// Fails if the request cannot be parsed, or if its subject repeats an attribute other than the
+    /// organization.
     pub fn of(request: &CertificateSigningRequest) -> Result<Self, String> {
         use x509_parser::extensions::{GeneralName, ParsedExtension};
         let der = der(request)?;
         let (_, parsed) =
             x509_parser::certification_request::X509CertificationRequest::from_der(&der)
                 .map_err(|error| error.to_string())?;
-        let (common_name, organizations) =
-            user_and_groups(&parsed.certification_request_info.subject)?;
+        let subject = attributes(&parsed.certification_request_info.subject)?;
         let mut found = Self {
-            common_name,
-            organizations,
+            common_name: subject.common_name,
+            organizations: subject.organizations,
+            others: subject.others,
             has_alternatives: false,
             has_server_names: false,
             has_other_names: false,
@@ -203,6 +226,9 @@ pub fn sign(
     authority: &Authority<'_>,
     now: Timestamp,
 ) -> Option<Result<String, String>> {
+    if !SIGNERS.contains(&request.spec.signer_name.as_str()) {
+        return None;
+    }
     let usages = request.spec.usages.clone().unwrap_or_default();
     let subject = match Subject::of(request) {
         Ok(subject) => subject,
@@ -233,14 +259,20 @@ fn distinguished_name(subject: &Subject) -> Result<DistinguishedName, String> {
     for (kind, organization) in organization_types.into_iter().zip(&subject.organizations) {
         name.push(kind, organization.as_str());
     }
+    for (kind, text) in &subject.others {
+        name.push(DnType::CustomDnType(kind.clone()), text.as_str());
+    }
     Ok(name)
 }
 
 /// Checks that a certificate is for the subject that was checked.
 fn verify(certificate: &[u8], subject: &Subject) -> Result<(), String> {
     let (_, parsed) = X509Certificate::from_der(certificate).map_err(|error| error.to_string())?;
-    let (common_name, organizations) = user_and_groups(parsed.subject())?;
-    if common_name == subject.common_name && organizations == subject.organizations {
+    let written = attributes(parsed.subject())?;
+    if written.common_name == subject.common_name
+        && written.organizations == subject.organizations
+        && written.others == subject.others
+    {
         Ok(())
     } else {
         Err("the certificate would not be for the requested subject".into())
@@ -372,6 +404,7 @@ mod tests {
         let subject = |organizations: &[&str]| Subject {
             common_name: "bob".into(),
             organizations: organizations.iter().map(|o| (*o).into()).collect(),
+            others: vec![(vec![2, 5, 4, 11], "unit".into())],
             has_alternatives: false,
             has_server_names: false,
             has_other_names: false,
@@ -431,7 +464,7 @@ mod tests {
     }
 
     #[test]
-    fn a_subject_with_anything_else_is_refused() {
+    fn a_subject_has_one_common_name() {
         use rcgen::DnType::{CommonName, OrganizationalUnitName};
         // `DistinguishedName` keeps one value per type, so a second common name is smuggled in under
         // another type of the same length and then renamed.
@@ -452,15 +485,17 @@ mod tests {
                 let (_, parsed) =
                     x509_parser::certification_request::X509CertificationRequest::from_der(der)
                         .unwrap();
-                user_and_groups(&parsed.certification_request_info.subject)
+                attributes(&parsed.certification_request_info.subject)
             };
             subject(&der)
         };
         let twice = raw(OrganizationalUnitName, true).unwrap_err();
         assert_eq!(twice, "the subject has several common names");
-        let other = raw(OrganizationalUnitName, false).unwrap_err();
-        assert!(other.contains("2.5.4.11"), "{other}");
-        let (name, groups) = raw(DnType::OrganizationName, false).unwrap();
-        assert_eq!((name.as_str(), groups.len()), ("system:node:n1", 1));
+        // Attributes that do not decide who someone is are kept.
+        let other = raw(OrganizationalUnitName, false).unwrap();
+        assert_eq!(other.others[0].0, [2, 5, 4, 11]);
+        let plain = raw(DnType::OrganizationName, false).unwrap();
+        assert_eq!(plain.common_name, "system:node:n1");
+        assert_eq!(plain.organizations.len(), 1);
     }
 }
