@@ -254,6 +254,8 @@ pub async fn prune(engine: &Engine, keep: Option<&str>) -> Result<(), Failure> {
         }
         // By every name: removing one of several names keeps the image.
         let mut names = image.repo_tags;
+        // What the engine calls an image whose name another start has just taken.
+        names.retain(|name| !name.starts_with("<none>"));
         if names.is_empty() {
             names.push(image.id);
         }
