@@ -1,7 +1,7 @@
 //! Converts the page's sources into assets that are part of the binary.
 //!
 //! Removes comments and indentation from scripts and style sheets, compresses all files, and adds a
-//! list of modules to preload to the page.
+//! list of modules to preload and the inline script to the page.
 
 use std::fmt::Write as _;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -13,6 +13,8 @@ mod minify;
 
 /// The placeholder in the page for the list of its modules.
 const MODULES: &str = "<!-- modules -->";
+/// The placeholder in the page for its inline script, and the source of that script.
+const BOOT: (&str, &str) = ("<!-- boot -->", "boot.js");
 
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");
@@ -27,10 +29,13 @@ fn main() {
     sources.sort();
 
     let mut assets: Vec<(String, &str, String)> = Vec::new();
+    let mut boot = String::new();
     for path in &sources {
         let name = path.file_name().and_then(|n| n.to_str()).expect("a name");
         let read = || std::fs::read_to_string(path).expect("a source can be read");
-        if name.ends_with(".js") {
+        if name == BOOT.1 {
+            boot = minify::javascript(&read());
+        } else if name.ends_with(".js") {
             let code = minify::javascript(&read());
             assets.push((name.into(), "text/javascript; charset=utf-8", code));
         } else if name.ends_with(".css") {
@@ -49,7 +54,8 @@ fn main() {
     let mut table = String::from("&[\n");
     let mut total = 0;
     for (name, kind, content) in &assets {
-        let content = content.replace(MODULES, &modules);
+        let inline = format!("<script>{boot}</script>");
+        let content = content.replace(MODULES, &modules).replace(BOOT.0, &inline);
         let mut hasher = DefaultHasher::new();
         content.hash(&mut hasher);
         let packed = gzip(content.as_bytes());
@@ -66,6 +72,7 @@ fn main() {
         .expect("memory");
     }
     table.push_str("]\n");
+    std::fs::write(out.join(BOOT.1), &boot).expect("OUT_DIR is writable");
     std::fs::write(out.join("assets.rs"), table).expect("OUT_DIR is writable");
     // One megabyte takes about one second on a slow connection to a remote host.
     assert!(total < 500_000, "the assets weigh {total} bytes compressed");

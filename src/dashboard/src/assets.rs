@@ -2,6 +2,7 @@
 
 use std::io::Read;
 
+use base64::Engine as _;
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 
 use crate::answer::{self, Body};
@@ -15,6 +16,17 @@ pub struct Asset {
 }
 
 static ASSETS: &[Asset] = include!(concat!(env!("OUT_DIR"), "/assets.rs"));
+
+/// The page's only inline script.
+const BOOT: &str = include_str!(concat!(env!("OUT_DIR"), "/boot.js"));
+
+/// Returns the source expression by which a content security policy allows the inline
+/// script (<https://www.w3.org/TR/CSP3/#grammardef-hash-source>).
+pub fn inline_source() -> String {
+    let hash = ring::digest::digest(&ring::digest::SHA256, BOOT.as_bytes());
+    let text = base64::engine::general_purpose::STANDARD.encode(hash);
+    format!("'sha256-{text}'")
+}
 
 /// Returns the file at a path; the page itself is at `/`.
 pub fn find(path: &str) -> Option<&'static Asset> {

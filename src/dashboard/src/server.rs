@@ -351,9 +351,10 @@ fn set_security_headers(headers: &mut http::HeaderMap, page: Option<&HeaderValue
     let policy = match page.and_then(|h| h.to_str().ok()) {
         // In older browsers, 'self' does not include WebSockets.
         Some(host) => format!(
-            "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; \
+            "default-src 'none'; script-src 'self' {}; style-src 'self'; img-src 'self'; \
              connect-src 'self' ws://{host}; base-uri 'none'; form-action 'none'; \
-             frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'"
+             frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'",
+            crate::assets::inline_source()
         ),
         None => "default-src 'none'; sandbox; frame-ancestors 'none'".to_owned(),
     };

@@ -37,6 +37,25 @@ export function at(path) {
 }
 
 /**
+ * Fetches; repeats what the browser aborted, as it does with all requests when a network
+ * interface of the machine appears or disappears.
+ *
+ * @param {string} path
+ * @param {RequestInit} init
+ * @returns {Promise<Response>}
+ */
+async function retried(path, init) {
+  for (let delay = 100; delay < 1000; delay *= 2) {
+    try {
+      return await fetch(path, init);
+    } catch {
+      await new Promise((done) => setTimeout(done, delay));
+    }
+  }
+  return fetch(path, init);
+}
+
+/**
  * @param {string} path
  * @param {Sending} [options]
  * @returns {Promise<Response>}
@@ -53,7 +72,7 @@ async function send(path, { method = 'GET', body, type, accept, warn } = {}) {
   /** @type {RequestInit} */
   const init = { method, headers };
   if (sent !== undefined) init.body = sent;
-  const response = await fetch(path, init);
+  const response = await (method === 'GET' ? retried(path, init) : fetch(path, init));
   const warning = response.headers.get('Warning');
   if (warning && warn) warn(warning.replace(/^299 \S+ "?|"$/g, ''));
   if (response.ok) return response;

@@ -97,6 +97,7 @@ pub fn all(cluster: &Cluster) {
     tour.browser.go(&forwarded);
     tour.browser.sees(&["Overview", "2/2", "Live"]);
     tour.clean();
+    a_page_that_loads_in_parts(&tour);
     through_another_port(&tour);
     a_broken_way(&tour, &relay);
     an_api_server_that_restarts(&tour);
@@ -118,6 +119,30 @@ pub fn all(cluster: &Cluster) {
     tour.browser.complaints();
     tour.open("list/core/pods", &["kubia-", "Live"]);
     assert_eq!(next.interrupt(), 0);
+}
+
+/// Browsers abort requests when an interface of the host appears. Modules, style sheets and
+/// requests of the page are loaded again.
+fn a_page_that_loads_in_parts(tour: &Tour<'_>) {
+    let browser = &tour.browser;
+    let block = |urls: &[&str]| {
+        browser.command("Network.enable", &json!({}));
+        browser.command("Network.setBlockedURLs", &json!({ "urls": urls }));
+    };
+    for part in ["*/format.js", "*/main.js", "*/style.css", "*/rkube/session"] {
+        tour.open("overview", &["2/2", "Live"]);
+        block(&[part]);
+        browser.run("location.reload()", &[]);
+        std::thread::sleep(std::time::Duration::from_millis(300));
+        block(&[]);
+        browser.sees(&["Overview", "2/2", "Live"]);
+        browser.until(
+            "the style sheet",
+            "return document.styleSheets.length === 1 && document.styleSheets[0].cssRules.length > 9",
+        );
+        // The browser reported what was blocked.
+        browser.complaints();
+    }
 }
 
 /// The page's functions work through `ssh -L`.
