@@ -162,10 +162,8 @@ pub struct PodInfo {
     pub spread: Vec<Spread>,
     /// Host ports of its containers.
     pub host_ports: Vec<HostPort>,
-    /// Images of its regular containers.
+    /// Images of its containers, init containers and image volumes.
     pub images: Vec<String>,
-    /// Number of containers including init containers; scales image locality scores.
-    pub container_count: usize,
     /// Claims that its volumes refer to.
     pub claims: Vec<ClaimRef>,
     /// Disks that its volumes refer to directly, without a claim.
@@ -213,13 +211,7 @@ impl PodInfo {
                 .map(|c| spread(c, &labels))
                 .collect(),
             host_ports: host_ports(&spec).collect(),
-            images: spec
-                .containers
-                .iter()
-                .filter_map(|c| c.image.clone())
-                .collect(),
-            container_count: spec.containers.len()
-                + spec.init_containers.as_ref().map_or(0, Vec::len),
+            images: images(&spec),
             claims: claims(&spec, &name),
             disks: spec.volumes.iter().flatten().filter_map(disk).collect(),
             owner: meta
@@ -246,6 +238,18 @@ impl PodInfo {
     pub fn key(&self) -> Key {
         (self.namespace.clone(), self.name.clone())
     }
+}
+
+/// Returns the image of each container, init container and image volume.
+fn images(spec: &core::PodSpec) -> Vec<String> {
+    let inits = spec.init_containers.iter().flatten();
+    let containers = inits.chain(&spec.containers).map(|c| c.image.as_ref());
+    let volumes = spec.volumes.iter().flatten();
+    let volumes = volumes.filter_map(|v| Some(v.image.as_ref()?.reference.as_ref()));
+    containers
+        .chain(volumes)
+        .map(|image| image.cloned().unwrap_or_default())
+        .collect()
 }
 
 fn affinity(affinity: Option<&core::Affinity>, namespace: &str) -> Affinity {

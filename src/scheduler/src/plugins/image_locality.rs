@@ -7,8 +7,8 @@ use crate::model::{NodeInfo, PodInfo};
 const MIB: i64 = 1024 * 1024;
 /// Image bytes below this score 0.
 const MIN: i64 = 23 * MIB;
-/// Image bytes above this, per container, score no more.
-const MAX_PER_CONTAINER: i64 = 1000 * MIB;
+/// Image bytes above this, per image of the pod, score no more.
+const MAX_PER_IMAGE: i64 = 1000 * MIB;
 
 /// Returns the image name as nodes list it: with a tag.
 fn normalized(image: &str) -> String {
@@ -35,7 +35,7 @@ pub fn scores(pod: &PodInfo, view: View<'_>, nodes: &[&NodeInfo]) -> Vec<i64> {
             (image, having as i64)
         })
         .collect();
-    let max = MAX_PER_CONTAINER.saturating_mul(pod.container_count.max(1) as i64);
+    let max = MAX_PER_IMAGE.saturating_mul(pod.images.len().max(1) as i64);
     nodes
         .iter()
         .map(|node| {
@@ -72,6 +72,19 @@ mod tests {
         let nodes: Vec<&NodeInfo> = c.nodes.values().collect();
         let p = pod("p", json!({"containers": [{"name": "c", "image": "app"}]}));
         assert_eq!(scores(&p, View::of(&c), &nodes), [100, 0]);
+        // Init containers and image volumes count as well.
+        let p = pod(
+            "p",
+            json!({
+                "initContainers": [{"name": "i", "image": "app"}],
+                "containers": [{"name": "c", "image": "other"}],
+                "volumes": [{"name": "v", "image": {"reference": "app"}}],
+            }),
+        );
+        assert_eq!(p.images, ["app", "other", "app"]);
+        // Two images of 2000 MiB, of which half counts because half of the nodes have it.
+        let wanted = 100 * (2000 - 23) / (3000 - 23);
+        assert_eq!(scores(&p, View::of(&c), &nodes), [wanted, 0]);
         assert_eq!(normalized("host:5000/app"), "host:5000/app:latest");
         assert_eq!(normalized("app@sha256:0"), "app@sha256:0");
     }
