@@ -133,12 +133,26 @@ impl Pki {
                 client: true,
             },
         )?;
+        self.issue(
+            "network-policy",
+            &self.ca,
+            Subject {
+                common_name: "rkube:network-policy",
+                organization: None,
+                names: Vec::new(),
+                addresses: Vec::new(),
+                server: false,
+                client: true,
+            },
+        )?;
         let mut files = vec![
             ("ca.crt".to_owned(), "ca.crt"),
             (format!("{agent}.crt"), "agent.crt"),
             (format!("{agent}.key"), "agent.key"),
             ("service-proxy.crt".to_owned(), "service-proxy.crt"),
             ("service-proxy.key".to_owned(), "service-proxy.key"),
+            ("network-policy.crt".to_owned(), "network-policy.crt"),
+            ("network-policy.key".to_owned(), "network-policy.key"),
         ];
         if node.control_plane {
             self.issue("apiserver", &self.ca, api_server(profile, node))?;

@@ -50,7 +50,8 @@ pub mod paths {
     ///
     /// `ca.crt` on every node; `agent.crt`/`agent.key` are the identity
     /// `system:node:NAME` (client and serving), `service-proxy.crt`/`.key` is
-    /// `system:kube-proxy` (client); a control-plane node also holds
+    /// `system:kube-proxy` (client), `network-policy.crt`/`.key` is
+    /// `rkube:network-policy` (client); a control-plane node also holds
     /// `ca.key`, `apiserver.crt`/`.key` (serving), `apiserver-kubelet-client.crt`/`.key`,
     /// `front-proxy-ca.crt`, `front-proxy-client.crt`/`.key`, and `sa.key`/`sa.pub`
     /// (PKCS#8 and SPKI PEM, ECDSA P-256) for service-account tokens.

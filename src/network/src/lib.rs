@@ -2,6 +2,7 @@
 //!
 //! - [`host`]: the host's interface to a cluster and its packet filter table.
 //! - [`node`]: a node's bridge, pod addresses, host ports and routes to other nodes.
+//! - [`policy`]: network policies, compiled to a rule set that is changed step by step.
 //! - [`proxy`]: services, compiled to a rule set that is applied in one transaction.
 //! - [`dns`]: the cluster's name server.
 //!
@@ -18,6 +19,7 @@ mod firewall;
 mod hash;
 pub mod host;
 pub mod node;
+pub mod policy;
 pub mod proxy;
 pub mod sysctl;
 #[cfg(test)]
@@ -29,4 +31,5 @@ pub use dns::{DnsConfig, DnsServer, DnsState};
 pub use error::{NetworkError, Result};
 pub use host::{HostNetwork, HostNetworkConfig};
 pub use node::{AttachPod, HostPort, NetworkConfig, NodeNetwork, PodNetwork, Protocol};
+pub use policy::{Policy, PolicyEnforcer, PolicyPod, PolicyState};
 pub use proxy::{ProxyConfig, ServiceProxy, ServiceState};

@@ -4,6 +4,7 @@
 //! - [`pods`] runs one worker per pod: sandbox, volumes, images, containers, probes and status.
 //!   Pure functions plan the next steps; the worker executes them.
 //! - [`volumes`] fills and refreshes the volumes of pods.
+//! - [`policies`] feeds the rules of network policies.
 //! - [`services`] feeds the service proxy, the DNS server and the routes.
 //! - [`server`] is the HTTPS endpoint behind `kubectl logs`, `exec` and `port-forward`.
 //! - [`eviction`], [`gc`] and [`logrotate`] keep memory and disk available.
@@ -41,6 +42,7 @@ mod network;
 mod node_object;
 mod objects;
 mod pods;
+mod policies;
 mod pressure;
 mod recorder;
 mod registration;
@@ -75,6 +77,10 @@ pub async fn run(config: NodeConfig) -> anyhow::Result<()> {
     // services, endpoint slices and nodes, so it has a separate identity.
     let proxy = client::Pki::read(paths::PKI.as_ref(), "service-proxy")?;
     let proxy_client = client::connect(&config, &proxy, "kube-proxy")?;
+    // Both may not read the pods of other nodes, which network policies depend on. As on other
+    // clusters, the program that enforces them has an identity for it.
+    let policy_pki = client::Pki::read(paths::PKI.as_ref(), "network-policy")?;
+    let policy_client = client::connect(&config, &policy_pki, "rkube-network-policy")?;
     let (runtime, network) = tokio::try_join!(open_runtime(&config), network::open(&config))?;
     let objects = Objects::new(client.clone(), {
         let (config, pki) = (config.clone(), pki.clone());
@@ -88,6 +94,7 @@ pub async fn run(config: NodeConfig) -> anyhow::Result<()> {
     let node = NodeObject::default();
     let pressure = watch::Sender::default();
     let environment = watch::Sender::new(None);
+    let (policies, notices) = policies::Policies::channel();
 
     let mut tasks: JoinSet<anyhow::Result<()>> = JoinSet::new();
     // Started first: a node that is Ready must serve `kubectl logs`.
@@ -120,11 +127,17 @@ pub async fn run(config: NodeConfig) -> anyhow::Result<()> {
         network: network.clone(),
         environment,
     }));
+    tasks.spawn(policies::run(policies::PolicyFeed {
+        host: host.clone(),
+        client: policy_client,
+        notices,
+    }));
     tasks.spawn(pods::run(Arc::new(PodContext {
         host: host.clone(),
         client,
         runtime: runtime.clone(),
         network,
+        policies,
         recorder: recorder.clone(),
         objects: Arc::new(objects),
         images: images.clone(),

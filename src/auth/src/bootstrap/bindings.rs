@@ -14,6 +14,13 @@ pub(super) const CLUSTER_BINDINGS: &[Binding] = &[
         subjects: &[Group("system:masters")],
     },
     Binding {
+        name: "rkube:network-policy",
+        namespace: "",
+        kind: "ClusterRole",
+        role: "rkube:network-policy",
+        subjects: &[User("rkube:network-policy")],
+    },
+    Binding {
         name: "system:basic-user",
         namespace: "",
         kind: "ClusterRole",

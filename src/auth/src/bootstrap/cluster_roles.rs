@@ -1,5 +1,6 @@
 //! The default ClusterRoles of Kubernetes v1.36 with its default feature gates, for users, nodes
-//! and components.
+//! and components, and that of the program that enforces network policies (`rkube:…`). Kubernetes
+//! leaves these to add-ons, which bring their own role.
 
 use super::table::{Role, named, on, url};
 
@@ -25,6 +26,16 @@ pub(super) const CLUSTER_ROLES: &[Role] = &[
         aggregates_to: "admin",
         aggregates: "edit",
         rules: &[],
+    },
+    Role {
+        name: "rkube:network-policy",
+        namespace: "",
+        aggregates_to: "",
+        aggregates: "",
+        rules: &[
+            on("list watch", "core", "namespaces pods"),
+            on("list watch", "networking.k8s.io", "networkpolicies"),
+        ],
     },
     Role {
         name: "system:aggregate-to-admin",

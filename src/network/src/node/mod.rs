@@ -3,7 +3,8 @@
 //! Pods are attached to a bridge, but a pod has no route to its network, only to its gateway, the
 //! bridge's address. So all packets between pods are routed, even between neighbours. Service
 //! addresses are therefore translated in both directions without passing bridged frames through the
-//! packet filter (`bridge-nf-call-iptables`).
+//! packet filter (`bridge-nf-call-iptables`), and network policies apply to neighbours as well. The
+//! bridge's ports are isolated, so that no pod can send frames to another one.
 
 mod network;
 mod rules;

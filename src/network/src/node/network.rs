@@ -197,6 +197,9 @@ impl NodeNetwork {
             }
             netlink.create_veth(&veth)?;
         }
+        // Neighbours are reached through the gateway only. Otherwise frames between them, such as of
+        // IPv6 or with forged addresses, would bypass the packet filter.
+        netlink.set_isolated(&pod.host_link, true)?;
         in_netns(netns, || -> Result<()> {
             let inside = Netlink::open()?;
             inside.set_up("lo")?;

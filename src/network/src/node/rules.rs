@@ -25,7 +25,7 @@ pub(super) fn base_table<'a>(
         "peers",
         Set::of(&[Field::Ipv4], peers.iter().map(|ip| Key::from(*ip))),
     );
-    loopback_guard(&mut table);
+    pod_guard(&mut table, config);
     postrouting_chain(&mut table, config, hairpins, peers);
     table
 }
@@ -118,17 +118,23 @@ fn loopback() -> Ipv4Net {
     Ipv4Net::new_assert(Ipv4Addr::new(127, 0, 0, 0), 8)
 }
 
-/// Adds the chain that protects the node's services on loopback addresses. The bridge routes
-/// 127.0.0.0/8 for host ports on 127.0.0.1. A packet to it from another interface than `lo` is a
-/// pod's attempt to reach these services.
-fn loopback_guard(table: &mut Table) {
+/// Adds the chain that drops what no honest pod sends.
+///
+/// The bridge routes 127.0.0.0/8 for host ports on 127.0.0.1. A packet to it from another interface
+/// than `lo` is a pod's attempt to reach the node's services there. A packet from the bridge with
+/// the address of a machine elsewhere is a pod's attempt to pass for that machine.
+fn pod_guard(table: &mut Table, config: &NetworkConfig) {
     table.base_chain(
-        "loopback-guard",
+        "pod-guard",
         Hook::new(ChainKind::Filter, HookKind::Prerouting, priority::RAW),
         vec![
             Rule::new()
                 .in_link(CmpOp::Ne, "lo")
                 .destination(CmpOp::Eq, loopback())
+                .drop(),
+            Rule::new()
+                .in_link(CmpOp::Eq, &config.bridge)
+                .source(CmpOp::Ne, config.pod_cidr.trunc())
                 .drop(),
         ],
     );

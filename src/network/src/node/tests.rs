@@ -6,8 +6,8 @@ use std::os::fd::AsFd;
 use ipnet::{IpNet, Ipv4Net};
 
 use super::*;
-use crate::netlink::{Netlink, Veth, in_netns};
-use crate::testing::{Lab, Serve, root};
+use crate::netlink::{Netlink, Route, Veth, in_netns};
+use crate::testing::{Lab, Serve, ask_in_vain, root};
 
 #[test]
 fn pods_reach_each_other_the_node_and_the_world() {
@@ -50,6 +50,27 @@ fn pods_reach_each_other_the_node_and_the_world() {
             .iter()
             .any(|route| route.destination == IpNet::V4(peer))
     );
+}
+
+#[test]
+fn neighbours_exchange_no_frames() {
+    if !root() {
+        return;
+    }
+    let lab = Lab::new();
+    let (one, two) = (lab.pod("one"), lab.pod("two"));
+    let port = SocketAddrV4::new(two.ip, 8080);
+    let _two = Serve::tcp(&two.netns, port);
+    one.ask(port).unwrap();
+    // Past the gateway, and so past the packet filter.
+    in_netns(one.netns.as_fd(), || {
+        let netlink = Netlink::open().unwrap();
+        let eth0 = netlink.index_of("eth0").unwrap();
+        let direct = Route::on_link(Ipv4Net::from(two.ip), eth0);
+        netlink.add_route(&direct).unwrap();
+    })
+    .unwrap();
+    ask_in_vain(&one.netns, port);
 }
 
 #[test]

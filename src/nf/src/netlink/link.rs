@@ -323,17 +323,37 @@ impl Netlink {
         port: impl Into<LinkRef<'a>>,
         on: bool,
     ) -> Result<(), NetlinkError> {
-        let port = port.into();
+        self.set_port(
+            port.into(),
+            "set hairpin mode of",
+            InfoBridgePort::HairpinMode(on),
+        )
+    }
+
+    /// Sets whether a bridge port is isolated. Isolated ports exchange no frames with each other,
+    /// only with the bridge itself and with ports that are not isolated.
+    pub fn set_isolated<'a>(
+        &self,
+        port: impl Into<LinkRef<'a>>,
+        on: bool,
+    ) -> Result<(), NetlinkError> {
+        self.set_port(port.into(), "isolate", InfoBridgePort::Isolated(on))
+    }
+
+    fn set_port(
+        &self,
+        port: LinkRef<'_>,
+        action: &str,
+        attribute: InfoBridgePort,
+    ) -> Result<(), NetlinkError> {
         let mut message = link_message(self.index_of(port)?.into());
         message.attributes.push(LinkAttribute::LinkInfo(vec![
             LinkInfo::PortKind(InfoPortKind::Bridge),
-            LinkInfo::PortData(InfoPortData::BridgePort(vec![InfoBridgePort::HairpinMode(
-                on,
-            )])),
+            LinkInfo::PortData(InfoPortData::BridgePort(vec![attribute])),
         ]));
         self.socket
             .request(RTM_NEWLINK, 0, |w| w.emit(&message))
-            .map_err(|refusal| refusal.because(format!("cannot set hairpin mode of link {port}")))
+            .map_err(|refusal| refusal.because(format!("cannot {action} link {port}")))
     }
 
     /// Deletes an interface; for a veth, both ends. Returns whether it existed.

@@ -37,6 +37,7 @@ fn links_addresses_and_routes_live_and_die() {
         })
         .unwrap();
     nl.set_hairpin(index, true).unwrap();
+    nl.set_isolated(index, true).unwrap();
     nl.set_up("rk0").unwrap();
     nl.set_up("lo").unwrap();
 

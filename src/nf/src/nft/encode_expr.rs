@@ -24,6 +24,10 @@ const ICMP_PORT_UNREACH: u8 = 3;
 const ICMP_PKT_FILTERED: u8 = 13;
 /// Unit of a limit's rate, in seconds.
 const PER_SECOND: u64 = 1;
+/// `IP_CT_DIR_ORIGINAL`: from the side that opened the connection.
+const CT_ORIGINAL: u8 = 0;
+/// `IP_CT_DIR_REPLY`.
+const CT_REPLY: u8 = 1;
 
 /// Name and ID of an anonymous set that is added before its rule.
 pub(super) type OwnSet = (&'static str, u32);
@@ -100,6 +104,9 @@ pub(super) fn write_expr<'s>(
         Expr::Ct(key, reg) => write_named(w, "ct", |w| {
             w.be32(nfta::CT_DREG, reg.0);
             write_number(w, nfta::CT_KEY, ct_key(*key));
+            if let Some(direction) = ct_direction(*key) {
+                w.attr(nfta::CT_DIRECTION, &[direction]);
+            }
         }),
         Expr::Lookup { set, reg, invert } => {
             write_lookup(w, set, own_sets, *reg, None, *invert);
@@ -277,5 +284,17 @@ fn ct_key(key: Ct) -> libc::c_int {
         Ct::Direction => libc::NFT_CT_DIRECTION,
         Ct::Status => libc::NFT_CT_STATUS,
         Ct::Mark => libc::NFT_CT_MARK,
+        Ct::Protocol => libc::NFT_CT_PROTOCOL,
+        Ct::ClientIp | Ct::ServerIp => libc::NFT_CT_SRC_IP,
+        Ct::ServerPort => libc::NFT_CT_PROTO_SRC,
+    }
+}
+
+/// Returns the direction whose addresses are loaded: what answers is the source of the replies.
+fn ct_direction(key: Ct) -> Option<u8> {
+    match key {
+        Ct::ClientIp => Some(CT_ORIGINAL),
+        Ct::ServerIp | Ct::ServerPort => Some(CT_REPLY),
+        Ct::State | Ct::Status | Ct::Mark | Ct::Direction | Ct::Protocol => None,
     }
 }

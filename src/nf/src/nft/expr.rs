@@ -150,9 +150,19 @@ pub enum Ct {
     Mark,
     /// 0 for the direction of its first packet, 1 for replies; one byte.
     Direction,
+    /// The connection's transport protocol, one byte. Unlike [`Meta::L4Proto`], also for an ICMP
+    /// error about the connection.
+    Protocol,
+    /// IPv4 address that the connection was opened from, before its source is translated.
+    ClientIp,
+    /// IPv4 address that answers, after the destination is translated.
+    ServerIp,
+    /// Port that answers, after the destination is translated, in network byte order.
+    ServerPort,
 }
 
-/// Values of [`Ct::State`]; exactly one bit is set.
+/// Values of [`Ct::State`]; exactly one bit is set. All other data of connection tracking is absent
+/// from packets without a connection, and a rule that loads it does not match them.
 pub mod ct_state {
     /// Belongs to no connection.
     pub const INVALID: u32 = 1;
@@ -162,6 +172,8 @@ pub mod ct_state {
     pub const RELATED: u32 = 4;
     /// Starts a connection.
     pub const NEW: u32 = 8;
+    /// Excluded from connection tracking.
+    pub const UNTRACKED: u32 = 64;
 }
 
 /// Bits of [`Ct::Status`].

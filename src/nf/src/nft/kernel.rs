@@ -1,6 +1,7 @@
 //! Transactions that bring the kernel's tables to a desired state.
 
 use std::os::fd::BorrowedFd;
+use std::sync::Arc;
 
 use nix::errno::Errno;
 use nix::sys::socket::SockProtocol;
@@ -41,10 +42,11 @@ impl Nftables {
         let same_sets = |old: &&Table| {
             old.name == new.name
                 && old.family == new.family
-                && old
-                    .sets
-                    .iter()
-                    .all(|(name, set)| new.sets.get(name).is_none_or(|now| now.same_shape(set)))
+                && old.sets.iter().all(|(name, set)| {
+                    new.sets
+                        .get(name)
+                        .is_none_or(|now| Arc::ptr_eq(now, set) || now.same_shape(set))
+                })
         };
         self.transaction(new, |batch| match old.filter(same_sets) {
             Some(old) => differences(batch, old, new),
@@ -121,11 +123,18 @@ fn differences(batch: &mut Batch<'_>, old: &Table, new: &Table) {
         (Some(was), Some(now)) => was.hook == now.hook,
         _ => false,
     };
-    let rules_stay =
-        |name: &str| chain_stays(name) && old.chains[name].rules == new.chains[name].rules;
+    let rules_stay = |name: &str| {
+        chain_stays(name)
+            && (Arc::ptr_eq(&old.chains[name], &new.chains[name])
+                || old.chains[name].rules == new.chains[name].rules)
+    };
+    let same_set = |name: &str| match (old.sets.get(name), new.sets.get(name)) {
+        (Some(was), Some(now)) => Arc::ptr_eq(was, now),
+        _ => false,
+    };
 
     // Delete references before their targets.
-    for (name, set) in &old.sets {
+    for (name, set) in old.sets.iter().filter(|(name, _)| !same_set(name)) {
         if let Some(now) = new.sets.get(name) {
             let gone = |(key, value): &(&Key, &Value)| now.elements.get(*key) != Some(*value);
             batch.delete_elements(name, set.elements.iter().filter(gone));
@@ -161,7 +170,7 @@ fn differences(batch: &mut Batch<'_>, old: &Table, new: &Table) {
             }
         }
     }
-    for (name, set) in &new.sets {
+    for (name, set) in new.sets.iter().filter(|(name, _)| !same_set(name)) {
         let was = old.sets.get(name);
         let added = |(key, value): &(&Key, &Value)| {
             was.and_then(|was| was.elements.get(*key)) != Some(*value)

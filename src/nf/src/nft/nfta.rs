@@ -79,6 +79,7 @@ pub(super) const PAYLOAD_LEN: u16 = 4;
 
 pub(super) const CT_DREG: u16 = 1;
 pub(super) const CT_KEY: u16 = 2;
+pub(super) const CT_DIRECTION: u16 = 3;
 
 pub(super) const LOOKUP_SET: u16 = 1;
 pub(super) const LOOKUP_SREG: u16 = 2;

@@ -42,10 +42,11 @@ pub struct Table {
     pub family: Family,
     /// Name.
     pub name: String,
-    /// Sets and maps.
-    pub sets: BTreeMap<Name, Set>,
-    /// Chains.
-    pub chains: BTreeMap<Name, Chain>,
+    /// Sets and maps. Shared between versions of a table, so that comparing two versions costs
+    /// nothing for those that did not change.
+    pub sets: BTreeMap<Name, Arc<Set>>,
+    /// Chains, shared like sets.
+    pub chains: BTreeMap<Name, Arc<Chain>>,
 }
 
 impl Table {
@@ -63,7 +64,7 @@ impl Table {
     pub fn chain(&mut self, name: impl Into<Name>, rules: Vec<Rule>) -> Name {
         let name = name.into();
         self.chains
-            .insert(name.clone(), Chain { hook: None, rules });
+            .insert(name.clone(), Arc::new(Chain { hook: None, rules }));
         name
     }
 
@@ -72,10 +73,10 @@ impl Table {
         let name = name.into();
         self.chains.insert(
             name.clone(),
-            Chain {
+            Arc::new(Chain {
                 hook: Some(hook),
                 rules,
-            },
+            }),
         );
         name
     }
@@ -83,7 +84,7 @@ impl Table {
     /// Adds a set or map. Returns its name.
     pub fn set(&mut self, name: impl Into<Name>, set: Set) -> Name {
         let name = name.into();
-        self.sets.insert(name.clone(), set);
+        self.sets.insert(name.clone(), Arc::new(set));
         name
     }
 }

@@ -1,6 +1,7 @@
 //! Tests against the running kernel, compared with the output of `nft` if it is installed.
 
 use std::os::fd::AsFd;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::*;
@@ -168,6 +169,16 @@ fn add_filter_chains(t: &mut Table) {
                 .ct_state(ct_state::ESTABLISHED | ct_state::RELATED)
                 .accept(),
             Rule::new()
+                .expr(Expr::Ct(Ct::ClientIp, r(0)))
+                .expr(Expr::eq(r(0), Data::ip([10, 244, 0, 1].into())))
+                .expr(Expr::Ct(Ct::ServerIp, r(0)))
+                .expr(Expr::eq(r(0), Data::ip([10, 244, 0, 2].into())))
+                .expr(Expr::Ct(Ct::Protocol, r(0)))
+                .expr(Expr::eq(r(0), Data::byte(6)))
+                .expr(Expr::Ct(Ct::ServerPort, r(0)))
+                .expr(Expr::eq(r(0), Data::port(80)))
+                .accept(),
+            Rule::new()
                 .ct_status(ct_status::DNAT)
                 .expr(Expr::Counter)
                 .accept(),
@@ -232,6 +243,7 @@ fn the_kernel_takes_every_expression() {
             "fib daddr type local dnat ip to meta l4proto . th dport map @ports",
             "udp dport 5353 redirect to :53",
             "ct state established,related accept",
+            "ct original ip saddr 10.244.0.1 ct reply ip saddr 10.244.0.2 ct protocol tcp ct reply proto-src 80 accept",
             "ct status dnat counter packets 0 bytes 0 accept",
             "iifname != \"eth0\" oifname \"rk0\" drop",
             "reject with tcp reset",
@@ -260,7 +272,7 @@ fn differences_lead_from_any_table_to_any_other() {
     let empty = Table::new(Family::Ip, "rkube-test");
 
     let mut changed = everything();
-    let service = changed.chains.get_mut("service-b").unwrap();
+    let service = Arc::make_mut(changed.chains.get_mut("service-b").unwrap());
     service.rules.pop();
     changed.chain("endpoint-c", vec![Rule::new().accept()]);
     let key = Key::new(&[
@@ -273,7 +285,7 @@ fn differences_lead_from_any_table_to_any_other() {
         Data::byte(17),
         Data::port(53),
     ]);
-    let services = &mut changed.sets.get_mut("services").unwrap().elements;
+    let services = &mut Arc::make_mut(changed.sets.get_mut("services").unwrap()).elements;
     services.insert(key, Value::Verdict(Verdict::Goto("endpoint-c".into())));
     services.insert(other, Value::Verdict(Verdict::Drop));
 

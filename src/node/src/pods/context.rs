@@ -10,6 +10,7 @@ use super::table::PodTable;
 use crate::host::Host;
 use crate::node_object::NodeObject;
 use crate::objects::Objects;
+use crate::policies::Policies;
 use crate::recorder::Recorder;
 use crate::service_env::ServiceEnvReceiver;
 
@@ -22,6 +23,7 @@ pub(crate) struct PodContext {
     pub client: kube::Client,
     pub runtime: Runtime,
     pub network: NodeNetwork,
+    pub policies: Policies,
     pub recorder: Recorder,
     /// Watched config maps and secrets.
     pub objects: Arc<Objects>,

@@ -157,7 +157,7 @@ async fn make(context: &PodContext, pod: &Pod, attempt: u32) -> anyhow::Result<N
             ip,
         }),
         Err(e) => {
-            stop(runtime, &context.network, &sandbox.id).await;
+            stop(context, &sandbox.id).await;
             if let Err(e) = runtime.remove_sandbox(&sandbox.id).await {
                 tracing::warn!("removing sandbox {}: {e}", sandbox.id);
             }
@@ -215,6 +215,10 @@ async fn attach(context: &PodContext, pod: &Pod, sandbox: &Sandbox) -> anyhow::R
         bandwidth: None,
     };
     let attached = tokio::task::spawn_blocking(move || network.attach_pod(&attach)).await??;
+    context
+        .policies
+        .attached(&sandbox.id, pod, attached.ip)
+        .await?;
     Ok(IpAddr::V4(attached.ip))
 }
 
@@ -229,16 +233,17 @@ pub(crate) async fn update_weights(runtime: &Runtime, pods: &[Arc<Pod>]) {
 
 /// Stops a sandbox with all its containers and detaches it from the network. Errors are only
 /// logged.
-pub(crate) async fn stop(runtime: &Runtime, network: &NodeNetwork, id: &str) {
-    if let Err(e) = runtime.stop_sandbox(id).await {
+pub(crate) async fn stop(context: &PodContext, id: &str) {
+    if let Err(e) = context.runtime.stop_sandbox(id).await {
         tracing::warn!("stopping sandbox {id}: {e}");
     }
-    let network = network.clone();
+    let network = context.network.clone();
     let sandbox = id.to_owned();
     let detached = tokio::task::spawn_blocking(move || network.detach_pod(&sandbox)).await;
     if let Ok(Err(e)) = detached {
         tracing::warn!("detaching sandbox {id}: {e}");
     }
+    context.policies.detached(id).await;
 }
 
 fn host_ports(pod: &Pod) -> Vec<HostPort> {

@@ -106,7 +106,7 @@ impl Worker {
         let (context, pod) = (self.context.clone(), self.pod.clone());
         self.spawn(async move {
             if let Some(old) = old {
-                sandbox::stop(&context.runtime, &context.network, &old).await;
+                sandbox::stop(&context, &old).await;
             }
             TaskResult::SandboxCreated(sandbox::create(&context, &pod, attempt).await)
         });

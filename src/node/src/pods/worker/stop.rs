@@ -100,7 +100,7 @@ impl Worker {
         let (context, sandboxes) = (self.context.clone(), self.sandboxes.clone());
         self.spawn(async move {
             for id in sandboxes {
-                sandbox::stop(&context.runtime, &context.network, &id).await;
+                sandbox::stop(&context, &id).await;
             }
             TaskResult::SandboxStopped
         });

@@ -1,0 +1,548 @@
+//! Feeds network policies, namespaces and the cluster's pods to the node's packet filter.
+//!
+//! Only policies are watched at all times. Namespaces and the pods of all nodes are watched while
+//! there is a policy; without one, nothing is kept and the packet filter has no rule.
+
+use std::collections::{HashMap, HashSet};
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use futures::StreamExt;
+use k8s_openapi::api::core::v1::Namespace;
+use k8s_openapi::api::networking::v1::NetworkPolicy;
+use kube::runtime::watcher::{self, Event};
+use kube::{Api, ResourceExt};
+use rkube_network::{Policy, PolicyEnforcer, PolicyPod, PolicyState};
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tracing::{debug, warn};
+
+use crate::delay::doubled;
+use crate::host::Host;
+use crate::kinds::Pod;
+use crate::watching;
+
+/// Minimum time between two updates of the rules. The first of several changes is not delayed.
+const MIN_SYNC_PERIOD: Duration = Duration::from_millis(10);
+/// Maximum time between two attempts to write rules.
+const MAX_SYNC_DELAY: Duration = Duration::from_secs(30);
+/// Maximum time that a new pod waits for its rules.
+const ATTACH_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A message of a pod worker.
+pub(crate) enum Notice {
+    /// A sandbox got an address; `done` is told once the rules for it are in place.
+    Attached {
+        sandbox: String,
+        pod: Box<Pod>,
+        ip: Ipv4Addr,
+        done: oneshot::Sender<()>,
+    },
+    /// A sandbox lost its address.
+    Detached { sandbox: String },
+}
+
+/// The handle of pod workers to the feed.
+#[derive(Clone)]
+pub(crate) struct Policies(mpsc::Sender<Notice>);
+
+impl Policies {
+    /// Returns a handle, and the messages sent with it, for [`PolicyFeed::notices`].
+    pub(crate) fn channel() -> (Self, mpsc::Receiver<Notice>) {
+        let (sender, receiver) = mpsc::channel(64);
+        (Self(sender), receiver)
+    }
+
+    /// Returns once the policies that apply to a new pod are in effect, so that none of its
+    /// processes is ever without them. The API does not know the pod's address yet.
+    ///
+    /// # Errors
+    ///
+    /// Fails if that takes more than 10 s, for example if the API server cannot be reached.
+    pub(crate) async fn attached(
+        &self,
+        sandbox: &str,
+        pod: &Pod,
+        ip: Ipv4Addr,
+    ) -> anyhow::Result<()> {
+        let (done, told) = oneshot::channel();
+        let notice = Notice::Attached {
+            sandbox: sandbox.to_owned(),
+            pod: Box::new(pod.clone()),
+            ip,
+            done,
+        };
+        self.0
+            .send(notice)
+            .await
+            .context("network policies are not enforced")?;
+        tokio::time::timeout(ATTACH_TIMEOUT, told)
+            .await
+            .context("the network policies of the pod are not in effect yet")?
+            .context("network policies are not enforced")
+    }
+
+    /// Forgets the address of a sandbox.
+    pub(crate) async fn detached(&self, sandbox: &str) {
+        let sandbox = sandbox.to_owned();
+        // Fails only if the feed has ended, and with it the agent.
+        let _ = self.0.send(Notice::Detached { sandbox }).await;
+    }
+}
+
+/// Dependencies of the feed.
+pub(crate) struct PolicyFeed {
+    pub host: Arc<Host>,
+    /// Client with an identity that may watch policies, namespaces and all pods.
+    pub client: kube::Client,
+    pub notices: mpsc::Receiver<Notice>,
+}
+
+/// An event of one of the watches.
+enum Change {
+    Policy(Event<NetworkPolicy>),
+    Namespace(Event<Namespace>),
+    Pod(Box<Event<Pod>>),
+}
+
+/// Feeds the packet filter until the future is dropped.
+pub(crate) async fn run(mut feed: PolicyFeed) -> anyhow::Result<()> {
+    let config = &feed.host.config;
+    let enforcer = Arc::new(PolicyEnforcer::new().context("enforcing network policies")?);
+    let mut view = View::new(&config.name, config.cluster.dns_ip);
+    let mut watches = Watches::new(feed.client.clone());
+    let mut waiting: Vec<oneshot::Sender<()>> = Vec::new();
+    let mut failures: u32 = 0;
+    // The first sync removes what an earlier agent left.
+    let mut pending = true;
+    let mut due = Instant::now();
+    loop {
+        tokio::select! {
+            biased;
+            // Not before all lists are complete: with a part of the objects, the rules would let
+            // pass too much or too little.
+            () = tokio::time::sleep_until(due), if pending && view.is_complete() => {
+                let table = view.state.table();
+                let enforcer = enforcer.clone();
+                let written = tokio::task::spawn_blocking(move || enforcer.apply(table)).await;
+                match written {
+                    Ok(Ok(changed)) => {
+                        debug!(changed, "rules of network policies");
+                        (pending, failures) = (false, 0);
+                        for done in waiting.drain(..) {
+                            // The worker may have stopped waiting.
+                            let _ = done.send(());
+                        }
+                    }
+                    Ok(Err(e)) => {
+                        warn!("writing the rules of network policies: {e}");
+                        failures = failures.saturating_add(1);
+                    }
+                    Err(e) => return Err(e).context("writing the rules of network policies"),
+                }
+                due = Instant::now() + doubled(MIN_SYNC_PERIOD, failures, MAX_SYNC_DELAY);
+            }
+            change = watches.changes.recv() => {
+                let Some((round, change)) = change else {
+                    anyhow::bail!("the watches of network policies ended");
+                };
+                if watches.is_current(round) {
+                    view.take(change);
+                    pending = true;
+                }
+                if view.needs_cluster() {
+                    watches.watch_cluster();
+                } else if watches.forget_cluster() {
+                    view.forget_cluster();
+                }
+            }
+            notice = feed.notices.recv() => {
+                match notice.context("the pod workers ended")? {
+                    Notice::Attached { sandbox, pod, ip, done } => {
+                        view.attach(sandbox, &pod, ip);
+                        waiting.push(done);
+                    }
+                    Notice::Detached { sandbox } => view.detach(&sandbox),
+                }
+                pending = true;
+            }
+        }
+    }
+}
+
+/// The watches. Their events come with the round of watches that they belong to.
+struct Watches {
+    client: kube::Client,
+    sender: mpsc::Sender<(u32, Change)>,
+    changes: mpsc::Receiver<(u32, Change)>,
+    /// Round of the watches of the cluster's objects; 0 is the watch of policies.
+    round: u32,
+    /// The watches of namespaces and pods, if running. Dropping them ends them.
+    cluster: Option<JoinSet<()>>,
+    _policies: JoinSet<()>,
+}
+
+impl Watches {
+    /// Starts the watch of policies.
+    fn new(client: kube::Client) -> Self {
+        let (sender, changes) = mpsc::channel(256);
+        let mut policies = JoinSet::new();
+        spawn_watch(&mut policies, &client, &sender, 0, Change::Policy);
+        Self {
+            client,
+            sender,
+            changes,
+            round: 0,
+            cluster: None,
+            _policies: policies,
+        }
+    }
+
+    /// Returns whether an event belongs to a watch that was not ended.
+    fn is_current(&self, round: u32) -> bool {
+        round == 0 || (round == self.round && self.cluster.is_some())
+    }
+
+    /// Starts the watches of namespaces and pods, unless they are running.
+    fn watch_cluster(&mut self) {
+        if self.cluster.is_some() {
+            return;
+        }
+        self.round += 1;
+        let mut tasks = JoinSet::new();
+        let (client, sender, round) = (&self.client, &self.sender, self.round);
+        spawn_watch(&mut tasks, client, sender, round, Change::Namespace);
+        spawn_watch(&mut tasks, client, sender, round, |e| {
+            Change::Pod(Box::new(e))
+        });
+        self.cluster = Some(tasks);
+    }
+
+    /// Ends the watches of namespaces and pods. Returns whether they were running.
+    fn forget_cluster(&mut self) -> bool {
+        self.cluster.take().is_some()
+    }
+}
+
+fn spawn_watch<K>(
+    tasks: &mut JoinSet<()>,
+    client: &kube::Client,
+    sender: &mpsc::Sender<(u32, Change)>,
+    round: u32,
+    wrap: impl Fn(Event<K>) -> Change + Send + 'static,
+) where
+    K: kube::Resource<DynamicType = ()>
+        + Clone
+        + serde::de::DeserializeOwned
+        + std::fmt::Debug
+        + Send
+        + 'static,
+{
+    let api: Api<K> = Api::all(client.clone());
+    let sender = sender.clone();
+    tasks.spawn(async move {
+        let events = watching::forever(api, watcher::Config::default());
+        futures::pin_mut!(events);
+        while let Some(event) = events.next().await {
+            if sender.send((round, wrap(event))).await.is_err() {
+                return;
+            }
+        }
+    });
+}
+
+/// Progress of the lists of a kind.
+#[derive(Default)]
+struct Listing {
+    /// The keys in a list so far; empty when none is in progress.
+    listed: HashSet<String>,
+    /// Whether a first list is complete.
+    complete: bool,
+}
+
+fn uid(pod: &Pod) -> &str {
+    pod.metadata.uid.as_deref().unwrap_or_default()
+}
+
+/// The objects as the watches and the pod workers reported them.
+struct View {
+    node: String,
+    dns: Ipv4Addr,
+    state: PolicyState,
+    policies: Listing,
+    namespaces: Listing,
+    pods: Listing,
+    /// The pods that this agent attached, by UID. Their addresses come before those of the API.
+    attached: HashMap<String, Attachment>,
+}
+
+/// An attached sandbox.
+struct Attachment {
+    sandbox: String,
+    ip: Ipv4Addr,
+    pod: Option<PolicyPod>,
+}
+
+impl View {
+    fn new(node: &str, dns: Ipv4Addr) -> Self {
+        Self {
+            node: node.to_owned(),
+            dns,
+            state: PolicyState::new(Some(dns)),
+            policies: Listing::default(),
+            namespaces: Listing::default(),
+            pods: Listing::default(),
+            attached: HashMap::new(),
+        }
+    }
+
+    /// Returns whether namespaces and pods are needed.
+    fn needs_cluster(&self) -> bool {
+        !self.state.has_no_policy()
+    }
+
+    /// Returns whether the rules can be compiled.
+    fn is_complete(&self) -> bool {
+        let cluster = self.namespaces.complete && self.pods.complete;
+        self.policies.complete && (cluster || !self.needs_cluster())
+    }
+
+    /// Forgets namespaces and pods.
+    fn forget_cluster(&mut self) {
+        self.state = PolicyState::new(Some(self.dns));
+        self.namespaces = Listing::default();
+        self.pods = Listing::default();
+    }
+
+    fn take(&mut self, change: Change) {
+        match change {
+            Change::Policy(event) => self.take_policy(event),
+            Change::Namespace(event) => self.take_namespace(event),
+            Change::Pod(event) => self.take_pod(*event),
+        }
+    }
+
+    fn take_policy(&mut self, event: Event<NetworkPolicy>) {
+        let id =
+            |policy: &NetworkPolicy| (policy.namespace().unwrap_or_default(), policy.name_any());
+        match event {
+            Event::Init => self.policies.listed.clear(),
+            Event::InitApply(policy) => {
+                let (namespace, name) = id(&policy);
+                self.policies.listed.insert(format!("{namespace}/{name}"));
+                self.put_policy(&policy);
+            }
+            Event::Apply(policy) => self.put_policy(&policy),
+            Event::InitDone => {
+                let listed = std::mem::take(&mut self.policies.listed);
+                self.state.retain_policies(|namespace, name| {
+                    listed.contains(&format!("{namespace}/{name}"))
+                });
+                self.policies.complete = true;
+            }
+            Event::Delete(policy) => {
+                let (namespace, name) = id(&policy);
+                self.state.set_policy(&namespace, &name, None);
+            }
+        }
+    }
+
+    fn take_namespace(&mut self, event: Event<Namespace>) {
+        match event {
+            Event::Init => self.namespaces.listed.clear(),
+            Event::InitApply(namespace) => {
+                self.namespaces.listed.insert(namespace.name_any());
+                self.put_namespace(namespace);
+            }
+            Event::Apply(namespace) => self.put_namespace(namespace),
+            Event::InitDone => {
+                let listed = std::mem::take(&mut self.namespaces.listed);
+                self.state.retain_namespaces(|name| listed.contains(name));
+                self.namespaces.complete = true;
+            }
+            Event::Delete(namespace) => self.state.set_namespace(&namespace.name_any(), None),
+        }
+    }
+
+    fn take_pod(&mut self, event: Event<Pod>) {
+        match event {
+            Event::Init => self.pods.listed.clear(),
+            Event::InitApply(pod) => {
+                self.pods.listed.insert(uid(&pod).to_owned());
+                self.put_pod(&pod);
+            }
+            Event::Apply(pod) => self.put_pod(&pod),
+            Event::InitDone => {
+                let listed = std::mem::take(&mut self.pods.listed);
+                // A worker may have seen a pod that is newer than the list.
+                for (uid, attachment) in &self.attached {
+                    if !listed.contains(uid) {
+                        self.state.set_pod(uid, attachment.pod.clone());
+                    }
+                }
+                self.state
+                    .retain_pods(|uid| listed.contains(uid) || self.attached.contains_key(uid));
+                self.pods.complete = true;
+            }
+            Event::Delete(pod) => self.state.set_pod(uid(&pod), None),
+        }
+    }
+
+    fn put_policy(&mut self, object: &NetworkPolicy) {
+        let policy = Policy::from_object(object);
+        let (namespace, name) = (policy.namespace.clone(), policy.name.clone());
+        self.state.set_policy(&namespace, &name, Some(policy));
+    }
+
+    fn put_namespace(&mut self, namespace: Namespace) {
+        let name = namespace.name_any();
+        let labels = namespace.metadata.labels.unwrap_or_default();
+        self.state.set_namespace(&name, Some(labels));
+    }
+
+    fn put_pod(&mut self, pod: &Pod) {
+        let address = self.attached.get(uid(pod)).map(|attachment| attachment.ip);
+        let known = PolicyPod::from_object(pod, &self.node, address);
+        self.state.set_pod(uid(pod), known);
+    }
+
+    fn attach(&mut self, sandbox: String, pod: &Pod, ip: Ipv4Addr) {
+        let known = PolicyPod::from_object(pod, &self.node, Some(ip));
+        if self.needs_cluster() {
+            self.state.set_pod(uid(pod), known.clone());
+        }
+        let attachment = Attachment {
+            sandbox,
+            ip,
+            pod: known,
+        };
+        self.attached.insert(uid(pod).to_owned(), attachment);
+    }
+
+    fn detach(&mut self, sandbox: &str) {
+        // A pod may have got another sandbox since.
+        let uid = self
+            .attached
+            .iter()
+            .find(|(_, attachment)| attachment.sandbox == sandbox)
+            .map(|(uid, _)| uid.clone());
+        if let Some(uid) = uid {
+            self.attached.remove(&uid);
+            self.state.set_pod(&uid, None);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    const DNS: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 10);
+
+    fn object<K: serde::de::DeserializeOwned>(value: Value) -> K {
+        serde_json::from_value(value).unwrap()
+    }
+
+    fn policy() -> NetworkPolicy {
+        object(json!({
+            "metadata": {"namespace": "default", "name": "deny"},
+            "spec": {"podSelector": {"matchLabels": {"app": "a"}}, "policyTypes": ["Ingress"]},
+        }))
+    }
+
+    fn pod(uid: &str, ip: Option<&str>) -> Pod {
+        object(json!({
+            "metadata": {"namespace": "default", "name": uid, "uid": uid, "labels": {"app": "a"}},
+            "spec": {"nodeName": "here", "containers": []},
+            "status": {"podIP": ip},
+        }))
+    }
+
+    fn complete(view: &mut View) {
+        view.take(Change::Namespace(Event::InitDone));
+        view.take(Change::Pod(Box::new(Event::InitDone)));
+    }
+
+    /// Returns the number of addresses that are isolated for ingress.
+    fn isolated(view: &mut View) -> usize {
+        let table = view.state.table();
+        table.map_or(0, |table| table.sets["isolated-ingress"].elements.len())
+    }
+
+    #[test]
+    fn without_policies_nothing_else_is_needed() {
+        let mut view = View::new("here", DNS);
+        assert!(!view.is_complete(), "the policies are unknown");
+        view.take(Change::Policy(Event::Init));
+        view.take(Change::Policy(Event::InitDone));
+        assert!(view.is_complete() && !view.needs_cluster());
+        view.take(Change::Policy(Event::Apply(policy())));
+        assert!(view.needs_cluster() && !view.is_complete());
+        complete(&mut view);
+        assert!(view.is_complete());
+        view.take(Change::Policy(Event::Delete(policy())));
+        assert!(!view.needs_cluster());
+        view.forget_cluster();
+        assert!(view.is_complete());
+    }
+
+    #[test]
+    fn a_new_pod_is_isolated_before_the_api_knows_its_address() {
+        let mut view = View::new("here", DNS);
+        // Attached before there is a policy.
+        view.attach("s1".into(), &pod("one", None), Ipv4Addr::new(10, 244, 0, 2));
+        view.take(Change::Policy(Event::InitApply(policy())));
+        view.take(Change::Policy(Event::InitDone));
+        complete(&mut view);
+        assert_eq!(isolated(&mut view), 1);
+        view.attach("s2".into(), &pod("two", None), Ipv4Addr::new(10, 244, 0, 3));
+        assert_eq!(isolated(&mut view), 2);
+        // The watch reports it without an address, then with it.
+        for ip in [None, Some("10.244.0.3")] {
+            view.take(Change::Pod(Box::new(Event::Apply(pod("two", ip)))));
+            assert_eq!(isolated(&mut view), 2, "{ip:?}");
+        }
+        // A list that is older than the pods does not make them forgotten.
+        view.take(Change::Pod(Box::new(Event::Init)));
+        complete(&mut view);
+        assert_eq!(isolated(&mut view), 2);
+        // Its sandbox is made anew, then the old one is removed.
+        view.attach("s3".into(), &pod("two", None), Ipv4Addr::new(10, 244, 0, 4));
+        view.detach("s2");
+        assert_eq!(isolated(&mut view), 2);
+        view.detach("s3");
+        assert_eq!(isolated(&mut view), 1);
+        view.take(Change::Pod(Box::new(Event::Delete(pod("one", None)))));
+        assert_eq!(isolated(&mut view), 0);
+    }
+
+    #[test]
+    fn a_list_replaces_what_was_known() {
+        let mut view = View::new("here", DNS);
+        view.take(Change::Policy(Event::Apply(policy())));
+        view.take(Change::Pod(Box::new(Event::Apply(pod(
+            "one",
+            Some("10.244.0.2"),
+        )))));
+        assert_eq!(isolated(&mut view), 1);
+        view.take(Change::Pod(Box::new(Event::Init)));
+        view.take(Change::Pod(Box::new(Event::InitApply(pod(
+            "two",
+            Some("10.244.0.3"),
+        )))));
+        assert_eq!(
+            isolated(&mut view),
+            2,
+            "nothing is removed before the list is complete"
+        );
+        view.take(Change::Pod(Box::new(Event::InitDone)));
+        assert_eq!(isolated(&mut view), 1);
+        view.take(Change::Policy(Event::Init));
+        view.take(Change::Policy(Event::InitDone));
+        assert!(!view.needs_cluster());
+    }
+}
