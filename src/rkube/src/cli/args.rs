@@ -5,6 +5,7 @@
 
 use std::ffi::OsString;
 
+use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, ArgMatches, Command, CommandFactory, FromArgMatches};
 
 use super::settings::Settings;
@@ -25,7 +26,11 @@ pub fn parse(args: Vec<OsString>, settings: &Settings) -> Result<Parsed, clap::E
         Ok(matches) => matches,
         Err(e) => return Err(explain(e, args)),
     };
-    let cli = Cli::from_arg_matches(&matches).map_err(|e| e.format(&mut parser))?;
+    let mut cli = Cli::from_arg_matches(&matches).map_err(|e| e.format(&mut parser))?;
+    cli.global.profile_given = matches!(
+        matches.value_source("profile"),
+        Some(ValueSource::CommandLine | ValueSource::EnvVariable)
+    );
     Ok(Parsed {
         cli,
         findings: minikube::check(&matches),
@@ -100,6 +105,12 @@ fn relax(command: Command, path: &str) -> Command {
     command
 }
 
+/// Lets the switches of a command and its subcommands have values, and flags be repeated.
+pub fn with_values(command: Command) -> Command {
+    let command = command.args_override_self(true).mut_args(with_value);
+    command.mut_subcommands(with_values)
+}
+
 /// Lets a switch have a value, as in `--all=false`.
 fn with_value(arg: Arg) -> Arg {
     if !matches!(arg.get_action(), ArgAction::SetTrue) {
@@ -171,7 +182,12 @@ pub fn properties() -> Vec<Property> {
         .get_arguments()
         .filter(|arg| arg.get_id() == "profile");
     // These say what one call does.
-    let once = |arg: &&Arg| !matches!(arg.get_long(), Some("dry-run" | "help" | "version") | None);
+    let once = |arg: &&Arg| {
+        !matches!(
+            arg.get_long(),
+            Some("dry-run" | "file" | "help" | "version") | None
+        )
+    };
     flags
         .chain(profile)
         .filter(once)
