@@ -31,10 +31,22 @@ pub fn parse(args: Vec<OsString>, settings: &Settings) -> Result<Parsed, clap::E
         matches.value_source("profile"),
         Some(ValueSource::CommandLine | ValueSource::EnvVariable)
     );
+    if let (super::Command::Start(args), Some(("start", start))) =
+        (&mut cli.command, matches.subcommand())
+    {
+        args.given = given(start);
+    }
     Ok(Parsed {
         cli,
         findings: minikube::check(&matches),
     })
+}
+
+/// Returns the names of the flags that are on the command line.
+fn given(matches: &ArgMatches) -> Vec<String> {
+    let here = |id: &&clap::Id| matches.value_source(id.as_str()) == Some(ValueSource::CommandLine);
+    let ids = matches.ids().filter(here);
+    ids.map(|id| id.as_str().replace('_', "-")).collect()
 }
 
 /// Prints help with the plain parser, in which switches have no values. Adds advice to the error of
@@ -239,6 +251,24 @@ mod tests {
     #[test]
     fn the_parser_is_consistent() {
         parser(&Settings::default()).debug_assert();
+    }
+
+    #[test]
+    fn flags_are_told_from_defaults() {
+        let words = [
+            "rkube",
+            "-p",
+            "demo",
+            "start",
+            "--pod-network-cidr=10.0.0.0/16",
+        ];
+        let parsed = parse(words.map(OsString::from).to_vec(), &Settings::default()).unwrap();
+        assert!(parsed.cli.global.profile_given);
+        let super::super::Command::Start(args) = parsed.cli.command else {
+            panic!("another command");
+        };
+        assert!(args.given.contains(&"pod-network-cidr".to_owned()));
+        assert!(!args.given.contains(&"dns-domain".to_owned()));
     }
 
     #[test]

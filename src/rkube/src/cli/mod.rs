@@ -160,6 +160,9 @@ enum Command {
     /// Print the version; rkube asks no server for a newer one
     #[command(hide = true)]
     UpdateCheck,
+    /// Not supported; says how to change a cluster
+    #[command(hide = true)]
+    Apply(minikube::Rest),
     /// Not supported; says how to get images to the nodes
     #[command(hide = true)]
     DockerEnv(minikube::Rest),
@@ -417,6 +420,7 @@ async fn run(cli: Cli, output: &Output) -> Result<ExitCode, Failure> {
             "flags of rkube cannot be combined with kind's commands",
         )
         .advise("begin with the command: rkube kind create cluster --name NAME")),
+        Command::Apply(_) => Err(minikube::instead_of("apply", &global.profile)),
         Command::DockerEnv(_) => Err(minikube::instead_of("docker-env", &global.profile)),
         Command::PodmanEnv(_) => Err(minikube::instead_of("podman-env", &global.profile)),
         Command::Cache(_) => Err(minikube::instead_of("cache", &global.profile)),

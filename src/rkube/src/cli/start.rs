@@ -13,7 +13,7 @@ use rkube_failure::{Failure, Kind, Source};
 
 use super::file::{self, File};
 use super::yaml::Document;
-use super::{Global, Output, interrupted};
+use super::{Global, Output, interrupted, usage_failure};
 
 /// The default address range of pods.
 pub const POD_RANGE: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(10, 244, 0, 0), 16);
@@ -28,14 +28,11 @@ pub const SERVICE_RANGE: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(10, 96, 0, 
 )]
 pub struct Args {
     /// Cluster file that describes the cluster; - for standard input. Its format: rkube config schema
-    #[arg(
-        short,
-        long,
-        value_name = "FILE",
-        conflicts_with_all = ["nodes", "cpus", "memory", "subnet", "pod_network_cidr",
-            "service_cluster_ip_range", "dns_domain", "ports", "store", "store_ca", "store_cert", "store_key"]
-    )]
+    #[arg(short, long, value_name = "FILE")]
     file: Option<PathBuf>,
+    /// Names of the flags on the command line.
+    #[arg(skip)]
+    pub(super) given: Vec<String>,
     /// Number of nodes [default for a new cluster: 1]
     #[arg(short, long, env = "RKUBE_NODES", allow_negative_numbers = true, value_name = "N", value_parser = parse_count)]
     nodes: Option<u32>,
@@ -374,9 +371,25 @@ fn absolute(path: PathBuf) -> Result<PathBuf, Failure> {
     })
 }
 
+/// Flags whose subject a cluster file has. The environment and the settings give way to it.
+const OF_FILE: &[&str] = &[
+    "nodes",
+    "cpus",
+    "memory",
+    "subnet",
+    "pod-network-cidr",
+    "service-cluster-ip-range",
+    "dns-domain",
+    "ports",
+    "store",
+    "store-ca",
+    "store-cert",
+    "store-key",
+];
+
 /// What a start does, and what it does when the cluster is ready.
-struct Plan {
-    options: StartOptions,
+pub(super) struct Plan {
+    pub(super) options: StartOptions,
     namespace: Option<String>,
     addons: Vec<String>,
     images: Vec<String>,
@@ -384,7 +397,12 @@ struct Plan {
 }
 
 /// Combines the flags with the cluster file, which they complete.
-fn plan(global: &Global, args: &mut Args, file: File, output: &Output) -> Result<Plan, Failure> {
+pub(super) fn plan(
+    global: &Global,
+    args: &mut Args,
+    file: File,
+    output: &Output,
+) -> Result<Plan, Failure> {
     let dns_domain = file.dns_domain.unwrap_or(args.dns_domain.clone());
     if !is_domain(&dns_domain) {
         return Err(Failure::new(
@@ -435,7 +453,7 @@ fn plan(global: &Global, args: &mut Args, file: File, output: &Output) -> Result
             driver: named.or(file.driver),
             cpu_millis,
             memory_bytes,
-            node_cidr: args.subnet.or(file.subnet),
+            node_cidr: file.subnet.or(args.subnet),
             pod_cidr: pods.or(file.pods).unwrap_or(args.pod_network_cidr),
             service_cidr: file.services.unwrap_or(args.service_cluster_ip_range),
             dns_domain,
@@ -475,6 +493,16 @@ pub async fn run(
     mut args: Args,
     output: &Output,
 ) -> Result<(), Failure> {
+    let doubled = args
+        .given
+        .iter()
+        .find(|flag| OF_FILE.contains(&flag.as_str()));
+    if let (Some(_), Some(flag)) = (&args.file, doubled) {
+        return Err(
+            usage_failure(format!("--{flag} and --file cannot be combined"))
+                .advise("change the file, which says this about the cluster"),
+        );
+    }
     let file = match &args.file {
         Some(path) => file::read(&Document::read(path)?)?,
         None => File::default(),

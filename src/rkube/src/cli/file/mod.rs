@@ -71,11 +71,21 @@ pub struct File {
     pub keep_context: bool,
 }
 
+/// What every document has.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Head {
+    api_version: String,
+    kind: String,
+}
+
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct Written {
-    api_version: String,
-    kind: String,
+    #[serde(rename = "apiVersion")]
+    _api_version: String,
+    #[serde(rename = "kind")]
+    _kind: String,
     name: Option<String>,
     driver: Option<String>,
     nodes: Option<Vec<Node>>,
@@ -153,16 +163,21 @@ struct Context {
 
 /// Reads a cluster file.
 pub fn read(document: &Document) -> Result<File, Failure> {
-    let written: Written = document.parse()?;
-    if written.api_version != API_VERSION {
+    // First, because another document has other fields.
+    let head: Head = document.parse()?;
+    if head.api_version != API_VERSION {
         let why = format!("it must be {API_VERSION}");
-        return Err(document.wrong("apiVersion", why).advise(
-            "kind's configuration is for: rkube kind create cluster --config FILE; print the format with: rkube config schema",
-        ));
+        let failure = document.wrong("apiVersion", why);
+        return Err(match head.api_version.starts_with("kind.x-k8s.io/") {
+            true => failure
+                .advise("this is kind's configuration: rkube kind create cluster --config FILE"),
+            false => failure.advise("print the format with: rkube config schema"),
+        });
     }
-    if written.kind != KIND {
+    if head.kind != KIND {
         return Err(document.wrong("kind", format!("it must be {KIND}")));
     }
+    let written: Written = document.parse()?;
     if !is_empty(&written.feature_gates) {
         let why = "feature gates have Kubernetes' default values";
         return Err(document.wrong("featureGates", why));

@@ -100,7 +100,7 @@ fn mistakes_have_a_place() {
         let error = parse(rest).unwrap_err();
         assert!(error.contains(place), "{rest}: {error}");
     }
-    let kinds = "apiVersion: kind.x-k8s.io/v1alpha4\nkind: Cluster\n";
+    let kinds = "apiVersion: kind.x-k8s.io/v1alpha4\nkind: Cluster\nfeatureGates: {}\n";
     let failure = read(&Document::new("k.yaml", kinds)).unwrap_err();
     assert!(failure.message.starts_with("k.yaml:1:13: apiVersion: "));
     assert!(

@@ -16,12 +16,13 @@ use std::time::Duration;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use rkube_cluster::{
-    Home, Kubeconfig, Profile, StartOptions, default_kubeconfig, io_failure, make_private_dir,
+    Home, Kubeconfig, NodeSpec, Profile, StartOptions, default_kubeconfig, io_failure,
+    make_private_dir,
 };
-use rkube_drivers::MachineOptions;
 use rkube_failure::{Failure, Kind, Source};
 
 use self::config::Config;
+use super::file::File as ClusterFile;
 use super::output::{Format, Place};
 use super::settings::Settings;
 use super::start::parse_duration;
@@ -327,7 +328,13 @@ async fn run(
             Ok(())
         }
         Command::Version => {
-            let (system, machine) = (std::env::consts::OS, std::env::consts::ARCH);
+            let system = std::env::consts::OS;
+            // The names of Go.
+            let machine = match std::env::consts::ARCH {
+                "x86_64" => "amd64",
+                "aarch64" => "arm64",
+                other => other,
+            };
             let own = env!("CARGO_PKG_VERSION");
             println!("kind v{VERSION} rkube-v{own} {system}/{machine}");
             Ok(())
@@ -420,27 +427,25 @@ async fn create(
         }
     }
     let kubeconfig = args.file.kubeconfig.clone();
+    let file = ClusterFile {
+        name: Some(name.clone()),
+        nodes: match config.nodes.is_empty() {
+            true => vec![NodeSpec::default()],
+            false => config.nodes,
+        },
+        pods: config.pods,
+        services: config.services,
+        ..ClusterFile::default()
+    };
+    let (global, mut defaults) = defaults(settings)?;
+    let plan = start::plan(&global, &mut defaults, file, output)?;
     let options = StartOptions {
-        profile: name.clone(),
-        nodes: None,
-        node_specs: config.nodes,
-        driver: driver(settings)?,
-        cpu_millis: None,
-        memory_bytes: None,
-        node_cidr: None,
-        pod_cidr: config.pods.unwrap_or(start::POD_RANGE),
-        service_cidr: config.services.unwrap_or(start::SERVICE_RANGE),
-        dns_domain: "cluster.local".to_owned(),
-        insecure_registries: Vec::new(),
-        ports: Vec::new(),
-        mounts: Vec::new(),
+        driver: driver()?.or(plan.options.driver),
         kind: true,
         retain: args.retain,
-        store: None,
-        machine: MachineOptions::from_env(),
-        audit_policy: None,
         kubeconfig: Some(args.file.get()?),
         set_context: true,
+        ..plan.options
     };
     output.say(&format!("Creating cluster \"{name}\" ..."));
     let wait = args.wait.filter(|wait| !wait.is_zero());
@@ -460,21 +465,34 @@ async fn create(
     Ok(())
 }
 
-/// Returns the driver that the environment or the settings name.
-fn driver(settings: &Settings) -> Result<Option<String>, Failure> {
-    let set = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
-    match set("KIND_EXPERIMENTAL_PROVIDER").as_deref() {
-        None => {}
-        // The driver works with every engine that has Docker's API.
-        Some("docker" | "podman" | "nerdctl" | "finch") => return Ok(Some("docker".to_owned())),
-        Some(other) => {
-            return Err(usage_failure(format!(
-                "KIND_EXPERIMENTAL_PROVIDER: '{other}' is not docker, podman or nerdctl"
-            )));
-        }
+/// Returns the flags of `rkube start` as the environment and the settings have them.
+fn defaults(settings: &Settings) -> Result<(super::Global, start::Args), Failure> {
+    let words = ["rkube", "start"].map(OsString::from).to_vec();
+    let cli = match args::parse(words, settings) {
+        Ok(parsed) => parsed.cli,
+        Err(e) => return Err(usage_failure(e.to_string())),
+    };
+    let global = super::Global {
+        profile_given: false,
+        ..cli.global
+    };
+    match cli.command {
+        super::Command::Start(args) => Ok((global, *args)),
+        _ => Err(usage_failure("the settings are not those of rkube start")),
     }
-    let driver = set("RKUBE_DRIVER").or_else(|| settings.get("driver").map(str::to_owned));
-    Ok(driver.filter(|driver| driver != "auto"))
+}
+
+/// Returns the driver that kind's environment names.
+fn driver() -> Result<Option<String>, Failure> {
+    let set = std::env::var("KIND_EXPERIMENTAL_PROVIDER").unwrap_or_default();
+    match set.as_str() {
+        "" => Ok(None),
+        // The driver works with every engine that has Docker's API.
+        "docker" | "podman" | "nerdctl" | "finch" => Ok(Some("docker".to_owned())),
+        other => Err(usage_failure(format!(
+            "KIND_EXPERIMENTAL_PROVIDER: '{other}' is not docker, podman or nerdctl"
+        ))),
+    }
 }
 
 async fn delete(home: &Home, what: Delete, output: &Output) -> Result<(), Failure> {

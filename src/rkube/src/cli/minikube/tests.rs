@@ -100,6 +100,7 @@ fn commands_without_a_counterpart_say_what_to_do() {
         "docker-env",
         "podman-env",
         "cache",
+        "apply",
         "image build",
         "image save",
     ] {
