@@ -30,12 +30,28 @@ pub fn server(home: &Home, profile: &Profile) -> Result<String, Failure> {
 pub(crate) fn entry(home: &Home, profile: &Profile) -> Result<Entry, Failure> {
     let credentials = pki::credentials(&home.profile_dir(&profile.name).join("pki"))?;
     Ok(Entry {
-        name: profile.name.clone(),
+        name: profile.context(),
         server: server(home, profile)?,
         ca: credentials.ca,
         certificate: credentials.certificate,
         key: credentials.key,
     })
+}
+
+/// Returns a kubeconfig for the cluster's administrator alone, as YAML. With `internal`, the address
+/// of the API server is that for containers in the cluster's network.
+pub fn kubeconfig(home: &Home, profile: &Profile, internal: bool) -> Result<String, Failure> {
+    entry_for(home, profile, internal)?.to_yaml()
+}
+
+/// Returns the profile's kubeconfig entry, for this machine or for the cluster's network.
+pub(crate) fn entry_for(home: &Home, profile: &Profile, internal: bool) -> Result<Entry, Failure> {
+    let mut entry = entry(home, profile)?;
+    if internal {
+        let address = SocketAddr::from((profile.control_plane().ip, ports::API_SERVER));
+        entry.server = format!("https://{address}");
+    }
+    Ok(entry)
 }
 
 /// Creates a client with the cluster administrator's credentials, independent of the
@@ -150,6 +166,7 @@ pub fn ssh_host_key(home: &Home, profile: &Profile, node: &Node) -> Result<Strin
 
 /// Opens an SSH connection to a node; only the host key that rkube created is accepted.
 pub async fn ssh(home: &Home, profile: &Profile, node: &Node) -> Result<Session, Failure> {
+    crate::pause::refuse(home, profile, node).await?;
     let host_key = ssh_host_key(home, profile, node)?;
     let address = ssh_address(home, profile, node)?;
     Session::connect(address, "root", &ssh_key(home, profile), &host_key)

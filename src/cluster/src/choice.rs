@@ -5,6 +5,7 @@ use rkube_drivers::{ClusterPlan, MachineOptions, Problem};
 use rkube_failure::{Failure, Kind, Source};
 
 use crate::files::Home;
+use crate::plan::StartOptions;
 use crate::reservation::Reservation;
 
 /// A driver and the requirements that the host does not meet.
@@ -71,15 +72,16 @@ pub async fn candidates(home: &Home, profile: &str, machine: &MachineOptions) ->
     futures::future::join_all(asked).await
 }
 
-/// Returns the first usable driver.
-pub(crate) async fn first(
-    home: &Home,
-    profile: &str,
-    machine: &MachineOptions,
-) -> Result<&'static str, Failure> {
+/// Returns the first usable driver that can do what the options ask for.
+pub(crate) async fn first(home: &Home, options: &StartOptions) -> Result<&'static str, Failure> {
     let mut why = Vec::new();
     for name in rkube_drivers::NAMES {
-        let candidate = ask(home, profile, machine, name).await;
+        let driver = rkube_drivers::by_name(name);
+        if let Some(failure) = driver.ok().and_then(|driver| options.unsuitable(&*driver)) {
+            why.push((name, failure));
+            continue;
+        }
+        let candidate = ask(home, &options.profile, &options.machine, name).await;
         match candidate.problems.into_iter().find(|p| p.fatal) {
             None => return Ok(name),
             Some(problem) => why.push((name, problem.failure)),

@@ -35,6 +35,46 @@ pub struct Entry {
     pub key: String,
 }
 
+impl Entry {
+    /// Returns the lists of a kubeconfig, the field of their items, and the entry's value of each.
+    fn parts(&self) -> [(&'static str, &'static str, Mapping); 3] {
+        let cluster = map([
+            ("certificate-authority-data", STANDARD.encode(&self.ca)),
+            ("server", self.server.clone()),
+        ]);
+        let user = map([
+            (
+                "client-certificate-data",
+                STANDARD.encode(&self.certificate),
+            ),
+            ("client-key-data", STANDARD.encode(&self.key)),
+        ]);
+        let context = map([("cluster", self.name.clone()), ("user", self.name.clone())]);
+        [
+            ("clusters", "cluster", cluster),
+            ("users", "user", user),
+            ("contexts", "context", context),
+        ]
+    }
+
+    /// Returns a kubeconfig of this entry alone.
+    pub(crate) fn to_yaml(&self) -> Result<String, Failure> {
+        let mut config = map([
+            ("apiVersion", "v1".to_owned()),
+            ("kind", "Config".to_owned()),
+            ("current-context", self.name.clone()),
+        ]);
+        for (list, field, value) in self.parts() {
+            let failed = |why: String| Failure::new(Source::Program, Kind::Error, why);
+            set_named(&mut config, list, &self.name, field, value).map_err(failed)?;
+        }
+        serde_yaml::to_string(&config).map_err(|e| {
+            let message = format!("cannot write a kubeconfig: {e}");
+            Failure::new(Source::Program, Kind::Error, message)
+        })
+    }
+}
+
 /// A kubeconfig file.
 #[derive(Clone, Debug)]
 pub struct Kubeconfig {
@@ -87,25 +127,10 @@ impl Kubeconfig {
     /// context the current one.
     pub(crate) fn put(&self, entry: &Entry, make_current: bool) -> Result<(), Failure> {
         self.edit(|config| {
-            let cluster = map([
-                ("certificate-authority-data", STANDARD.encode(&entry.ca)),
-                ("server", entry.server.clone()),
-            ]);
-            let user = map([
-                (
-                    "client-certificate-data",
-                    STANDARD.encode(&entry.certificate),
-                ),
-                ("client-key-data", STANDARD.encode(&entry.key)),
-            ]);
-            let context = map([
-                ("cluster", entry.name.clone()),
-                ("user", entry.name.clone()),
-            ]);
+            let [(_, _, cluster), (_, _, user), (_, _, mut context)] = entry.parts();
             set_named(config, "clusters", &entry.name, "cluster", cluster)?;
             set_named(config, "users", &entry.name, "user", user)?;
             // Keeps a namespace that the user has set for the context.
-            let mut context = context;
             if let Some(namespace) = get_named(config, "contexts", &entry.name)
                 .and_then(|c| c.get("context"))
                 .and_then(|c| c.get("namespace"))
@@ -350,6 +375,16 @@ mod tests {
         assert_eq!(now["clusters"].as_sequence().unwrap().len(), 1);
         assert_eq!(now["current-context"], "");
         assert!(!path.with_extension("lock").exists());
+    }
+
+    #[test]
+    fn an_entry_alone_is_a_kubeconfig() {
+        let text = entry("kind-a").to_yaml().unwrap();
+        let config: Value = serde_yaml::from_str(&text).unwrap();
+        assert_eq!(config["current-context"], "kind-a");
+        assert_eq!(config["contexts"][0]["context"]["cluster"], "kind-a");
+        let server = &config["clusters"][0]["cluster"]["server"];
+        assert_eq!(server, "https://192.168.58.2:8443");
     }
 
     #[test]

@@ -10,11 +10,15 @@ use rkube_client as _;
 mod access;
 pub mod addons;
 mod choice;
+mod export;
 mod files;
+mod folders;
 mod forward;
 mod kubeconfig;
+pub mod labels;
 mod lifecycle;
 mod nodes;
+mod pause;
 mod pki;
 mod plan;
 mod profile;
@@ -29,18 +33,21 @@ mod sudo;
 mod tunnel;
 
 pub use access::{
-    client, endpoints, logs, on_node, server, ssh, ssh_address, ssh_host_key, ssh_key,
+    client, endpoints, kubeconfig, logs, on_node, server, ssh, ssh_address, ssh_host_key, ssh_key,
 };
 pub use choice::{Candidate, candidates, none_works};
+pub use export::{Exported, export};
 pub use files::{
     Home, add_line, home_dir, io_failure, make_private_dir, remove_tree, write_private,
 };
+pub use folders::{mount, unmount};
 pub use forward::Forward;
 pub use kubeconfig::{Kubeconfig, default_path as default_kubeconfig};
 pub use lifecycle::{Started, delete, exists, start, stop, wait_ready, write_context};
 pub use nodes::{add_node, delete_node, start_node, stop_node};
+pub use pause::set_paused;
 pub use plan::StartOptions;
-pub use profile::{Node, Profile, check_name};
+pub use profile::{Node, NodeSpec, Profile, check_name};
 pub use snapshots::{Snapshot, Staged, delete_snapshot, save_snapshot, snapshots, stage_snapshot};
 pub use status::{ClusterStatus, NodeStatus, status};
 pub use store::StoreOptions;

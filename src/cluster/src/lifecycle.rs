@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use rkube_drivers::Driver;
+use rkube_drivers::{Driver, HostMount};
 use rkube_failure::{Failure, Kind, Source, command};
 
 use crate::Progress;
@@ -10,6 +10,7 @@ use crate::access;
 use crate::choice::empty_plan;
 use crate::files::{Home, io_failure, make_private_dir, remove_tree, write_private};
 use crate::kubeconfig::Kubeconfig;
+use crate::pause;
 use crate::plan::{StartOptions, new_profile, warn_of_ignored};
 use crate::profile::{Profile, check_name};
 use crate::provision::{AUDIT_POLICY, provision};
@@ -70,6 +71,22 @@ pub async fn start(
             .insecure_registries
             .clone_from(&options.insecure_registries);
     }
+    let fresh = |mount: &&HostMount| !profile.mounts.contains(mount);
+    let fresh: Vec<HostMount> = options.mounts.iter().filter(fresh).cloned().collect();
+    if !fresh.is_empty() {
+        return Err(Failure::new(
+            Source::Program,
+            Kind::Conflict,
+            format!(
+                "the cluster '{}' was created without {}",
+                profile.name, fresh[0]
+            ),
+        )
+        .advise(format!(
+            "add the folder with: {}",
+            command(&format!("mount {}", fresh[0]), &profile.name)
+        )));
+    }
     if let Some(text) = &audit_policy {
         let dir = home.profile_dir(&profile.name);
         make_private_dir(&dir)?;
@@ -83,11 +100,15 @@ pub async fn start(
             .await
             .unwrap_or_else(|_| RestartedNodes::none()),
     };
+    if !new {
+        // A frozen node would take part in nothing.
+        pause::resume(home, &profile, driver.as_ref(), progress).await?;
+    }
     let started = start_profile(home, &mut profile, driver.as_ref(), options, progress).await;
     match started {
         Ok(()) => Ok(Started { profile, restarted }),
         Err(failure) => {
-            if new {
+            if new && !options.retain {
                 undo(home, &profile, driver.as_ref()).await;
             }
             Err(failure)
@@ -118,7 +139,7 @@ async fn start_profile(
                 .unwrap_or_default();
             progress.warn(&format!("{}{advice}", problem.failure.message));
         }
-        publish::check(&profile.ports)?;
+        publish::check(profile.all_ports())?;
         if driver.publishes() {
             publish::assign(home, profile)?;
         }
@@ -186,13 +207,15 @@ pub(crate) fn running(profile: &Profile) -> Vec<String> {
         .collect()
 }
 
-/// Writes the cluster's entry to `kubeconfig` and makes it the current context.
+/// Writes the cluster's entry to `kubeconfig` and makes it the current context. With `internal`, the
+/// address of the API server is that for containers in the cluster's network.
 pub fn write_context(
     home: &Home,
     profile: &Profile,
     kubeconfig: &Kubeconfig,
+    internal: bool,
 ) -> Result<(), Failure> {
-    kubeconfig.put(&access::entry(home, profile)?, true)
+    kubeconfig.put(&access::entry_for(home, profile, internal)?, true)
 }
 
 async fn undo(home: &Home, profile: &Profile, driver: &dyn Driver) {
@@ -273,7 +296,10 @@ pub async fn delete(
         ));
     }
     if let Some(kubeconfig) = kubeconfig {
-        kubeconfig.remove(name)?;
+        match &profile {
+            Some(profile) => kubeconfig.remove(&profile.context())?,
+            None => kubeconfig.remove(name)?,
+        }
     }
     remove_tree(&dir)?;
     home.forget_lock(name);

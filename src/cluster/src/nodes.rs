@@ -39,6 +39,9 @@ pub async fn add_node(
     }
     let node = profile.node(Some(&name))?.clone();
     let states = driver.states(&profile.plan(home)).await?;
+    if states.first() == Some(&NodeState::Paused) {
+        return Err(crate::pause::failure(&profile.name));
+    }
     progress.step("add", &format!("Adding the node {}", node.name));
     let result = async {
         profile.save(home)?;
@@ -103,7 +106,11 @@ pub async fn delete_node(
     refuse_control_plane(&profile.name, &node, "delete")?;
     let driver = rkube_drivers::by_name(&profile.driver)?;
     let plan = profile.plan(home);
-    let cluster_runs = driver.states(&plan).await?.first() == Some(&NodeState::Running);
+    let state = driver.states(&plan).await?.into_iter().next();
+    if state == Some(NodeState::Paused) {
+        return Err(crate::pause::failure(&profile.name));
+    }
+    let cluster_runs = state == Some(NodeState::Running);
     let client = if cluster_runs {
         Some(access::client(home, &profile).await?)
     } else {
@@ -210,6 +217,7 @@ pub async fn start_node(
     let _lock = home.lock(&profile.name)?;
     let name = profile.node(Some(node))?.name.clone();
     let driver = rkube_drivers::by_name(&profile.driver)?;
+    crate::pause::refuse(home, &profile, profile.control_plane()).await?;
     progress.step("start", &format!("Starting the node {name}"));
     provision(home, &profile, &driver.binary().await?)?;
     let restarted = RestartedNodes::stopped(driver.as_ref(), home, &profile).await?;

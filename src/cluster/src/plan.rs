@@ -3,14 +3,14 @@
 use std::path::PathBuf;
 
 use ipnet::Ipv4Net;
-use rkube_drivers::{MachineOptions, PortMapping};
+use rkube_drivers::{Driver, HostMount, MachineOptions, PortMapping};
 use rkube_failure::{Failure, Kind, Source, command};
 
 use crate::Progress;
 use crate::choice;
 use crate::files::Home;
 use crate::kubeconfig::Kubeconfig;
-use crate::profile::{NewProfile, Profile};
+use crate::profile::{NewProfile, NodeSpec, Profile};
 use crate::reservation::Reservation;
 use crate::store::StoreOptions;
 
@@ -24,6 +24,9 @@ pub struct StartOptions {
     pub profile: String,
     /// Number of nodes; 1 for a new profile when `None`.
     pub nodes: Option<u32>,
+    /// The nodes of a new profile, the first of which runs the control plane. If it is empty, all
+    /// of them have the same limits.
+    pub node_specs: Vec<NodeSpec>,
     /// The driver; the first usable one when `None`.
     pub driver: Option<String>,
     /// CPU limit of each node, in millicores.
@@ -48,6 +51,12 @@ pub struct StartOptions {
     pub machine: MachineOptions,
     /// The API server's audit policy, a file on the host; kept for later starts.
     pub audit_policy: Option<PathBuf>,
+    /// Folders of the host that all nodes see.
+    pub mounts: Vec<HostMount>,
+    /// Whether nodes and the context are named as kind names them.
+    pub kind: bool,
+    /// Whether a new cluster whose start fails is kept, for a look at it.
+    pub retain: bool,
     /// The kubeconfig file to update, if any.
     pub kubeconfig: Option<Kubeconfig>,
     /// Whether to make the context the current one.
@@ -60,22 +69,96 @@ impl StartOptions {
     /// # Errors
     /// Fails if a cluster cannot have that many.
     pub fn node_count(&self) -> Result<u32, Failure> {
-        let nodes = self.nodes.unwrap_or(1);
+        let (nodes, what) = match self.node_specs.len() {
+            0 => (self.nodes.unwrap_or(1), "--nodes"),
+            count => (
+                u32::try_from(count).unwrap_or(u32::MAX),
+                "the number of nodes",
+            ),
+        };
         if nodes == 0 || nodes > MAX_NODES {
             return Err(usage(format!(
-                "--nodes is {nodes}, it can be 1 to {MAX_NODES}"
+                "{what} is {nodes}, it can be 1 to {MAX_NODES}"
             )));
         }
         Ok(nodes)
     }
+
+    /// Returns the nodes of a new cluster.
+    fn specs(&self) -> Result<Vec<NodeSpec>, Failure> {
+        let count = self.node_count()?;
+        if !self.node_specs.is_empty() {
+            return Ok(self.node_specs.clone());
+        }
+        let spec = NodeSpec {
+            cpu_millis: self.cpu_millis,
+            memory_bytes: self.memory_bytes,
+            ..NodeSpec::default()
+        };
+        Ok(vec![spec; count as usize])
+    }
+
+    /// Returns the folders of the host that nodes are to see.
+    fn all_mounts(&self) -> impl Iterator<Item = &HostMount> {
+        let of_nodes = self.node_specs.iter().flat_map(|spec| &spec.mounts);
+        self.mounts.iter().chain(of_nodes)
+    }
+
+    /// Returns why a driver cannot do what these options ask for.
+    pub fn unsuitable(&self, driver: &dyn Driver) -> Option<Failure> {
+        let of_nodes = self.node_specs.iter().flat_map(|spec| &spec.ports);
+        if !driver.publishes() && self.ports.iter().chain(of_nodes).next().is_some() {
+            let message = format!(
+                "the driver {} cannot publish ports of nodes on this machine",
+                driver.name()
+            );
+            return Some(Failure::new(Source::Program, Kind::Usage, message).advise(
+                "leave the ports out: the nodes' own addresses are reachable from this machine",
+            ));
+        }
+        self.all_mounts().next()?;
+        refuse_mounts(driver).err()
+    }
+}
+
+/// Fails if the nodes of a driver cannot see folders of the host.
+pub(crate) fn refuse_mounts(driver: &dyn Driver) -> Result<(), Failure> {
+    let Some(why) = driver.no_mounts() else {
+        return Ok(());
+    };
+    Err(Failure::new(
+        Source::Driver,
+        Kind::Unsupported,
+        format!("the driver {} cannot mount folders: {why}", driver.name()),
+    )
+    .advise("copy files to the nodes with the command cp, or use the driver native or docker"))
+}
+
+/// Fails if a folder of the host does not exist, or if two are to be at the same place.
+pub(crate) fn check_mounts(mounts: &[HostMount]) -> Result<(), Failure> {
+    for (i, mount) in mounts.iter().enumerate() {
+        if let Err(e) = std::fs::metadata(&mount.host) {
+            return Err(crate::files::io_failure("mount", &mount.host, &e)
+                .advise("create the folder first, or name another one"));
+        }
+        if mounts[i + 1..].iter().any(|other| other.node == mount.node) {
+            return Err(usage(format!(
+                "two folders cannot both be mounted on {}",
+                mount.node.display()
+            )));
+        }
+    }
+    Ok(())
 }
 
 /// Warns about options that do not apply to an existing cluster.
 pub(crate) fn warn_of_ignored(profile: &Profile, options: &StartOptions, progress: &dyn Progress) {
     let count = profile.nodes.len();
-    if let Some(wanted) = options.nodes
-        && wanted as usize != count
-    {
+    let wanted = match options.node_specs.len() {
+        0 => options.nodes.map(|nodes| nodes as usize),
+        specs => Some(specs),
+    };
+    if wanted.is_some_and(|wanted| wanted != count) {
         progress.warn(&format!(
             "the cluster '{name}' already has {count} node{}; to change that use: {}, {}",
             if count == 1 { "" } else { "s" },
@@ -123,6 +206,16 @@ pub(crate) fn warn_of_ignored(profile: &Profile, options: &StartOptions, progres
             !options.ports.is_empty() && options.ports != profile.ports,
         ),
     ];
+    for (node, spec) in profile.nodes.iter().zip(&options.node_specs) {
+        if !node.is_as(spec, &profile.ports) {
+            progress.warn(&format!(
+                "what the file says about the node {} is ignored: it applies to new clusters only; to create '{}' again, first run: {}",
+                node.name,
+                profile.name,
+                command("delete", &profile.name)
+            ));
+        }
+    }
     for (flag, _) in fixed.iter().filter(|(_, differs)| *differs) {
         progress.warn(&format!(
             "{flag} is ignored: it applies to new clusters only; to create '{}' again, first run: {}",
@@ -140,10 +233,10 @@ pub(crate) async fn new_profile(
     if let Some(store) = &options.store {
         store.check()?;
     }
-    let nodes = options.node_count()?;
+    let nodes = options.specs()?;
     let driver_name = match options.driver.as_deref() {
         Some(name) => name,
-        None => choice::first(home, &options.profile, &options.machine).await?,
+        None => choice::first(home, options).await?,
     };
     let driver = rkube_drivers::by_name(driver_name)?;
     if home.run_dir(&options.profile).join("control.sock").exists() {
@@ -157,11 +250,12 @@ pub(crate) async fn new_profile(
         )
         .advise("choose another name with -p, or delete that cluster with its RKUBE_HOME"));
     }
-    if !options.ports.is_empty() && !driver.publishes() {
-        return Err(usage(format!(
-            "the driver {driver_name} cannot publish ports (--ports)"
-        ))
-        .advise("the nodes' own addresses are reachable from this machine"));
+    if let Some(failure) = options.unsuitable(&*driver) {
+        return Err(failure);
+    }
+    for spec in &nodes {
+        let mounts: Vec<HostMount> = options.mounts.iter().chain(&spec.mounts).cloned().collect();
+        check_mounts(&mounts)?;
     }
     let reservation = match options.node_cidr {
         Some(range) => {
@@ -177,15 +271,15 @@ pub(crate) async fn new_profile(
     let profile = Profile::new(&NewProfile {
         name: &options.profile,
         driver: driver_name,
-        nodes,
+        nodes: &nodes,
         node_cidr: reservation.range,
         pod_cidr: options.pod_cidr,
         service_cidr: options.service_cidr,
         dns_domain: &options.dns_domain,
-        cpu_millis: options.cpu_millis,
-        memory_bytes: options.memory_bytes,
         insecure_registries: &options.insecure_registries,
         ports: &options.ports,
+        mounts: &options.mounts,
+        kind: options.kind,
         store: options.store.as_ref().map(|s| s.config(&options.profile)),
         machine: &options.machine,
     })?;
@@ -243,6 +337,7 @@ mod tests {
         StartOptions {
             profile: "p".into(),
             nodes: Some(2),
+            node_specs: Vec::new(),
             driver: Some("native".into()),
             cpu_millis: None,
             memory_bytes: None,
@@ -255,6 +350,9 @@ mod tests {
             store: None,
             machine: MachineOptions::default(),
             audit_policy: None,
+            mounts: Vec::new(),
+            kind: false,
+            retain: false,
             kubeconfig: None,
             set_context: false,
         }
@@ -280,6 +378,14 @@ mod tests {
             },
             StartOptions {
                 service_cidr: "10.0.0.0/30".parse().unwrap(),
+                ..options()
+            },
+            StartOptions {
+                ports: vec!["80:80".parse().unwrap()],
+                ..options()
+            },
+            StartOptions {
+                mounts: vec!["/tmp:/a".parse().unwrap(), "/:/a".parse().unwrap()],
                 ..options()
             },
         ];

@@ -1,11 +1,12 @@
 //! Profiles: the descriptions of clusters.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 
 use ipnet::Ipv4Net;
-use rkube_config::{ClusterConfig, NodeAddress, NodeConfig, StoreConfig, ports};
-use rkube_drivers::{ClusterPlan, MachineOptions, NodePlan, PortMapping};
+use rkube_config::{ClusterConfig, NodeAddress, NodeConfig, StoreConfig, Taint, ports};
+use rkube_drivers::{ClusterPlan, HostMount, MachineOptions, NodePlan, PortMapping};
 use rkube_failure::Failure;
 use rkube_failure::{Kind, Source, command};
 use serde::{Deserialize, Serialize};
@@ -46,6 +47,12 @@ pub struct Profile {
     /// Additional ports of the first node that are published on the host.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ports: Vec<PortMapping>,
+    /// Folders of the host that all nodes see.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub mounts: Vec<HostMount>,
+    /// Whether nodes and the kubeconfig context are named as kind names them.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub kind: bool,
     /// The etcd that stores the cluster's objects; the embedded store if `None`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub store: Option<StoreConfig>,
@@ -81,9 +88,38 @@ pub struct Node {
     /// The SSH server's port on the host's loopback, if the driver publishes it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ssh_port: Option<u16>,
+    /// Labels that the node gets when it registers.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
+    /// Taints that the node gets when it registers.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub taints: Vec<Taint>,
+    /// Folders of the host that this node sees, besides those that all nodes see.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub mounts: Vec<HostMount>,
+    /// Ports that are published on the host, of a node that is not the first one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ports: Vec<PortMapping>,
     /// Whether `rkube node stop` stopped the node, so that `rkube start` does not start it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub stopped: bool,
+}
+
+/// What distinguishes a node of a new cluster.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NodeSpec {
+    /// CPU limit in millicores.
+    pub cpu_millis: Option<u64>,
+    /// Memory limit in bytes.
+    pub memory_bytes: Option<u64>,
+    /// Labels that the node gets when it registers.
+    pub labels: BTreeMap<String, String>,
+    /// Taints that the node gets when it registers.
+    pub taints: Vec<Taint>,
+    /// Folders of the host that this node sees.
+    pub mounts: Vec<HostMount>,
+    /// Ports of this node to publish on the host.
+    pub ports: Vec<PortMapping>,
 }
 
 /// The values of a new profile.
@@ -92,8 +128,8 @@ pub(crate) struct NewProfile<'a> {
     pub name: &'a str,
     /// The driver's name.
     pub driver: &'a str,
-    /// Number of nodes.
-    pub nodes: u32,
+    /// The nodes; the first one runs the control plane.
+    pub nodes: &'a [NodeSpec],
     /// Address range of the nodes.
     pub node_cidr: Ipv4Net,
     /// Address range of pods.
@@ -102,14 +138,14 @@ pub(crate) struct NewProfile<'a> {
     pub service_cidr: Ipv4Net,
     /// Suffix of service names.
     pub dns_domain: &'a str,
-    /// CPU limit of each node, in millicores.
-    pub cpu_millis: Option<u64>,
-    /// Memory limit of each node, in bytes.
-    pub memory_bytes: Option<u64>,
     /// Registries reached over plain HTTP.
     pub insecure_registries: &'a [String],
     /// Ports of the first node to publish on the host.
     pub ports: &'a [PortMapping],
+    /// Folders of the host that all nodes see.
+    pub mounts: &'a [HostMount],
+    /// Whether nodes and the context are named as kind names them.
+    pub kind: bool,
     /// The etcd for the cluster's objects, if any.
     pub store: Option<StoreConfig>,
     /// Options of virtual-machine nodes.
@@ -132,6 +168,23 @@ pub fn check_name(name: &str) -> Result<(), Failure> {
     ))
 }
 
+impl Node {
+    /// Whether the node is what `spec` says. `ports` are those of the first node.
+    pub(crate) fn is_as(&self, spec: &NodeSpec, ports: &[PortMapping]) -> bool {
+        let own = if self.control_plane {
+            ports
+        } else {
+            &self.ports
+        };
+        self.cpu_millis == spec.cpu_millis
+            && self.memory_bytes == spec.memory_bytes
+            && self.labels == spec.labels
+            && self.taints == spec.taints
+            && self.mounts == spec.mounts
+            && spec.ports.iter().all(|port| own.contains(port))
+    }
+}
+
 impl Profile {
     /// Creates a profile with its nodes, in memory.
     pub(crate) fn new(what: &NewProfile<'_>) -> Result<Self, Failure> {
@@ -151,13 +204,26 @@ impl Profile {
             insecure_registries: what.insecure_registries.to_vec(),
             api_port: None,
             ports: what.ports.to_vec(),
+            mounts: what.mounts.to_vec(),
+            kind: what.kind,
             store: what.store.clone(),
             machine: what.machine.clone(),
             restore: None,
             nodes: Vec::new(),
         };
-        for _ in 0..what.nodes {
-            profile.push_node(what.cpu_millis, what.memory_bytes)?;
+        for spec in what.nodes {
+            profile.push_node(spec.cpu_millis, spec.memory_bytes)?;
+            let first = profile.nodes.len() == 1;
+            let Some(node) = profile.nodes.last_mut() else {
+                continue;
+            };
+            node.labels.clone_from(&spec.labels);
+            node.taints.clone_from(&spec.taints);
+            node.mounts.clone_from(&spec.mounts);
+            match first {
+                true => profile.ports.extend(&spec.ports),
+                false => node.ports.clone_from(&spec.ports),
+            }
         }
         Ok(profile)
     }
@@ -176,12 +242,12 @@ impl Profile {
             )
         };
         let name = (1..)
-            .map(|i| {
-                if i == 1 {
-                    self.name.clone()
-                } else {
-                    format!("{}-m{i:02}", self.name)
-                }
+            .map(|i| match (self.kind, i) {
+                (false, 1) => self.name.clone(),
+                (false, _) => format!("{}-m{i:02}", self.name),
+                (true, 1) => format!("{}-control-plane", self.name),
+                (true, 2) => format!("{}-worker", self.name),
+                (true, _) => format!("{}-worker{}", self.name, i - 1),
             })
             .find(|n| self.nodes.iter().all(|node| node.name != *n))
             .unwrap_or_else(|| self.name.clone());
@@ -206,6 +272,10 @@ impl Profile {
             cpu_millis,
             memory_bytes,
             ssh_port: None,
+            labels: BTreeMap::new(),
+            taints: Vec::new(),
+            mounts: Vec::new(),
+            ports: Vec::new(),
             stopped: false,
         });
         Ok(&self.nodes[self.nodes.len() - 1])
@@ -303,6 +373,25 @@ impl Profile {
         write_durable(&dir.join("profile.yaml"), text.as_bytes(), 0o600)
     }
 
+    /// Returns the name of the kubeconfig's context, cluster and user.
+    pub fn context(&self) -> String {
+        match self.kind {
+            true => format!("kind-{}", self.name),
+            false => self.name.clone(),
+        }
+    }
+
+    /// Returns all ports that are published on the host, besides those of rkube's own servers.
+    pub(crate) fn all_ports(&self) -> impl Iterator<Item = &PortMapping> {
+        let of_nodes = self.nodes.iter().flat_map(|node| &node.ports);
+        self.ports.iter().chain(of_nodes)
+    }
+
+    /// Returns the folders of the host that a node sees.
+    pub fn mounts_of(&self, node: &Node) -> Vec<HostMount> {
+        self.mounts.iter().chain(&node.mounts).cloned().collect()
+    }
+
     /// Returns the node that runs the control plane.
     pub fn control_plane(&self) -> &Node {
         &self.nodes[0]
@@ -372,6 +461,8 @@ impl Profile {
                     memory_bytes: n.memory_bytes,
                     control_plane: n.control_plane,
                     ssh_port: n.ssh_port,
+                    mounts: self.mounts_of(n),
+                    ports: n.ports.clone(),
                 })
                 .collect(),
         }
@@ -399,6 +490,8 @@ impl Profile {
                     .map(|n| NodeAddress {
                         name: n.name.clone(),
                         ip: n.ip,
+                        labels: n.labels.clone(),
+                        taints: n.taints.clone(),
                     })
                     .collect(),
             },
@@ -445,7 +538,11 @@ fn binary(dir: &std::path::Path) -> PathBuf {
 mod tests {
     use super::*;
 
-    fn profile(nodes: u32) -> Profile {
+    fn profile(nodes: usize) -> Profile {
+        of(&vec![NodeSpec::default(); nodes], false)
+    }
+
+    fn of(nodes: &[NodeSpec], kind: bool) -> Profile {
         Profile::new(&NewProfile {
             name: "rkube",
             driver: "native",
@@ -454,10 +551,10 @@ mod tests {
             pod_cidr: "10.244.0.0/16".parse().unwrap(),
             service_cidr: "10.96.0.0/12".parse().unwrap(),
             dns_domain: "cluster.local",
-            cpu_millis: None,
-            memory_bytes: None,
             insecure_registries: &[],
             ports: &[],
+            mounts: &[],
+            kind,
             store: None,
             machine: &MachineOptions::default(),
         })
@@ -473,6 +570,39 @@ mod tests {
         assert_eq!(p.nodes[2].pod_cidr.to_string(), "10.244.2.0/24");
         assert!(p.nodes[0].control_plane && !p.nodes[1].control_plane);
         assert_eq!(p.load_balancer_range().to_string(), "192.168.58.128/25");
+    }
+
+    #[test]
+    fn kinds_names_are_its_own() {
+        let mut p = of(&vec![NodeSpec::default(); 3], true);
+        let names: Vec<_> = p.nodes.iter().map(|n| n.name.as_str()).collect();
+        assert_eq!(
+            names,
+            ["rkube-control-plane", "rkube-worker", "rkube-worker2"]
+        );
+        assert_eq!(p.context(), "kind-rkube");
+        p.nodes.remove(1);
+        assert_eq!(p.push_node(None, None).unwrap().name, "rkube-worker");
+        assert_eq!(p.node(Some("worker2")).unwrap().name, "rkube-worker2");
+    }
+
+    #[test]
+    fn nodes_have_what_distinguishes_them() {
+        let port: PortMapping = "8080:80".parse().unwrap();
+        let labelled = NodeSpec {
+            labels: BTreeMap::from([("tier".to_owned(), "a".to_owned())]),
+            mounts: vec!["/a:/b".parse().unwrap()],
+            ports: vec![port],
+            ..NodeSpec::default()
+        };
+        let mut p = of(&[labelled.clone(), labelled], false);
+        p.mounts = vec!["/c:/d".parse().unwrap()];
+        assert_eq!(p.ports, [port]);
+        assert!(p.nodes[0].ports.is_empty() && p.nodes[1].ports == [port]);
+        let plan = p.plan(&Home::at("/x"));
+        assert_eq!(plan.nodes[1].mounts.len(), 2);
+        let config = p.node_config(&p.nodes[0], &[]);
+        assert_eq!(config.cluster.nodes[1].labels["tier"], "a");
     }
 
     #[test]

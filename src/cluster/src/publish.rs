@@ -20,7 +20,7 @@ const RANGE: std::ops::Range<u16> = 20_000..32_000;
 /// has taken. The cluster must not be running. Returns whether the profile changed.
 pub(crate) fn assign(home: &Home, profile: &mut Profile) -> Result<bool, Failure> {
     let mut taken = others(home, &profile.name)?;
-    taken.extend(profile.ports.iter().map(|p| p.host_port));
+    taken.extend(profile.all_ports().map(|p| p.host_port));
     let mut changed = false;
     let mut ensure = |port: &mut Option<u16>| -> Result<(), Failure> {
         let good = port.is_some_and(|p| !taken.contains(&p) && is_free(Ipv4Addr::LOCALHOST, p));
@@ -41,7 +41,7 @@ pub(crate) fn assign(home: &Home, profile: &mut Profile) -> Result<bool, Failure
 /// Assigns ports to nodes without one. Keeps all existing ports.
 pub(crate) fn complete(home: &Home, profile: &mut Profile) -> Result<(), Failure> {
     let mut taken = others(home, &profile.name)?;
-    taken.extend(profile.ports.iter().map(|p| p.host_port));
+    taken.extend(profile.all_ports().map(|p| p.host_port));
     taken.extend(profile.api_port);
     taken.extend(profile.nodes.iter().filter_map(|n| n.ssh_port));
     for node in profile.nodes.iter_mut().filter(|n| n.ssh_port.is_none()) {
@@ -53,7 +53,7 @@ pub(crate) fn complete(home: &Home, profile: &mut Profile) -> Result<(), Failure
 }
 
 /// Fails if one of the requested ports is in use.
-pub(crate) fn check(ports: &[PortMapping]) -> Result<(), Failure> {
+pub(crate) fn check<'a>(ports: impl IntoIterator<Item = &'a PortMapping>) -> Result<(), Failure> {
     for port in ports {
         let free = match port.protocol {
             Protocol::Tcp => is_free(port.host_ip, port.host_port),
@@ -82,7 +82,7 @@ fn others(home: &Home, own: &str) -> Result<BTreeSet<u16>, Failure> {
         if let Ok(Some(other)) = Profile::try_load(home, name) {
             taken.extend(other.api_port);
             taken.extend(other.nodes.iter().filter_map(|n| n.ssh_port));
-            taken.extend(other.ports.iter().map(|p| p.host_port));
+            taken.extend(other.all_ports().map(|p| p.host_port));
         }
     }
     Ok(taken)

@@ -37,7 +37,9 @@ impl RestartedNodes {
     ) -> Result<Self, Failure> {
         let states = driver.states(&profile.plan(home)).await?;
         let nodes = profile.nodes.iter().zip(states);
-        let down = nodes.filter(|(_, state)| *state != NodeState::Running);
+        // The kubelet of a paused node goes on, and posts its heartbeat when it is due.
+        let up = [NodeState::Running, NodeState::Paused];
+        let down = nodes.filter(|(_, state)| !up.contains(state));
         Ok(Self {
             nodes: down.map(|(node, _)| node.name.clone()).collect(),
             ..Self::none()

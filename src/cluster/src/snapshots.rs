@@ -273,6 +273,9 @@ fn count_nodes(count: usize) -> String {
 async fn every_node_runs(home: &Home, profile: &Profile) -> Result<(), Failure> {
     let driver = rkube_drivers::by_name(&profile.driver)?;
     let states = driver.states(&profile.plan(home)).await?;
+    if states.contains(&NodeState::Paused) {
+        return Err(crate::pause::failure(&profile.name));
+    }
     if states.iter().all(|state| *state != NodeState::Running) {
         return Err(Failure::new(
             Source::Guest,

@@ -45,8 +45,8 @@ pub struct NodeStatus {
     /// if that is not `Running`.
     #[serde(rename = "Kubelet")]
     pub kubelet: &'static str,
-    /// `Running`, `Stopped`, or `Irrelevant` on a worker; the node's own state if that is not
-    /// `Running`.
+    /// `Running`, `Stopped`, `Paused`, or `Irrelevant` on a worker; the node's own state if that is
+    /// not `Running`.
     #[serde(rename = "APIServer")]
     pub api_server: &'static str,
     /// `Configured`, `Misconfigured`, or `Irrelevant` on a worker; the node's own state if that is
@@ -64,6 +64,11 @@ impl ClusterStatus {
         self.nodes
             .iter()
             .fold(0, |code, node| code | node.exit_code())
+    }
+
+    /// Whether the cluster is paused.
+    pub fn is_paused(&self) -> bool {
+        self.nodes.iter().any(|node| node.api_server == "Paused")
     }
 
     /// Whether every node and the API server run. The kubeconfig does not matter for it.
@@ -108,7 +113,7 @@ pub async fn status(
         .zip(states)
         .map(|(node, state)| {
             let host = match state {
-                NodeState::Running => "Running",
+                NodeState::Running | NodeState::Paused => "Running",
                 NodeState::Stopped => "Stopped",
                 NodeState::Missing => "Nonexistent",
             };
@@ -117,12 +122,16 @@ pub async fn status(
                     .iter()
                     .flatten()
                     .any(|n| n.name_any() == node.name && is_ready(n));
+            let paused = state == NodeState::Paused;
             let (api_server, configured) = if host != "Running" {
                 (host, host)
             } else if node.control_plane {
-                let configured = kubeconfig.has(&profile.name, &server);
+                let configured = kubeconfig.has(&profile.context(), &server);
                 (
-                    up(api_nodes.is_some()),
+                    match paused {
+                        true => "Paused",
+                        false => up(api_nodes.is_some()),
+                    },
                     if configured {
                         "Configured"
                     } else {
@@ -177,6 +186,10 @@ mod tests {
         let starting = status(node("Running", "Stopped", "Irrelevant"));
         assert_eq!(starting.exit_code(), 2);
         assert!(!starting.is_healthy());
+        // minikube's code for a paused cluster.
+        let paused = status(node("Running", "Stopped", "Paused"));
+        assert_eq!(paused.exit_code(), 2);
+        assert!(paused.is_paused());
         let mut stale = status(node("Running", "Running", "Running"));
         stale.nodes[0].kubeconfig = "Misconfigured";
         assert_eq!(stale.exit_code(), 4);

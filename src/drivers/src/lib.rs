@@ -16,8 +16,8 @@ mod types;
 use rkube_failure::Failure;
 
 pub use types::{
-    ClusterPlan, Driver, Endpoints, Log, MachineOptions, NodePlan, NodeState, PortMapping, Problem,
-    Protocol,
+    ClusterPlan, Driver, Endpoints, HostMount, Log, MachineOptions, NodePlan, NodeState,
+    PortMapping, Problem, Protocol,
 };
 
 /// The drivers' names, in the order in which `rkube start` tries them. Drivers that a platform does

@@ -95,6 +95,105 @@ pub struct NodePlan {
     /// Port of the host's loopback at which drivers that publish ports serve the node's SSH server.
     #[serde(default)]
     pub ssh_port: Option<u16>,
+    /// Folders of the host that the node sees.
+    #[serde(default)]
+    pub mounts: Vec<HostMount>,
+    /// Ports of this node to publish on the host. Those of the control-plane node are in
+    /// [`ClusterPlan::ports`].
+    #[serde(default)]
+    pub ports: Vec<PortMapping>,
+}
+
+/// A folder or file of the host that a node sees.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct HostMount {
+    /// The absolute path on the host.
+    pub host: PathBuf,
+    /// The absolute path in the node.
+    pub node: PathBuf,
+    /// Whether the node cannot write to it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub read_only: bool,
+}
+
+/// Directories of a node in which no folder of the host can be mounted.
+const NODES_OWN: [&str; 8] = [
+    "/proc",
+    "/sys",
+    "/dev",
+    "/usr",
+    "/etc/rkube",
+    "/run/rkube",
+    "/var/lib/rkube",
+    "/var/log/rkube",
+];
+
+impl HostMount {
+    /// Creates a mount of `host` at `node`.
+    ///
+    /// # Errors
+    /// Fails with a message if a path is not absolute, or if the node needs its own files there.
+    pub fn new(host: PathBuf, node: PathBuf, read_only: bool) -> Result<Self, String> {
+        use std::path::Component;
+        let plain = |path: &std::path::Path| {
+            let named = |part| matches!(part, Component::RootDir | Component::Normal(_));
+            path.has_root() && path.components().all(named)
+        };
+        // On Windows, the host's paths have a drive.
+        if !host.is_absolute() {
+            return Err(format!("'{}' is not an absolute path", host.display()));
+        }
+        let shown = node.display();
+        if !plain(&node) || node.parent().is_none() {
+            return Err(format!(
+                "'{shown}' is not an absolute path of a directory in the node"
+            ));
+        }
+        let within =
+            |own: &&&str| node.starts_with(own) || std::path::Path::new(own).starts_with(&node);
+        if let Some(own) = NODES_OWN.iter().find(within) {
+            return Err(format!(
+                "'{shown}' would hide {own}, which belongs to the node"
+            ));
+        }
+        // Without repeated or trailing slashes, so that equal paths compare as equal.
+        Ok(Self {
+            host: host.components().collect(),
+            node: node.components().collect(),
+            read_only,
+        })
+    }
+}
+
+impl std::fmt::Display for HostMount {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (host, node) = (self.host.display(), self.node.display());
+        write!(
+            f,
+            "{host}:{node}{}",
+            if self.read_only { ":ro" } else { "" }
+        )
+    }
+}
+
+impl std::str::FromStr for HostMount {
+    type Err = String;
+
+    /// Parses `HOST:NODE[:ro|:rw]`. A relative path of the host is made absolute.
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let (paths, read_only) = match text.strip_suffix(":ro") {
+            Some(paths) => (paths, true),
+            None => (text.strip_suffix(":rw").unwrap_or(text), false),
+        };
+        // The last colon: paths of Windows have one after the drive.
+        let (host, node) = match paths.rsplit_once(':') {
+            Some((host, node)) if !host.is_empty() && node.starts_with('/') => (host, node),
+            _ => return Err(format!("'{text}' is not HOST-PATH:NODE-PATH[:ro]")),
+        };
+        let host = std::path::absolute(host).map_err(|e| format!("'{host}' is not a path: {e}"))?;
+        Self::new(host, node.into(), read_only)
+    }
 }
 
 /// A transport protocol.
@@ -268,6 +367,8 @@ impl ClusterPlan {
 pub enum NodeState {
     /// Its init process runs.
     Running,
+    /// Its processes are there, but get no CPU time.
+    Paused,
     /// It exists on disk and does not run.
     Stopped,
     /// It was never created, or was removed by other means than rkube.
@@ -365,6 +466,37 @@ pub trait Driver: Send + Sync {
         Box::pin(async { Ok(Vec::new()) })
     }
 
+    /// Freezes all processes of running `nodes`, or lets them go on. Their memory is kept. Nodes
+    /// that are in that state already, and those that do not run, are left unchanged. [`stop`],
+    /// [`remove`] and [`destroy`] also work on paused nodes.
+    ///
+    /// [`stop`]: Driver::stop
+    /// [`remove`]: Driver::remove
+    /// [`destroy`]: Driver::destroy
+    fn set_paused<'a>(
+        &'a self,
+        plan: &'a ClusterPlan,
+        nodes: &'a [String],
+        paused: bool,
+    ) -> BoxFuture<'a, Result<(), Failure>>;
+
+    /// Why nodes cannot see folders of the host; `None` if they can.
+    fn no_mounts(&self) -> Option<&'static str> {
+        None
+    }
+
+    /// Mounts a folder of the host in a running node, or takes it away. Returns false, without a
+    /// change, if the driver can do so only when the node starts.
+    fn mount<'a>(
+        &'a self,
+        _plan: &'a ClusterPlan,
+        _node: &'a str,
+        _mount: &'a HostMount,
+        _present: bool,
+    ) -> BoxFuture<'a, Result<bool, Failure>> {
+        Box::pin(async { Ok(false) })
+    }
+
     /// Removes everything of the cluster but the profile's directory, whatever state it is in. Does
     /// not depend on any process of the cluster.
     fn destroy<'a>(&'a self, plan: &'a ClusterPlan) -> BoxFuture<'a, Result<(), Failure>>;
@@ -419,6 +551,32 @@ mod tests {
     }
 
     #[test]
+    fn mounts_are_read_and_keep_away_from_the_nodes_own_files() {
+        let read = |text: &str| text.parse::<HostMount>().map(|m| m.to_string());
+        assert_eq!(read("/data:/mnt/data").unwrap(), "/data:/mnt/data");
+        assert_eq!(read("/data/:/mnt//x/:ro").unwrap(), "/data:/mnt/x:ro");
+        assert_eq!(read("/a:b:/c:rw").unwrap(), "/a:b:/c");
+        let here = std::env::current_dir().unwrap();
+        let relative: HostMount = "src:/src".parse().unwrap();
+        assert_eq!(relative.host, here.join("src"));
+        for bad in [
+            "",
+            "/a",
+            "/a:",
+            ":/b",
+            "/a:b",
+            "/a:/",
+            "/a:/../x",
+            "/a:/proc/x",
+            "/a:/var",
+            "/a:/var/lib/rkube/images",
+            "/a:/etc/rkube",
+        ] {
+            assert!(read(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
     fn published_ports_replace_addresses() {
         let node = |name: &str, last, control_plane, ssh_port| NodePlan {
             name: name.into(),
@@ -427,6 +585,8 @@ mod tests {
             memory_bytes: None,
             control_plane,
             ssh_port,
+            mounts: Vec::new(),
+            ports: Vec::new(),
         };
         let plan = ClusterPlan {
             name: "p".into(),

@@ -107,6 +107,8 @@ fn plan(dir: &Path) -> ClusterPlan {
         memory_bytes: Some(256 << 20),
         control_plane: i == 2,
         ssh_port: Some(free_port()),
+        mounts: Vec::new(),
+        ports: Vec::new(),
     };
     ClusterPlan {
         name: PROFILE.into(),

@@ -100,6 +100,8 @@ fn plan(dir: &Path, run_dir: &Path) -> ClusterPlan {
         memory_bytes: Some(256 << 20),
         control_plane: i == 2,
         ssh_port: None,
+        mounts: Vec::new(),
+        ports: Vec::new(),
     };
     ClusterPlan {
         name: "drivertest".into(),

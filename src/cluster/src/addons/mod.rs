@@ -248,6 +248,7 @@ async fn running(home: &Home, profile: &Profile) -> Result<Client, Failure> {
         )
         .advise(format!("start it with: {}", command("start", name))));
     }
+    crate::pause::refuse(home, profile, profile.control_plane()).await?;
     let client = access::client(home, profile).await?;
     ready::wait_for_api(&client, &profile.name, Instant::now() + READY_TIMEOUT).await?;
     Ok(client)

@@ -258,6 +258,7 @@ impl Driver for Docker {
             let state = |name: &str| match there.get(name) {
                 None => NodeState::Missing,
                 Some(c) if c.state == Some(Summary::RUNNING) => NodeState::Running,
+                Some(c) if c.state == Some(Summary::PAUSED) => NodeState::Paused,
                 Some(_) => NodeState::Stopped,
             };
             Ok(plan.nodes.iter().map(|n| state(&n.name)).collect())
@@ -275,6 +276,21 @@ impl Driver for Docker {
                 Some(container) => node::logs(&engine, &container).await,
                 None => Ok(Vec::new()),
             }
+        })
+    }
+
+    fn set_paused<'a>(
+        &'a self,
+        plan: &'a ClusterPlan,
+        nodes: &'a [String],
+        paused: bool,
+    ) -> BoxFuture<'a, Result<(), Failure>> {
+        Box::pin(async move {
+            let engine = Engine::connect().await?;
+            let there = by_node(&engine, plan).await?;
+            let wanted = nodes.iter().filter_map(|name| there.get(name));
+            try_join_all(wanted.map(|c| node::set_paused(&engine, c, paused))).await?;
+            Ok(())
         })
     }
 
@@ -300,6 +316,8 @@ async fn remove_containers(
     filters: &HashMap<&'static str, Vec<String>>,
 ) -> Result<(), Failure> {
     let found = containers(engine, filters).await?;
+    // Older engines do not kill paused containers.
+    try_join_all(found.iter().map(|c| node::set_paused(engine, c, false))).await?;
     let removals = found.iter().filter_map(|c| c.id.as_deref()).map(|id| {
         let options = RemoveContainerOptionsBuilder::default()
             .force(true)

@@ -5,9 +5,10 @@ use std::path::Path;
 
 use bollard::container::LogOutput;
 use bollard::models::{
-    ContainerCreateBody, ContainerSummary, EndpointIpamConfig, EndpointSettings, HostConfig,
-    HostConfigCgroupnsModeEnum, HostConfigLogConfig, Mount, MountType, MountVolumeOptions,
-    NetworkingConfig, PortBinding, RestartPolicy, RestartPolicyNameEnum,
+    ContainerCreateBody, ContainerSummary, ContainerSummaryStateEnum as Summary,
+    EndpointIpamConfig, EndpointSettings, HostConfig, HostConfigCgroupnsModeEnum,
+    HostConfigLogConfig, Mount, MountType, MountVolumeOptions, NetworkingConfig, PortBinding,
+    RestartPolicy, RestartPolicyNameEnum,
 };
 use bollard::query_parameters::{
     CreateContainerOptionsBuilder, DownloadFromContainerOptionsBuilder, LogsOptionsBuilder,
@@ -23,7 +24,7 @@ use super::engine::{Engine, failure, is_missing};
 use super::objects::{label, labels, runs};
 use super::{archive, boot, rights};
 use crate::hex::encode as hex;
-use crate::types::{ClusterPlan, Log, NodePlan};
+use crate::types::{ClusterPlan, HostMount, Log, NodePlan};
 
 /// Label of a container: the digest of its description.
 const SPEC_LABEL: &str = "io.rkube.spec";
@@ -85,8 +86,37 @@ pub async fn start(
         .map_err(|e| failure(format!("cannot start the node {name}"), &e))
 }
 
+/// Freezes a node's processes, or lets them go on.
+pub async fn set_paused(
+    engine: &Engine,
+    container: &ContainerSummary,
+    paused: bool,
+) -> Result<(), Failure> {
+    let is_paused = container.state == Some(Summary::PAUSED);
+    let Some(id) = container.id.as_deref() else {
+        return Ok(());
+    };
+    if is_paused == paused || !runs(container) {
+        return Ok(());
+    }
+    let done = match paused {
+        true => engine.docker.pause_container(id).await,
+        false => engine.docker.unpause_container(id).await,
+    };
+    match done {
+        Ok(()) => Ok(()),
+        Err(e) if is_missing(&e) => Ok(()),
+        Err(e) => {
+            let what = if paused { "pause" } else { "unpause" };
+            Err(failure(format!("cannot {what} a node"), &e))
+        }
+    }
+}
+
 /// Asks a node to stop and waits until it has.
 pub async fn stop(engine: &Engine, container: &ContainerSummary) -> Result<(), Failure> {
+    // A frozen process does not hear that it is to stop.
+    set_paused(engine, container, false).await?;
     let Some(id) = container.id.as_deref() else {
         return Ok(());
     };
@@ -160,6 +190,7 @@ fn describe(
     if local {
         mounts.extend(tool_box());
     }
+    mounts.extend(node.mounts.iter().map(folder));
     let (exposed, bindings) = published(plan, node);
     let endpoint = EndpointSettings {
         ipam_config: Some(EndpointIpamConfig {
@@ -267,6 +298,17 @@ fn tool_box() -> Vec<Mount> {
         .collect()
 }
 
+/// The bind mount of a folder of the host.
+fn folder(mount: &HostMount) -> Mount {
+    Mount {
+        typ: Some(MountType::BIND),
+        source: Some(mount.host.display().to_string()),
+        target: Some(mount.node.display().to_string()),
+        read_only: Some(mount.read_only),
+        ..Mount::default()
+    }
+}
+
 type Bindings = HashMap<String, Option<Vec<PortBinding>>>;
 
 /// Returns the exposed ports and the port bindings, in the engine's notation.
@@ -289,14 +331,15 @@ fn published(plan: &ClusterPlan, node: &NodePlan) -> (Vec<String>, Bindings) {
         if let Some(host) = plan.api_port {
             publish(ports::API_SERVER, "tcp", "127.0.0.1", host);
         }
-        for port in &plan.ports {
-            publish(
-                port.node_port,
-                port.protocol.as_str(),
-                &port.host_ip.to_string(),
-                port.host_port,
-            );
-        }
+    }
+    let of_cluster = plan.ports.iter().filter(|_| node.control_plane);
+    for port in of_cluster.chain(&node.ports) {
+        publish(
+            port.node_port,
+            port.protocol.as_str(),
+            &port.host_ip.to_string(),
+            port.host_port,
+        );
     }
     let mut exposed: Vec<String> = bindings.keys().cloned().collect();
     exposed.sort();
@@ -381,6 +424,8 @@ mod tests {
             memory_bytes: Some(1 << 30),
             control_plane,
             ssh_port: Some(20000 + u16::from(last)),
+            mounts: Vec::new(),
+            ports: Vec::new(),
         };
         ClusterPlan {
             name: "p".into(),
@@ -406,6 +451,17 @@ mod tests {
         assert_eq!(port("8443/tcp").as_deref(), Some("20001"));
         let (exposed, _) = published(&plan, &plan.nodes[1]);
         assert_eq!(exposed, ["22/tcp"]);
+        let mut worker = plan.nodes[1].clone();
+        worker.ports = vec!["0.0.0.0:80:8080".parse().unwrap()];
+        assert_eq!(published(&plan, &worker).0, ["22/tcp", "8080/tcp"]);
+    }
+
+    #[test]
+    fn folders_of_the_host_are_bind_mounts() {
+        let mount = folder(&"/data:/mnt/x:ro".parse().unwrap());
+        assert_eq!(mount.source.as_deref(), Some("/data"));
+        assert_eq!(mount.target.as_deref(), Some("/mnt/x"));
+        assert_eq!(mount.read_only, Some(true));
     }
 
     #[test]

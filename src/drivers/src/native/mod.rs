@@ -11,6 +11,7 @@
 
 mod cgroup;
 mod control;
+mod folders;
 mod mounts;
 mod network;
 mod preflight;
@@ -20,6 +21,7 @@ mod state;
 mod supervisor;
 mod types;
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs::{File, Permissions};
 use std::os::fd::{FromRawFd, OwnedFd};
@@ -40,12 +42,14 @@ use rkube_failure::{Failure, Kind, Source};
 pub use self::control::socket_path as control_socket;
 use self::control::{Request, Response, ask};
 use self::state::State;
-use crate::types::{ClusterPlan, Driver, Log, NodeState, Problem};
+use crate::types::{ClusterPlan, Driver, HostMount, Log, NodeState, Problem};
 
 /// How long the supervisor may take to respond.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long a standby may take to replace a primary that died.
 const TAKEOVER_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long the processes of a node may take to freeze.
+const FREEZE_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long killed processes may take to disappear.
 const KILL_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -200,6 +204,39 @@ impl Driver for Native {
         })
     }
 
+    fn set_paused<'a>(
+        &'a self,
+        plan: &'a ClusterPlan,
+        nodes: &'a [String],
+        paused: bool,
+    ) -> BoxFuture<'a, Result<(), Failure>> {
+        let (plan, nodes) = (plan.clone(), nodes.to_vec());
+        blocking(move || {
+            preflight::require_root(if paused { "pause" } else { "unpause" })?;
+            set_frozen(&plan, &nodes, paused).map_err(|e| failure(&e))
+        })
+    }
+
+    fn mount<'a>(
+        &'a self,
+        plan: &'a ClusterPlan,
+        node: &'a str,
+        mount: &'a HostMount,
+        present: bool,
+    ) -> BoxFuture<'a, Result<bool, Failure>> {
+        let (plan, node, mount) = (plan.clone(), node.to_owned(), mount.clone());
+        blocking(move || {
+            preflight::require_root("mount")?;
+            let changed = || -> anyhow::Result<()> {
+                let running = running(&plan)?;
+                let init = running.get(&node).context("the node does not run")?;
+                folders::change(Pid::from_raw(*init), &mount, present)
+            };
+            changed().map_err(|e| failure(&e))?;
+            Ok(true)
+        })
+    }
+
     fn destroy<'a>(&'a self, plan: &'a ClusterPlan) -> BoxFuture<'a, Result<(), Failure>> {
         let plan = plan.clone();
         blocking(move || {
@@ -328,7 +365,17 @@ fn spawn_supervisor(plan: &ClusterPlan) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Freezes the processes of nodes, or lets them go on.
+fn set_frozen(plan: &ClusterPlan, nodes: &[String], frozen: bool) -> anyhow::Result<()> {
+    let hierarchies = rkube_cgroups::hierarchies()?;
+    for node in nodes {
+        cgroup::set_frozen(&hierarchies, &plan.name, node, frozen, FREEZE_TIMEOUT)?;
+    }
+    Ok(())
+}
+
 fn stop(plan: &ClusterPlan, nodes: Vec<String>, grace: bool) -> anyhow::Result<()> {
+    set_frozen(plan, &nodes, false)?;
     let Some(answer) = ask_any(plan, &Request::Stop { nodes, grace })? else {
         // No supervisor: removes what a crash left behind.
         return clear(plan);
@@ -347,17 +394,24 @@ fn stop(plan: &ClusterPlan, nodes: Vec<String>, grace: bool) -> anyhow::Result<(
     Ok(())
 }
 
+/// Returns the process ids of the running nodes' inits.
+fn running(plan: &ClusterPlan) -> anyhow::Result<BTreeMap<String, i32>> {
+    let answer = ask(&plan.run_dir, &Request::Status, RESPONSE_TIMEOUT)?;
+    Ok(answer.map(|answer| answer.running).unwrap_or_default())
+}
+
 fn states(plan: &ClusterPlan) -> anyhow::Result<Vec<NodeState>> {
-    let running = match ask(&plan.run_dir, &Request::Status, RESPONSE_TIMEOUT)? {
-        Some(answer) => answer.running,
-        None => std::collections::BTreeMap::new(),
-    };
+    let running = running(plan)?;
+    let hierarchies = rkube_cgroups::hierarchies()?;
     Ok(plan
         .nodes
         .iter()
         .map(|node| {
             if running.contains_key(&node.name) {
-                NodeState::Running
+                match cgroup::is_frozen(&hierarchies, &plan.name, &node.name) {
+                    true => NodeState::Paused,
+                    false => NodeState::Running,
+                }
             } else if plan.node_dir(&node.name).exists() {
                 NodeState::Stopped
             } else {
@@ -368,6 +422,8 @@ fn states(plan: &ClusterPlan) -> anyhow::Result<Vec<NodeState>> {
 }
 
 fn destroy(plan: &ClusterPlan) -> anyhow::Result<()> {
+    // A frozen process does not even die on version 1.
+    cgroup::thaw(&rkube_cgroups::hierarchies()?, &plan.name, FREEZE_TIMEOUT)?;
     // A supervisor that does not respond is killed below.
     let _ = ask(
         &plan.run_dir,
@@ -395,6 +451,7 @@ fn clear(plan: &ClusterPlan) -> anyhow::Result<()> {
         }
     }
     let hierarchies = rkube_cgroups::hierarchies()?;
+    cgroup::thaw(&hierarchies, &plan.name, FREEZE_TIMEOUT)?;
     cgroup::groups(&hierarchies, &plan.name, None).kill_all(KILL_TIMEOUT)?;
     cgroup::remove(&hierarchies, &plan.name, None, KILL_TIMEOUT)?;
     network::host(plan).down()?;

@@ -14,6 +14,7 @@ use rkube_init::rootfs::{
     bind, bind_file, bind_flags, make_dir, roots_of_trust, skeleton, special, tool_box,
 };
 
+use super::folders;
 use super::types::SandboxSpec;
 
 /// Builds the node's file systems and makes them the root of this process.
@@ -66,10 +67,20 @@ pub fn enter(spec: &SandboxSpec, hierarchies: &[Hierarchy]) -> anyhow::Result<()
         bind(&source, &target, false)?;
     }
 
+    // Cloned where the host's paths are visible, attached where they are not.
+    let folders: Vec<_> = spec
+        .mounts
+        .iter()
+        .map(|mount| Ok((folders::detach(mount)?, &mount.node)))
+        .collect::<anyhow::Result<_>>()?;
+
     chdir(&root).with_context(|| format!("cannot enter {}", root.display()))?;
     pivot_root(".", ".").context("cannot change the root")?;
     umount2(".", MntFlags::MNT_DETACH).context("cannot leave the host's root")?;
     chdir("/").context("cannot enter the new root")?;
+    for (folder, target) in &folders {
+        folders::attach(folder, target)?;
+    }
     // Containers may request mount propagation, which needs a shared parent mount.
     bind_flags(Path::new("/"), MsFlags::MS_SHARED | MsFlags::MS_REC)
 }

@@ -447,6 +447,7 @@ impl Supervisor {
             binary: plan.binary.clone(),
             images: plan.dir.join("images"),
             dir: dir.clone(),
+            mounts: node.mounts.clone(),
         };
         for folder in [
             dir.join("log"),

@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::types::HostMount;
+
 /// The description of a sandbox, as JSON for `rkube native-init`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct SandboxSpec {
@@ -15,4 +17,7 @@ pub struct SandboxSpec {
     pub binary: PathBuf,
     /// Image blobs and layers, shared by the cluster's nodes.
     pub images: PathBuf,
+    /// Folders of the host that the node sees.
+    #[serde(default)]
+    pub mounts: Vec<HostMount>,
 }

@@ -351,18 +351,18 @@ fn forwards(plan: &ClusterPlan, node: &NodePlan) -> String {
     if let Some(port) = node.ssh_port {
         forward("tcp", local, port, ports::SSH);
     }
-    if plan.control_plane().is_some_and(|n| n.name == node.name) {
-        if let Some(port) = plan.api_port {
-            forward("tcp", local, port, ports::API_SERVER);
-        }
-        for port in &plan.ports {
-            forward(
-                port.protocol.as_str(),
-                port.host_ip,
-                port.host_port,
-                port.node_port,
-            );
-        }
+    let first = plan.control_plane().is_some_and(|n| n.name == node.name);
+    if let Some(port) = plan.api_port.filter(|_| first) {
+        forward("tcp", local, port, ports::API_SERVER);
+    }
+    let of_cluster = plan.ports.iter().filter(|_| first);
+    for port in of_cluster.chain(&node.ports) {
+        forward(
+            port.protocol.as_str(),
+            port.host_ip,
+            port.host_port,
+            port.node_port,
+        );
     }
     text
 }
@@ -449,6 +449,8 @@ mod tests {
             memory_bytes: Some(768 << 20),
             control_plane,
             ssh_port: Some(port),
+            mounts: Vec::new(),
+            ports: Vec::new(),
         };
         ClusterPlan {
             name: "p".into(),

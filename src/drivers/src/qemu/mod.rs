@@ -210,6 +210,32 @@ impl Driver for Qemu {
         blocking(move || Ok(plan.nodes.iter().map(|n| state(&plan, n)).collect()))
     }
 
+    fn set_paused<'a>(
+        &'a self,
+        plan: &'a ClusterPlan,
+        nodes: &'a [String],
+        paused: bool,
+    ) -> BoxFuture<'a, Result<(), Failure>> {
+        let (plan, nodes) = (plan.clone(), nodes.to_vec());
+        blocking(move || {
+            let command = if paused { "stop" } else { "cont" };
+            for node in nodes {
+                let done = || -> anyhow::Result<()> {
+                    if let Some(mut qmp) = Qmp::connect(&control(&plan.run_dir, &node))? {
+                        qmp.execute(command, None)?;
+                    }
+                    Ok(())
+                };
+                done().map_err(|e| failure(&e))?;
+            }
+            Ok(())
+        })
+    }
+
+    fn no_mounts(&self) -> Option<&'static str> {
+        Some("its nodes are virtual machines, which see no folders of this machine")
+    }
+
     fn logs<'a>(
         &'a self,
         plan: &'a ClusterPlan,
@@ -235,8 +261,14 @@ impl Driver for Qemu {
 }
 
 fn state(plan: &ClusterPlan, node: &NodePlan) -> NodeState {
-    if qmp::is_alive(&control(&plan.run_dir, &node.name)) {
-        NodeState::Running
+    let socket = control(&plan.run_dir, &node.name);
+    if qmp::is_alive(&socket) {
+        // A machine that does not answer is not paused.
+        let qmp = Qmp::connect(&socket).ok().flatten();
+        match qmp.is_some_and(|mut qmp| is_paused(&mut qmp).unwrap_or(false)) {
+            true => NodeState::Paused,
+            false => NodeState::Running,
+        }
     } else if plan.node_dir(&node.name).join("vm").exists() {
         NodeState::Stopped
     } else {
@@ -382,7 +414,7 @@ fn stop_node(cluster: &Path, node: &str, grace: bool) -> anyhow::Result<()> {
     supervisor::end(cluster, node)?;
     let powered_off = match Qmp::connect(&control(cluster, node)) {
         Ok(None) => true,
-        Ok(Some(mut qmp)) => power_off(&mut qmp, grace).unwrap_or_else(|e| {
+        Ok(Some(mut qmp)) => resume_and_power_off(&mut qmp, grace).unwrap_or_else(|e| {
             rkube_fsutil::say!("{node} does not power off: {e:#}");
             false
         }),
@@ -393,6 +425,20 @@ fn stop_node(cluster: &Path, node: &str, grace: bool) -> anyhow::Result<()> {
         supervisor::kill_machine(cluster, node)?;
     }
     remove_tree(&layout::run_dir(cluster, node))
+}
+
+/// Lets a paused machine go on, so that it notices its power button, and shuts it down.
+fn resume_and_power_off(qmp: &mut Qmp, grace: bool) -> anyhow::Result<bool> {
+    if grace && is_paused(qmp)? {
+        qmp.execute("cont", None)?;
+    }
+    power_off(qmp, grace)
+}
+
+/// Whether the machine was paused with [`Driver::set_paused`].
+fn is_paused(qmp: &mut Qmp) -> anyhow::Result<bool> {
+    // A machine whose disk is full has the status `io-error`.
+    Ok(qmp.execute("query-status", None)?["status"] == "paused")
 }
 
 /// Shuts the machine down, at first by its power button if `grace` is set. Returns true when it is

@@ -5,6 +5,7 @@
 
 use std::ffi::OsString;
 
+use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, ArgMatches, Command, CommandFactory, FromArgMatches};
 
 use super::settings::Settings;
@@ -25,11 +26,27 @@ pub fn parse(args: Vec<OsString>, settings: &Settings) -> Result<Parsed, clap::E
         Ok(matches) => matches,
         Err(e) => return Err(explain(e, args)),
     };
-    let cli = Cli::from_arg_matches(&matches).map_err(|e| e.format(&mut parser))?;
+    let mut cli = Cli::from_arg_matches(&matches).map_err(|e| e.format(&mut parser))?;
+    cli.global.profile_given = matches!(
+        matches.value_source("profile"),
+        Some(ValueSource::CommandLine | ValueSource::EnvVariable)
+    );
+    if let (super::Command::Start(args), Some(("start", start))) =
+        (&mut cli.command, matches.subcommand())
+    {
+        args.given = given(start);
+    }
     Ok(Parsed {
         cli,
         findings: minikube::check(&matches),
     })
+}
+
+/// Returns the names of the flags that are on the command line.
+fn given(matches: &ArgMatches) -> Vec<String> {
+    let here = |id: &&clap::Id| matches.value_source(id.as_str()) == Some(ValueSource::CommandLine);
+    let ids = matches.ids().filter(here);
+    ids.map(|id| id.as_str().replace('_', "-")).collect()
 }
 
 /// Prints help with the plain parser, in which switches have no values. Adds advice to the error of
@@ -98,6 +115,12 @@ fn relax(command: Command, path: &str) -> Command {
         });
     }
     command
+}
+
+/// Lets the switches of a command and its subcommands have values, and flags be repeated.
+pub fn with_values(command: Command) -> Command {
+    let command = command.args_override_self(true).mut_args(with_value);
+    command.mut_subcommands(with_values)
 }
 
 /// Lets a switch have a value, as in `--all=false`.
@@ -171,7 +194,12 @@ pub fn properties() -> Vec<Property> {
         .get_arguments()
         .filter(|arg| arg.get_id() == "profile");
     // These say what one call does.
-    let once = |arg: &&Arg| !matches!(arg.get_long(), Some("dry-run" | "help" | "version") | None);
+    let once = |arg: &&Arg| {
+        !matches!(
+            arg.get_long(),
+            Some("dry-run" | "file" | "help" | "version") | None
+        )
+    };
     flags
         .chain(profile)
         .filter(once)
@@ -223,6 +251,24 @@ mod tests {
     #[test]
     fn the_parser_is_consistent() {
         parser(&Settings::default()).debug_assert();
+    }
+
+    #[test]
+    fn flags_are_told_from_defaults() {
+        let words = [
+            "rkube",
+            "-p",
+            "demo",
+            "start",
+            "--pod-network-cidr=10.0.0.0/16",
+        ];
+        let parsed = parse(words.map(OsString::from).to_vec(), &Settings::default()).unwrap();
+        assert!(parsed.cli.global.profile_given);
+        let super::super::Command::Start(args) = parsed.cli.command else {
+            panic!("another command");
+        };
+        assert!(args.given.contains(&"pod-network-cidr".to_owned()));
+        assert!(!args.given.contains(&"dns-domain".to_owned()));
     }
 
     #[test]

@@ -1,13 +1,13 @@
 //! `rkube config`: defaults of flags.
 
-use rkube_cluster::{Home, Progress};
+use rkube_cluster::{Home, Profile, Progress};
 use rkube_failure::{Failure, Kind, Source};
 
 use super::args::{Property, check_value, properties};
-use super::output::table;
+use super::output::{print_out, table};
 use super::settings::Settings;
 use super::template::Template;
-use super::{Global, Output, minikube, usage_failure};
+use super::{Global, Output, file, minikube, usage_failure};
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -49,10 +49,14 @@ enum Command {
     },
     /// List the flags whose defaults can be set
     List,
+    /// Print the JSON Schema of cluster files (rkube start -f)
+    Schema,
+    /// Print the cluster file of a cluster that exists
+    Init,
 }
 
 /// Runs the command.
-pub fn run(home: &Home, _global: &Global, args: Args, output: &Output) -> Result<(), Failure> {
+pub async fn run(home: &Home, global: &Global, args: Args, output: &Output) -> Result<(), Failure> {
     let mut settings = Settings::load(home)?;
     match args.command {
         Command::Set { name, value } => {
@@ -94,6 +98,15 @@ pub fn run(home: &Home, _global: &Global, args: Args, output: &Output) -> Result
         }
         Command::List => {
             list(&settings, output);
+            Ok(())
+        }
+        Command::Schema => {
+            print_out(file::SCHEMA);
+            Ok(())
+        }
+        Command::Init => {
+            let profile = Profile::load(home, &global.profile)?;
+            print_out(&file::describe(home, &profile).await?);
             Ok(())
         }
     }

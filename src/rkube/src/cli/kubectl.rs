@@ -25,7 +25,7 @@ pub fn run(home: &Home, global: &Global, args: &Args) -> Result<ExitCode, Failur
     let profile = Profile::load(home, &global.profile)?;
     let kubeconfig = Kubeconfig::at(default_kubeconfig()?);
     let server = rkube_cluster::server(home, &profile)?;
-    if !kubeconfig.has(&profile.name, &server) {
+    if !kubeconfig.has(&profile.context(), &server) {
         return Err(Failure::new(
             Source::Program,
             Kind::Config,
@@ -51,7 +51,7 @@ pub fn run(home: &Home, global: &Global, args: &Args) -> Result<ExitCode, Failur
     let mut process = Command::new(&kubectl);
     process
         .arg("--context")
-        .arg(&profile.name)
+        .arg(profile.context())
         .args(&args.arguments);
     // The file that was checked: with sudo it is the user's, not root's.
     if std::env::var_os("KUBECONFIG").is_none_or(|list| list.is_empty()) {

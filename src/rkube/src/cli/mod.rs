@@ -11,13 +11,19 @@ mod ctl_elsewhere;
 mod dashboard;
 mod delete;
 mod driver;
+mod export;
+mod file;
 mod image;
 mod ip;
+mod kind;
 mod kubectl;
+mod load;
 mod logs;
 mod minikube;
+mod mount;
 mod node;
 mod output;
+mod pause;
 mod profile;
 mod service;
 mod settings;
@@ -31,6 +37,7 @@ mod tunnel;
 mod update_context;
 mod version;
 mod words;
+mod yaml;
 
 use std::process::ExitCode;
 
@@ -76,6 +83,9 @@ pub struct Global {
         value_name = "FORMAT"
     )]
     pub output: output::Format,
+    /// Whether the profile was named by a flag or the environment.
+    #[arg(skip)]
+    pub profile_given: bool,
 }
 
 #[derive(Subcommand)]
@@ -86,6 +96,11 @@ enum Command {
     Stop(stop::Args),
     /// Delete a cluster and all its data
     Delete(delete::Args),
+    /// Freeze a cluster: it keeps its memory and gets no CPU time
+    Pause(pause::Args),
+    /// Let a paused cluster go on
+    #[command(alias = "resume")]
+    Unpause(pause::Args),
     /// Show the status of a cluster
     Status(status::Args),
     /// Add, delete, start, stop or list nodes
@@ -98,6 +113,8 @@ enum Command {
     SshHost(ssh::HostArgs),
     /// Copy a file to or from a node
     Cp(cp::Args),
+    /// Let the nodes see a folder of this machine, or list such folders
+    Mount(mount::Args),
     /// Run kubectl with this cluster's context
     Kubectl(kubectl::Args),
     /// Print the IP address of a node
@@ -118,6 +135,8 @@ enum Command {
     Addons(addons::Args),
     /// Print the logs of the nodes and the control plane
     Logs(logs::Args),
+    /// Write logs and objects of a cluster to files, or print its kubeconfig
+    Export(export::Args),
     /// Choose the current cluster (profile), or list all
     #[command(alias = "profiles")]
     Profile(profile::Args),
@@ -127,6 +146,9 @@ enum Command {
     Driver(driver::Args),
     /// Update the cluster's entry in the kubeconfig file
     UpdateContext,
+    /// Create and manage clusters with kind's commands (kind create cluster, …)
+    #[command(disable_help_flag = true)]
+    Kind(minikube::Rest),
     /// Print the version of rkube and of Kubernetes
     Version(version::Args),
     /// Print the flags that every command takes
@@ -138,12 +160,9 @@ enum Command {
     /// Print the version; rkube asks no server for a newer one
     #[command(hide = true)]
     UpdateCheck,
-    /// Not there yet; says what to do instead
+    /// Not supported; says how to change a cluster
     #[command(hide = true)]
-    Pause(minikube::Rest),
-    /// Not there yet; says what to do instead
-    #[command(hide = true, alias = "resume")]
-    Unpause(minikube::Rest),
+    Apply(minikube::Rest),
     /// Not supported; says how to get images to the nodes
     #[command(hide = true)]
     DockerEnv(minikube::Rest),
@@ -153,9 +172,6 @@ enum Command {
     /// Not supported; says how to get images to the nodes
     #[command(hide = true)]
     Cache(minikube::Rest),
-    /// Not supported; says how to get files to the nodes
-    #[command(hide = true)]
-    Mount(minikube::Rest),
     /// Print a shell completion script
     Completion {
         /// Name of the shell
@@ -180,13 +196,15 @@ pub fn main() -> ExitCode {
         Err(_) => settings::Settings::default(),
     };
     rkube_failure::set_current_profile(&settings.profile_of_advice());
-    let parsed = match args::parse(words(), &settings) {
+    let words = words();
+    if let Some(words) = kind::words(&words) {
+        return kind::main(words, &settings);
+    }
+    let parsed = match args::parse(words, &settings) {
         Ok(parsed) => parsed,
         Err(e) => return usage(&e),
     };
     let (cli, findings) = (parsed.cli, parsed.findings);
-    // Errors only if a provider is already installed, which is fine.
-    let _ = rustls::crypto::ring::default_provider().install_default();
     let output = Output::new(cli.global.output);
     for text in &findings.warnings {
         // Programs read standard output as one document.
@@ -203,6 +221,22 @@ pub fn main() -> ExitCode {
         output.say(done);
         return ExitCode::SUCCESS;
     }
+    // These commands undo their work on Ctrl-C.
+    let handles_interrupt = matches!(
+        cli.command,
+        Command::Tunnel | Command::Start(_) | Command::Dashboard(_) | Command::Snapshot(_)
+    );
+    execute(&output, handles_interrupt, run(cli, &output))
+}
+
+/// Runs a command until it ends, or until Ctrl-C unless it handles that itself. Prints its failure.
+fn execute(
+    output: &Output,
+    handles_interrupt: bool,
+    command: impl Future<Output = Result<ExitCode, Failure>>,
+) -> ExitCode {
+    // Errors only if a provider is already installed, which is fine.
+    let _ = rustls::crypto::ring::default_provider().install_default();
     let runtime = match tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -216,11 +250,6 @@ pub fn main() -> ExitCode {
             ));
         }
     };
-    // These commands undo their work on Ctrl-C.
-    let handles_interrupt = matches!(
-        cli.command,
-        Command::Tunnel | Command::Start(_) | Command::Dashboard(_) | Command::Snapshot(_)
-    );
     let result = runtime.block_on(async {
         // Not installed for commands that handle signals: it would receive the signal
         // before the command does.
@@ -232,7 +261,7 @@ pub fn main() -> ExitCode {
             }
         };
         tokio::select! {
-            result = run(cli, &output) => Some(result),
+            result = command => Some(result),
             () = otherwise => None,
         }
     });
@@ -365,7 +394,7 @@ async fn run(cli: Cli, output: &Output) -> Result<ExitCode, Failure> {
         Command::Snapshot(args) => snapshot::run(&home, &global, args, output).await.map(done),
         Command::Addons(args) => addons::run(&home, &global, args, output).await.map(done),
         Command::Logs(args) => logs::run(&home, &global, args, output).await.map(done),
-        Command::Config(args) => config::run(&home, &global, args, output).map(done),
+        Command::Config(args) => config::run(&home, &global, args, output).await.map(done),
         Command::Profile(args) => profile::run(&home, &global, args, output).await.map(done),
         Command::Driver(args) => driver::run(&home, &global, args, output).await.map(done),
         Command::UpdateContext => update_context::run(&home, &global, output).await.map(done),
@@ -379,12 +408,23 @@ async fn run(cli: Cli, output: &Output) -> Result<ExitCode, Failure> {
             words::update_check(output);
             Ok(ExitCode::SUCCESS)
         }
-        Command::Pause(_) => Err(minikube::instead_of("pause", &global.profile)),
-        Command::Unpause(_) => Err(minikube::instead_of("unpause", &global.profile)),
+        Command::Pause(args) => pause::run(&home, &global, args, true, output)
+            .await
+            .map(done),
+        Command::Unpause(args) => pause::run(&home, &global, args, false, output)
+            .await
+            .map(done),
+        Command::Export(args) => export::run(&home, &global, args, output).await.map(done),
+        // Taken before the flags are read, unless a flag precedes it.
+        Command::Kind(_) => Err(usage_failure(
+            "flags of rkube cannot be combined with kind's commands",
+        )
+        .advise("begin with the command: rkube kind create cluster --name NAME")),
+        Command::Apply(_) => Err(minikube::instead_of("apply", &global.profile)),
         Command::DockerEnv(_) => Err(minikube::instead_of("docker-env", &global.profile)),
         Command::PodmanEnv(_) => Err(minikube::instead_of("podman-env", &global.profile)),
         Command::Cache(_) => Err(minikube::instead_of("cache", &global.profile)),
-        Command::Mount(_) => Err(minikube::instead_of("mount", &global.profile)),
+        Command::Mount(args) => mount::run(&home, &global, args, output).await.map(done),
         Command::Completion { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "rkube", &mut std::io::stdout());
             Ok(ExitCode::SUCCESS)

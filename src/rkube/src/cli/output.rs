@@ -28,17 +28,35 @@ pub enum Format {
     Yaml,
 }
 
+/// Where messages go. Results are always written to standard output.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// Standard output.
+    Stdout,
+    /// Standard error, as the output of progress.
+    Stderr,
+    /// Nowhere; progress and warnings neither.
+    Nowhere,
+}
+
 /// A command's output.
 pub struct Output {
     format: Format,
+    place: Place,
     count: AtomicU32,
     running: Mutex<Option<(ProgressBar, String, Instant)>>,
 }
 
 impl Output {
     pub fn new(format: Format) -> Self {
+        Self::at(format, Place::Stdout)
+    }
+
+    /// Returns an output whose messages go to `place`.
+    pub fn at(format: Format, place: Place) -> Self {
         Self {
             format,
+            place,
             count: AtomicU32::new(0),
             running: Mutex::new(None),
         }
@@ -78,8 +96,12 @@ impl Output {
                 "io.k8s.sigs.minikube.info",
                 &serde_json::json!({ "message": message }),
             );
-        } else {
-            print_out(&format!("{message}\n"));
+            return;
+        }
+        match self.place {
+            Place::Stdout => print_out(&format!("{message}\n")),
+            Place::Stderr => eprintln!("{message}"),
+            Place::Nowhere => {}
         }
     }
 
@@ -159,6 +181,9 @@ impl Progress for Output {
             );
             return;
         }
+        if self.place == Place::Nowhere {
+            return;
+        }
         let bar = ProgressBar::new_spinner();
         if std::io::stderr().is_terminal() {
             if let Ok(style) = ProgressStyle::with_template("  {spinner} {msg}") {
@@ -178,6 +203,9 @@ impl Progress for Output {
                 "io.k8s.sigs.minikube.warning",
                 &serde_json::json!({ "message": message }),
             );
+            return;
+        }
+        if self.place == Place::Nowhere {
             return;
         }
         let print = || eprintln!("  {} {message}", style("!", "33"));

@@ -83,14 +83,18 @@ fn select(home: &Home, name: &str, output: &Output) -> Result<(), Failure> {
     };
     // The default one need not exist.
     let exists = rkube_cluster::exists(home, name)?;
-    if !exists && name != DEFAULT_PROFILE {
-        Profile::load(home, name)?;
-    }
+    let profile = match exists || name != DEFAULT_PROFILE {
+        true => Some(Profile::load(home, name)?),
+        false => None,
+    };
     let mut settings = Settings::load(home)?;
     settings.select(name);
     settings.save(home)?;
     let kubeconfig = Kubeconfig::at(default_kubeconfig()?);
-    let switched = exists && kubeconfig.use_context(name)?;
+    let switched = match &profile {
+        Some(profile) => kubeconfig.use_context(&profile.context())?,
+        None => false,
+    };
     let context = if switched {
         "; kubectl's current context is its own"
     } else {
@@ -126,7 +130,10 @@ async fn entries(home: &Home, light: bool) -> Result<Vec<Entry>, Failure> {
         };
         entries.push(Entry {
             active: name == current,
-            context: context.as_deref() == Some(name.as_str()),
+            context: match &profile {
+                Ok(profile) => context.as_deref() == Some(profile.context().as_str()),
+                Err(_) => context.as_deref() == Some(name.as_str()),
+            },
             name,
             profile,
             status,
@@ -139,6 +146,7 @@ async fn entries(home: &Home, light: bool) -> Result<Vec<Entry>, Failure> {
 fn word(status: &ClusterStatus) -> &'static str {
     match status.nodes.iter().filter(|n| n.host == "Running").count() {
         0 => "Stopped",
+        _ if status.is_paused() => "Paused",
         _ if status.is_healthy() => "Running",
         _ => "Degraded",
     }

@@ -1,5 +1,6 @@
 //! `rkube start`
 
+use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -7,10 +8,17 @@ use ipnet::Ipv4Net;
 use rkube_cluster::{
     Home, Kubeconfig, Profile, Progress, StartOptions, StoreOptions, default_kubeconfig,
 };
-use rkube_drivers::{MachineOptions, PortMapping};
+use rkube_drivers::{HostMount, MachineOptions, PortMapping};
 use rkube_failure::{Failure, Kind, Source};
 
-use super::{Global, Output, interrupted};
+use super::file::{self, File};
+use super::yaml::Document;
+use super::{Global, Output, interrupted, usage_failure};
+
+/// The default address range of pods.
+pub const POD_RANGE: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(10, 244, 0, 0), 16);
+/// The default address range of services.
+pub const SERVICE_RANGE: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(10, 96, 0, 0), 12);
 
 // Only a new cluster uses all of them; on an existing one --insecure-registry,
 // --extra-config, --addons, --wait and --keep-context take effect.
@@ -19,6 +27,12 @@ use super::{Global, Output, interrupted};
     after_help = "Every flag can also be set by an environment variable (RKUBE_WAIT_TIMEOUT for --wait-timeout), or for good: rkube config set memory 4g"
 )]
 pub struct Args {
+    /// Cluster file that describes the cluster; - for standard input. Its format: rkube config schema
+    #[arg(short, long, value_name = "FILE")]
+    file: Option<PathBuf>,
+    /// Names of the flags on the command line.
+    #[arg(skip)]
+    pub(super) given: Vec<String>,
     /// Number of nodes [default for a new cluster: 1]
     #[arg(short, long, env = "RKUBE_NODES", allow_negative_numbers = true, value_name = "N", value_parser = parse_count)]
     nodes: Option<u32>,
@@ -41,10 +55,10 @@ pub struct Args {
     #[arg(long, env = "RKUBE_SUBNET", value_name = "CIDR")]
     subnet: Option<Ipv4Net>,
     /// Address range for pods
-    #[arg(long, default_value = "10.244.0.0/16", value_name = "CIDR")]
+    #[arg(long, default_value_t = POD_RANGE, value_name = "CIDR")]
     pod_network_cidr: Ipv4Net,
     /// Address range for service cluster IPs
-    #[arg(long, default_value = "10.96.0.0/12", value_name = "CIDR")]
+    #[arg(long, default_value_t = SERVICE_RANGE, value_name = "CIDR")]
     service_cluster_ip_range: Ipv4Net,
     /// DNS domain of the cluster
     #[arg(long, default_value = "cluster.local", value_name = "DOMAIN")]
@@ -56,6 +70,13 @@ pub struct Args {
     /// repeated (drivers docker and qemu)
     #[arg(long, value_name = "PORTS", value_delimiter = ',')]
     ports: Vec<PortMapping>,
+    /// Folder or file of this machine that all nodes see, HOST:NODE[:ro]; can be repeated (drivers
+    /// native and docker)
+    #[arg(long, value_name = "MOUNT")]
+    mount_string: Vec<HostMount>,
+    /// As --mount-string, with an equals sign: --mount=HOST:NODE[:ro]
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "MOUNT", value_parser = MountFlag::parse)]
+    mount: Vec<MountFlag>,
     /// Kernel image of virtual-machine nodes (driver qemu) [default: the newest usable in /boot]
     #[arg(long, env = "RKUBE_KERNEL", value_name = "FILE")]
     kernel: Option<PathBuf>,
@@ -179,6 +200,38 @@ impl Wait {
             COMPONENTS.join(", ")
         ))
     }
+}
+
+/// The value of `--mount`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum MountFlag {
+    /// minikube's switch, which needs `--mount-string`.
+    Switch(bool),
+    /// A folder.
+    Folder(HostMount),
+}
+
+impl MountFlag {
+    fn parse(text: &str) -> Result<Self, String> {
+        match super::args::parse_bool(text) {
+            Ok(on) => Ok(Self::Switch(on)),
+            Err(_) => text.parse().map(Self::Folder),
+        }
+    }
+}
+
+/// Returns the folders of `--mount-string` and `--mount`.
+fn mounts(strings: Vec<HostMount>, flags: Vec<MountFlag>, output: &Output) -> Vec<HostMount> {
+    let switched = flags.contains(&MountFlag::Switch(true));
+    let mut mounts = strings;
+    mounts.extend(flags.into_iter().filter_map(|flag| match flag {
+        MountFlag::Folder(mount) => Some(mount),
+        MountFlag::Switch(_) => None,
+    }));
+    if switched && mounts.is_empty() {
+        output.warn("--mount has no effect: name the folder with --mount-string HOST:NODE");
+    }
+    mounts
 }
 
 fn parse_count(text: &str) -> Result<u32, String> {
@@ -318,50 +371,147 @@ fn absolute(path: PathBuf) -> Result<PathBuf, Failure> {
     })
 }
 
-pub async fn run(home: &Home, global: &Global, args: Args, output: &Output) -> Result<(), Failure> {
-    if args.dns_domain.is_empty()
-        || !args
-            .dns_domain
-            .split('.')
-            .all(|l| !l.is_empty() && l.chars().all(|c| c.is_ascii_alphanumeric() || c == '-'))
-    {
+/// Flags whose subject a cluster file has. The environment and the settings give way to it.
+const OF_FILE: &[&str] = &[
+    "nodes",
+    "cpus",
+    "memory",
+    "subnet",
+    "pod-network-cidr",
+    "service-cluster-ip-range",
+    "dns-domain",
+    "ports",
+    "store",
+    "store-ca",
+    "store-cert",
+    "store-key",
+];
+
+/// What a start does, and what it does when the cluster is ready.
+pub(super) struct Plan {
+    pub(super) options: StartOptions,
+    namespace: Option<String>,
+    addons: Vec<String>,
+    images: Vec<String>,
+    manifests: Vec<String>,
+}
+
+/// Combines the flags with the cluster file, which they complete.
+pub(super) fn plan(
+    global: &Global,
+    args: &mut Args,
+    file: File,
+    output: &Output,
+) -> Result<Plan, Failure> {
+    let dns_domain = file.dns_domain.unwrap_or(args.dns_domain.clone());
+    if !is_domain(&dns_domain) {
         return Err(Failure::new(
             Source::Program,
             Kind::Usage,
-            format!("--dns-domain: '{}' is not a domain name", args.dns_domain),
+            format!("--dns-domain: '{dns_domain}' is not a domain name"),
         ));
     }
-    // Unknown addons are reported before anything is created.
-    let addons = super::addons::find(home, &args.addons, output)?;
-    let (audit_policy, pods) = extras(args.extra_config, output)?;
+    let (audit_policy, pods) = extras(std::mem::take(&mut args.extra_config), output)?;
     let cpu_millis = args.cpus.and_then(|limit| {
         limit.amount(|| {
             let count = std::thread::available_parallelism().ok()?.get();
             u64::try_from(count).ok().map(|count| count * 1000)
         })
     });
-    let options = StartOptions {
-        profile: global.profile.clone(),
-        nodes: args.nodes,
-        driver: args.driver.and_then(|name| driver(name, output)),
-        cpu_millis,
-        memory_bytes: args.memory.and_then(|limit| limit.amount(machine_memory)),
-        node_cidr: args.subnet,
-        pod_cidr: pods.unwrap_or(args.pod_network_cidr),
-        service_cidr: args.service_cluster_ip_range,
-        dns_domain: args.dns_domain,
-        insecure_registries: args.insecure_registry,
-        ports: args.ports,
-        store: StoreOptions::parse(&args.store, args.store_ca, args.store_cert, args.store_key)?,
-        machine: MachineOptions {
-            kernel: args.kernel.map(absolute).transpose()?,
-            modules: args.modules.map(absolute).transpose()?,
-            disk_bytes: args.disk_size,
+    let memory_bytes = args.memory.and_then(|limit| limit.amount(machine_memory));
+    let mut node_specs = file.nodes;
+    for spec in &mut node_specs {
+        spec.cpu_millis = spec.cpu_millis.or(cpu_millis);
+        spec.memory_bytes = spec.memory_bytes.or(memory_bytes);
+    }
+    let mut mounts = mounts(
+        std::mem::take(&mut args.mount_string),
+        std::mem::take(&mut args.mount),
+        output,
+    );
+    mounts.extend(file.mounts);
+    let mut insecure_registries = std::mem::take(&mut args.insecure_registry);
+    insecure_registries.extend(file.insecure_registries);
+    let mut addons = std::mem::take(&mut args.addons);
+    addons.extend(file.addons);
+    let store = StoreOptions::parse(
+        &args.store,
+        args.store_ca.take(),
+        args.store_cert.take(),
+        args.store_key.take(),
+    )?;
+    let kernel = args.kernel.take().map(absolute).transpose()?;
+    let modules = args.modules.take().map(absolute).transpose()?;
+    let name = file.name.filter(|_| !global.profile_given);
+    let named = args.driver.take().and_then(|name| driver(name, output));
+    args.keep_context |= file.keep_context;
+    Ok(Plan {
+        options: StartOptions {
+            profile: name.unwrap_or_else(|| global.profile.clone()),
+            nodes: args.nodes,
+            node_specs,
+            driver: named.or(file.driver),
+            cpu_millis,
+            memory_bytes,
+            node_cidr: file.subnet.or(args.subnet),
+            pod_cidr: pods.or(file.pods).unwrap_or(args.pod_network_cidr),
+            service_cidr: file.services.unwrap_or(args.service_cluster_ip_range),
+            dns_domain,
+            insecure_registries,
+            ports: std::mem::take(&mut args.ports),
+            mounts,
+            kind: false,
+            retain: false,
+            store: file.store.or(store),
+            machine: MachineOptions {
+                kernel: kernel.or(file.machine.kernel),
+                modules: modules.or(file.machine.modules),
+                disk_bytes: args.disk_size.or(file.machine.disk_bytes),
+            },
+            audit_policy: audit_policy.or(file.audit_policy),
+            kubeconfig: Some(Kubeconfig::at(default_kubeconfig()?)),
+            set_context: !args.keep_context,
         },
-        audit_policy,
-        kubeconfig: Some(Kubeconfig::at(default_kubeconfig()?)),
-        set_context: !args.keep_context,
+        namespace: args.namespace.take().or(file.namespace),
+        addons,
+        images: file.images,
+        manifests: file.manifests,
+    })
+}
+
+fn is_domain(text: &str) -> bool {
+    let is_label = |label: &str| {
+        !label.is_empty() && label.chars().all(|c| c.is_ascii_alphanumeric() || c == '-')
     };
+    text.split('.').all(is_label)
+}
+
+/// Runs the command.
+pub async fn run(
+    home: &Home,
+    global: &Global,
+    mut args: Args,
+    output: &Output,
+) -> Result<(), Failure> {
+    let doubled = args
+        .given
+        .iter()
+        .find(|flag| OF_FILE.contains(&flag.as_str()));
+    if let (Some(_), Some(flag)) = (&args.file, doubled) {
+        return Err(
+            usage_failure(format!("--{flag} and --file cannot be combined"))
+                .advise("change the file, which says this about the cluster"),
+        );
+    }
+    let file = match &args.file {
+        Some(path) => file::read(&Document::read(path)?)?,
+        None => File::default(),
+    };
+    let plan = plan(global, &mut args, file, output)?;
+    let options = plan.options;
+    // Unknown addons and missing files are reported before anything is created.
+    let mut addons = super::addons::find(home, &plan.addons, output)?;
+    addons.extend(file::manifests(&plan.manifests)?);
     if args.dry_run {
         return dry_run(home, &options, output).await;
     }
@@ -377,10 +527,10 @@ pub async fn run(home: &Home, global: &Global, args: Args, output: &Output) -> R
         }
         return Err(Failure::interruption());
     };
-    if let Some(namespace) = &args.namespace
+    if let Some(namespace) = &plan.namespace
         && let Some(kubeconfig) = &options.kubeconfig
     {
-        kubeconfig.set_namespace(&profile.name, namespace)?;
+        kubeconfig.set_namespace(&profile.context(), namespace)?;
     }
     let count = profile.nodes.len();
     let state = if args.wait == Wait::All {
@@ -397,12 +547,18 @@ pub async fn run(home: &Home, global: &Global, args: Args, output: &Output) -> R
         if args.keep_context {
             "kubectl's current context is unchanged.".to_owned()
         } else {
-            format!("kubectl's current context is '{}'.", profile.name)
+            format!("kubectl's current context is '{}'.", profile.context())
         },
     ));
-    // The cluster is kept if enabling an addon fails.
+    let complete = async {
+        if !plan.images.is_empty() {
+            super::load::run(home, &profile.name, plan.images, output).await?;
+        }
+        super::addons::enable(home, &profile, &addons, output).await
+    };
+    // The cluster is kept if one of these fails.
     tokio::select! {
-        enabled = super::addons::enable(home, &profile, &addons, output) => enabled,
+        done = complete => done,
         () = interrupted() => Err(Failure::interruption()),
     }
 }
@@ -426,9 +582,13 @@ async fn dry_run(home: &Home, options: &StartOptions, output: &Output) -> Result
         Err(e) => return Err(e),
     };
     let candidates = rkube_cluster::candidates(home, &options.profile, &options.machine).await;
+    let unsuitable = |c: &rkube_cluster::Candidate| {
+        let driver = rkube_drivers::by_name(c.name).ok()?;
+        options.unsuitable(&*driver)
+    };
     let lacks = |c: &rkube_cluster::Candidate| {
-        let problem = c.problems.iter().find(|p| p.fatal)?;
-        Some(problem.failure.clone())
+        let problem = c.problems.iter().find(|p| p.fatal);
+        unsuitable(c).or_else(|| Some(problem?.failure.clone()))
     };
     // The error that `rkube start` would return.
     let mut refusal = None;
@@ -443,7 +603,7 @@ async fn dry_run(home: &Home, options: &StartOptions, output: &Output) -> Result
     } else {
         options.node_count()?;
         let tried = rkube_drivers::NAMES.join(", ");
-        match candidates.iter().find(|c| c.works()) {
+        match candidates.iter().find(|c| lacks(c).is_none()) {
             Some(c) => (
                 Some(c.name.to_owned()),
                 format!("the first usable one of {tried}"),
@@ -457,7 +617,7 @@ async fn dry_run(home: &Home, options: &StartOptions, output: &Output) -> Result
     };
     let nodes = match &existing {
         Some(profile) => profile.nodes.len(),
-        None => options.nodes.unwrap_or(1) as usize,
+        None => options.node_count()? as usize,
     };
     let result = DryRun {
         profile: options.profile.clone(),
@@ -489,7 +649,7 @@ async fn dry_run(home: &Home, options: &StartOptions, output: &Output) -> Result
 
 /// Starts a cluster and waits for it. Returns `None` on Ctrl-C. The steps that change the
 /// machine are short and always completed; only the waiting is interrupted.
-async fn start(
+pub(super) async fn start(
     home: &Home,
     options: &StartOptions,
     wait: Option<Duration>,

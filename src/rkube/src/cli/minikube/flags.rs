@@ -64,7 +64,8 @@ const VM: &str = "it is for a driver that rkube does not have";
 const ENGINE: &str = "the nodes run no container engine";
 const REGISTRIES: &str = "nodes pull from the registry that the image's name says; name the mirror in the image, or load images with the command image load";
 const API: &str = "the API server is reached as the kubeconfig says";
-const MOUNT: &str = "nodes see no directories of this machine; copy files with the command cp";
+const MOUNT: &str = "folders are bind-mounted, which needs no protocol, port or address";
+const OWNER: &str = "files in mounted folders keep their owners";
 
 /// All flags.
 pub(super) const FLAGS: &[Flag] = &[
@@ -249,21 +250,23 @@ pub(super) const FLAGS: &[Flag] = &[
         true,
         Rule::Refused(&["0"], "nodes have one disk"),
     ),
-    switch(
-        "start",
-        "mount",
-        "minikube ignores it, too; it needs --mount-string",
-    ),
-    no("start", "mount-string", MOUNT),
     value("start", "mount-9p-version", MOUNT),
-    value("start", "mount-gid", MOUNT),
+    no("start", "mount-gid", OWNER),
     value("start", "mount-ip", MOUNT),
     value("start", "mount-msize", MOUNT),
-    value("start", "mount-options", MOUNT),
+    no(
+        "start",
+        "mount-options",
+        "a folder that nodes cannot write to is HOST:NODE:ro",
+    ),
     value("start", "mount-port", MOUNT),
     value("start", "mount-type", MOUNT),
-    value("start", "mount-uid", MOUNT),
-    switch("start", "disable-driver-mounts", MOUNT),
+    no("start", "mount-uid", OWNER),
+    switch(
+        "start",
+        "disable-driver-mounts",
+        "nothing is mounted that is not asked for",
+    ),
     // start: other drivers.
     switch(
         "start",
@@ -341,6 +344,20 @@ pub(super) const FLAGS: &[Flag] = &[
         "node start",
         "delete-on-failure",
         "a node that does not start is kept",
+    ),
+    // mount.
+    value("mount", "9p-version", MOUNT),
+    value("mount", "ip", MOUNT),
+    value("mount", "msize", MOUNT),
+    value("mount", "port", MOUNT),
+    value("mount", "type", MOUNT),
+    value("mount", "mode", OWNER),
+    no("mount", "gid", OWNER),
+    no("mount", "uid", OWNER),
+    no(
+        "mount",
+        "options",
+        "a folder that nodes cannot write to is HOST:NODE:ro",
     ),
     switch("ssh", "native-ssh", "rkube always uses its own SSH client"),
     off(

@@ -206,9 +206,13 @@ pub fn instead_of(command: &str, profile: &str) -> Failure {
                 with("image load NAME")
             ),
         ),
-        "mount" => unsupported(
-            "'mount' is not supported: nodes see no directories of this machine",
-            format!("copy files to a node with: {}", with("cp FILE NODE:/PATH")),
+        "apply" => unsupported(
+            "'apply' is not supported: the nodes of a cluster file are those of a new cluster",
+            format!(
+                "add folders with: {}, and nodes with: {}; addons, images and manifests are applied by the next rkube start -f FILE",
+                with("mount HOST:NODE"),
+                with("node add")
+            ),
         ),
         "image build" => unsupported(
             "'image build' is not supported: rkube has no builder",
@@ -222,14 +226,6 @@ pub fn instead_of(command: &str, profile: &str) -> Failure {
             format!(
                 "do it with the engine of this machine, then load the result with: {}",
                 with("image load NAME")
-            ),
-        ),
-        "pause" | "unpause" => unsupported(
-            format!("'{command}' is not there yet"),
-            format!(
-                "free the machine's CPUs and memory with: {}; the data is kept, and {} takes about a second",
-                with("stop"),
-                with("start")
             ),
         ),
         _ => unsupported(
@@ -252,8 +248,7 @@ pub fn suggestion(words: &[String]) -> Option<&'static str> {
         ("cluster", Some("start")) => "rkube start -p NAME",
         ("cluster", _) | ("get", Some("clusters")) | ("ls" | "ps", _) => "rkube profile list",
         ("get", Some("nodes")) => "rkube node list",
-        ("kubeconfig", _) | ("get" | "export", Some("kubeconfig")) => "rkube update-context",
-        ("export", Some("logs")) => "rkube logs --file FILE",
+        ("kubeconfig", _) | ("get", Some("kubeconfig")) => "rkube export kubeconfig",
         ("load", _) => "rkube image load NAME",
         ("context" | "use" | "switch", _) => "rkube profile NAME",
         ("shell" | "exec", _) => "rkube ssh",

@@ -100,9 +100,7 @@ fn commands_without_a_counterpart_say_what_to_do() {
         "docker-env",
         "podman-env",
         "cache",
-        "mount",
-        "pause",
-        "unpause",
+        "apply",
         "image build",
         "image save",
     ] {

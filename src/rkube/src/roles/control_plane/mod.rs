@@ -77,7 +77,7 @@ pub async fn run(config: NodeConfig) -> anyhow::Result<()> {
     controllers.api_server_port = cluster.api_server_port;
     let roles = node_roles::run(
         server.client("system:rkube-node-roles", &["system:masters"]),
-        config.name.clone(),
+        config.clone(),
     );
     let setup = server.client("system:rkube-defaults", &["system:masters"]);
     let clients = rkube_controllers::Clients {

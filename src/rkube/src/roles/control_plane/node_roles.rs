@@ -1,22 +1,26 @@
-//! Sets the labels that `kubectl get nodes` shows as roles.
+//! Sets what a node may not say about itself when it registers (NodeRestriction): the labels that
+//! `kubectl get nodes` shows as roles, and the labels and taints of the profile.
 //!
-//! A node may not set these labels itself (NodeRestriction). kubeadm sets them during
-//! installation.
+//! kubeadm sets them during installation. Those of the profile are set once, with the roles, so
+//! that what users change later is kept.
 
 use futures::StreamExt;
-use k8s_openapi::api::core::v1::Node;
-use kube::api::{Patch, PatchParams};
+use k8s_openapi::api::core::v1::{Node, Taint};
+use kube::api::PostParams;
 use kube::core::PartialObjectMeta;
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client, ResourceExt};
+use rkube_config::{NodeAddress, NodeConfig, paths};
 
 const CONTROL_PLANE: &str = "node-role.kubernetes.io/control-plane";
 const WORKER: &str = "node-role.kubernetes.io/worker";
+/// How often a write is repeated that conflicts with another one.
+const ATTEMPTS: usize = 10;
 
-/// Labels all nodes until the watch ends. `control_plane` is the name of the control-plane node.
-pub async fn run(client: Client, control_plane: String) -> anyhow::Result<()> {
-    let nodes: Api<PartialObjectMeta<Node>> = Api::all(client);
-    let changes = watcher(nodes.clone(), watcher::Config::default())
+/// Labels and taints all nodes until the watch ends. `config` is that of the control-plane node.
+pub async fn run(client: Client, config: NodeConfig) -> anyhow::Result<()> {
+    let nodes: Api<PartialObjectMeta<Node>> = Api::all(client.clone());
+    let changes = watcher(nodes, watcher::Config::default())
         .default_backoff()
         .touched_objects();
     futures::pin_mut!(changes);
@@ -29,37 +33,115 @@ pub async fn run(client: Client, control_plane: String) -> anyhow::Result<()> {
             }
         };
         let name = node.name_any();
-        let mut wanted = vec![WORKER];
-        if name == control_plane {
-            wanted.push(CONTROL_PLANE);
-        }
-        if wanted
-            .iter()
-            .all(|label| node.labels().contains_key(*label))
-        {
+        let roles = roles(&name, &config);
+        if roles.iter().all(|label| node.labels().contains_key(*label)) {
             continue;
         }
-        let labels: serde_json::Map<String, serde_json::Value> = wanted
-            .iter()
-            .map(|label| ((*label).to_owned(), "".into()))
-            .collect();
-        let patch = serde_json::json!({ "metadata": { "labels": labels } });
-        match nodes
-            .patch(
-                &name,
-                &PatchParams {
-                    field_manager: Some("rkube".into()),
-                    ..PatchParams::default()
-                },
-                &Patch::Merge(patch),
-            )
-            .await
-        {
-            Ok(_) => {}
-            // The node was deleted in the meantime.
-            Err(kube::Error::Api(e)) if e.code == 404 => {}
-            Err(e) => tracing::warn!("labelling node {name} with its roles: {e}"),
+        if let Err(e) = register(&client, &name, &roles, &config).await {
+            tracing::warn!("labelling node {name} with its roles: {e}");
         }
     }
     anyhow::bail!("the watch of nodes ended")
+}
+
+/// Returns the labels of a node's roles.
+fn roles(name: &str, config: &NodeConfig) -> Vec<&'static str> {
+    match name == config.name {
+        true => vec![WORKER, CONTROL_PLANE],
+        false => vec![WORKER],
+    }
+}
+
+/// Sets the labels and taints of a node that has registered.
+async fn register(
+    client: &Client,
+    name: &str,
+    roles: &[&str],
+    config: &NodeConfig,
+) -> kube::Result<()> {
+    // Read again: nodes may have been added since this process started.
+    let current = NodeConfig::read(paths::NODE_CONFIG);
+    let all = current
+        .as_ref()
+        .map_or(&config.cluster.nodes, |c| &c.cluster.nodes);
+    let wanted = all.iter().find(|node| node.name == name);
+    let api: Api<Node> = Api::all(client.clone());
+    let options = PostParams {
+        field_manager: Some("rkube".into()),
+        ..PostParams::default()
+    };
+    for attempt in 1.. {
+        // Taints are replaced as a whole, so that a patch could drop those of controllers.
+        let Some(mut node) = api.get_opt(name).await? else {
+            return Ok(());
+        };
+        complete(&mut node, roles, wanted);
+        match api.replace(name, &options, &node).await {
+            // The node was deleted in the meantime.
+            Err(kube::Error::Api(e)) if e.code == 404 => return Ok(()),
+            Err(kube::Error::Api(e)) if e.code == 409 && attempt < ATTEMPTS => {}
+            result => return result.map(drop),
+        }
+    }
+    Ok(())
+}
+
+/// Adds labels and taints to a node.
+fn complete(node: &mut Node, roles: &[&str], wanted: Option<&NodeAddress>) {
+    let labels = node.labels_mut();
+    for role in roles {
+        labels.insert((*role).to_owned(), String::new());
+    }
+    let Some(wanted) = wanted else {
+        return;
+    };
+    labels.extend(wanted.labels.clone());
+    let taints = node
+        .spec
+        .get_or_insert_default()
+        .taints
+        .get_or_insert_default();
+    for taint in &wanted.taints {
+        taints.retain(|other| other.key != taint.key || other.effect != taint.effect);
+        taints.push(Taint {
+            key: taint.key.clone(),
+            value: (!taint.value.is_empty()).then(|| taint.value.clone()),
+            effect: taint.effect.clone(),
+            time_added: None,
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_keeps_the_taints_of_controllers() {
+        let taint = |key: &str, effect: &str| Taint {
+            key: key.into(),
+            effect: effect.into(),
+            ..Taint::default()
+        };
+        let mut node = Node::default();
+        let not_ready = taint("node.kubernetes.io/not-ready", "NoSchedule");
+        node.spec.get_or_insert_default().taints = Some(vec![not_ready.clone()]);
+        let wanted = NodeAddress {
+            name: "n".into(),
+            ip: [10, 0, 0, 2].into(),
+            labels: [("tier".to_owned(), "a".to_owned())].into(),
+            taints: vec![rkube_config::Taint {
+                key: "dedicated".into(),
+                value: String::new(),
+                effect: "NoExecute".into(),
+            }],
+        };
+        complete(&mut node, &[WORKER], Some(&wanted));
+        // Nothing is added twice.
+        complete(&mut node, &[WORKER], Some(&wanted));
+        let taints = node.spec.as_ref().unwrap().taints.as_ref().unwrap();
+        assert_eq!(taints, &[not_ready, taint("dedicated", "NoExecute")]);
+        assert_eq!(node.labels()["tier"], "a");
+        assert!(node.labels().contains_key(WORKER));
+    }
 }

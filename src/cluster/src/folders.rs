@@ -1,0 +1,138 @@
+//! Folders of the host in the nodes of a cluster.
+
+use std::path::Path;
+
+use rkube_drivers::{HostMount, NodeState};
+use rkube_failure::{Failure, Kind, Source, command};
+
+use crate::Progress;
+use crate::files::Home;
+use crate::pause;
+use crate::plan::{check_mounts, refuse_mounts};
+use crate::profile::Profile;
+
+/// Mounts a folder of the host in all nodes, or in one. It is there until it is taken away, also
+/// after a restart.
+///
+/// # Errors
+/// Fails if the driver cannot change running nodes and one runs.
+pub async fn mount(
+    home: &Home,
+    profile: &str,
+    node: Option<&str>,
+    mount: &HostMount,
+    progress: &dyn Progress,
+) -> Result<(), Failure> {
+    let mut profile = Profile::load(home, profile)?;
+    let _lock = home.lock(&profile.name)?;
+    refuse_mounts(rkube_drivers::by_name(&profile.driver)?.as_ref())?;
+    let nodes = names(&profile, node)?;
+    for node in profile.nodes.iter().filter(|n| nodes.contains(&n.name)) {
+        let mut all = profile.mounts_of(node);
+        all.push(mount.clone());
+        check_mounts(&all)?;
+    }
+    progress.step("mount", &format!("Mounting {}", mount.host.display()));
+    let done = change(home, &profile, &nodes, mount, true).await;
+    if let Err(failure) = done {
+        // Nodes that have it already lose it again; the first failure is the one to report.
+        let _ = change(home, &profile, &nodes, mount, false).await;
+        return Err(failure);
+    }
+    match node {
+        None => profile.mounts.push(mount.clone()),
+        Some(_) => {
+            let chosen = profile.nodes.iter_mut();
+            for node in chosen.filter(|n| nodes.contains(&n.name)) {
+                node.mounts.push(mount.clone());
+            }
+        }
+    }
+    profile.save(home)
+}
+
+/// Takes the folder away that is mounted at `path` of the nodes.
+pub async fn unmount(
+    home: &Home,
+    profile: &str,
+    path: &Path,
+    progress: &dyn Progress,
+) -> Result<(), Failure> {
+    let mut profile = Profile::load(home, profile)?;
+    let _lock = home.lock(&profile.name)?;
+    let of_nodes = profile.nodes.iter().flat_map(|node| &node.mounts);
+    let all = profile.mounts.iter().chain(of_nodes);
+    let Some(mount) = all.cloned().find(|mount| mount.node == path) else {
+        return Err(Failure::new(
+            Source::Program,
+            Kind::NotFound,
+            format!("no folder is mounted on {}", path.display()),
+        )
+        .advise(format!(
+            "list the folders with: {}",
+            command("mount", &profile.name)
+        )));
+    };
+    progress.step("unmount", &format!("Unmounting {}", path.display()));
+    let has = |node: &&crate::Node| profile.mounts_of(node).iter().any(|m| m.node == path);
+    let nodes: Vec<String> = profile
+        .nodes
+        .iter()
+        .filter(has)
+        .map(|node| node.name.clone())
+        .collect();
+    change(home, &profile, &nodes, &mount, false).await?;
+    profile.mounts.retain(|m| m.node != path);
+    for node in &mut profile.nodes {
+        node.mounts.retain(|m| m.node != path);
+    }
+    profile.save(home)
+}
+
+/// Returns the names of all nodes, or of one.
+fn names(profile: &Profile, node: Option<&str>) -> Result<Vec<String>, Failure> {
+    Ok(match node {
+        Some(name) => vec![profile.node(Some(name))?.name.clone()],
+        None => profile.nodes.iter().map(|n| n.name.clone()).collect(),
+    })
+}
+
+/// Mounts a folder in those of `nodes` that run, or takes it away.
+async fn change(
+    home: &Home,
+    profile: &Profile,
+    nodes: &[String],
+    mount: &HostMount,
+    present: bool,
+) -> Result<(), Failure> {
+    let driver = rkube_drivers::by_name(&profile.driver)?;
+    let plan = profile.plan(home);
+    let states = driver.states(&plan).await?;
+    let chosen = plan.nodes.iter().zip(states);
+    for (node, state) in chosen.filter(|(node, _)| nodes.contains(&node.name)) {
+        match state {
+            NodeState::Stopped | NodeState::Missing => {}
+            NodeState::Paused => return Err(pause::failure(&profile.name)),
+            NodeState::Running => {
+                if !driver.mount(&plan, &node.name, mount, present).await? {
+                    return Err(must_stop(profile, driver.name()));
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+fn must_stop(profile: &Profile, driver: &str) -> Failure {
+    let with = |words: &str| command(words, &profile.name);
+    Failure::new(
+        Source::Driver,
+        Kind::Conflict,
+        format!("the driver {driver} cannot change the folders of a running node"),
+    )
+    .advise(format!(
+        "stop the cluster first, and start it afterwards: {}, the same command again, {}",
+        with("stop"),
+        with("start")
+    ))
+}
