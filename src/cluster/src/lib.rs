@@ -10,6 +10,7 @@ use rkube_client as _;
 mod access;
 pub mod addons;
 mod choice;
+mod download;
 mod files;
 mod forward;
 mod kubeconfig;
@@ -32,6 +33,7 @@ pub use access::{
     client, endpoints, logs, on_node, server, ssh, ssh_address, ssh_host_key, ssh_key,
 };
 pub use choice::{Candidate, candidates, none_works};
+pub use download::download;
 pub use files::{
     Home, add_line, home_dir, io_failure, make_private_dir, remove_tree, write_private,
 };

@@ -103,8 +103,7 @@ fn commands_without_a_counterpart_say_what_to_do() {
         "mount",
         "pause",
         "unpause",
-        "image build",
-        "image save",
+        "image push",
     ] {
         let failure = instead_of(command, "demo");
         assert_eq!(failure.exit_code(), 16, "{command}");
