@@ -21,6 +21,13 @@ pub struct Args {
     command: Command,
 }
 
+impl Args {
+    /// Returns whether the command undoes its work when it is interrupted.
+    pub fn handles_interrupt(&self) -> bool {
+        matches!(self.command, Command::Build)
+    }
+}
+
 #[derive(clap::Subcommand)]
 enum Command {
     /// List containers
@@ -60,8 +67,7 @@ enum Command {
     /// Build the image that standard input describes
     #[command(hide = true)]
     Build,
-    /// Forget the steps of earlier builds
-    #[command(hide = true)]
+    /// Forget the steps of earlier builds, and remove images without a name
     Prune,
     /// Give an image another name
     Tag {
@@ -260,8 +266,18 @@ async fn containers(command: Command, output: &Output) -> Result<(), Failure> {
         } => return save(runtime, images, omit, keep_ids).await,
         Command::Build => return ctl_build::run(&runtime).await,
         Command::Prune => {
-            let count = ctl_build::prune(&runtime).await?;
-            println!("{count}");
+            ctl_build::prune(&runtime).await?;
+            for image in runtime.list_images() {
+                if !image.repo_tags.is_empty() || !image.repo_digests.is_empty() {
+                    continue;
+                }
+                match runtime.remove_image(&image.id).await {
+                    Ok(()) => println!("{}", image.id),
+                    // It is left to its containers.
+                    Err(ImageError::InUse { .. }) => {}
+                    Err(e) => return Err(image_failure(e)),
+                }
+            }
         }
         Command::Tag { image, name } => {
             runtime

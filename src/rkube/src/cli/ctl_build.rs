@@ -77,10 +77,18 @@ pub async fn run(runtime: &Runtime) -> Result<(), Failure> {
         }
         Ok::<_, io::Error>(())
     });
+    // The SSH server hangs up if the connection is lost.
+    let interrupted = crate::cli::interrupted();
     let canceled = async {
         // An error means that the context was never read, which the build reports.
-        if canceled.await.is_err() {
-            std::future::pending::<()>().await;
+        let ended = async {
+            if canceled.await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        };
+        tokio::select! {
+            () = ended => {}
+            () = interrupted => {}
         }
     };
     let result = exec::build(runtime, &directories(), request, context, events, canceled).await;

@@ -72,7 +72,7 @@ enum Command {
         /// Its new name, which no other image has then
         name: String,
     },
-    /// Forget the steps of earlier builds, on all nodes
+    /// Forget the steps of earlier builds and remove images without a name, on all nodes
     Prune,
     /// Not supported; says what to do instead
     #[command(hide = true)]
@@ -184,10 +184,10 @@ async fn change(
         Command::Prune => {
             output.step(
                 "prune",
-                &format!("Forgetting builds on {}", nodes(&profile)),
+                &format!("Removing what is not used on {}", nodes(&profile)),
             );
             everywhere(home, &profile, "rkube ctl prune").await?;
-            output.say("The steps of earlier builds were forgotten on all nodes.");
+            output.say("The steps of earlier builds and the images without a name were removed from all nodes.");
             Ok(())
         }
         // Handled by the caller.

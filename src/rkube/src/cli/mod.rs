@@ -217,10 +217,11 @@ pub fn main() -> ExitCode {
         }
     };
     // These commands undo their work on Ctrl-C.
-    let handles_interrupt = matches!(
-        cli.command,
-        Command::Tunnel | Command::Start(_) | Command::Dashboard(_) | Command::Snapshot(_)
-    );
+    let handles_interrupt = match &cli.command {
+        Command::Tunnel | Command::Start(_) | Command::Dashboard(_) | Command::Snapshot(_) => true,
+        Command::Ctl(args) => args.handles_interrupt(),
+        _ => false,
+    };
     let result = runtime.block_on(async {
         // Not installed for commands that handle signals: it would receive the signal
         // before the command does.
