@@ -10,6 +10,7 @@ use rkube_client as _;
 mod access;
 pub mod addons;
 mod choice;
+mod download;
 mod export;
 mod files;
 mod folders;
@@ -36,6 +37,7 @@ pub use access::{
     client, endpoints, kubeconfig, logs, on_node, server, ssh, ssh_address, ssh_host_key, ssh_key,
 };
 pub use choice::{Candidate, candidates, none_works};
+pub use download::download;
 pub use export::{Exported, export};
 pub use files::{
     Home, add_line, home_dir, io_failure, make_private_dir, remove_tree, write_private,

@@ -26,7 +26,7 @@ pub(crate) fn c_path(path: impl AsRef<OsStr>) -> io::Result<CString> {
 }
 
 /// Opens `path` below `root` as if `root` were `/`. An empty path is `root` itself.
-pub(crate) fn open_in_root(
+pub fn open_in_root(
     root: BorrowedFd<'_>,
     path: &Path,
     flags: libc::c_int,
@@ -67,7 +67,7 @@ pub(crate) fn open_in_root(
 }
 
 /// Opens a directory with `O_PATH`, for use as a root.
-pub(crate) fn open_dir(path: &Path) -> io::Result<OwnedFd> {
+pub fn open_dir(path: &Path) -> io::Result<OwnedFd> {
     let text = c_path(path)?;
     // SAFETY: the string outlives the call.
     let fd = check(unsafe {
@@ -112,7 +112,7 @@ pub(crate) fn clean(path: &Path) -> Option<PathBuf> {
 
 /// Opens the directory `path` below `root`, and creates missing directories with mode 0755. Calls
 /// `made(descriptor, path)` for each new directory.
-pub(crate) fn make_dirs(
+pub fn make_dirs(
     root: BorrowedFd<'_>,
     path: &Path,
     mut made: impl FnMut(BorrowedFd<'_>, &Path) -> io::Result<()>,
@@ -192,7 +192,7 @@ pub(crate) fn stat_fd(fd: BorrowedFd<'_>) -> io::Result<libc::stat> {
 
 /// Reads at most `limit` bytes of a file below `root`. Returns `None` if it does not exist or is
 /// not a regular file.
-pub(crate) fn read_in_root(root: &Path, path: &Path, limit: u64) -> io::Result<Option<Vec<u8>>> {
+pub fn read_in_root(root: &Path, path: &Path, limit: u64) -> io::Result<Option<Vec<u8>>> {
     use std::io::Read;
     let root = open_dir(root)?;
     // O_NONBLOCK: opening a FIFO in the image must not block.

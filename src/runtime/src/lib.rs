@@ -18,6 +18,7 @@ use std::ffi::OsString;
 
 mod beneath;
 mod blocking;
+pub mod build;
 mod client;
 mod container;
 mod device_filter;

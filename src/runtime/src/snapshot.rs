@@ -4,7 +4,7 @@ use std::ffi::CString;
 use std::fs;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
@@ -188,6 +188,23 @@ pub fn unmount(path: &Path) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Unmounts everything below `dir`, the deepest mounts first.
+pub fn unmount_below(dir: &Path) -> Result<()> {
+    let Ok(dir) = fs::canonicalize(dir) else {
+        return Ok(());
+    };
+    let table = fs::read_to_string("/proc/self/mountinfo")
+        .context(|| "cannot read the mount table".into())?;
+    let mut found: Vec<PathBuf> = table
+        .lines()
+        .filter_map(|line| line.split(' ').nth(4))
+        .map(|target| PathBuf::from(std::ffi::OsString::from_vec(unescape(target))))
+        .filter(|target| target.starts_with(&dir) && *target != dir)
+        .collect();
+    found.sort_by_key(|target| std::cmp::Reverse(target.components().count()));
+    found.iter().try_for_each(|target| unmount(target))
 }
 
 /// Returns the disk usage below `path` without other file systems. Files that disappear meanwhile

@@ -157,7 +157,7 @@ async fn get(url: &str) -> Result<Vec<u8>, (Kind, String)> {
 }
 
 /// Creates a client that trusts the host's CA certificates.
-fn client(url: &reqwest::Url) -> Result<reqwest::Client, reqwest::Error> {
+pub(crate) fn client(url: &reqwest::Url) -> Result<reqwest::Client, reqwest::Error> {
     // Errors only if a provider is already installed, which is fine.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let builder = reqwest::Client::builder()

@@ -26,6 +26,7 @@ use crate::profile::Profile;
 use crate::{Progress, access, ready};
 
 pub use description::{Addon, Manifest, Origin};
+pub(crate) use fetch::client as http_client;
 
 /// How long the API server may take to respond when addons are listed.
 const LIST_TIMEOUT: Duration = Duration::from_secs(3);

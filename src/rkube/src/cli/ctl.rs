@@ -9,6 +9,9 @@ use rkube_failure::{Kind, Source};
 use rkube_init::state::{Part, State};
 use rkube_runtime::{ContainerStatus, ImageError, ImageStatus, Runtime, RuntimeConfig};
 
+#[path = "ctl_build.rs"]
+mod ctl_build;
+
 use super::output::table;
 use super::{Global, Output};
 
@@ -16,6 +19,13 @@ use super::{Global, Output};
 pub struct Args {
     #[command(subcommand)]
     command: Command,
+}
+
+impl Args {
+    /// Returns whether the command undoes its work when it is interrupted.
+    pub fn handles_interrupt(&self) -> bool {
+        matches!(self.command, Command::Build)
+    }
 }
 
 #[derive(clap::Subcommand)]
@@ -37,6 +47,34 @@ enum Command {
     Load {
         /// Path of the archive [default: standard input]
         archive: Option<PathBuf>,
+        /// The archive comes from another node of the cluster
+        #[arg(long, hide = true, conflicts_with = "archive")]
+        repacked: bool,
+    },
+    /// Write images to standard output as an archive
+    #[command(hide = true)]
+    Save {
+        /// Names or IDs
+        #[arg(required = true)]
+        images: Vec<String>,
+        /// Chain ID of a layer to leave out; can be repeated
+        #[arg(long)]
+        omit: Vec<String>,
+        /// Write the archive for another node of the cluster
+        #[arg(long)]
+        keep_ids: bool,
+    },
+    /// Build the image that standard input describes
+    #[command(hide = true)]
+    Build,
+    /// Forget the steps of earlier builds, and remove images without a name
+    Prune,
+    /// Give an image another name
+    Tag {
+        /// Name or ID of the image
+        image: String,
+        /// The new name
+        name: String,
     },
     /// Print which of the given layers the node has
     #[command(hide = true)]
@@ -207,15 +245,45 @@ async fn containers(command: Command, output: &Output) -> Result<(), Failure> {
         Command::Ps { all } => ps(&runtime, all, output),
         Command::Images => images(&runtime, output),
         Command::Logs { container } => return logs(&runtime, &container),
-        Command::Load { archive } => {
+        Command::Load { archive, repacked } => {
             let names = match archive {
                 Some(path) => runtime.load_image(&path).await,
-                None => runtime.load_image_from(tokio::io::stdin()).await,
+                None => {
+                    runtime
+                        .load_repacked_from(tokio::io::stdin(), repacked)
+                        .await
+                }
             }
             .map_err(image_failure)?;
             for name in names {
                 println!("{name}");
             }
+        }
+        Command::Save {
+            images,
+            omit,
+            keep_ids,
+        } => return save(runtime, images, omit, keep_ids).await,
+        Command::Build => return ctl_build::run(&runtime).await,
+        Command::Prune => {
+            ctl_build::prune(&runtime).await?;
+            for image in runtime.list_images() {
+                if !image.repo_tags.is_empty() || !image.repo_digests.is_empty() {
+                    continue;
+                }
+                match runtime.remove_image(&image.id).await {
+                    Ok(()) => println!("{}", image.id),
+                    // It is left to its containers.
+                    Err(ImageError::InUse { .. }) => {}
+                    Err(e) => return Err(image_failure(e)),
+                }
+            }
+        }
+        Command::Tag { image, name } => {
+            runtime
+                .tag_image(&image, &name)
+                .await
+                .map_err(image_failure)?;
         }
         Command::Layers { layers } => {
             for layer in runtime.present_layers(&layers) {
@@ -242,6 +310,29 @@ async fn containers(command: Command, output: &Output) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Writes images to standard output. Tells on standard error which ones got another ID.
+async fn save(
+    runtime: Runtime,
+    images: Vec<String>,
+    omit: Vec<String>,
+    keep_ids: bool,
+) -> Result<(), Failure> {
+    let names = images.clone();
+    let written = tokio::task::spawn_blocking(move || {
+        runtime.export_image(&images, &omit, keep_ids, std::io::stdout().lock())
+    });
+    let exported = written.await.map_err(failure)?.map_err(image_failure)?;
+    for (name, image) in names.iter().zip(exported) {
+        if !image.same && !keep_ids {
+            eprintln!(
+                "{name} has the ID {} in the archive, because its layers are no longer known as they were distributed",
+                image.id
+            );
+        }
+    }
+    Ok(())
+}
+
 fn state(command: StateCommand) -> Result<(), Failure> {
     let state = State::of_node();
     match command {
@@ -257,7 +348,7 @@ fn state(command: StateCommand) -> Result<(), Failure> {
     .map_err(|e| Failure::new(Source::Guest, Kind::Error, format!("{e:#}")))
 }
 
-fn failure(e: impl std::fmt::Display) -> Failure {
+pub(super) fn failure(e: impl std::fmt::Display) -> Failure {
     Failure::new(Source::Runtime, Kind::Error, e.to_string())
 }
 

@@ -15,6 +15,13 @@ pub struct Args {
     words: Vec<String>,
 }
 
+impl Args {
+    /// Returns whether the command undoes its work when it is interrupted.
+    pub fn handles_interrupt(&self) -> bool {
+        false
+    }
+}
+
 /// Always fails, with advice to run the command on a node.
 pub async fn run(global: &Global, args: Args, _output: &Output) -> Result<(), Failure> {
     let words = match args.words.is_empty() {

@@ -1,6 +1,7 @@
 //! `rkube image`
 
 use std::path::PathBuf;
+use std::process::ExitCode;
 
 use futures::future::join_all;
 use rkube_cluster::{Home, Node, Profile, Progress};
@@ -10,6 +11,10 @@ use rkube_failure::Failure;
 use rkube_failure::{Kind, Source};
 use tokio::io::AsyncRead;
 use tokio_util::io::StreamReader;
+
+mod build;
+mod source;
+mod transfer;
 
 use super::{Global, Output};
 
@@ -51,33 +56,65 @@ enum Command {
         #[arg(required = true, value_name = "IMAGE")]
         images: Vec<String>,
     },
-    /// Not supported; says how to build an image for the nodes
-    #[command(hide = true)]
-    Build(super::minikube::Rest),
-    /// Not supported; says what to do instead
-    #[command(hide = true)]
-    Save(super::minikube::Rest),
-    /// Not supported; says what to do instead
-    #[command(hide = true)]
-    Tag(super::minikube::Rest),
+    /// Build an image from a Dockerfile, for all nodes
+    #[command(after_help = BUILD_HELP)]
+    Build(Box<build::Args>),
+    /// Save images of the nodes to an archive
+    Save {
+        /// Names of the images, then the path of the archive, or - for standard output
+        #[arg(required = true, num_args = 1.., value_name = "IMAGE... FILE")]
+        words: Vec<String>,
+    },
+    /// Give an image another name, on all nodes
+    Tag {
+        /// Name or ID of the image
+        image: String,
+        /// Its new name, which no other image has then
+        name: String,
+    },
+    /// Forget the steps of earlier builds and remove images without a name, on all nodes
+    Prune,
     /// Not supported; says what to do instead
     #[command(hide = true)]
     Push(super::minikube::Rest),
 }
 
-pub async fn run(home: &Home, global: &Global, args: Args, output: &Output) -> Result<(), Failure> {
-    let missing = match &args.command {
-        Command::Build(_) => Some("image build"),
-        Command::Save(_) => Some("image save"),
-        Command::Tag(_) => Some("image tag"),
-        Command::Push(_) => Some("image push"),
-        _ => None,
-    };
-    if let Some(command) = missing {
-        return Err(super::minikube::instead_of(command, &global.profile));
-    }
-    let profile = Profile::load(home, &global.profile)?;
+/// What `rkube image build --help` says in addition to the flags.
+const BUILD_HELP: &str = "\
+The steps run in a node, with its network, the capabilities that Docker gives and no privileges. \
+Results of steps are kept on the node; 'rkube image prune' removes them. The exit code is 1 if the \
+Dockerfile or one of its steps is to blame for a failure.";
+
+/// Exit code of `docker build` if the Dockerfile or a step is to blame.
+const BUILD_FAILED: u8 = 1;
+
+pub async fn run(
+    home: &Home,
+    global: &Global,
+    args: Args,
+    output: &Output,
+) -> Result<ExitCode, Failure> {
     match args.command {
+        Command::Build(args) => Ok(match build::run(home, global, *args, output).await? {
+            true => ExitCode::SUCCESS,
+            false => ExitCode::from(BUILD_FAILED),
+        }),
+        Command::Push(_) => Err(super::minikube::instead_of("image push", &global.profile)),
+        other => change(home, global, other, output)
+            .await
+            .map(|()| ExitCode::SUCCESS),
+    }
+}
+
+/// Runs the commands that need the cluster and have no exit codes of their own.
+async fn change(
+    home: &Home,
+    global: &Global,
+    command: Command,
+    output: &Output,
+) -> Result<(), Failure> {
+    let profile = Profile::load(home, &global.profile)?;
+    match command {
         Command::Load { sources } => {
             for source in sources {
                 load(home, &profile, &source, output).await?;
@@ -125,8 +162,36 @@ pub async fn run(home: &Home, global: &Global, args: Args, output: &Output) -> R
             }
             Ok(())
         }
-        // Refused above.
-        Command::Build(_) | Command::Save(_) | Command::Tag(_) | Command::Push(_) => Ok(()),
+        Command::Save { mut words } => {
+            let Some(file) = words.pop().filter(|_| !words.is_empty()) else {
+                return Err(Failure::new(
+                    Source::Program,
+                    Kind::Usage,
+                    "'image save' needs the path of the archive after the images",
+                )
+                .advise("write the archive to a file, or with - to standard output: rkube image save IMAGE FILE"));
+            };
+            transfer::save(home, &profile, &words, &file, output).await
+        }
+        Command::Tag { image, name } => {
+            let command = format!("rkube ctl tag {} {}", word(&image)?, word(&name)?);
+            everywhere(home, &profile, &command).await?;
+            output.say(&format!(
+                "The image {image} is also called {name} on all nodes."
+            ));
+            Ok(())
+        }
+        Command::Prune => {
+            output.step(
+                "prune",
+                &format!("Removing what is not used on {}", nodes(&profile)),
+            );
+            everywhere(home, &profile, "rkube ctl prune").await?;
+            output.say("The steps of earlier builds and the images without a name were removed from all nodes.");
+            Ok(())
+        }
+        // Handled by the caller.
+        Command::Build(_) | Command::Push(_) => Ok(()),
     }
 }
 

@@ -126,7 +126,7 @@ enum Command {
     Service(service::Args),
     /// Open the dashboard in a web browser
     Dashboard(dashboard::Args),
-    /// Load, pull, list or remove container images on the nodes
+    /// Build, load, pull, list, tag, save or remove container images of the nodes
     Image(image::Args),
     /// Save, restore, list or delete snapshots of a cluster
     Snapshot(snapshot::Args),
@@ -222,10 +222,11 @@ pub fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     // These commands undo their work on Ctrl-C.
-    let handles_interrupt = matches!(
-        cli.command,
-        Command::Tunnel | Command::Start(_) | Command::Dashboard(_) | Command::Snapshot(_)
-    );
+    let handles_interrupt = match &cli.command {
+        Command::Tunnel | Command::Start(_) | Command::Dashboard(_) | Command::Snapshot(_) => true,
+        Command::Ctl(args) => args.handles_interrupt(),
+        _ => false,
+    };
     execute(&output, handles_interrupt, run(cli, &output))
 }
 
@@ -390,7 +391,7 @@ async fn run(cli: Cli, output: &Output) -> Result<ExitCode, Failure> {
         Command::Tunnel => tunnel::run(&home, &global, output).await.map(done),
         Command::Service(args) => service::run(&home, &global, args, output).await.map(done),
         Command::Dashboard(args) => dashboard::run(&home, &global, args, output).await.map(done),
-        Command::Image(args) => image::run(&home, &global, args, output).await.map(done),
+        Command::Image(args) => image::run(&home, &global, args, output).await,
         Command::Snapshot(args) => snapshot::run(&home, &global, args, output).await.map(done),
         Command::Addons(args) => addons::run(&home, &global, args, output).await.map(done),
         Command::Logs(args) => logs::run(&home, &global, args, output).await.map(done),

@@ -24,6 +24,16 @@ impl Runtime {
     /// Creates a container in a sandbox: resolves the image, its user and its command, and mounts
     /// the root file system. Returns the container's ID. The image must be on the node.
     pub async fn create_container(&self, sandbox_id: &str, spec: ContainerSpec) -> Result<String> {
+        self.create_container_of(sandbox_id, spec, None).await
+    }
+
+    /// Creates a container of `image`, or of the image that the specification names.
+    pub(crate) async fn create_container_of(
+        &self,
+        sandbox_id: &str,
+        spec: ContainerSpec,
+        image: Option<Image>,
+    ) -> Result<String> {
         let sandbox = self.sandbox(sandbox_id)?;
         if !sandbox.is_ready() {
             return Err(RuntimeError::Invalid(format!(
@@ -51,6 +61,7 @@ impl Runtime {
                 dir: &dir,
                 sandbox: &sandbox,
                 target,
+                image,
                 spec,
             };
             let result = new.create();
@@ -82,6 +93,8 @@ struct NewContainer<'a> {
     sandbox: &'a SandboxRecord,
     /// Process whose PID namespace the container joins instead of the sandbox's.
     target: Option<i32>,
+    /// The image, if it is not the one that the specification names.
+    image: Option<Image>,
     spec: ContainerSpec,
 }
 
@@ -97,9 +110,12 @@ struct ImageVolumes {
 impl NewContainer<'_> {
     /// Creates the container's directory, mounts and configuration. On failure, the caller removes
     /// the directory.
-    fn create(self) -> Result<Container> {
+    fn create(mut self) -> Result<Container> {
         let dir = self.dir;
-        let image = self.runtime.inner.store.image(&self.spec.image)?;
+        let image = match self.image.take() {
+            Some(image) => image,
+            None => self.runtime.inner.store.image(&self.spec.image)?,
+        };
         let layers = self.layers(&image);
         fs::create_dir_all(dir).context(|| format!("cannot make {}", dir.display()))?;
         snapshot::mount_root(dir, &layers)?;

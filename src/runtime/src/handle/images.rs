@@ -109,13 +109,22 @@ impl Runtime {
     /// or zstd. Returns the images' names, or the IDs of images without a name.
     pub async fn load_image(&self, archive: &Path) -> Result<Vec<String>, ImageError> {
         let (store, path) = (self.inner.store.clone(), archive.to_path_buf());
-        blocking(move || archive::load(&store, &path)).await
+        blocking(move || archive::load(&store, &path, false)).await
     }
 
     /// Loads an archive from a stream, which is spooled to disk first. See [`Self::load_image`].
     pub async fn load_image_from(
         &self,
+        archive: impl tokio::io::AsyncRead + Send + Unpin,
+    ) -> Result<Vec<String>, ImageError> {
+        self.load_spooled(archive, false).await
+    }
+
+    /// Loads an archive from a stream; see [`archive::load`] for `repacked`.
+    pub(crate) async fn load_spooled(
+        &self,
         mut archive: impl tokio::io::AsyncRead + Send + Unpin,
+        repacked: bool,
     ) -> Result<Vec<String>, ImageError> {
         let dir = self.inner.store.ingest_dir();
         let spool = blocking(move || {
@@ -133,7 +142,8 @@ impl Runtime {
         tokio::io::AsyncWriteExt::flush(&mut file)
             .await
             .image_context(|| "cannot spool the archive".into())?;
-        self.load_image(spool.path()).await
+        let store = self.inner.store.clone();
+        blocking(move || archive::load(&store, spool.path(), repacked)).await
     }
 
     /// Installs an image whose root contains only `binary` as `/rkube` (a hard link if possible)

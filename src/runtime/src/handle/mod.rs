@@ -12,3 +12,4 @@ mod sandboxes;
 mod types;
 
 pub use types::Runtime;
+pub(crate) use types::unmount_container;

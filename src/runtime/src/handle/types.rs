@@ -24,13 +24,13 @@ pub(super) const KILL_TIMEOUT: Duration = Duration::from_secs(10);
 /// A container runtime: the images, sandboxes and containers of one node. Cheap to clone.
 #[derive(Clone)]
 pub struct Runtime {
-    pub(super) inner: Arc<Inner>,
+    pub(crate) inner: Arc<Inner>,
 }
 
 /// The state shared by all clones of a handle.
-pub(super) struct Inner {
-    pub(super) config: RuntimeConfig,
-    pub(super) store: Arc<Store>,
+pub(crate) struct Inner {
+    pub(crate) config: RuntimeConfig,
+    pub(crate) store: Arc<Store>,
     /// Whether another process has the runtime open and does the cleanup.
     pub(super) observer: bool,
     pub(super) events: broadcast::Sender<ContainerEvent>,
@@ -90,7 +90,7 @@ impl Runtime {
     }
 
     /// Returns the container with an ID.
-    pub(super) fn container(&self, id: &str) -> Result<Arc<Container>> {
+    pub(crate) fn container(&self, id: &str) -> Result<Arc<Container>> {
         self.inner
             .containers
             .lock()
@@ -127,7 +127,7 @@ impl Runtime {
 }
 
 /// Unmounts a container's root file system and image volumes.
-pub(super) fn unmount_container(dir: &Path) -> Result<()> {
+pub(crate) fn unmount_container(dir: &Path) -> Result<()> {
     snapshot::unmount(&snapshot::rootfs(dir))?;
     for entry in fs::read_dir(dir.join("images"))
         .into_iter()

@@ -22,6 +22,10 @@ use crate::error::{Context, ImageError};
 /// Maximum length of a manifest or configuration, in bytes.
 pub const MAX_DOCUMENT: u64 = 16 << 20;
 
+/// File in archives between nodes of a cluster: the digests of layers that are not written as they
+/// were distributed, by the names of their files.
+pub const REPACKED_LAYERS: &str = "rkube-repacked-layers.json";
+
 /// An image in `manifest.json` of a Docker archive.
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
@@ -42,14 +46,20 @@ struct Span {
 /// An uncompressed tar file with an index of its content.
 struct Archive {
     file: File,
+    /// Whether [`REPACKED_LAYERS`] counts.
+    repacked: bool,
     files: HashMap<PathBuf, Span>,
     links: HashMap<PathBuf, PathBuf>,
 }
 
 /// Loads all images of the tar file at `path` into the store. Returns their names, or the IDs of
 /// images without a name.
-pub fn load(store: &Store, path: &Path) -> Result<Vec<String>, ImageError> {
-    let archive = Archive::open(path, &store.ingest_dir())?;
+///
+/// With `repacked`, the digests in [`REPACKED_LAYERS`] replace those of the configuration. Only
+/// archives of this cluster's nodes may do that: the layers are shared with other images.
+pub fn load(store: &Store, path: &Path, repacked: bool) -> Result<Vec<String>, ImageError> {
+    let mut archive = Archive::open(path, &store.ingest_dir())?;
+    archive.repacked = repacked;
     let name = path.display().to_string();
     let mut loaded = Vec::new();
     let tags = archive.docker_tags()?;
@@ -166,6 +176,7 @@ impl Archive {
         }
         Ok(Self {
             file: archive.into_inner().into_inner(),
+            repacked: false,
             files,
             links,
         })
@@ -367,6 +378,11 @@ impl Archive {
         } else {
             HashMap::new()
         };
+        let repacked: HashMap<String, Digest> = if self.repacked && self.has(REPACKED_LAYERS) {
+            self.json(REPACKED_LAYERS)?
+        } else {
+            HashMap::new()
+        };
         let mut sizes = Vec::new();
         for (i, name) in names.enumerate() {
             if let Some(size) = omitted.get(&name).filter(|_| store.has_layer(&chain[i])) {
@@ -375,7 +391,8 @@ impl Archive {
             }
             let reader = self.reader(&name)?;
             sizes.push(reader.limit());
-            store.unpack_layer(&chain[i], &diffs[i], &chain[..i], reader)?;
+            let diff = repacked.get(&name).unwrap_or(&diffs[i]);
+            store.unpack_layer(&chain[i], diff, &chain[..i], reader)?;
         }
         Ok(sizes)
     }

@@ -2,7 +2,7 @@
 
 pub mod archive;
 pub mod builtin;
-mod compression;
+pub mod compression;
 pub mod digest;
 mod limits;
 mod lock;
@@ -10,4 +10,4 @@ pub mod manifest;
 pub mod reference;
 pub mod registry;
 pub mod store;
-mod unpack;
+pub mod unpack;

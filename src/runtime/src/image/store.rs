@@ -350,6 +350,38 @@ impl Store {
         Ok(())
     }
 
+    /// Returns the file that lists what builds on this node keep.
+    fn kept_path(&self) -> PathBuf {
+        self.shared
+            .join("nodes")
+            .join(format!("build-{}", self.node))
+    }
+
+    /// Prevents the deletion of content. The caller holds the lock from [`Self::hold`].
+    pub fn keep(&self, content: &[Digest]) -> Result<(), ImageError> {
+        let path = self.kept_path();
+        let _lock = self.lock_index()?;
+        let lines: String = content.iter().map(|d| format!("{d}\n")).collect();
+        let mut options = fs::OpenOptions::new();
+        options
+            .create(true)
+            .append(true)
+            .open(&path)
+            .and_then(|mut file| io::Write::write_all(&mut file, lines.as_bytes()))
+            .image_context(|| format!("cannot write {}", path.display()))
+    }
+
+    /// Permits the deletion of all kept content but `still`, and deletes what is unused.
+    pub fn keep_only(&self, still: &[Digest]) -> Result<(), ImageError> {
+        let path = self.kept_path();
+        let lock = self.lock_index()?;
+        let lines: String = still.iter().map(|d| format!("{d}\n")).collect();
+        write_durable(&path, lines.as_bytes())
+            .image_context(|| format!("cannot write {}", path.display()))?;
+        drop(lock);
+        self.collect()
+    }
+
     /// Finds an image by name, `name@digest`, ID or unique ID prefix.
     pub fn find(&self, text: &str) -> Option<Record> {
         let index = self.index();

@@ -419,6 +419,18 @@ pub(super) const FLAGS: &[Flag] = &[
             _ => Verdict::Fine,
         }),
     ),
+    flag(
+        "image save",
+        "daemon",
+        false,
+        Rule::Refused(&[], "save it to a file, and load that into the engine"),
+    ),
+    flag(
+        "image save",
+        "remote",
+        false,
+        Rule::Refused(&[], "nodes do not push images"),
+    ),
     // Addons.
     short(
         switch(

@@ -214,18 +214,11 @@ pub fn instead_of(command: &str, profile: &str) -> Failure {
                 with("node add")
             ),
         ),
-        "image build" => unsupported(
-            "'image build' is not supported: rkube has no builder",
-            format!(
-                "build with the engine of this machine (docker build -t NAME .), then: {}",
-                with("image load NAME")
-            ),
-        ),
-        "image save" | "image tag" | "image push" => unsupported(
+        "image push" => unsupported(
             format!("'{command}' is not supported"),
             format!(
-                "do it with the engine of this machine, then load the result with: {}",
-                with("image load NAME")
+                "save it for the engine of this machine, which can push it: {}",
+                with("image save NAME FILE")
             ),
         ),
         _ => unsupported(

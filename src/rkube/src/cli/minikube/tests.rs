@@ -101,8 +101,7 @@ fn commands_without_a_counterpart_say_what_to_do() {
         "podman-env",
         "cache",
         "apply",
-        "image build",
-        "image save",
+        "image push",
     ] {
         let failure = instead_of(command, "demo");
         assert_eq!(failure.exit_code(), 16, "{command}");

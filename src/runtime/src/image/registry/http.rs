@@ -29,7 +29,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
 const STALL_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Returns an HTTP client that trusts the node's certificates and `config.extra_roots`.
-pub(super) fn client(config: &RuntimeConfig) -> Result<Client, ImageError> {
+pub fn client(config: &RuntimeConfig) -> Result<Client, ImageError> {
     let failed =
         |e: &dyn std::fmt::Display| ImageError::Malformed(format!("cannot set up HTTPS: {e}"));
     let mut roots = rustls::RootCertStore::empty();

@@ -7,4 +7,5 @@ mod download;
 mod http;
 mod pull;
 
+pub use http::client;
 pub use pull::pull;

@@ -1,0 +1,356 @@
+//! The context of a build: a directory, an archive, a repository or standard input.
+
+use std::fs;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+use flate2::read::MultiGzDecoder;
+use rkube_build::pattern::Matcher;
+use rkube_failure::{Failure, Kind, Source};
+use tempfile::TempDir;
+
+/// Largest Dockerfile that is read, in bytes.
+const MAX_DOCKERFILE: u64 = 16 << 20;
+
+/// A context on this machine.
+pub struct Context {
+    place: Place,
+    /// What is not sent.
+    pub excluded: Matcher,
+    /// The text of the Dockerfile.
+    pub dockerfile: String,
+    /// Its name in messages.
+    pub dockerfile_name: String,
+}
+
+enum Place {
+    Directory(PathBuf),
+    /// A copy, and the directory in it.
+    Temporary(TempDir, PathBuf),
+}
+
+impl Context {
+    /// Returns the directory of the context.
+    pub fn dir(&self) -> &Path {
+        match &self.place {
+            Place::Directory(path) => path,
+            Place::Temporary(dir, below) if below.as_os_str().is_empty() => dir.path(),
+            Place::Temporary(_, below) => below,
+        }
+    }
+}
+
+fn failure(kind: Kind, message: impl Into<String>) -> Failure {
+    Failure::new(Source::Program, kind, message)
+}
+
+fn unreadable(path: &Path) -> impl Fn(io::Error) -> Failure + '_ {
+    move |e| {
+        let kind = match e.kind() {
+            io::ErrorKind::PermissionDenied => Kind::Permission,
+            _ => Kind::NotFound,
+        };
+        failure(kind, format!("cannot read {}: {e}", path.display()))
+    }
+}
+
+/// Opens a context and reads its Dockerfile, which `file` names.
+pub async fn open(context: &str, file: Option<&str>) -> Result<Context, Failure> {
+    if context == "-" {
+        if file == Some("-") {
+            return Err(failure(
+                Kind::Usage,
+                "the context and the Dockerfile cannot both be standard input",
+            ));
+        }
+        return from_input(file, tokio_stdin().await?);
+    }
+    let place = if is_repository(context) {
+        clone(context).await?
+    } else if context.starts_with("http://") || context.starts_with("https://") {
+        let dir = temporary()?;
+        let archive = dir.path().join("context");
+        rkube_cluster::download(context, &archive).await?;
+        let bytes = fs::read(&archive).map_err(unreadable(&archive))?;
+        return from_input(file, bytes);
+    } else {
+        let path = PathBuf::from(context);
+        let metadata = fs::metadata(&path).map_err(unreadable(&path))?;
+        if !metadata.is_dir() {
+            return Err(
+                failure(Kind::Usage, format!("{context} is not a directory"))
+                    .advise("name the directory of the files, and the Dockerfile with -f"),
+            );
+        }
+        Place::Directory(path)
+    };
+    finish(place, file).await
+}
+
+async fn tokio_stdin() -> Result<Vec<u8>, Failure> {
+    let read = tokio::task::spawn_blocking(|| {
+        let mut bytes = Vec::new();
+        io::stdin().lock().read_to_end(&mut bytes).map(|_| bytes)
+    });
+    read.await.map_err(io::Error::other).flatten().map_err(|e| {
+        Failure::new(
+            Source::Host,
+            Kind::Error,
+            format!("cannot read the standard input: {e}"),
+        )
+    })
+}
+
+fn temporary() -> Result<TempDir, Failure> {
+    tempfile::tempdir().map_err(|e| {
+        Failure::new(
+            Source::Host,
+            Kind::Error,
+            format!("cannot make a temporary directory: {e}"),
+        )
+    })
+}
+
+/// Makes a context of a tar archive or of a Dockerfile alone.
+fn from_input(file: Option<&str>, bytes: Vec<u8>) -> Result<Context, Failure> {
+    if bytes.starts_with(b"BZh")
+        || bytes.starts_with(b"\xfd7zXZ\0")
+        || bytes.starts_with(b"\x28\xb5\x2f\xfd")
+    {
+        return Err(failure(
+            Kind::Unsupported,
+            "the context is compressed in a form that is not supported",
+        )
+        .advise("send a tar archive, uncompressed or compressed by gzip"));
+    }
+    let plain = if bytes.starts_with(&[0x1f, 0x8b]) {
+        let mut plain = Vec::new();
+        MultiGzDecoder::new(bytes.as_slice())
+            .read_to_end(&mut plain)
+            .map_err(|e| {
+                failure(
+                    Kind::Config,
+                    format!("the context cannot be decompressed: {e}"),
+                )
+            })?;
+        plain
+    } else {
+        bytes
+    };
+    let dir = temporary()?;
+    if plain.get(257..262) == Some(b"ustar") {
+        let mut archive = tar::Archive::new(plain.as_slice());
+        archive.set_preserve_mtime(true);
+        archive
+            .unpack(dir.path())
+            .map_err(|e| failure(Kind::Config, format!("the context cannot be unpacked: {e}")))?;
+        return settle(Place::Temporary(dir, PathBuf::new()), file);
+    }
+    let dockerfile = String::from_utf8(plain)
+        .map_err(|_| failure(Kind::Config, "the Dockerfile is not text"))?;
+    if file.is_some() {
+        return Err(failure(
+            Kind::Usage,
+            "the standard input is a Dockerfile, and -f names another one",
+        ));
+    }
+    Ok(Context {
+        place: Place::Temporary(dir, PathBuf::new()),
+        excluded: Matcher::default(),
+        dockerfile,
+        dockerfile_name: "Dockerfile".into(),
+    })
+}
+
+async fn finish(place: Place, file: Option<&str>) -> Result<Context, Failure> {
+    if file != Some("-") {
+        return settle(place, file);
+    }
+    let bytes = tokio_stdin().await?;
+    let dockerfile = String::from_utf8(bytes)
+        .map_err(|_| failure(Kind::Config, "the Dockerfile is not text"))?;
+    let mut context = Context {
+        place,
+        excluded: Matcher::default(),
+        dockerfile,
+        dockerfile_name: "Dockerfile".into(),
+    };
+    context.excluded = excluded(&[context.dir().join(".dockerignore")])?;
+    Ok(context)
+}
+
+/// Reads the Dockerfile and the patterns of what is not sent.
+fn settle(place: Place, file: Option<&str>) -> Result<Context, Failure> {
+    let mut context = Context {
+        place,
+        excluded: Matcher::default(),
+        dockerfile: String::new(),
+        dockerfile_name: file.unwrap_or("Dockerfile").to_owned(),
+    };
+    let dir = context.dir().to_path_buf();
+    let path = match file {
+        None => {
+            let lower = dir.join("dockerfile");
+            let usual = dir.join("Dockerfile");
+            if !usual.exists() && lower.exists() {
+                lower
+            } else {
+                usual
+            }
+        }
+        // Docker's paths begin at the current directory, minikube's in the context.
+        Some(file) if matches!(context.place, Place::Directory(_)) && Path::new(file).is_file() => {
+            PathBuf::from(file)
+        }
+        Some(file) => dir.join(file),
+    };
+    let metadata = fs::metadata(&path)
+        .map_err(|e| unreadable(&path)(e).advise("name the Dockerfile with -f PATH"))?;
+    if metadata.len() > MAX_DOCKERFILE {
+        return Err(failure(
+            Kind::Config,
+            format!("{} is too large for a Dockerfile", path.display()),
+        ));
+    }
+    let bytes = fs::read(&path).map_err(unreadable(&path))?;
+    context.dockerfile = String::from_utf8(bytes)
+        .map_err(|_| failure(Kind::Config, format!("{} is not text", path.display())))?;
+    let mut own = path.into_os_string();
+    own.push(".dockerignore");
+    context.excluded = excluded(&[PathBuf::from(own), dir.join(".dockerignore")])?;
+    Ok(context)
+}
+
+/// Reads the first of the files that exists.
+fn excluded(files: &[PathBuf]) -> Result<Matcher, Failure> {
+    for path in files {
+        let text = match fs::read_to_string(path) {
+            Ok(text) => text,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
+            Err(e) => return Err(unreadable(path)(e)),
+        };
+        return Matcher::of_ignore_file(&text)
+            .map_err(|e| failure(Kind::Config, format!("{}: {e}", path.display())));
+    }
+    Ok(Matcher::default())
+}
+
+fn is_repository(text: &str) -> bool {
+    let path = text.split('#').next().unwrap_or(text);
+    let remote = text.contains("://");
+    ["git@", "git://", "ssh://", "github.com/"]
+        .iter()
+        .any(|p| text.starts_with(p))
+        || (remote && path.ends_with(".git"))
+}
+
+/// Clones a repository: `URL#REF:DIRECTORY`.
+async fn clone(text: &str) -> Result<Place, Failure> {
+    let (url, fragment) = text.split_once('#').unwrap_or((text, ""));
+    let (reference, below) = fragment.split_once(':').unwrap_or((fragment, ""));
+    let url = match url.strip_prefix("github.com/") {
+        Some(rest) => format!("https://github.com/{rest}"),
+        None => url.to_owned(),
+    };
+    let dir = temporary()?;
+    let reference = if reference.is_empty() {
+        "HEAD"
+    } else {
+        reference
+    };
+    let commands: [&[&str]; 4] = [
+        &["init", "--quiet"],
+        &["remote", "add", "origin", "--", &url],
+        &["fetch", "--quiet", "--depth=1", "origin", "--", reference],
+        &["checkout", "--quiet", "FETCH_HEAD"],
+    ];
+    for words in commands {
+        let run = tokio::process::Command::new("git")
+            .args(words)
+            .current_dir(dir.path())
+            .env("GIT_TERMINAL_PROMPT", "0")
+            .kill_on_drop(true)
+            .output()
+            .await;
+        let out = run.map_err(|e| {
+            failure(
+                Kind::Unsupported,
+                format!("{text} needs git, which cannot be run: {e}"),
+            )
+            .advise("install git, or clone the repository and name its directory")
+        })?;
+        if !out.status.success() {
+            let told = String::from_utf8_lossy(&out.stderr);
+            return Err(Failure::new(
+                Source::Internet,
+                Kind::Error,
+                format!("cannot clone {text}: {}", told.trim()),
+            ));
+        }
+    }
+    // Builds do not see the repository itself.
+    fs::remove_dir_all(dir.path().join(".git")).map_err(unreadable(dir.path()))?;
+    let root = dir.path().canonicalize().map_err(unreadable(dir.path()))?;
+    let place = root.join(below.trim_start_matches('/'));
+    let place = place.canonicalize().map_err(unreadable(&place))?;
+    if !place.starts_with(&root) {
+        return Err(failure(
+            Kind::Usage,
+            format!("{below} leads out of the repository"),
+        ));
+    }
+    Ok(Place::Temporary(dir, place))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn input_is_a_dockerfile_or_an_archive() {
+        let context = from_input(None, b"FROM scratch\n".to_vec()).unwrap();
+        assert_eq!(context.dockerfile, "FROM scratch\n");
+        assert_eq!(fs::read_dir(context.dir()).unwrap().count(), 0);
+        let mut tar = tar::Builder::new(Vec::new());
+        for (name, text) in [("d/File", "FROM a\n"), (".dockerignore", "x\n")] {
+            let mut header = tar::Header::new_gnu();
+            header.set_size(text.len() as u64);
+            header.set_mode(0o644);
+            tar.append_data(&mut header, name, text.as_bytes()).unwrap();
+        }
+        let bytes = tar.into_inner().unwrap();
+        let context = from_input(Some("d/File"), bytes.clone()).unwrap();
+        assert_eq!(context.dockerfile, "FROM a\n");
+        assert!(context.excluded.matches("x"));
+        assert!(from_input(None, bytes).is_err());
+        assert!(from_input(None, b"BZh9".to_vec()).is_err());
+    }
+
+    #[test]
+    fn the_dockerfiles_own_patterns_come_first() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("other"), "FROM b\n").unwrap();
+        fs::write(dir.path().join(".dockerignore"), "a\n").unwrap();
+        fs::write(dir.path().join("other.dockerignore"), "b\n").unwrap();
+        let place = Place::Directory(dir.path().to_path_buf());
+        let context = settle(place, Some("other")).unwrap();
+        assert!(context.excluded.matches("b") && !context.excluded.matches("a"));
+        let place = Place::Directory(dir.path().to_path_buf());
+        let missing = settle(place, None).err().unwrap();
+        assert!(missing.advice.is_some());
+    }
+
+    #[test]
+    fn repositories_are_told_from_archives() {
+        for text in [
+            "https://x.org/a.git#main:d",
+            "git@x.org:a.git",
+            "github.com/a/b",
+        ] {
+            assert!(is_repository(text), "{text}");
+        }
+        for text in ["https://x.org/a.tar.gz", "dir.git", "."] {
+            assert!(!is_repository(text), "{text}");
+        }
+    }
+}
