@@ -154,6 +154,9 @@ pub enum StoreError {
     /// The files on disk have a format that this program does not know.
     #[error("the store was made by a newer version of this program: {0}")]
     Format(String),
+    /// Another process has the store open.
+    #[error("another process has the store open: {0}")]
+    InUse(String),
     /// A remote store did not respond as expected. It is unknown whether a write took
     /// effect.
     #[error("{0}")]

@@ -157,10 +157,11 @@ impl EmbeddedStore {
     /// Opens the store in `dir`, which is created if it does not exist.
     ///
     /// # Errors
-    /// [`StoreError::Disk`] when the directory cannot be used or another process has
-    /// the store open, [`StoreError::Corrupt`] when its files are damaged.
+    /// [`StoreError::Disk`] when the directory cannot be used, [`StoreError::InUse`] when
+    /// another process has the store open, [`StoreError::Corrupt`] when its files are damaged,
+    /// [`StoreError::Format`] when they are of a newer program.
     pub fn open(dir: &Path, options: EmbeddedOptions) -> Result<Arc<EmbeddedStore>, StoreError> {
-        let lock = prepare(dir)?;
+        let lock = prepare(dir, Duration::ZERO)?;
         let disk = RealDisk::open(dir).map_err(|e| reader::failed(dir, &e))?;
         let (shared, writer) = open_parts(disk, &options, Room::default())?;
         let writer = std::thread::Builder::new()
@@ -209,8 +210,12 @@ fn open_parts<D: Disk>(
     Ok((shared, writer))
 }
 
-/// Creates the directory, private to its owner, and locks it.
-fn prepare(dir: &Path) -> Result<Flock<File>, StoreError> {
+/// How often a locked directory is tried again.
+const LOCK_PERIOD: Duration = Duration::from_millis(20);
+
+/// Creates the directory, private to its owner, and locks it. If another process has locked
+/// it, tries again for `patience`.
+fn prepare(dir: &Path, patience: Duration) -> Result<Flock<File>, StoreError> {
     let failed = |what: &str, e: &dyn std::fmt::Display| {
         StoreError::Disk(format!("cannot {what} {}: {e}", dir.display()))
     };
@@ -228,10 +233,21 @@ fn prepare(dir: &Path) -> Result<Flock<File>, StoreError> {
         .mode(0o600)
         .open(dir.join("lock"))
         .map_err(|e| failed("lock", &e))?;
-    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| match errno {
-        Errno::EWOULDBLOCK => failed("lock", &"another process has the store open"),
-        errno => failed("lock", &errno),
-    })
+    let began = Instant::now();
+    let mut file = file;
+    loop {
+        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => return Ok(lock),
+            Err((unlocked, Errno::EWOULDBLOCK)) if began.elapsed() < patience => {
+                file = unlocked;
+                std::thread::sleep(LOCK_PERIOD);
+            }
+            Err((_, Errno::EWOULDBLOCK)) => {
+                return Err(StoreError::InUse(dir.display().to_string()));
+            }
+            Err((_, errno)) => return Err(failed("lock", &errno)),
+        }
+    }
 }
 
 impl Drop for EmbeddedStore {

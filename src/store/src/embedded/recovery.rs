@@ -53,6 +53,8 @@ pub(super) fn recover<D: Disk>(
         None => (revision, LogWriter::create(disk, revision, room)),
     };
     let log = log.map_err(disk_failed)?;
+    // The process before this one may have ended before it made a file's name durable.
+    disk.sync_names().map_err(disk_failed)?;
     for base in files.snapshots.iter().filter(|b| **b > loaded.start) {
         let name = SegmentKind::Snapshot.name(*base);
         disk.rename(&name, &format!("{name}{DAMAGED}"))

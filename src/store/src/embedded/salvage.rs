@@ -103,10 +103,11 @@ pub(super) fn check<D: Disk>(disk: &D) -> Result<Check, StoreError> {
 /// A key whose last change is damaged gets the newest value that is intact.
 ///
 /// # Errors
-/// [`StoreError::Disk`] when the directory cannot be used or another process has
-/// the store open, [`StoreError::Format`] when it is of a newer program.
-pub fn salvage(dir: &Path) -> Result<Option<Replaced>, StoreError> {
-    let _lock = prepare(dir)?;
+/// [`StoreError::Disk`] when the directory cannot be used, [`StoreError::InUse`] when another
+/// process has the store open for longer than `patience`, [`StoreError::Format`] when it is of
+/// a newer program.
+pub fn salvage(dir: &Path, patience: Duration) -> Result<Option<Replaced>, StoreError> {
+    let _lock = prepare(dir, patience)?;
     let disk = RealDisk::open(dir).map_err(|e| failed(dir, &e))?;
     if load(&disk, &Files::find(&disk)?, &no_history()).is_ok() {
         return Ok(None);
@@ -122,8 +123,8 @@ pub fn salvage(dir: &Path) -> Result<Option<Replaced>, StoreError> {
 ///
 /// # Errors
 /// Those of [`salvage`].
-pub fn reset(dir: &Path) -> Result<Replaced, StoreError> {
-    let _lock = prepare(dir)?;
+pub fn reset(dir: &Path, patience: Duration) -> Result<Replaced, StoreError> {
+    let _lock = prepare(dir, patience)?;
     let disk = RealDisk::open(dir).map_err(|e| failed(dir, &e))?;
     let mut found = Found::default();
     let segments = found.read_all(&disk)?;

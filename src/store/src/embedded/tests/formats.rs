@@ -78,6 +78,9 @@ fn a_newer_format_is_named() {
     std::fs::write(dir.path().join("log-00000000000000000001"), header).unwrap();
     let opened = EmbeddedStore::open(dir.path(), small());
     assert!(matches!(opened.err(), Some(StoreError::Format(why)) if why.contains("format 3")));
-    assert!(matches!(salvage(dir.path()), Err(StoreError::Format(_))));
+    assert!(matches!(
+        salvage(dir.path(), Duration::ZERO),
+        Err(StoreError::Format(_))
+    ));
     assert!(matches!(verify(dir.path()), Err(StoreError::Format(_))));
 }

@@ -233,12 +233,17 @@ fn fault(random: &mut Random) -> Fault {
 
 /// Runs a process until it fails or has done enough.
 fn live(process: &mut Process, model: &mut Model, random: &mut Random) {
-    for _ in 0..random.below(60) {
+    // Short lives show what rests on a later commit.
+    let commits = match random.once_in(2) {
+        true => random.below(3),
+        false => random.below(60),
+    };
+    for _ in 0..commits {
         if random.once_in(10) {
             let room = random.once_in(2).then(|| random.below(3000) as usize);
             process.disk.limit(room);
         }
-        if random.once_in(20) {
+        if random.once_in(8) {
             let fault = fault(random);
             process.disk.inject(random.below(12), fault);
         }
@@ -256,7 +261,7 @@ fn live(process: &mut Process, model: &mut Model, random: &mut Random) {
 fn survive(seed: u64, mut disk: SimDisk) {
     let mut random = Random::new(seed);
     let mut model = Model::new();
-    for _ in 0..5 {
+    for _ in 0..8 {
         while random.once_in(4) {
             // A start that fails changes nothing for the next.
             disk.inject(random.below(12), fault(&mut random));
