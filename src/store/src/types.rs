@@ -237,6 +237,12 @@ pub trait Store: Send + Sync + 'static {
         Box::pin(std::future::ready(Ok(revision)))
     }
 
+    /// Returns whether a list costs no more than its references, however many entries it
+    /// has.
+    fn is_in_memory(&self) -> bool {
+        false
+    }
+
     /// Returns why writes fail at present; `Ok` as far as this process knows that they
     /// succeed.
     fn health(&self) -> Result<(), StoreError> {

@@ -468,6 +468,10 @@ impl Store for EmbeddedStore {
         self.shared.revision.load(Ordering::Acquire)
     }
 
+    fn is_in_memory(&self) -> bool {
+        true
+    }
+
     fn health(&self) -> Result<(), StoreError> {
         self.shared.health()
     }

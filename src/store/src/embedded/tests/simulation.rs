@@ -380,6 +380,60 @@ fn a_full_disk_refuses_writes_until_there_is_room() {
     assert_eq!(process.commit(&mut model, write(0)), Outcome::Done);
 }
 
+/// Returns a store with its thread on a simulated disk.
+fn threaded(disk: &SimDisk, lock: &TempDir) -> Arc<EmbeddedStore> {
+    let (shared, writer) = open_sim(disk).unwrap();
+    Arc::new(EmbeddedStore {
+        shared,
+        writer: Some(std::thread::spawn(move || writer.run())),
+        _lock: prepare(lock.path(), Duration::ZERO).unwrap(),
+    })
+}
+
+#[test]
+fn a_full_disk_is_noticed_to_have_room_while_nobody_writes() {
+    let lock = TempDir::new().unwrap();
+    let disk = SimDisk::new(1);
+    let store = threaded(&disk, &lock);
+    run(async {
+        put(&store, "/k", "v").await;
+        disk.limit(Some(0));
+        let large = Bytes::from("v".repeat(10_000));
+        let refused = store.put("/large", large, Expect::Any).await;
+        assert!(matches!(refused, Err(StoreError::Full(_))), "{refused:?}");
+        assert!(store.health().is_err());
+        assert_eq!(store.revision(), 2);
+        disk.limit(None);
+    });
+    let began = Instant::now();
+    while store.health().is_err() {
+        assert!(began.elapsed() < Duration::from_secs(30));
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    run(put(&store, "/k", "again"));
+}
+
+#[test]
+fn a_failed_disk_ends_all_writes_and_is_told() {
+    let lock = TempDir::new().unwrap();
+    let disk = SimDisk::new(1);
+    let store = threaded(&disk, &lock);
+    run(async {
+        put(&store, "/k", "v").await;
+        let mut failed = store.failed();
+        assert!(futures::poll!(&mut failed).is_pending());
+        // The write of the frame succeeds, its sync does not.
+        disk.inject(1, Fault::Error(Errno::EIO));
+        for _ in 0..2 {
+            let put = store.put("/k", Bytes::from("w"), Expect::Any);
+            assert!(matches!(put.await, Err(StoreError::Disk(_))));
+        }
+        assert!(matches!(failed.await, StoreError::Disk(_)));
+        assert!(matches!(store.health(), Err(StoreError::Disk(_))));
+        assert_eq!(store.get("/k").await.unwrap().0.unwrap().value, "v");
+    });
+}
+
 #[test]
 fn a_failed_rotation_keeps_nobody_from_opening() {
     // What a log can be at each step of its creation, in the first format and in this.
