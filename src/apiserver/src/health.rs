@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use http::{HeaderValue, Response, StatusCode, header};
 use rkube_api::status::Status;
+use rkube_store::StoreError;
 
 use crate::ApiServer;
 use crate::body::{self, Body};
@@ -35,23 +36,49 @@ const CHECKS: [(&str, bool); 15] = [
     ("shutdown", true),
 ];
 
+/// What is wrong with the store, if anything.
+#[derive(Default)]
+struct StoreHealth {
+    /// Why it cannot be used at all.
+    failed: Option<String>,
+    /// Why it takes no writes at present. It does again by itself.
+    refuses: Option<String>,
+}
+
 impl ApiServer {
-    /// Returns why the store does not respond, or `None` if it does. An embedded store always does.
-    async fn store_failure(&self) -> Option<String> {
-        match tokio::time::timeout(STORE_PATIENCE, self.backend().store.current()).await {
+    /// Asks the store whether it responds and takes writes.
+    async fn store_health(&self) -> StoreHealth {
+        let store = &self.backend().store;
+        let failed = match tokio::time::timeout(STORE_PATIENCE, store.current()).await {
             Ok(Ok(_)) => None,
             Ok(Err(error)) => Some(error.to_string()),
             Err(_) => Some("the store does not answer".into()),
+        };
+        match store.health() {
+            Ok(()) => StoreHealth {
+                failed,
+                refuses: None,
+            },
+            Err(error @ StoreError::Full(_)) => StoreHealth {
+                failed,
+                refuses: Some(error.to_string()),
+            },
+            Err(error) => StoreHealth {
+                failed: failed.or_else(|| Some(error.to_string())),
+                refuses: None,
+            },
         }
     }
 
-    /// Returns why a check fails, or `None` if it passes. `store` is the store's failure, if any.
-    fn check(&self, name: &str, store: Option<&str>) -> Option<String> {
+    /// Returns why a check fails, or `None` if it passes.
+    fn check(&self, name: &str, store: &StoreHealth) -> Option<String> {
         match name {
             "shutdown" | "etcd" | "etcd-readiness" if self.backend().shutdown.is_cancelled() => {
                 Some("process is shutting down".into())
             }
-            "etcd" | "etcd-readiness" => store.map(str::to_owned),
+            "etcd" => store.failed.clone(),
+            // A restart would make no room on the disk, so a full one is no failure of liveness.
+            "etcd-readiness" => store.failed.clone().or_else(|| store.refuses.clone()),
             // The cache normally follows the store within one commit; a large lag indicates a
             // failure.
             "informer-sync"
@@ -81,12 +108,12 @@ pub async fn handle(server: &Arc<ApiServer>, call: &Call) -> Result<Response<Bod
         .filter(|(_, ready_only)| readiness || !ready_only)
         .map(|(name, _)| *name)
         .collect();
-    let store = server.store_failure().await;
+    let store = server.store_health().await;
     if !check.is_empty() {
         if !known.contains(&check) {
             return Err(Status::page_not_found());
         }
-        return Ok(match server.check(check, store.as_deref()) {
+        return Ok(match server.check(check, &store) {
             None => text(StatusCode::OK, "ok".into()),
             Some(why) => text(
                 StatusCode::INTERNAL_SERVER_ERROR,
@@ -102,7 +129,7 @@ pub async fn handle(server: &Arc<ApiServer>, call: &Call) -> Result<Response<Bod
             report += &format!("[+]{name} excluded: ok\n");
             continue;
         }
-        match server.check(name, store.as_deref()) {
+        match server.check(name, &store) {
             None => report += &format!("[+]{name} ok\n"),
             Some(why) => {
                 tracing::warn!(check = name, why, "a health check failed");

@@ -19,6 +19,11 @@ pub fn store_error(resource: &Resource, name: &str, error: StoreError) -> Status
         StoreError::Unavailable(why) => {
             Status::service_unavailable(format!("the store failed: {why}"))
         }
+        StoreError::Full(why) => Status::new(
+            507,
+            "InsufficientStorage",
+            format!("the control plane has no room for the object: its disk is full: {why}"),
+        ),
         StoreError::Closed => Status::service_unavailable("the server is shutting down"),
         error => Status::internal(error),
     }

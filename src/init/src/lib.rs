@@ -8,6 +8,7 @@
 
 pub mod cgroup;
 mod etc;
+pub mod limits;
 pub mod rootfs;
 mod service;
 pub mod state;
@@ -34,6 +35,9 @@ pub use etc::write_identity;
 /// Maximum time for processes to exit after SIGTERM when the node stops.
 const STOP_GRACE: Duration = Duration::from_secs(3);
 
+/// How long the main loop waits after a failure, so that a lasting one takes little time.
+const FAILURE_PAUSE: Duration = Duration::from_millis(200);
+
 /// Runs the node until SIGTERM, SIGINT or SIGPWR requests a stop. The caller must be PID 1
 /// (or a child subreaper) of a node whose file systems are mounted.
 pub fn run(config: &NodeConfig) -> anyhow::Result<()> {
@@ -55,6 +59,7 @@ fn run_until(config: &NodeConfig, button: Option<&File>, grace: Duration) -> any
     let signals = SignalFd::with_flags(&wanted, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)
         .context("cannot make a signalfd")?;
 
+    limits::protect_init();
     for folder in [paths::RUN, paths::LOGS, paths::POD_LOGS, paths::STATE] {
         std::fs::create_dir_all(folder).with_context(|| format!("cannot make {folder}"))?;
     }
@@ -73,25 +78,47 @@ fn run_until(config: &NodeConfig, button: Option<&File>, grace: Duration) -> any
         service.start();
     }
 
-    loop {
-        let now = Instant::now();
-        let timeout = services
-            .iter()
-            .filter_map(Service::due)
-            .map(|due| due.saturating_duration_since(now))
-            .min();
-        if wait_for_signal(&signals, button, timeout)? {
-            break;
-        }
-        reap(&mut services);
-        let now = Instant::now();
-        for service in &mut services {
-            if service.due().is_some_and(|due| due <= now) {
-                service.start();
-            }
+    while !survive(|| turn(&mut services, &signals, button)) {}
+    stop(&mut services, &signals, grace)
+}
+
+/// Waits for the next event and handles it. Returns whether the node was asked to stop.
+fn turn(
+    services: &mut [Service],
+    signals: &SignalFd,
+    button: Option<&File>,
+) -> anyhow::Result<bool> {
+    let now = Instant::now();
+    let timeout = services
+        .iter()
+        .filter_map(Service::due)
+        .map(|due| due.saturating_duration_since(now))
+        .min();
+    if wait_for_signal(signals, button, timeout)? {
+        return Ok(true);
+    }
+    reap(services);
+    let now = Instant::now();
+    for service in services {
+        if service.due().is_some_and(|due| due <= now) {
+            service.start();
         }
     }
-    stop(&mut services, &signals, grace)
+    Ok(false)
+}
+
+/// Runs one turn of the main loop and returns its result. An error or a panic is reported, and
+/// the loop goes on after [`FAILURE_PAUSE`]: the end of PID 1 would be that of the node.
+fn survive(turn: impl FnOnce() -> anyhow::Result<bool>) -> bool {
+    let failure = match std::panic::catch_unwind(std::panic::AssertUnwindSafe(turn)) {
+        Ok(Ok(stop)) => return stop,
+        Ok(Err(e)) => format!("{e:#}"),
+        // The message has been written by the panic itself.
+        Err(_) => "a panic".to_owned(),
+    };
+    rkube_fsutil::say!("init: {failure}; going on");
+    std::thread::sleep(FAILURE_PAUSE);
+    false
 }
 
 /// Waits for a signal, the button or `timeout`. Returns whether the node was asked to stop.
@@ -187,4 +214,17 @@ fn stop(services: &mut [Service], signals: &SignalFd, grace: Duration) -> anyhow
     }
     sync();
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn neither_errors_nor_panics_end_the_main_loop() {
+        assert!(!survive(|| anyhow::bail!("no memory")));
+        assert!(!survive(|| panic!("a bug")));
+        assert!(!survive(|| Ok(false)));
+        assert!(survive(|| Ok(true)));
+    }
 }

@@ -1,6 +1,7 @@
 //! A supervised role of the binary.
 
 use std::fs::{File, OpenOptions};
+use std::os::fd::FromRawFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
@@ -19,6 +20,9 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 const HEALTHY_AFTER: Duration = Duration::from_secs(10);
 /// Size in bytes above which a log is rotated when the service restarts.
 const LOG_LIMIT: u64 = 10 << 20;
+
+/// The text of [`crate::limits::SERVICE_OOM_SCORE`].
+const OOM_SCORE: &[u8] = b"-999";
 
 /// One role, such as `agent`, run as `rkube <role>` and restarted when it exits.
 pub struct Service {
@@ -118,6 +122,8 @@ impl Service {
                 // Signals are blocked in init and the mask is inherited.
                 SigSet::empty().thread_set_mask()?;
                 nix::unistd::setsid()?;
+                // A node that may not lower it runs without.
+                let _ = set_own_oom_score(OOM_SCORE);
                 Ok(())
             });
         }
@@ -143,6 +149,18 @@ impl Service {
     }
 }
 
+/// Sets the calling process's score. May be called between fork and exec.
+fn set_own_oom_score(score: &[u8]) -> nix::Result<()> {
+    let file = nix::fcntl::open(
+        c"/proc/self/oom_score_adj",
+        nix::fcntl::OFlag::O_WRONLY | nix::fcntl::OFlag::O_CLOEXEC,
+        nix::sys::stat::Mode::empty(),
+    )?;
+    // SAFETY: the kernel has just returned this descriptor, which nothing else owns.
+    let file = unsafe { std::os::fd::OwnedFd::from_raw_fd(file) };
+    nix::unistd::write(&file, score).map(drop)
+}
+
 /// Returns the delay before a restart after `failures` earlier ones in a row.
 fn pause(failures: u32) -> Duration {
     match failures {
@@ -156,6 +174,20 @@ fn pause(failures: u32) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn services_have_their_own_score() {
+        let expected = crate::limits::SERVICE_OOM_SCORE.to_string();
+        assert_eq!(OOM_SCORE, expected.as_bytes());
+        let mut command = Command::new("cat");
+        command.arg("/proc/self/oom_score_adj");
+        // SAFETY: only async-signal-safe calls between fork and exec.
+        unsafe {
+            // Only privileged processes may lower it.
+            command.pre_exec(|| Ok(set_own_oom_score(b"700")?));
+        }
+        assert_eq!(command.output().unwrap().stdout, b"700\n");
+    }
 
     #[test]
     fn first_restart_is_immediate_and_pauses_grow_to_a_limit() {

@@ -133,6 +133,25 @@ pub(crate) async fn run(channel: Channel<Msg>, context: Context) {
     let _ = context.handle.close(id).await;
 }
 
+/// Takes the protection of the node's services, which this process has inherited, from it: when
+/// memory is short, the kernel should rather kill what a user runs. May be called between fork and
+/// exec.
+fn be_killed_first() {
+    // SAFETY: the path is a constant with a terminating zero, and the buffer a constant of that
+    // length.
+    unsafe {
+        let file = libc::open(
+            c"/proc/self/oom_score_adj".as_ptr(),
+            libc::O_WRONLY | libc::O_CLOEXEC,
+        );
+        if file >= 0 {
+            // What runs on with the old score is no worse off.
+            libc::write(file, c"0".as_ptr().cast(), 1);
+            libc::close(file);
+        }
+    }
+}
+
 /// Returns the command of a program. If the node has no shell, the command line is split here
 /// and a login shell is an error.
 fn command(
@@ -173,6 +192,13 @@ fn command(
         }
         Program::Sftp(path) => Command::new(path),
     };
+    // SAFETY: between fork and exec only system calls are made, and nothing is allocated.
+    unsafe {
+        command.pre_exec(|| {
+            be_killed_first();
+            Ok(())
+        });
+    }
     let home = if std::path::Path::new("/root").is_dir() {
         "/root"
     } else {

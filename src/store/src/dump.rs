@@ -35,16 +35,23 @@ pub fn dump(
         store: Arc<dyn Store>,
         prefix: String,
         options: ListOptions,
+        /// What was read and not dumped yet.
+        read: std::vec::IntoIter<Arc<KeyValue>>,
+        all_read: bool,
         count: u64,
         done: bool,
     }
     let state = State {
-        store,
-        prefix,
         options: ListOptions {
-            limit: PAGE_SIZE,
+            // The entries of a store in memory are read at once. The stream is as slow as its
+            // reader, and the history does not wait for that.
+            limit: if store.is_in_memory() { 0 } else { PAGE_SIZE },
             ..ListOptions::default()
         },
+        store,
+        prefix,
+        read: Vec::new().into_iter(),
+        all_read: false,
         count: 0,
         done: false,
     };
@@ -52,18 +59,22 @@ pub fn dump(
         if state.done {
             return Ok(None);
         }
-        let page = state
-            .store
-            .list(&state.prefix, state.options.clone())
-            .await?;
-        let mut chunk = BytesMut::new();
-        for entry in &page.items {
-            put_entry(&mut chunk, entry);
+        if state.read.len() == 0 && !state.all_read {
+            let page = state
+                .store
+                .list(&state.prefix, state.options.clone())
+                .await?;
+            state.all_read = page.remaining == 0 || page.items.is_empty();
+            state.options.revision = Some(page.revision);
+            state.options.after = page.items.last().map(|last| last.key.to_string());
+            state.read = page.items.into_iter();
         }
-        state.count += page.items.len() as u64;
-        state.options.revision = Some(page.revision);
-        state.options.after = page.items.last().map(|last| last.key.to_string());
-        if page.remaining == 0 || page.items.is_empty() {
+        let mut chunk = BytesMut::new();
+        for entry in state.read.by_ref().take(PAGE_SIZE) {
+            put_entry(&mut chunk, &entry);
+            state.count += 1;
+        }
+        if state.all_read && state.read.len() == 0 {
             chunk.put_u32(END);
             chunk.put_u64(state.count);
             state.done = true;
@@ -286,6 +297,36 @@ mod tests {
             restore(&*store, "/r/", entries(&dump).unwrap()).await,
             Ok(0)
         );
+    }
+
+    #[tokio::test]
+    async fn a_busy_store_is_dumped_however_slow_the_reader() {
+        let dir = tempfile::tempdir().unwrap();
+        let options = EmbeddedOptions {
+            history_changes: 10,
+            ..EmbeddedOptions::default()
+        };
+        let store = EmbeddedStore::open(dir.path(), options).unwrap();
+        let keys = || (0..2 * PAGE_SIZE).map(|i| format!("/r/{i:04}"));
+        let writes = keys().map(|key| {
+            let store = store.clone();
+            async move { put(&*store, &key, "before").await }
+        });
+        futures::future::join_all(writes).await;
+        let mut stream = Box::pin(dump(store.clone(), "/r/".into()));
+        let mut bytes = Vec::new();
+        for _ in 0..2 {
+            bytes.extend(stream.next().await.unwrap().unwrap());
+        }
+        for _ in 0..20 {
+            put(&*store, "/r/0999", "after").await;
+        }
+        while let Some(chunk) = stream.next().await {
+            bytes.extend(chunk.unwrap());
+        }
+        let found = entries(&bytes).unwrap();
+        assert_eq!(found.len(), 2 * PAGE_SIZE);
+        assert!(found.iter().all(|entry| entry.value == "before"));
     }
 
     #[tokio::test]

@@ -142,12 +142,21 @@ pub enum StoreError {
         /// The value's length in bytes.
         value: usize,
     },
+    /// The disk is full. The write had no effect, and may succeed when there is room.
+    #[error("the store's disk is full: {0}")]
+    Full(String),
     /// A disk operation failed. The store accepts no further writes.
     #[error("the store's disk failed: {0}")]
     Disk(String),
     /// The files on disk are damaged, and not just by a torn last write.
     #[error("the store is damaged: {0}")]
     Corrupt(String),
+    /// The files on disk have a format that this program does not know.
+    #[error("the store was made by a newer version of this program: {0}")]
+    Format(String),
+    /// Another process has the store open.
+    #[error("another process has the store open: {0}")]
+    InUse(String),
     /// A remote store did not respond as expected. It is unknown whether a write took
     /// effect.
     #[error("{0}")]
@@ -226,5 +235,23 @@ pub trait Store: Send + Sync + 'static {
     fn current(&self) -> Pending<'_, Revision> {
         let revision = self.revision();
         Box::pin(std::future::ready(Ok(revision)))
+    }
+
+    /// Returns whether a list costs no more than its references, however many entries it
+    /// has.
+    fn is_in_memory(&self) -> bool {
+        false
+    }
+
+    /// Returns why writes fail at present; `Ok` as far as this process knows that they
+    /// succeed.
+    fn health(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    /// Waits until the store has failed in a way that it does not recover from, and
+    /// returns the reason. The process should end then, and open the store again.
+    fn failed(&self) -> BoxFuture<'_, StoreError> {
+        Box::pin(std::future::pending())
     }
 }

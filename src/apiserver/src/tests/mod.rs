@@ -6,6 +6,7 @@ mod basics;
 mod conversion;
 mod encodings;
 mod extensions;
+mod full_disk;
 mod hostile;
 mod kubectl;
 mod policies;

@@ -13,7 +13,7 @@ use rkube_runtime::{ContainerStatus, ImageError, ImageStatus, Runtime, RuntimeCo
 mod ctl_build;
 
 use super::output::table;
-use super::{Global, Output};
+use super::{Global, Output, ctl_store};
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -91,6 +91,11 @@ enum Command {
     Rmi {
         /// Name of the image
         image: String,
+    },
+    /// Check or repair the store of the API objects
+    Store {
+        #[command(subcommand)]
+        command: ctl_store::Command,
     },
     /// Read or write a file of the node
     #[command(hide = true)]
@@ -224,6 +229,7 @@ pub async fn run(global: &Global, args: Args, output: &Output) -> Result<(), Fai
     match args.command {
         Command::State { command } => state(command),
         Command::File { command } => file(command),
+        Command::Store { command } => ctl_store::run(command, output),
         command => containers(command, output).await,
     }
 }
@@ -305,7 +311,7 @@ async fn containers(command: Command, output: &Output) -> Result<(), Failure> {
             runtime.remove_image(&image).await.map_err(image_failure)?;
         }
         // Handled above.
-        Command::State { .. } | Command::File { .. } => {}
+        Command::State { .. } | Command::File { .. } | Command::Store { .. } => {}
     }
     Ok(())
 }

@@ -8,6 +8,8 @@ mod cp;
 mod ctl;
 #[cfg(not(target_os = "linux"))]
 mod ctl_elsewhere;
+#[cfg(target_os = "linux")]
+mod ctl_store;
 mod dashboard;
 mod delete;
 mod driver;

@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::future::Future;
+use std::io::Write as _;
 
 use anyhow::Context;
 use rkube_config::{NodeConfig, paths, roles};
@@ -31,7 +32,8 @@ pub fn run(role: &str, args: &[OsString]) -> Option<i32> {
     Some(match result {
         Ok(()) => 0,
         Err(e) => {
-            eprintln!("{role}: {e:#}");
+            // `eprintln!` panics if the log is on a full disk.
+            let _ = writeln!(std::io::stderr(), "{role}: {e:#}");
             1
         }
     })

@@ -17,6 +17,9 @@ use super::sys;
 use super::types::{CGROUP_TIMEOUT, ShimConfig, Streams};
 use crate::beneath::check;
 
+/// The soft and the hard limit of open files that containers have.
+const OPEN_FILES: (u64, u64) = (1024, 524_288);
+
 /// Runs `rkube shim <config file>`. Starts the container, prints `ok <pid>` or `error <reason>` as
 /// one line, and serves the container until it exits.
 pub fn main(args: &[OsString]) -> i32 {
@@ -79,10 +82,26 @@ fn answer(line: &str) {
     }
 }
 
+/// Limits the open files of the container and its commands, which inherit it, to systemd's default.
+/// It is that of containers of containerd, whatever the limits of the agent are.
+fn set_open_files() -> io::Result<()> {
+    let mut limit = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
+    // SAFETY: the kernel fills the struct, which outlives the call.
+    check(unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) })?;
+    limit.rlim_max = limit.rlim_max.min(OPEN_FILES.1);
+    limit.rlim_cur = limit.rlim_max.min(OPEN_FILES.0);
+    // SAFETY: the struct is initialized and outlives the call.
+    check(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) }).map(drop)
+}
+
 /// Prepares the shim (socket, log and signals) and starts the container.
 fn start(config: &ShimConfig) -> Result<(Server, i32), ShimError> {
     // The kernel should rather kill the container than the shim. Failures are ignored.
     let _ = std::fs::write("/proc/self/oom_score_adj", "-998");
+    set_open_files().map_err(ShimError::io("cannot limit open files"))?;
     // The shim reaps orphans of a container without a PID namespace.
     // SAFETY: no memory is involved.
     check(unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) })
@@ -188,5 +207,31 @@ fn signals() -> io::Result<OwnedFd> {
             libc::SFD_CLOEXEC | libc::SFD_NONBLOCK,
         ))?;
         Ok(OwnedFd::from_raw_fd(fd))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn containers_do_not_have_the_agents_limit_of_open_files() {
+        let get = || {
+            let mut limit = libc::rlimit {
+                rlim_cur: 0,
+                rlim_max: 0,
+            };
+            // SAFETY: the kernel fills the struct, which outlives the call.
+            check(unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) }).unwrap();
+            limit
+        };
+        let mut raised = get();
+        raised.rlim_cur = raised.rlim_max;
+        // SAFETY: the struct is initialized and outlives the call.
+        check(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const raised) }).unwrap();
+        set_open_files().unwrap();
+        let limit = get();
+        assert_eq!(limit.rlim_max, raised.rlim_max.min(OPEN_FILES.1));
+        assert_eq!(limit.rlim_cur, limit.rlim_max.min(OPEN_FILES.0));
     }
 }

@@ -8,39 +8,55 @@
 //! with a write that is not durable yet is reported once that write is.
 //!
 //! When the log has outgrown the live entries, a new log is started. A second thread
-//! writes a snapshot of the state at that point and removes the files before it. The
+//! writes a snapshot of the state at that point. The snapshot before it and the logs
+//! since are kept, in case the new one is damaged, and the files before them removed. The
 //! history that older revisions are read and watched from is kept in memory, within
 //! bounds. After a restart it reaches as far back as the log.
+//!
+//! A write that finds the disk full fails, and everything decided after it. The store
+//! goes on as soon as there is room. After any other failure of a write it is unknown
+//! what is on disk: the store takes no further writes, and the process has to open it
+//! again.
 
+mod disk;
+mod frame;
 mod log;
+mod reader;
 mod recovery;
+mod salvage;
 mod state;
 #[cfg(test)]
 mod tests;
 mod watchers;
+mod writer;
 
 use std::collections::HashMap;
 use std::fs::{DirBuilder, File, OpenOptions, Permissions};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use futures::future::BoxFuture;
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use parking_lot::{Condvar, Mutex, RwLock};
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
 use crate::types::{
     Change, Expect, KeyValue, ListOptions, Page, Pending, Revision, Store, StoreError, Watch,
     WatchBatch,
 };
-use log::{FrameBuilder, LogWriter};
+use disk::{Disk, RealDisk};
+use log::Room;
 use state::{State, Window};
 use watchers::Watchers;
+use writer::Writer;
+
+pub use salvage::{Check, Replaced, Segment, reset, salvage, verify};
 
 /// The bounds of an [`EmbeddedStore`].
 #[derive(Clone, Debug)]
@@ -74,10 +90,8 @@ impl Default for EmbeddedOptions {
 const MAX_KEY_BYTES: usize = 4096;
 /// The largest value in bytes; Kubernetes' values are far smaller.
 const MAX_VALUE_BYTES: usize = 64 << 20;
-/// The bytes of values after which a commit takes no more writes. It bounds frames.
-const MAX_COMMIT_BYTES: usize = 16 << 20;
-/// How often the history of an idle store is checked for changes past their age.
-const HISTORY_CHECK_PERIOD: Duration = Duration::from_secs(60);
+/// How long a commit may take before the store counts as failed.
+const COMMIT_PATIENCE: Duration = Duration::from_secs(10);
 /// The stack of the store's threads, in bytes.
 const THREAD_STACK_BYTES: usize = 256 * 1024;
 
@@ -99,6 +113,12 @@ struct Shared {
     state: RwLock<State>,
     /// The newest durable revision, readable without a lock.
     revision: AtomicU64,
+    /// When the running write to the disk began.
+    writing_since: Mutex<Option<Instant>>,
+    /// Why writes are refused until there is room on the disk.
+    full: Mutex<Option<StoreError>>,
+    /// Why no write will ever succeed again.
+    failed: watch::Sender<Option<StoreError>>,
 }
 
 /// Writes that are decided and not durable yet.
@@ -137,40 +157,13 @@ impl EmbeddedStore {
     /// Opens the store in `dir`, which is created if it does not exist.
     ///
     /// # Errors
-    /// [`StoreError::Disk`] when the directory cannot be used or another process has
-    /// the store open, [`StoreError::Corrupt`] when its files are damaged.
+    /// [`StoreError::Disk`] when the directory cannot be used, [`StoreError::InUse`] when
+    /// another process has the store open, [`StoreError::Corrupt`] when its files are damaged,
+    /// [`StoreError::Format`] when they are of a newer program.
     pub fn open(dir: &Path, options: EmbeddedOptions) -> Result<Arc<EmbeddedStore>, StoreError> {
-        let lock = prepare(dir)?;
-        let window = Window {
-            changes: options.history_changes,
-            bytes: options.history_bytes,
-            age: options.history_age,
-        };
-        let (state, log) = recovery::recover(dir, &window)?;
-        let revision = state.revision();
-        let shared = Arc::new(Shared {
-            queue: Mutex::new(Queue {
-                newest: revision,
-                decided: HashMap::new(),
-                entries: Vec::new(),
-                stopped: None,
-                closing: false,
-            }),
-            work: Condvar::new(),
-            watchers: Mutex::new(Watchers::new(options.watch_buffer)),
-            state: RwLock::new(state),
-            revision: AtomicU64::new(revision),
-        });
-        let writer = Writer {
-            shared: shared.clone(),
-            dir: dir.to_owned(),
-            log,
-            window,
-            log_bytes: options.log_bytes,
-            rotate_at: 0,
-            snapshot: None,
-            frame: FrameBuilder::begin(),
-        };
+        let lock = prepare(dir, Duration::ZERO)?;
+        let disk = RealDisk::open(dir).map_err(|e| reader::failed(dir, &e))?;
+        let (shared, writer) = open_parts(disk, &options, Room::default())?;
         let writer = std::thread::Builder::new()
             .name("store-writer".into())
             .stack_size(THREAD_STACK_BYTES)
@@ -184,8 +177,45 @@ impl EmbeddedStore {
     }
 }
 
-/// Creates the directory, private to its owner, and locks it.
-fn prepare(dir: &Path) -> Result<Flock<File>, StoreError> {
+/// Reads the store on `disk`, and returns it with its writer, which does not run yet.
+fn open_parts<D: Disk>(
+    disk: D,
+    options: &EmbeddedOptions,
+    room: Room,
+) -> Result<(Arc<Shared>, Writer<D>), StoreError> {
+    let window = Window {
+        changes: options.history_changes,
+        bytes: options.history_bytes,
+        age: options.history_age,
+    };
+    let (state, log) = recovery::recover(&disk, &window, room)?;
+    let revision = state.revision();
+    let shared = Arc::new(Shared {
+        queue: Mutex::new(Queue {
+            newest: revision,
+            decided: HashMap::new(),
+            entries: Vec::new(),
+            stopped: None,
+            closing: false,
+        }),
+        work: Condvar::new(),
+        watchers: Mutex::new(Watchers::new(options.watch_buffer)),
+        state: RwLock::new(state),
+        revision: AtomicU64::new(revision),
+        writing_since: Mutex::new(None),
+        full: Mutex::new(None),
+        failed: watch::Sender::new(None),
+    });
+    let writer = Writer::new(shared.clone(), disk, log, window, room, options.log_bytes);
+    Ok((shared, writer))
+}
+
+/// How often a locked directory is tried again.
+const LOCK_PERIOD: Duration = Duration::from_millis(20);
+
+/// Creates the directory, private to its owner, and locks it. If another process has locked
+/// it, tries again for `patience`.
+fn prepare(dir: &Path, patience: Duration) -> Result<Flock<File>, StoreError> {
     let failed = |what: &str, e: &dyn std::fmt::Display| {
         StoreError::Disk(format!("cannot {what} {}: {e}", dir.display()))
     };
@@ -203,10 +233,21 @@ fn prepare(dir: &Path) -> Result<Flock<File>, StoreError> {
         .mode(0o600)
         .open(dir.join("lock"))
         .map_err(|e| failed("lock", &e))?;
-    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| match errno {
-        Errno::EWOULDBLOCK => failed("lock", &"another process has the store open"),
-        errno => failed("lock", &errno),
-    })
+    let began = Instant::now();
+    let mut file = file;
+    loop {
+        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => return Ok(lock),
+            Err((unlocked, Errno::EWOULDBLOCK)) if began.elapsed() < patience => {
+                file = unlocked;
+                std::thread::sleep(LOCK_PERIOD);
+            }
+            Err((_, Errno::EWOULDBLOCK)) => {
+                return Err(StoreError::InUse(dir.display().to_string()));
+            }
+            Err((_, errno)) => return Err(failed("lock", &errno)),
+        }
+    }
 }
 
 impl Drop for EmbeddedStore {
@@ -217,6 +258,16 @@ impl Drop for EmbeddedStore {
             && writer.join().is_err()
         {
             tracing::error!("the store's writer panicked");
+        }
+    }
+}
+
+impl Queue {
+    fn fail_entries(&mut self, why: &StoreError) {
+        for entry in self.entries.drain(..) {
+            let (Entry::Write { done, .. } | Entry::Conflict { done, .. }) = entry;
+            // Fails only if the caller no longer waits.
+            let _ = done.send(Err(why.clone()));
         }
     }
 }
@@ -285,6 +336,61 @@ impl Shared {
             self.work.notify_one();
         }
         Ok(answer)
+    }
+
+    /// Fails all pending and all further writes.
+    fn stop(&self, why: StoreError) {
+        {
+            let mut queue = self.queue.lock();
+            queue.stopped = Some(why.clone());
+            queue.decided.clear();
+            queue.fail_entries(&why);
+        }
+        if why != StoreError::Closed {
+            self.failed.send_replace(Some(why));
+        }
+    }
+
+    /// Fails all pending writes, because one of them cannot be made durable. The others
+    /// were decided after it, and so perhaps because of it.
+    fn refuse(&self, why: &StoreError) {
+        let mut queue = self.queue.lock();
+        queue.newest = self.revision.load(Ordering::Acquire);
+        queue.decided.clear();
+        queue.fail_entries(why);
+        drop(queue);
+        self.set_full(Some(why.clone()));
+    }
+
+    fn is_full(&self) -> bool {
+        self.full.lock().is_some()
+    }
+
+    /// Notes that the disk is full, or has room again.
+    fn set_full(&self, why: Option<StoreError>) {
+        let before = std::mem::replace(&mut *self.full.lock(), why.clone());
+        match (before, why) {
+            (None, Some(why)) => tracing::error!(%why, "the store refuses writes"),
+            (Some(_), None) => tracing::info!("the store takes writes again"),
+            _ => {}
+        }
+    }
+
+    /// Returns why writes do not succeed at present.
+    fn health(&self) -> Result<(), StoreError> {
+        if let Some(why) = &*self.failed.borrow() {
+            return Err(why.clone());
+        }
+        if let Some(why) = &*self.full.lock() {
+            return Err(why.clone());
+        }
+        match *self.writing_since.lock() {
+            Some(since) if since.elapsed() >= COMMIT_PATIENCE => Err(StoreError::Disk(format!(
+                "a write has taken {} s so far",
+                since.elapsed().as_secs()
+            ))),
+            _ => Ok(()),
+        }
     }
 
     async fn write(&self, key: &str, value: Option<Bytes>, expect: Expect) -> Answer {
@@ -361,218 +467,23 @@ impl Store for EmbeddedStore {
     fn revision(&self) -> Revision {
         self.shared.revision.load(Ordering::Acquire)
     }
-}
 
-/// The state of the thread that makes decided writes durable and visible.
-struct Writer {
-    shared: Arc<Shared>,
-    dir: PathBuf,
-    log: LogWriter,
-    window: Window,
-    /// [`EmbeddedOptions::log_bytes`].
-    log_bytes: u64,
-    /// The log's size below which a failed rotation is not retried.
-    rotate_at: u64,
-    snapshot: Option<JoinHandle<()>>,
-    frame: FrameBuilder,
-}
+    fn is_in_memory(&self) -> bool {
+        true
+    }
 
-impl Writer {
-    fn run(mut self) {
-        while let Some(entries) = self.next_commit() {
-            if let Err(error) = self.commit(entries) {
-                tracing::error!(%error, "the store takes no further writes");
-                self.stop(error);
+    fn health(&self) -> Result<(), StoreError> {
+        self.shared.health()
+    }
+
+    fn failed(&self) -> BoxFuture<'_, StoreError> {
+        let mut failed = self.shared.failed.subscribe();
+        Box::pin(async move {
+            match failed.wait_for(Option::is_some).await {
+                Ok(why) => why.clone().unwrap_or(StoreError::Closed),
+                // The sender lives as long as the store.
+                Err(_) => StoreError::Closed,
             }
-        }
-        self.stop(StoreError::Closed);
-        self.shared.watchers.lock().clear();
-        if let Some(snapshot) = self.snapshot.take() {
-            join_snapshot(snapshot);
-        }
+        })
     }
-
-    /// Waits for entries to commit; `None` when the store closes.
-    fn next_commit(&mut self) -> Option<Vec<Entry>> {
-        let mut queue = self.shared.queue.lock();
-        loop {
-            if !queue.entries.is_empty() {
-                return Some(take_commit(&mut queue.entries));
-            }
-            if queue.closing {
-                return None;
-            }
-            if self.shared.state.read().has_history() {
-                if self
-                    .shared
-                    .work
-                    .wait_for(&mut queue, HISTORY_CHECK_PERIOD)
-                    .timed_out()
-                {
-                    self.shared.state.write().trim(&self.window, Instant::now());
-                }
-            } else {
-                self.shared.work.wait(&mut queue);
-            }
-        }
-    }
-
-    fn commit(&mut self, entries: Vec<Entry>) -> Result<(), StoreError> {
-        let mut changes = Vec::with_capacity(entries.len());
-        let mut answers = Vec::with_capacity(entries.len());
-        self.frame.reset();
-        for entry in entries {
-            match entry {
-                Entry::Write { change, done } => {
-                    let revision = change.revision();
-                    let entry = change.after().or(change.before()).cloned();
-                    self.frame.change(&change);
-                    changes.push(change);
-                    answers.push((done, entry.map(|e| (e, revision)).ok_or(StoreError::Closed)));
-                }
-                Entry::Conflict { found, done } => {
-                    answers.push((done, Err(StoreError::Conflict { found })))
-                }
-            }
-        }
-        if !changes.is_empty() {
-            if let Err(e) = self.log.append(self.frame.finish()) {
-                let error = StoreError::Disk(e.to_string());
-                for (done, _) in answers {
-                    // Fails only if the caller no longer waits.
-                    let _ = done.send(Err(error.clone()));
-                }
-                return Err(error);
-            }
-            self.publish(&changes);
-        }
-        for (done, answer) in answers {
-            // Fails only if the caller no longer waits.
-            let _ = done.send(answer);
-        }
-        if !changes.is_empty() {
-            self.rotate();
-        }
-        Ok(())
-    }
-
-    /// Makes durable changes visible to readers and watches.
-    fn publish(&mut self, changes: &[Change]) {
-        let now = Instant::now();
-        let mut watchers = self.shared.watchers.lock();
-        let mut state = self.shared.state.write();
-        state.apply(changes.iter().cloned(), now);
-        state.trim(&self.window, now);
-        let (revision, oldest) = (state.revision(), state.oldest());
-        drop(state);
-        watchers.publish(changes, revision, oldest, now);
-        drop(watchers);
-        self.shared.revision.store(revision, Ordering::Release);
-
-        let mut queue = self.shared.queue.lock();
-        for change in changes {
-            if queue
-                .decided
-                .get(change.key())
-                .is_some_and(|d| d.revision == change.revision())
-            {
-                queue.decided.remove(change.key());
-            }
-        }
-        if queue.decided.is_empty() && queue.decided.capacity() > 1024 {
-            queue.decided = HashMap::new();
-        }
-    }
-
-    /// Fails all pending and all further writes.
-    fn stop(&self, why: StoreError) {
-        let mut queue = self.shared.queue.lock();
-        queue.stopped = Some(why.clone());
-        queue.decided.clear();
-        for entry in queue.entries.drain(..) {
-            let (Entry::Write { done, .. } | Entry::Conflict { done, .. }) = entry;
-            // Fails only if the caller no longer waits.
-            let _ = done.send(Err(why.clone()));
-        }
-    }
-
-    /// Starts a new log and a snapshot when the log has outgrown the live entries.
-    fn rotate(&mut self) {
-        if self.log.len() < self.log_bytes.max(self.rotate_at) {
-            return;
-        }
-        let state = self.shared.state.read();
-        if self.log.len() < 2 * state.live_bytes() {
-            return;
-        }
-        if let Some(running) = self.snapshot.take_if(|s| s.is_finished()) {
-            join_snapshot(running);
-        }
-        if self.snapshot.is_some() {
-            return;
-        }
-        let (base, entries) = (state.revision(), state.entries());
-        drop(state);
-        // Without a new log the old one continues.
-        match LogWriter::create(&self.dir, base) {
-            Ok(log) => {
-                self.log = log;
-                self.rotate_at = 0;
-            }
-            Err(error) => {
-                tracing::warn!(%error, "cannot begin a new log");
-                self.rotate_at = self.log.len() + self.log_bytes;
-                return;
-            }
-        }
-        let dir = self.dir.clone();
-        let thread = std::thread::Builder::new()
-            .name("store-snapshot".into())
-            .stack_size(THREAD_STACK_BYTES);
-        // Without a snapshot the old files stay, and the next start reads them.
-        match thread.spawn(move || take_snapshot(&dir, base, &entries)) {
-            Ok(handle) => self.snapshot = Some(handle),
-            Err(error) => tracing::warn!(%error, "cannot start a snapshot"),
-        }
-    }
-}
-
-/// Writes a snapshot and removes the files that it replaces.
-fn take_snapshot(dir: &Path, base: Revision, entries: &[Arc<KeyValue>]) {
-    if let Err(error) = log::write_snapshot(dir, base, entries) {
-        tracing::warn!(%error, revision = base, "cannot write a snapshot");
-        return;
-    }
-    match recovery::Files::find(dir) {
-        Ok(files) => files.remove_superseded(dir, base),
-        Err(error) => tracing::warn!(%error, "cannot remove what a snapshot replaces"),
-    }
-}
-
-fn join_snapshot(snapshot: JoinHandle<()>) {
-    if snapshot.join().is_err() {
-        tracing::error!("writing a snapshot panicked");
-    }
-}
-
-/// Removes the first entries, as many as fit one commit.
-fn take_commit(entries: &mut Vec<Entry>) -> Vec<Entry> {
-    let mut bytes = 0;
-    let fit = entries.iter().take_while(|entry| {
-        let fits = bytes < MAX_COMMIT_BYTES;
-        if let Entry::Write {
-            change: Change::Put { now, .. },
-            ..
-        } = entry
-        {
-            bytes += now.value.len();
-        }
-        fits
-    });
-    let fit = fit.count();
-    if fit == entries.len() {
-        return std::mem::take(entries);
-    }
-    let rest = entries.split_off(fit);
-    std::mem::replace(entries, rest)
 }

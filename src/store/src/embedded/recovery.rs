@@ -1,132 +1,330 @@
 //! Restores the state from the files on disk at start.
+//!
+//! A generation is a snapshot and the logs after it; the oldest one has no snapshot,
+//! because it begins with the empty store. The logs of the generation before the newest
+//! are kept with its snapshot, so that a damaged snapshot costs nothing: the older one and
+//! all logs since lead to the same state.
 
-use std::path::Path;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
 
-use super::log::{LogWriter, Next, Opened, Record, SegmentKind, SegmentReader, corrupt, disk};
+use super::disk::Disk;
+use super::frame::{Format, Record, SegmentKind};
+use super::log::{LogWriter, Room, Tail};
+use super::reader::{Damage, Next, Opened, SegmentReader, corrupt, failed};
 use super::state::{State, Window};
 use crate::types::{Change, KeyValue, Revision, StoreError};
 
 /// The revision of an empty store.
-const FIRST_REVISION: Revision = 1;
+pub(super) const FIRST_REVISION: Revision = 1;
 
-/// Reads the newest snapshot and the logs after it.
+/// The suffix of a snapshot that is damaged and not read again.
+const DAMAGED: &str = ".damaged";
+
+/// Reads the newest snapshot and the logs after it, or the generation before if the
+/// snapshot is damaged.
 ///
 /// A torn last write is dropped, because it was never acknowledged. Any other damage
 /// is an error and never skipped.
-pub(super) fn recover(dir: &Path, window: &Window) -> Result<(State, LogWriter), StoreError> {
-    let files = Files::find(dir)?;
-    let now = Instant::now();
-    let base = files.snapshots.last().copied();
-    let mut state = match base {
-        Some(base) => read_snapshot(dir, base)?,
-        None => State::new(FIRST_REVISION),
+pub(super) fn recover<D: Disk>(
+    disk: &D,
+    window: &Window,
+    room: Room,
+) -> Result<(State, LogWriter<D>), StoreError> {
+    let files = Files::find(disk)?;
+    let loaded = load(disk, &files, window)?;
+    let disk_failed = |e| failed(&disk.path(""), &e);
+    let revision = loaded.state.revision();
+    let (current, log) = match loaded.tail {
+        Some((base, Format::V2 { salt }, tail)) => {
+            let tail = Tail { salt, ..tail };
+            let name = SegmentKind::Log.name(base);
+            (base, LogWriter::resume(disk, &name, &tail, room))
+        }
+        Some((base, Format::V1, tail)) => {
+            // Only to cut its end off. It is not written to again.
+            let old = LogWriter::resume(disk, &SegmentKind::Log.name(base), &tail, room);
+            let new = old.and_then(|_| LogWriter::create(disk, revision, room));
+            (revision, new)
+        }
+        None => (revision, LogWriter::create(disk, revision, room)),
     };
-    let start = state.revision();
+    let log = log.map_err(disk_failed)?;
+    // The process before this one may have ended before it made a file's name durable.
+    disk.sync_names().map_err(disk_failed)?;
+    for base in files.snapshots.iter().filter(|b| **b > loaded.start) {
+        let name = SegmentKind::Snapshot.name(*base);
+        disk.rename(&name, &format!("{name}{DAMAGED}"))
+            .map_err(disk_failed)?;
+    }
+    for name in &files.unfinished {
+        remove(disk, name);
+    }
+    for base in loaded.stale.iter().filter(|base| **base != current) {
+        remove(disk, &SegmentKind::Log.name(*base));
+    }
+    Ok((loaded.state, log))
+}
+
+/// What the files of a store hold.
+pub(super) struct Loaded {
+    pub(super) state: State,
+    /// The base of the generation that was read.
+    pub(super) start: Revision,
+    /// The log to continue, with its base and format; `None` if it has to be created.
+    tail: Option<(Revision, Format, Tail)>,
+    /// Logs without a frame, left by rotations that failed.
+    stale: Vec<Revision>,
+    /// A torn write at the end, which is to be dropped.
+    pub(super) torn: Option<StoreError>,
+}
+
+/// Reads the newest generation that is not damaged. Changes nothing.
+///
+/// # Errors
+/// [`StoreError::Corrupt`] with the damage of the newest one when all are damaged.
+pub(super) fn load<D: Disk>(
+    disk: &D,
+    files: &Files,
+    window: &Window,
+) -> Result<Loaded, StoreError> {
+    let mut newest = None;
+    for start in files.generations() {
+        match load_generation(disk, files, start, window) {
+            Ok(loaded) => {
+                if let Some(error) = newest {
+                    tracing::warn!(%error, "the store is read from the generation before");
+                }
+                return Ok(loaded);
+            }
+            Err(error @ StoreError::Corrupt(_)) => {
+                newest.get_or_insert(error);
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Err(newest.unwrap_or_else(|| {
+        StoreError::Corrupt(format!(
+            "{} has no log that begins at revision {FIRST_REVISION}",
+            disk.path("").display()
+        ))
+    }))
+}
+
+fn load_generation<D: Disk>(
+    disk: &D,
+    files: &Files,
+    start: Revision,
+    window: &Window,
+) -> Result<Loaded, StoreError> {
+    let state = match files.snapshots.contains(&start) {
+        true => read_snapshot(disk, start)?,
+        false => State::new(FIRST_REVISION),
+    };
+    let mut loaded = Loaded {
+        state,
+        start,
+        tail: None,
+        stale: Vec::new(),
+        torn: None,
+    };
     let logs: Vec<Revision> = files
         .logs
         .iter()
         .copied()
         .filter(|log| *log >= start)
         .collect();
-    if logs.first().is_some_and(|first| *first != start)
-        || (logs.is_empty() && (base.is_some() || !files.logs.is_empty()))
-    {
+    if !files.is_empty() && logs.first() != Some(&start) {
         return Err(StoreError::Corrupt(format!(
             "{} has no log that begins at revision {start}",
-            dir.display()
+            disk.path("").display()
         )));
     }
-    let mut log = None;
-    for (i, base) in logs.iter().enumerate() {
-        let last = i + 1 == logs.len();
-        let path = SegmentKind::Log.path(dir, *base);
-        if *base != state.revision() {
+    let now = Instant::now();
+    for base in logs {
+        loaded.replay(disk, base, window, now)?;
+    }
+    // A file's base is durable before the file is made.
+    let reached = loaded.state.revision();
+    if let Some(newest) = files.newest().filter(|newest| *newest > reached) {
+        return Err(loaded.torn.unwrap_or_else(|| {
+            StoreError::Corrupt(format!(
+                "the logs in {} end at revision {reached}, and there was revision {newest}",
+                disk.path("").display()
+            ))
+        }));
+    }
+    if let Some(torn) = &loaded.torn {
+        tracing::warn!(%torn, "dropping a torn last write");
+    }
+    Ok(loaded)
+}
+
+impl Loaded {
+    /// Applies the next log.
+    fn replay<D: Disk>(
+        &mut self,
+        disk: &D,
+        base: Revision,
+        window: &Window,
+        now: Instant,
+    ) -> Result<(), StoreError> {
+        let mut reader = match SegmentReader::open(disk, SegmentKind::Log, base)? {
+            Opened::Reader(reader) => reader,
+            Opened::Unfinished => {
+                self.stale.push(base);
+                return Ok(());
+            }
+        };
+        let mut next = reader.next()?;
+        if matches!(next, Next::End) && self.tail.is_some() {
+            // The log before it goes on, as it does when a new one cannot be begun.
+            self.stale.push(base);
+            return Ok(());
+        }
+        if let Some(torn) = self.torn.take() {
+            // Not the last write, as others followed.
+            return Err(torn);
+        }
+        if base != self.state.revision() {
             let why = format!(
                 "it follows a log that ends at revision {}",
-                state.revision()
+                self.state.revision()
             );
-            return Err(corrupt(&path, 0, &why));
+            return Err(corrupt(reader.path(), 0, &why));
         }
-        log = replay(dir, &path, *base, last, &mut state, window, now)?;
+        let clean = loop {
+            match next {
+                Next::Frame => {}
+                Next::End => break true,
+                Next::Broken(why) => {
+                    let error = reader.corrupt(why);
+                    if reader.damage()? == Damage::Rotten {
+                        return Err(error);
+                    }
+                    self.torn = Some(error);
+                    break false;
+                }
+            }
+            for record in reader.records() {
+                let change = to_change(record.map_err(|why| reader.corrupt(why))?, &self.state)
+                    .map_err(|why| reader.corrupt(why))?;
+                self.state.apply([change], now);
+            }
+            self.state.trim(window, now);
+            next = reader.next()?;
+        };
+        let tail = Tail {
+            salt: 0,
+            last_frame: reader.frame(),
+            length: reader.offset(),
+            clean,
+        };
+        self.tail = Some((base, reader.format(), tail));
+        Ok(())
     }
-    let log = match log {
-        Some(log) => log,
-        None => LogWriter::create(dir, state.revision()).map_err(|e| disk(dir, &e))?,
-    };
-    files.remove_superseded(dir, base.unwrap_or(FIRST_REVISION));
-    Ok((state, log))
 }
 
 /// The segments in a store's directory, by base revision.
 pub(super) struct Files {
-    snapshots: Vec<Revision>,
-    logs: Vec<Revision>,
+    pub(super) snapshots: BTreeSet<Revision>,
+    pub(super) logs: BTreeSet<Revision>,
+    /// Files that were not finished, and damaged snapshots.
     unfinished: Vec<String>,
+    damaged: Vec<String>,
 }
 
 impl Files {
-    pub(super) fn find(dir: &Path) -> Result<Files, StoreError> {
+    pub(super) fn find<D: Disk>(disk: &D) -> Result<Files, StoreError> {
         let mut files = Files {
-            snapshots: Vec::new(),
-            logs: Vec::new(),
+            snapshots: BTreeSet::new(),
+            logs: BTreeSet::new(),
             unfinished: Vec::new(),
+            damaged: Vec::new(),
         };
-        for entry in std::fs::read_dir(dir).map_err(|e| disk(dir, &e))? {
-            let name = entry.map_err(|e| disk(dir, &e))?.file_name();
-            let Some(name) = name.to_str() else { continue };
-            if let Some(base) = SegmentKind::Snapshot.parse_name(name) {
-                files.snapshots.push(base);
-            } else if let Some(base) = SegmentKind::Log.parse_name(name) {
-                files.logs.push(base);
-            } else if name.starts_with("snapshot-") && name.ends_with(".tmp") {
-                files.unfinished.push(name.to_owned());
+        for name in disk.names().map_err(|e| failed(&disk.path(""), &e))? {
+            if let Some(base) = SegmentKind::Snapshot.parse_name(&name) {
+                files.snapshots.insert(base);
+            } else if let Some(base) = SegmentKind::Log.parse_name(&name) {
+                files.logs.insert(base);
+            } else if name.starts_with("snapshot-") || name.starts_with("log-") {
+                if name.ends_with(".tmp") {
+                    files.unfinished.push(name);
+                } else if name.ends_with(DAMAGED) {
+                    files.damaged.push(name);
+                }
             }
         }
-        files.snapshots.sort_unstable();
-        files.logs.sort_unstable();
         Ok(files)
     }
 
-    /// Removes the files that the snapshot at `base` and the log after it replace. A
-    /// failure is retried at the next rotation or start.
-    pub(super) fn remove_superseded(&self, dir: &Path, base: Revision) {
-        let old = |kind: SegmentKind, bases: &[Revision]| -> Vec<_> {
-            bases
-                .iter()
-                .filter(|b| **b < base)
-                .map(|b| kind.path(dir, *b))
-                .collect()
+    /// Returns whether there is no segment.
+    fn is_empty(&self) -> bool {
+        self.snapshots.is_empty() && self.logs.is_empty()
+    }
+
+    /// Returns the newest revision that is the base of a segment.
+    pub(super) fn newest(&self) -> Option<Revision> {
+        self.snapshots.last().max(self.logs.last()).copied()
+    }
+
+    /// Returns the bases of the generations, the newest first.
+    fn generations(&self) -> Vec<Revision> {
+        let mut bases: Vec<Revision> = self.snapshots.iter().rev().copied().collect();
+        if !bases.contains(&FIRST_REVISION)
+            && (self.logs.contains(&FIRST_REVISION) || self.is_empty())
+        {
+            bases.push(FIRST_REVISION);
+        }
+        bases
+    }
+
+    /// Removes the files before the newest snapshot but one. A failure is retried at the
+    /// next rotation.
+    pub(super) fn remove_superseded<D: Disk>(&self, disk: &D) {
+        let oldest = self.snapshots.iter().rev().nth(1);
+        let old = |bases: &BTreeSet<Revision>, kind: SegmentKind| -> Vec<String> {
+            let old = bases.iter().filter(|base| Some(*base) < oldest);
+            old.map(|base| kind.name(*base)).collect()
         };
-        let mut paths = old(SegmentKind::Log, &self.logs);
-        paths.extend(old(SegmentKind::Snapshot, &self.snapshots));
-        paths.extend(self.unfinished.iter().map(|name| dir.join(name)));
-        for path in paths {
-            if let Err(error) = std::fs::remove_file(&path) {
-                tracing::warn!(path = %path.display(), %error, "cannot remove an old file of the store");
-            }
+        let logs = old(&self.logs, SegmentKind::Log);
+        let snapshots = old(&self.snapshots, SegmentKind::Snapshot);
+        for name in logs.iter().chain(&snapshots).chain(&self.damaged) {
+            remove(disk, name);
         }
     }
 }
 
-fn read_snapshot(dir: &Path, base: Revision) -> Result<State, StoreError> {
-    let path = SegmentKind::Snapshot.path(dir, base);
-    let Opened::Reader(mut reader) = SegmentReader::open(&path, SegmentKind::Snapshot, base)?
-    else {
+/// Removes a file that is not needed; if that fails, it is tried again later.
+fn remove<D: Disk>(disk: &D, name: &str) {
+    if let Err(error) = disk.remove(name) {
+        tracing::warn!(
+            path = %disk.path(name).display(), %error, "cannot remove an old file of the store"
+        );
+    }
+}
+
+/// Reads a snapshot's entries and gives each to `entry`.
+pub(super) fn read_entries<D: Disk>(
+    disk: &D,
+    base: Revision,
+    mut entry: impl FnMut(KeyValue),
+) -> Result<(), StoreError> {
+    let Opened::Reader(mut reader) = SegmentReader::open(disk, SegmentKind::Snapshot, base)? else {
+        let path = disk.path(&SegmentKind::Snapshot.name(base));
         return Err(corrupt(&path, 0, "the snapshot has no header"));
     };
-    let mut state = State::new(base);
     let mut loaded = 0;
     let mut ended = false;
     loop {
         match reader.next()? {
             Next::Frame => {}
-            Next::End if ended => return Ok(state),
+            Next::End if ended => return Ok(()),
             Next::End => return Err(reader.corrupt("the snapshot ends early")),
-            Next::Broken(why) => return Err(reader.corrupt(&why)),
+            Next::Broken(why) => return Err(reader.corrupt(why)),
         }
         for record in reader.records() {
             match record.map_err(|why| reader.corrupt(why))? {
@@ -137,7 +335,7 @@ fn read_snapshot(dir: &Path, base: Revision) -> Result<State, StoreError> {
                     value,
                 } if !ended => {
                     loaded += 1;
-                    state.load(KeyValue {
+                    entry(KeyValue {
                         key: Arc::from(key),
                         value: Bytes::copy_from_slice(value),
                         create_revision,
@@ -151,53 +349,10 @@ fn read_snapshot(dir: &Path, base: Revision) -> Result<State, StoreError> {
     }
 }
 
-/// Applies a log to `state`.
-///
-/// Returns the writer that continues the last log; `None` for any other log, and if the
-/// last one has to be created again.
-fn replay(
-    dir: &Path,
-    path: &Path,
-    base: Revision,
-    last: bool,
-    state: &mut State,
-    window: &Window,
-    now: Instant,
-) -> Result<Option<LogWriter>, StoreError> {
-    let mut reader = match SegmentReader::open(path, SegmentKind::Log, base)? {
-        Opened::Reader(reader) => reader,
-        Opened::Unfinished if last => return Ok(None),
-        Opened::Unfinished => return Err(corrupt(path, 0, "the log has no header")),
-    };
-    loop {
-        match reader.next()? {
-            Next::Frame => {}
-            Next::End => break,
-            Next::Broken(why) => {
-                if !last || reader.intact_frame_follows()? {
-                    return Err(reader.corrupt(&why));
-                }
-                tracing::warn!(
-                    dir = %dir.display(),
-                    offset = reader.offset(),
-                    "dropping a torn last write: {why}"
-                );
-                break;
-            }
-        }
-        for record in reader.records() {
-            let change = to_change(record.map_err(|why| reader.corrupt(why))?, state)
-                .map_err(|why| reader.corrupt(why))?;
-            state.apply([change], now);
-        }
-        state.trim(window, now);
-    }
-    if !last {
-        return Ok(None);
-    }
-    LogWriter::resume(path, reader.offset())
-        .map(Some)
-        .map_err(|e| disk(path, &e))
+fn read_snapshot<D: Disk>(disk: &D, base: Revision) -> Result<State, StoreError> {
+    let mut state = State::new(base);
+    read_entries(disk, base, |entry| state.load(entry))?;
+    Ok(state)
 }
 
 fn to_change(record: Record<'_>, state: &State) -> Result<Change, &'static str> {

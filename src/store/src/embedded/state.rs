@@ -15,6 +15,9 @@ pub(super) struct Window {
     pub(super) age: Duration,
 }
 
+/// An estimate of the memory that a change takes besides values, in bytes.
+const OVERHEAD_BYTES: usize = 128;
+
 /// The durable state and the changes that led to it.
 pub(super) struct State {
     live: BTreeMap<Arc<str>, Arc<KeyValue>>,
@@ -25,6 +28,8 @@ pub(super) struct State {
     oldest: Revision,
     /// The changes of the revisions `oldest + 1 ..= revision`, one each.
     history: VecDeque<Change>,
+    /// The memory that the history keeps alive: structures, and each value once that it
+    /// wrote or replaced.
     history_bytes: usize,
     /// When the changes up to a revision were made, to remove them by age.
     epochs: VecDeque<(Revision, Instant)>,
@@ -92,7 +97,13 @@ impl State {
                     self.live.remove(change.key());
                 }
             }
-            self.history_bytes += history_bytes(&change);
+            self.history_bytes += OVERHEAD_BYTES + change.after().map_or(0, |e| e.value.len());
+            // An older value is held by nothing else any more.
+            if let Some(before) = change.before()
+                && before.mod_revision <= self.oldest
+            {
+                self.history_bytes += before.value.len();
+            }
             self.history.push_back(change);
         }
         match self.epochs.back_mut() {
@@ -106,7 +117,9 @@ impl State {
 
     /// Removes the history outside of the window.
     pub(super) fn trim(&mut self, window: &Window, now: Instant) {
-        while self.history.len() > window.changes || self.history_bytes > window.bytes {
+        while !self.history.is_empty()
+            && (self.history.len() > window.changes || self.history_bytes > window.bytes)
+        {
             self.forget_first();
         }
         while let Some((revision, at)) = self.epochs.front().copied()
@@ -119,6 +132,11 @@ impl State {
         if self.history.capacity() > 1024 && self.history.len() < self.history.capacity() / 4 {
             self.history.shrink_to(self.history.len() * 2);
         }
+    }
+
+    #[cfg(test)]
+    pub(super) fn history_bytes(&self) -> usize {
+        self.history_bytes
     }
 
     /// Returns whether there is history that will reach its age.
@@ -134,10 +152,22 @@ impl State {
     }
 
     fn forget_first(&mut self) {
-        if let Some(change) = self.history.pop_front() {
-            self.history_bytes -= history_bytes(&change);
-            self.oldest = change.revision();
+        let Some(change) = self.history.pop_front() else {
+            return;
+        };
+        self.oldest = change.revision();
+        // No change before it was left to share its old value with.
+        let mut freed = OVERHEAD_BYTES + change.before().map_or(0, |e| e.value.len());
+        // Its new value stays in the history if another change has replaced it.
+        if let Some(entry) = change.after()
+            && self
+                .live
+                .get(&entry.key)
+                .is_some_and(|live| live.mod_revision == entry.mod_revision)
+        {
+            freed += entry.value.len();
         }
+        self.history_bytes -= freed;
     }
 
     /// Checks that `revision` can be read and watched from.
@@ -235,11 +265,4 @@ impl State {
 
 fn entry_bytes(entry: &KeyValue) -> u64 {
     (entry.key.len() + entry.value.len()) as u64
-}
-
-/// Estimates the memory that a change keeps alive: the value that it wrote, which the
-/// next change shares as its state before, and the structures around it.
-fn history_bytes(change: &Change) -> usize {
-    const OVERHEAD_BYTES: usize = 128;
-    OVERHEAD_BYTES + change.after().map_or(0, |entry| entry.value.len())
 }

@@ -142,12 +142,15 @@ impl Client {
         Ok(())
     }
 
-    /// Reads a range. An interrupted read is repeated once.
+    /// Reads a range. A read that failed because of the server is repeated once, by another
+    /// server if there is one.
     pub async fn range(&self, range: &Range<'_>) -> Result<RangeResponse, Failure> {
         let answer = self.channel.call(RANGE, &range.encode()).await;
         // A read has no side effects, so it is safe to repeat.
         let answer = match answer {
-            Err(Failure::Interrupted(_)) => self.channel.call(RANGE, &range.encode()).await?,
+            Err(failure) if failure.is_of_server() => {
+                self.channel.call(RANGE, &range.encode()).await?
+            }
             answer => answer?,
         };
         let response: RangeResponse = wire::decode(&self.root, answer)

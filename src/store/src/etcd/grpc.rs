@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use futures::StreamExt as _;
-use http::{HeaderMap, HeaderValue, Method, Request, Uri, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, header};
 use http_body_util::{BodyExt as _, Full, StreamBody, combinators::UnsyncBoxBody};
 use hyper::body::{Frame, Incoming};
 use hyper::client::conn::http2::{Builder, SendRequest};
@@ -33,6 +33,14 @@ const RECONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const PING_PERIOD: Duration = Duration::from_secs(15);
 /// How long the response to a ping may take before the connection is closed.
 const PING_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a call that was not sent waits before it is repeated.
+const REPEAT_PAUSE: Duration = Duration::from_millis(50);
+/// The gRPC code with which a server says that it cannot serve: it has no leader, is
+/// stopping, or its peers do not answer.
+const UNAVAILABLE: u32 = 14;
+/// Metadata that makes a server without a leader end a stream. Without it, the stream
+/// stays open and delivers nothing.
+const REQUIRE_LEADER: HeaderName = HeaderName::from_static("hasleader");
 /// Flow-control window of a stream, in bytes.
 const STREAM_WINDOW: u32 = 1 << 20;
 /// Flow-control window of the connection, in bytes.
@@ -54,6 +62,17 @@ pub enum Failure {
     NotSent(String),
     /// The connection broke; it is unknown whether the call took effect.
     Interrupted(String),
+}
+
+impl Failure {
+    /// Returns whether another server may succeed where this one failed.
+    pub fn is_of_server(&self) -> bool {
+        match self {
+            Self::Status { code, .. } => *code == UNAVAILABLE,
+            Self::Interrupted(_) => true,
+            Self::Unreachable(_) | Self::NotSent(_) => false,
+        }
+    }
 }
 
 impl std::fmt::Display for Failure {
@@ -156,6 +175,21 @@ impl Channel {
         }
     }
 
+    /// Turns away from a server that does not serve, as when it has lost its peers: the next
+    /// call goes to another one. Running calls keep their connection.
+    pub async fn leave(&self, server: &str) {
+        if self.endpoints.len() < 2 {
+            return;
+        }
+        let mut open = self.open.lock().await;
+        // Others may have left it already.
+        if open.sender.as_ref().is_some_and(|(_, name)| name == server) {
+            tracing::warn!(server, "this etcd does not serve, turning to the next");
+            open.sender = None;
+            open.next += 1;
+        }
+    }
+
     async fn connect(&self, endpoint: &Endpoint) -> Result<SendRequest<Body>, String> {
         let tcp = match endpoint.address {
             Some(address) => TcpStream::connect((address, endpoint.port)).await,
@@ -197,9 +231,9 @@ impl Channel {
         &self,
         method: &str,
         body: Body,
-        retry_for: Duration,
+        (mut sender, authority): (SendRequest<Body>, String),
+        require_leader: bool,
     ) -> Result<http::Response<Incoming>, Failure> {
-        let (mut sender, authority) = self.sender(retry_for).await?;
         sender
             .ready()
             .await
@@ -219,6 +253,9 @@ impl Channel {
             HeaderValue::from_static("application/grpc"),
         );
         headers.insert(header::TE, HeaderValue::from_static("trailers"));
+        if require_leader {
+            headers.insert(REQUIRE_LEADER, HeaderValue::from_static("true"));
+        }
         sender.send_request(request).await.map_err(|e| {
             if e.is_canceled() {
                 Failure::NotSent(chain(&e))
@@ -228,31 +265,47 @@ impl Channel {
         })
     }
 
-    /// Performs a unary call. A call that was not sent is repeated.
+    /// Performs a unary call. A call that was not sent is repeated. After a failure of the
+    /// server, the next call goes to another one.
     pub async fn call(&self, method: &str, message: &[u8]) -> Result<Bytes, Failure> {
+        let mut server = String::new();
         let calls = async {
             loop {
-                match self.call_once(method, message).await {
+                let connection = self.sender(RECONNECT_TIMEOUT).await?;
+                server.clone_from(&connection.1);
+                match self.call_once(method, message, connection).await {
                     Err(Failure::NotSent(why)) => {
                         tracing::debug!(why, "calling etcd again");
                         self.open.lock().await.sender = None;
+                        tokio::time::sleep(REPEAT_PAUSE).await;
                     }
                     result => return result,
                 }
             }
         };
-        timeout(CALL_TIMEOUT, calls)
+        let result = timeout(CALL_TIMEOUT, calls)
             .await
-            .unwrap_or_else(|_| Err(no_answer(method)))
+            .unwrap_or_else(|_| Err(no_answer(method)));
+        if result.as_ref().is_err_and(Failure::is_of_server) {
+            self.leave(&server).await;
+        }
+        result
     }
 
-    async fn call_once(&self, method: &str, message: &[u8]) -> Result<Bytes, Failure> {
+    async fn call_once(
+        &self,
+        method: &str,
+        message: &[u8],
+        connection: (SendRequest<Body>, String),
+    ) -> Result<Bytes, Failure> {
         let body = Full::new(wire::frame(message)).boxed_unsync();
-        let response = self.send(method, body, RECONNECT_TIMEOUT).await?;
+        let server = connection.1.clone();
+        let response = self.send(method, body, connection, false).await?;
         check(response.status().as_u16(), response.headers())?;
         let mut answers = Answers {
             body: response.into_body(),
             buffer: BytesMut::new(),
+            server,
         };
         let message = answers.next().await?;
         // A status may also follow a message.
@@ -261,7 +314,7 @@ impl Channel {
     }
 
     /// Opens a bidirectional stream with a first request. Requests put into the sender
-    /// follow it.
+    /// follow it. The server ends the stream when it has no leader.
     pub async fn stream(
         &self,
         method: &str,
@@ -277,13 +330,24 @@ impl Channel {
             .chain(rest)
             .map(|message| Ok::<_, Infallible>(Frame::data(message)));
         let body = StreamBody::new(frames).boxed_unsync();
-        let response = timeout(CALL_TIMEOUT, self.send(method, body, retry_for))
+        let mut server = String::new();
+        let open = async {
+            let connection = self.sender(retry_for).await?;
+            server.clone_from(&connection.1);
+            let response = self.send(method, body, connection, true).await?;
+            check(response.status().as_u16(), response.headers())?;
+            Ok(response)
+        };
+        let response = timeout(CALL_TIMEOUT, open)
             .await
-            .unwrap_or_else(|_| Err(no_answer(method)))?;
-        check(response.status().as_u16(), response.headers())?;
+            .unwrap_or_else(|_| Err(no_answer(method)));
+        if response.as_ref().is_err_and(Failure::is_of_server) {
+            self.leave(&server).await;
+        }
         let answers = Answers {
-            body: response.into_body(),
+            body: response?.into_body(),
             buffer: BytesMut::new(),
+            server,
         };
         Ok((sender, answers))
     }
@@ -329,9 +393,15 @@ fn check(http: u16, headers: &HeaderMap) -> Result<(), Failure> {
 pub struct Answers {
     body: Incoming,
     buffer: BytesMut,
+    server: String,
 }
 
 impl Answers {
+    /// Returns the server that answers, for [`Channel::leave`].
+    pub fn server(&self) -> &str {
+        &self.server
+    }
+
     /// Receives the next message; `None` when the call ended successfully.
     pub async fn next(&mut self) -> Result<Option<Bytes>, Failure> {
         loop {

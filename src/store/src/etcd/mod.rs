@@ -8,6 +8,8 @@
 
 mod client;
 mod compactor;
+#[cfg(test)]
+mod failover_tests;
 mod follower;
 mod grpc;
 mod options;

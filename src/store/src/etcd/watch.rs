@@ -70,10 +70,15 @@ async fn next_response(
     client: &Client,
     answers: &mut Answers,
 ) -> Result<WatchResponse, StoreError> {
-    let message = answers
-        .next()
-        .await?
-        .ok_or_else(|| Failure::Interrupted("etcd ended a watch".into()))?;
+    let message = match answers.next().await {
+        Ok(Some(message)) => message,
+        ended => {
+            // Its server has lost its leader, or is stopping.
+            client.channel.leave(answers.server()).await;
+            ended?;
+            return Err(Failure::Interrupted("etcd ended a watch".into()).into());
+        }
+    };
     let response: WatchResponse = wire::decode(&client.root, message)
         .ok_or_else(|| StoreError::Unavailable("etcd's watch cannot be read".into()))?;
     client.observe(response.revision);

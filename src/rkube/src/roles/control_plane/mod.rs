@@ -12,23 +12,45 @@ mod restored;
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context;
 use rkube_apiserver::ApiServer;
 use rkube_config::{NodeConfig, paths, ports};
-use rkube_store::{EmbeddedOptions, EmbeddedStore, EtcdOptions, EtcdStore, Store};
+use rkube_store::{EmbeddedOptions, EmbeddedStore, EtcdOptions, EtcdStore, Store, StoreError};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
+
+/// Opens the embedded store. A damaged one is replaced by an empty one if a snapshot is staged at
+/// `restored`, whose objects replace all that is in the store in any case.
+fn open_embedded(dir: &Path, restored: &Path) -> anyhow::Result<Arc<dyn Store>> {
+    let open = || EmbeddedStore::open(dir, EmbeddedOptions::default());
+    match open() {
+        Ok(store) => Ok(store),
+        Err(error @ StoreError::Corrupt(_)) if restored.exists() => {
+            let replaced = rkube_store::embedded::reset(dir, Duration::ZERO)?;
+            tracing::error!(
+                %error,
+                kept = %replaced.kept.display(),
+                "the store is replaced, because a snapshot is to be restored"
+            );
+            Ok(open()?)
+        }
+        Err(error @ StoreError::Corrupt(_)) => Err(error).context(
+            "the objects of the cluster cannot be read; \
+             see what is damaged with 'rkube ssh -- rkube ctl store verify', \
+             and keep what is intact with 'rkube ssh -- rkube ctl store salvage'",
+        ),
+        Err(error) => Err(error.into()),
+    }
+}
 
 /// Opens the store that the profile selects.
 ///
 /// Fails if an external etcd is unreachable; init then restarts the process.
 async fn open_store(config: &NodeConfig, pki: &Path) -> anyhow::Result<Arc<dyn Store>> {
     let Some(etcd) = &config.store else {
-        return Ok(EmbeddedStore::open(
-            Path::new(paths::STORE),
-            EmbeddedOptions::default(),
-        )?);
+        return open_embedded(Path::new(paths::STORE), Path::new(paths::RESTORED_OBJECTS));
     };
     let mut options = EtcdOptions::with_files(etcd.endpoints.clone(), etcd.root.clone(), pki);
     options.loopback = config.host_ip.map(Into::into);
@@ -51,6 +73,7 @@ pub async fn run(config: NodeConfig) -> anyhow::Result<()> {
         .with_context(|| format!("cannot listen on port {}", ports::API_SERVER))?;
     let store = open_store(&config, pki_dir).await?;
     restored::take(&*store).await?;
+    let disk = store.clone();
     let cluster = &config.cluster;
     let server = ApiServer::new(rkube_apiserver::Config {
         store,
@@ -97,9 +120,10 @@ pub async fn run(config: NodeConfig) -> anyhow::Result<()> {
     });
     let scheduler = server.client("system:kube-scheduler", &[]);
 
-    // Controllers and scheduler restart their own parts. If any of these ends nevertheless, the
-    // process exits, and init restarts it.
+    // Controllers and scheduler restart their own parts. If any of these ends nevertheless, or the
+    // store's disk fails, the process exits, and init restarts it.
     tokio::select! {
+        error = disk.failed() => Err(error).context("the store failed"),
         result = tokio::spawn(server.serve(listener, CancellationToken::new())) =>
             result.context("the API server panicked")?.context("the API server failed"),
         result = tokio::spawn(roles) => result.context("the node role controller panicked")?,
@@ -120,4 +144,38 @@ fn controller_account(server: &Arc<ApiServer>, name: &str) -> kube::Client {
             "system:serviceaccounts:kube-system",
         ],
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Makes a store with damage in its only file.
+    fn damaged() -> tempfile::TempDir {
+        let dir = tempfile::tempdir().unwrap();
+        drop(EmbeddedStore::open(dir.path(), EmbeddedOptions::default()).unwrap());
+        let log = dir.path().join("log-00000000000000000001");
+        let mut bytes = std::fs::read(&log).unwrap();
+        bytes[3] ^= 1;
+        std::fs::write(&log, bytes).unwrap();
+        dir
+    }
+
+    #[test]
+    fn a_damaged_store_is_an_error_that_says_what_to_do() {
+        let dir = damaged();
+        let error = open_embedded(dir.path(), &dir.path().join("none"));
+        let error = format!("{:#}", error.err().unwrap());
+        assert!(error.contains("rkube ctl store salvage"), "{error}");
+        assert!(error.contains("log-00000000000000000001"), "{error}");
+    }
+
+    #[test]
+    fn a_damaged_store_does_not_keep_a_snapshot_from_being_restored() {
+        let dir = damaged();
+        let staged = dir.path().join("staged");
+        std::fs::write(&staged, "").unwrap();
+        let store = open_embedded(dir.path(), &staged).unwrap();
+        assert!(store.revision() > 1_000_000);
+    }
 }

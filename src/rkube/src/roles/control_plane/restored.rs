@@ -32,5 +32,10 @@ pub async fn take(store: &dyn Store) -> anyhow::Result<()> {
         // its objects.
         Err(e) => tracing::error!("the objects of a snapshot cannot be restored: {e}"),
     }
-    std::fs::remove_file(path).with_context(|| format!("cannot remove {}", path.display()))
+    std::fs::remove_file(path).with_context(|| format!("cannot remove {}", path.display()))?;
+    // Before anything is acknowledged: a power cut must not bring the file back, or the restore
+    // would be repeated and undo what was written since.
+    path.parent()
+        .map_or(Ok(()), |parent| File::open(parent)?.sync_all())
+        .with_context(|| format!("cannot write the removal of {} to disk", path.display()))
 }

@@ -1,8 +1,12 @@
 mod crash;
 mod damage;
+mod formats;
 mod model;
+mod sim_disk;
+mod simulation;
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use tempfile::TempDir;
 
@@ -98,7 +102,7 @@ fn a_second_process_cannot_open_it() {
     let dir = TempDir::new().unwrap();
     let store = open(dir.path());
     let second = EmbeddedStore::open(dir.path(), EmbeddedOptions::default());
-    assert!(matches!(second.err(), Some(StoreError::Disk(why)) if why.contains("another process")));
+    assert!(matches!(second.err(), Some(StoreError::InUse(_))));
     drop(store);
     open(dir.path());
 }
@@ -180,7 +184,8 @@ fn history_is_bounded() {
     };
     for options in [
         options(10, usize::MAX),
-        options(usize::MAX, 10 * (128 + 100)),
+        // Eleven values: the oldest change also holds what it replaced.
+        options(usize::MAX, 10 * (128 + 100) + 100),
     ] {
         let dir = TempDir::new().unwrap();
         run(async {
@@ -196,6 +201,29 @@ fn history_is_bounded() {
             assert_eq!(store.watch("", 20).await.err(), Some(gone));
         });
     }
+}
+
+#[test]
+fn history_counts_what_deletions_hold() {
+    let dir = TempDir::new().unwrap();
+    let options = EmbeddedOptions {
+        history_bytes: 64 << 10,
+        ..EmbeddedOptions::default()
+    };
+    run(async {
+        let store = EmbeddedStore::open(dir.path(), options).unwrap();
+        for i in 0..40 {
+            put(&store, &format!("/k{i}"), &"v".repeat(10 << 10)).await;
+        }
+        for i in 0..40 {
+            store.delete(&format!("/k{i}"), Expect::Any).await.unwrap();
+        }
+        let mut state = store.shared.state.write();
+        assert!(state.oldest() >= state.revision() - 6, "{}", state.oldest());
+        let newest = state.revision();
+        state.forget_until(newest);
+        assert_eq!(state.history_bytes(), 0);
+    });
 }
 
 #[test]
