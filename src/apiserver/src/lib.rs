@@ -21,6 +21,7 @@ mod body;
 mod bootstrap;
 pub mod cache;
 mod call;
+mod certificates;
 mod codec;
 mod conditions;
 mod config;
@@ -72,6 +73,7 @@ use storage::RestStorage;
 pub use body::{Body, BoxError};
 pub use cache::PREFIX as STORE_PREFIX;
 pub use config::{Config, Error, Pki};
+pub use certificates::Certificates;
 pub use inprocess::InProcess;
 pub use server::Peer;
 
@@ -95,6 +97,8 @@ pub struct ApiServer {
     /// Request counters.
     pub(crate) metrics: metrics::Metrics,
     /// Connections to node agents, pods and services.
+    /// What the server shows to clients, node agents and aggregated servers.
+    pub(crate) certificates: Certificates,
     pub(crate) transports: connect::Transports,
     /// Cached OpenAPI documents.
     pub(crate) openapi: openapi::Documents,
@@ -125,7 +129,8 @@ impl ApiServer {
         listener: TcpListener,
         shutdown: CancellationToken,
     ) -> Result<(), Error> {
-        let tls = server::tls_config(&self.backend().config.pki)?;
+        let serving = self.certificates.serving.clone();
+        let tls = server::tls_config(&self.backend().config.pki, serving)?;
         let stop = self.backend().shutdown.clone();
         server::serve(self, listener, tls, shutdown).await;
         stop.cancel();
@@ -133,6 +138,11 @@ impl ApiServer {
     }
 
     /// Returns an in-process client that acts as `user` in `groups` and in `system:authenticated`.
+    /// Returns the certificates that the server shows.
+    pub fn certificates(&self) -> &Certificates {
+        &self.certificates
+    }
+
     /// It needs no socket, TLS or credentials.
     pub fn client(self: &Arc<Self>, user: &str, groups: &[&str]) -> kube::Client {
         inprocess::client(self, user, groups)

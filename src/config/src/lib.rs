@@ -52,7 +52,7 @@ pub mod paths {
     /// `system:node:NAME` (client and serving), `service-proxy.crt`/`.key` is
     /// `system:kube-proxy` (client); a control-plane node also holds
     /// `ca.key`, `apiserver.crt`/`.key` (serving), `apiserver-kubelet-client.crt`/`.key`,
-    /// `front-proxy-ca.crt`, `front-proxy-client.crt`/`.key`, and `sa.key`/`sa.pub`
+    /// `front-proxy-ca.crt`/`.key`, `front-proxy-client.crt`/`.key`, and `sa.key`/`sa.pub`
     /// (PKCS#8 and SPKI PEM, ECDSA P-256) for service-account tokens.
     pub const PKI: &str = "/etc/rkube/pki";
     /// The API server's audit policy. Without it there is no audit log.
@@ -69,6 +69,8 @@ pub mod paths {
     /// external etcd are `etcd-ca.crt`, `etcd-client.crt` and `etcd-client.key` in
     /// [`PKI`], each optional.
     pub const STORE: &str = "/var/lib/rkube/store";
+    /// Certificates of the node's identities that were renewed while it ran; see [`PKI`].
+    pub const RENEWED: &str = "/var/lib/rkube/pki";
     /// Volumes that the built-in provisioner created on this node.
     pub const VOLUMES: &str = "/var/lib/rkube/volumes";
     /// Directory of the snapshot that is staged for the next boot; see `rkube_init::state`.

@@ -16,7 +16,7 @@
 // again.
 use rkube_client as _;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Context as _;
@@ -69,11 +69,12 @@ use recorder::Recorder;
 pub async fn run(config: NodeConfig) -> anyhow::Result<()> {
     // Errors only if a provider is already installed, which is fine.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let pki = Arc::new(client::Pki::read(paths::PKI.as_ref(), "agent")?);
+    let renewed = Path::new(paths::RENEWED);
+    let pki = Arc::new(client::Pki::read(paths::PKI.as_ref(), renewed, "agent")?);
     let client = client::connect(&config, &pki, "kubelet")?;
     // The node authorizer lets a node read only what its pods use. The service proxy needs all
     // services, endpoint slices and nodes, so it has a separate identity.
-    let proxy = client::Pki::read(paths::PKI.as_ref(), "service-proxy")?;
+    let proxy = client::Pki::read(paths::PKI.as_ref(), renewed, "service-proxy")?;
     let proxy_client = client::connect(&config, &proxy, "kube-proxy")?;
     let (runtime, network) = tokio::try_join!(open_runtime(&config), network::open(&config))?;
     let objects = Objects::new(client.clone(), {
@@ -96,6 +97,14 @@ pub async fn run(config: NodeConfig) -> anyhow::Result<()> {
         runtime: runtime.clone(),
         network: network.clone(),
         pods: pods.clone(),
+        certificates: server::Certificates {
+            all: vec![
+                ("agent", pki.identity.clone()),
+                ("service-proxy", proxy.identity.clone()),
+            ],
+            roots: pki.roots()?,
+            folder: renewed.to_owned(),
+        },
     };
     tasks.spawn(server::Server::bind(endpoint, &pki).await?.run());
     tasks.spawn(serve_ssh(host.clone()));

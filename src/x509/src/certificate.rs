@@ -114,6 +114,17 @@ impl Certificate {
         Ok(certificate)
     }
 
+    /// Parses the first certificate of a text in PEM.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Malformed`] if there is none, or Go would not parse it.
+    pub fn from_pem(pem: &[u8]) -> Result<Self, Error> {
+        use rustls_pki_types::pem::PemObject as _;
+        let der = CertificateDer::from_pem_slice(pem);
+        Self::parse(&der.map_err(|e| Error::Malformed(e.to_string()))?)
+    }
+
     /// Returns the end of the certificate's validity in seconds since 1970.
     pub fn not_after(&self) -> i64 {
         self.not_after

@@ -11,13 +11,17 @@
 mod certificate;
 mod constraints;
 mod hosts;
+mod issue;
 mod key;
+mod renewable;
 #[cfg(test)]
 mod tests;
 mod tls;
 mod verify;
 
 pub use certificate::Certificate;
+pub use issue::{Issuer, LIFETIME, to_pem};
+pub use renewable::{Renewable, renewable_client};
 pub use tls::{
     AnyServer, Identity, RequestedClient, ServerVerifier, client_config, provider, reason,
 };

@@ -9,8 +9,8 @@ use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
 use crate::{
-    AnyServer, Certificate, Error, Identity, RequestedClient, Roots, ServerVerifier, Usage,
-    client_config, reason, verify,
+    AnyServer, Certificate, Error, Identity, Renewable, RequestedClient, Roots, ServerVerifier,
+    Usage, client_config, reason, renewable_client, to_pem, verify,
 };
 
 /// 2030-01-01.
@@ -522,4 +522,79 @@ fn identities_need_the_key_of_their_certificate() {
     assert!(client_config(Arc::new(AnyServer), Some(wrong)).is_err());
     assert!(Identity::from_pem(b"", other.as_bytes()).is_err());
     assert!(Identity::from_pem(ca.certificate.pem().as_bytes(), b"").is_err());
+}
+
+#[test]
+fn certificates_are_renewed_as_they_are() {
+    let ca = root(unchanged);
+    let key = ca.issuer.key().serialize_pem();
+    let issuer = crate::Issuer::from_pem(ca.certificate.pem().as_bytes(), key.as_bytes()).unwrap();
+    let leaf = below(&ca, "leaf", NAMES, |p| {
+        p.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        p.not_after = date_time_ymd(2030, 1, 2);
+    });
+    let old = leaf.parsed();
+    // Ten years of validity, of which first two days, then all, then half a year are left.
+    assert!(old.is_due(NOW) && old.is_due(old.not_before()));
+    assert!(old.is_due(old.not_after() - 180 * 86_400));
+    let year = issuer.renew(&old, NOW, crate::LIFETIME).unwrap();
+    let year = Certificate::parse(&year).unwrap();
+    assert!(!year.is_due(NOW) && !year.is_due(NOW + 240 * 86_400));
+    assert!(year.is_due(NOW + 250 * 86_400) && year.is_due(NOW + crate::LIFETIME + 1));
+    for lifetime in [365 * 86_400, i64::MAX] {
+        let new = issuer.renew(&old, NOW, lifetime).unwrap();
+        let new = Certificate::parse(&new).unwrap();
+        let later = NOW + 300 * 86_400;
+        let judge = |certificate: &Certificate, usage| {
+            verify(&ca.roots(), certificate, &[], later, usage, Some("svc"))
+        };
+        assert!(matches!(judge(&old, Usage::Server), Err(Error::Expired(_))));
+        assert_eq!(judge(&new, Usage::Server), Ok(()));
+        assert_eq!(judge(&new, Usage::Client), Err(Error::IncompatibleUsage));
+        assert_eq!((&new.spki, &new.subject), (&old.spki, &old.subject));
+        assert!(new.not_after() <= issuer.certificate().not_after());
+        assert!(lifetime == i64::MAX || new.not_after() == NOW + lifetime);
+        let text = to_pem(&new.der);
+        assert_eq!(
+            CertificateDer::from_pem_slice(text.as_bytes()).unwrap(),
+            new.der
+        );
+        // The old certificate's key goes on with the new one.
+        let held = Identity::from_pem(
+            leaf.certificate.pem().as_bytes(),
+            leaf.issuer.key().serialize_pem().as_bytes(),
+        );
+        let held = Renewable::new(held.unwrap()).unwrap();
+        held.replace(new.der.clone()).unwrap();
+        assert_eq!(held.certificate(), new.der);
+        assert!(held.replace(ca.certificate.der().clone()).is_err());
+    }
+    let renamed = issuer.rename(&old, &ca.parsed().subject).unwrap();
+    let renamed = Certificate::parse(&renamed).unwrap();
+    assert_eq!(renamed.common_name(), "root");
+    assert_eq!(
+        (renamed.not_before(), renamed.not_after()),
+        (old.not_before(), old.not_after())
+    );
+    let other = KeyPair::generate().unwrap().serialize_pem();
+    assert!(crate::Issuer::from_pem(ca.certificate.pem().as_bytes(), other.as_bytes()).is_err());
+}
+
+#[test]
+fn connections_show_the_certificate_of_the_time() {
+    let ca = root(unchanged);
+    let made = |name| below(&ca, name, NAMES, unchanged);
+    let identity = |made: &Made| {
+        let key = made.issuer.key().serialize_pem();
+        Identity::from_pem(made.certificate.pem().as_bytes(), key.as_bytes()).unwrap()
+    };
+    let server = Renewable::new(identity(&made("server"))).unwrap();
+    let client = Renewable::new(identity(&made("client"))).unwrap();
+    let config = rustls::ServerConfig::builder_with_provider(crate::provider())
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_client_cert_verifier(RequestedClient::new(&ca.roots()))
+        .with_cert_resolver(server);
+    let tls = renewable_client(ServerVerifier::new(ca.roots()), client).unwrap();
+    assert_eq!(handshake(tls, config).unwrap(), 1);
 }

@@ -114,7 +114,10 @@ impl Identity {
     }
 
     /// Returns the identity as rustls has it. Certificates of any version are possible.
-    fn certified(self, provider: &CryptoProvider) -> Result<CertifiedKey, rustls::Error> {
+    pub(crate) fn certified(
+        self,
+        provider: &CryptoProvider,
+    ) -> Result<CertifiedKey, rustls::Error> {
         let key = provider.key_provider.load_private_key(self.key)?;
         let leaf = self
             .chain

@@ -89,6 +89,10 @@ pub(super) async fn handle(
         ["metrics", "probes"] => text(StatusCode::OK, ""),
         ["configz"] => configz(&endpoint.host),
         ["logs", rest @ ..] => files::serve(Path::new("/var/log"), rest).await,
+        ["rkube", "certificates"] if get => endpoint.certificates.show(),
+        ["rkube", "certificates"] if request.method() == Method::PUT => {
+            endpoint.certificates.replace(request.into_body()).await
+        }
         ["checkpoint", ..] => text(
             StatusCode::NOT_FOUND,
             "rkube does not checkpoint containers\n",

@@ -2,6 +2,7 @@
 
 mod addons;
 mod args;
+mod certs;
 mod config;
 mod cp;
 #[cfg(target_os = "linux")]
@@ -118,6 +119,8 @@ enum Command {
     Addons(addons::Args),
     /// Print the logs of the nodes and the control plane
     Logs(logs::Args),
+    /// Show and renew the certificates of a cluster
+    Certs(certs::Args),
     /// Choose the current cluster (profile), or list all
     #[command(alias = "profiles")]
     Profile(profile::Args),
@@ -365,6 +368,7 @@ async fn run(cli: Cli, output: &Output) -> Result<ExitCode, Failure> {
         Command::Snapshot(args) => snapshot::run(&home, &global, args, output).await.map(done),
         Command::Addons(args) => addons::run(&home, &global, args, output).await.map(done),
         Command::Logs(args) => logs::run(&home, &global, args, output).await.map(done),
+        Command::Certs(args) => certs::run(&home, &global, args, output).await.map(done),
         Command::Config(args) => config::run(&home, &global, args, output).map(done),
         Command::Profile(args) => profile::run(&home, &global, args, output).await.map(done),
         Command::Driver(args) => driver::run(&home, &global, args, output).await.map(done),

@@ -8,6 +8,7 @@
 
 mod defaults;
 mod node_roles;
+mod renewal;
 mod restored;
 
 use std::path::Path;
@@ -66,6 +67,13 @@ pub async fn run(config: NodeConfig) -> anyhow::Result<()> {
             .then(|| rkube_apiserver::audit::Config::new(paths::AUDIT_POLICY, paths::AUDIT_LOG)),
     })
     .await?;
+
+    // What expired while the cluster was stopped is renewed before the first connection.
+    let renewal = renewal::Renewal::read(pki_dir)?;
+    let own = server.certificates().clone();
+    renewal.renew_own(&own)?;
+    let renewing = server.client("system:rkube-certificates", &["system:masters"]);
+    tokio::spawn(renewal.run(own, renewing));
 
     let read = |name: &str| {
         let path = pki_dir.join(name);
