@@ -66,6 +66,8 @@ pub async fn start(config: Config) -> Result<Arc<ApiServer>, Error> {
     };
     let authenticators =
         Authenticators::new(authn, reader.clone()).map_err(|e| Error::Pki(e.to_string()))?;
+    let (token_use, token_notes) = crate::token_use::notes();
+    let authenticators = authenticators.on_token_use(token_use);
     let authorizer = Arc::new(Authorizer::new(reader.clone()));
     let plugins = Plugins::new(reader, authorizer.clone(), PluginsConfig::default());
     let signer = TokenSigner::from_pem(&config.pki.service_account_key, &issuer)
@@ -106,9 +108,9 @@ pub async fn start(config: Config) -> Result<Arc<ApiServer>, Error> {
         fairness: Arc::new(Fairness::default()),
         audit,
         metrics: metrics::Metrics::default(),
+        certificates,
         transports,
         openapi: openapi::Documents::default(),
-        certificates,
         aggregator: Arc::new(aggregator),
         components: inprocess::Components::default(),
         started: Instant::now(),
@@ -129,6 +131,10 @@ pub async fn start(config: Config) -> Result<Arc<ApiServer>, Error> {
     backend.cache.consistent().await;
     flowcontrol::read(&backend, &server.fairness);
     start_controllers(&server);
+    tokio::spawn(crate::token_use::write(
+        Arc::downgrade(&server),
+        token_notes,
+    ));
     Ok(server)
 }
 

@@ -53,6 +53,7 @@ mod store_error;
 mod subresources;
 #[cfg(test)]
 mod tests;
+mod token_use;
 mod uid;
 mod versions;
 mod webhooks;
@@ -72,8 +73,8 @@ use storage::RestStorage;
 
 pub use body::{Body, BoxError};
 pub use cache::PREFIX as STORE_PREFIX;
-pub use config::{Config, Error, Pki};
 pub use certificates::Certificates;
+pub use config::{Config, Error, Pki};
 pub use inprocess::InProcess;
 pub use server::Peer;
 
@@ -96,9 +97,9 @@ pub struct ApiServer {
     pub(crate) audit: Option<audit::Audit>,
     /// Request counters.
     pub(crate) metrics: metrics::Metrics,
-    /// Connections to node agents, pods and services.
     /// What the server shows to clients, node agents and aggregated servers.
     pub(crate) certificates: Certificates,
+    /// Connections to node agents, pods and services.
     pub(crate) transports: connect::Transports,
     /// Cached OpenAPI documents.
     pub(crate) openapi: openapi::Documents,
@@ -137,12 +138,12 @@ impl ApiServer {
         Ok(())
     }
 
-    /// Returns an in-process client that acts as `user` in `groups` and in `system:authenticated`.
     /// Returns the certificates that the server shows.
     pub fn certificates(&self) -> &Certificates {
         &self.certificates
     }
 
+    /// Returns an in-process client that acts as `user` in `groups` and in `system:authenticated`.
     /// It needs no socket, TLS or credentials.
     pub fn client(self: &Arc<Self>, user: &str, groups: &[&str]) -> kube::Client {
         inprocess::client(self, user, groups)

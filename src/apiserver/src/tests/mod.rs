@@ -7,6 +7,7 @@ mod conversion;
 mod encodings;
 mod extensions;
 mod hostile;
+mod identities;
 mod kubectl;
 mod policies;
 mod replay;

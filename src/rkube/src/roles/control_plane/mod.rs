@@ -81,6 +81,7 @@ pub async fn run(config: NodeConfig) -> anyhow::Result<()> {
     };
     let mut controllers =
         rkube_controllers::Config::new(read("ca.crt")?, Some(read("ca.key")?), cluster.pod_cidr);
+    controllers.token_key_pem = Some(read("sa.key")?);
     controllers.api_server_ip = cluster.api_server_ip;
     controllers.api_server_port = cluster.api_server_port;
     let roles = node_roles::run(
