@@ -242,7 +242,10 @@ fn controllers(ctx: &Context, clients: &Clients) -> Vec<BoxFuture<'static, ()>> 
             &by("horizontal-pod-autoscaler"),
             collector,
         )),
-        start(volumes::Binder::new(&by("persistent-volume-binder"))),
+        start(volumes::Binder::new(
+            &by("persistent-volume-binder"),
+            clients.setup.clone(),
+        )),
         start(volumes::provisioner::DefaultClassController::new(&setup)),
         start(volumes::protection::ClaimProtection::new(&by(
             "pvc-protection-controller",

@@ -691,6 +691,20 @@ async fn stateful_pods_have_volumes_of_their_own() {
     cluster
         .until_none("claims", |_: &PersistentVolumeClaim| true)
         .await;
+    // Volumes stay as long as their data may be there: these nodes do not answer.
+    cluster
+        .until(
+            "a volume that cannot be deleted",
+            |volume: &PersistentVolume| {
+                let status = volume.status.as_ref();
+                status.and_then(|s| s.phase.as_deref()) == Some("Failed")
+            },
+        )
+        .await;
+    let nodes: Api<Node> = Api::all(cluster.client.clone());
+    for name in NODES {
+        nodes.delete(name, &DeleteParams::default()).await.unwrap();
+    }
     cluster
         .until_none("volumes", |_: &PersistentVolume| true)
         .await;

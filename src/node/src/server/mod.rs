@@ -25,6 +25,7 @@ mod query;
 mod remote;
 mod routes;
 mod stats;
+mod volumes;
 
 pub(crate) use certificates::Certificates;
 pub(crate) use endpoint::Endpoint;
@@ -51,6 +52,7 @@ impl Server {
         // Clients without a certificate, or with a stranger's, are accepted here and get an HTTP
         // error instead of a failed handshake.
         let roots = pki.roots()?;
+        volumes::finish_deletions();
         let mut config = rustls::ServerConfig::builder()
             .with_client_cert_verifier(RequestedClient::new(&roots))
             .with_cert_resolver(pki.identity.clone());

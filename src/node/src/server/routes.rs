@@ -12,7 +12,7 @@ use super::answer::{Answer, full, json, no_pod, not_found, text};
 use super::endpoint::Endpoint;
 use super::identity::Identity;
 use super::query::{self, Query};
-use super::{files, forward, logs, metrics, remote, stats};
+use super::{files, forward, logs, metrics, remote, stats, volumes};
 use crate::host::Host;
 use crate::pods::instance;
 use crate::pods::table::{PodTable, Snapshot};
@@ -92,6 +92,9 @@ pub(super) async fn handle(
         ["rkube", "certificates"] if get => endpoint.certificates.show(),
         ["rkube", "certificates"] if request.method() == Method::PUT => {
             endpoint.certificates.replace(request.into_body()).await
+        }
+        ["rkube", "volumes", name] if request.method() == Method::DELETE => {
+            volumes::delete(name).await
         }
         ["checkpoint", ..] => text(
             StatusCode::NOT_FOUND,
