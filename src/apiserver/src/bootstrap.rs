@@ -21,6 +21,7 @@ use crate::aggregator::AggregationController;
 use crate::apiextensions::controller::{self as definitions, DefinitionController};
 use crate::backend::Backend;
 use crate::cache::{Cache, Event};
+use crate::certificates::Certificates;
 use crate::codec::encode;
 use crate::controller::{self, Controller};
 use crate::flowcontrol::FlowController;
@@ -65,13 +66,16 @@ pub async fn start(config: Config) -> Result<Arc<ApiServer>, Error> {
     };
     let authenticators =
         Authenticators::new(authn, reader.clone()).map_err(|e| Error::Pki(e.to_string()))?;
+    let (token_use, token_notes) = crate::token_use::notes();
+    let authenticators = authenticators.on_token_use(token_use);
     let authorizer = Arc::new(Authorizer::new(reader.clone()));
     let plugins = Plugins::new(reader, authorizer.clone(), PluginsConfig::default());
     let signer = TokenSigner::from_pem(&config.pki.service_account_key, &issuer)
         .map_err(|e| Error::Pki(e.to_string()))?;
-    let transports = connect::Transports::new(&config.pki)?;
+    let certificates = Certificates::new(&config.pki)?;
+    let transports = connect::Transports::new(&config.pki, certificates.kubelet_client.clone())?;
     let audit = config.audit.as_ref().map(audit::Audit::open).transpose()?;
-    let aggregator = aggregator::remote::Aggregator::new(&config.pki)?;
+    let aggregator = aggregator::remote::Aggregator::new(certificates.front_proxy.clone());
     let backend = Arc::new(Backend {
         webhook_client: Arc::new(WebhookClient::new(
             cache.clone(),
@@ -104,6 +108,7 @@ pub async fn start(config: Config) -> Result<Arc<ApiServer>, Error> {
         fairness: Arc::new(Fairness::default()),
         audit,
         metrics: metrics::Metrics::default(),
+        certificates,
         transports,
         openapi: openapi::Documents::default(),
         aggregator: Arc::new(aggregator),
@@ -126,6 +131,10 @@ pub async fn start(config: Config) -> Result<Arc<ApiServer>, Error> {
     backend.cache.consistent().await;
     flowcontrol::read(&backend, &server.fairness);
     start_controllers(&server);
+    tokio::spawn(crate::token_use::write(
+        Arc::downgrade(&server),
+        token_notes,
+    ));
     Ok(server)
 }
 

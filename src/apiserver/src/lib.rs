@@ -21,6 +21,7 @@ mod body;
 mod bootstrap;
 pub mod cache;
 mod call;
+mod certificates;
 mod codec;
 mod conditions;
 mod config;
@@ -52,6 +53,7 @@ mod store_error;
 mod subresources;
 #[cfg(test)]
 mod tests;
+mod token_use;
 mod uid;
 mod versions;
 mod webhooks;
@@ -71,6 +73,7 @@ use storage::RestStorage;
 
 pub use body::{Body, BoxError};
 pub use cache::PREFIX as STORE_PREFIX;
+pub use certificates::Certificates;
 pub use config::{Config, Error, Pki};
 pub use inprocess::InProcess;
 pub use server::Peer;
@@ -94,6 +97,8 @@ pub struct ApiServer {
     pub(crate) audit: Option<audit::Audit>,
     /// Request counters.
     pub(crate) metrics: metrics::Metrics,
+    /// What the server shows to clients, node agents and aggregated servers.
+    pub(crate) certificates: Certificates,
     /// Connections to node agents, pods and services.
     pub(crate) transports: connect::Transports,
     /// Cached OpenAPI documents.
@@ -125,11 +130,17 @@ impl ApiServer {
         listener: TcpListener,
         shutdown: CancellationToken,
     ) -> Result<(), Error> {
-        let tls = server::tls_config(&self.backend().config.pki)?;
+        let serving = self.certificates.serving.clone();
+        let tls = server::tls_config(&self.backend().config.pki, serving)?;
         let stop = self.backend().shutdown.clone();
         server::serve(self, listener, tls, shutdown).await;
         stop.cancel();
         Ok(())
+    }
+
+    /// Returns the certificates that the server shows.
+    pub fn certificates(&self) -> &Certificates {
+        &self.certificates
     }
 
     /// Returns an in-process client that acts as `user` in `groups` and in `system:authenticated`.

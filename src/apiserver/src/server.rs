@@ -7,10 +7,9 @@ use std::time::Duration;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
-use rustls::RootCertStore;
-use rustls::server::WebPkiClientVerifier;
+use rkube_x509::{Certificate, Renewable, RequestedClient, Roots};
+use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject as _;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
@@ -32,17 +31,18 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
 pub struct Peer {
     /// The client's address.
     pub address: SocketAddr,
-    /// The client's certificate chain, verified against the configured CAs.
+    /// The client's certificate chain. The client holds the key of the first certificate; whether a
+    /// configured CA has signed it is judged by authentication.
     pub certificates: Arc<[CertificateDer<'static>]>,
 }
 
-/// Returns the TLS server configuration. Client certificates are optional; if one is sent, a
-/// configured CA must have signed it.
-pub fn tls_config(pki: &Pki) -> Result<rustls::ServerConfig, Error> {
+/// Returns the TLS server configuration. Clients are asked for a certificate and may send any or
+/// none: a certificate that does not verify is no error of the connection, so that another
+/// authenticator can identify the user, or the request fails with 401.
+pub fn tls_config(pki: &Pki, serving: Arc<Renewable>) -> Result<rustls::ServerConfig, Error> {
     let invalid =
         |what: &str, error: &dyn std::fmt::Display| Error::Pki(format!("{what}: {error}"));
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let mut roots = RootCertStore::empty();
+    let mut roots = Roots::default();
     for pem in [Some(&pki.ca_cert), pki.front_proxy_ca_cert.as_ref()]
         .into_iter()
         .flatten()
@@ -50,25 +50,15 @@ pub fn tls_config(pki: &Pki) -> Result<rustls::ServerConfig, Error> {
         for certificate in CertificateDer::pem_slice_iter(pem) {
             let certificate = certificate.map_err(|e| invalid("CA certificate", &e))?;
             roots
-                .add(certificate)
+                .add(&certificate)
                 .map_err(|e| invalid("CA certificate", &e))?;
         }
     }
-    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone())
-        .allow_unauthenticated()
-        .build()
-        .map_err(|e| invalid("CA certificate", &e))?;
-    let chain = CertificateDer::pem_slice_iter(&pki.serving_cert)
-        .collect::<Result<Vec<_>, _>>()
-        .map_err(|e| invalid("serving certificate", &e))?;
-    let key =
-        PrivateKeyDer::from_pem_slice(&pki.serving_key).map_err(|e| invalid("serving key", &e))?;
-    let mut config = rustls::ServerConfig::builder_with_provider(provider)
+    let mut config = rustls::ServerConfig::builder_with_provider(rkube_x509::provider())
         .with_safe_default_protocol_versions()
         .map_err(|e| invalid("TLS versions", &e))?
-        .with_client_cert_verifier(verifier)
-        .with_single_cert(chain, key)
-        .map_err(|e| invalid("serving certificate", &e))?;
+        .with_client_cert_verifier(RequestedClient::new(&roots))
+        .with_cert_resolver(serving);
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(config)
 }
@@ -134,6 +124,7 @@ async fn connection(
             .collect(),
     };
 
+    let expired = expiry(&peer.certificates);
     let service = service_fn(move |request: http::Request<hyper::body::Incoming>| {
         let server = server.clone();
         let mut request = request.map(body::boxed);
@@ -161,6 +152,11 @@ async fn connection(
     tokio::pin!(connection);
     let result = tokio::select! {
         result = connection.as_mut() => result,
+        // Clients renew their certificate, and use the new one on their next connection.
+        () = expired => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
         () = shutdown.cancelled() => {
             connection.as_mut().graceful_shutdown();
             connection.await
@@ -168,5 +164,18 @@ async fn connection(
     };
     if let Err(error) = result {
         tracing::debug!(%address, %error, "connection ended");
+    }
+}
+
+/// Completes when a client's certificate expires; never if it has none, or one that is expired.
+fn expiry(chain: &[CertificateDer<'_>]) -> impl Future<Output = ()> + use<> {
+    let leaf = chain.first().and_then(|leaf| Certificate::parse(leaf).ok());
+    let left = leaf.map(|leaf| leaf.not_after() - jiff::Timestamp::now().as_second());
+    let left = left.and_then(|seconds| u64::try_from(seconds).ok());
+    async move {
+        match left {
+            Some(seconds) => tokio::time::sleep(Duration::from_secs(seconds)).await,
+            None => std::future::pending().await,
+        }
     }
 }

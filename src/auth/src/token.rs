@@ -25,6 +25,8 @@ const DEFAULT_EXPIRATION: i64 = 3600;
 pub const WARN_ONLY_EXPIRATION: i64 = 3607;
 const EXTENDED_EXPIRATION: i64 = 24 * 365 * 60 * 60;
 const MIN_EXPIRATION: i64 = 600;
+/// The issuer of tokens in secrets, which do not expire.
+pub const LEGACY_ISSUER: &str = "kubernetes/serviceaccount";
 const MAX_EXPIRATION: i64 = 1 << 32;
 
 /// DER prefix of a P-256 key's SubjectPublicKeyInfo; the point follows.
@@ -190,15 +192,42 @@ impl TokenSigner {
             "jti": id,
             "kubernetes.io": kubernetes,
         });
+        let token = self.sign(&claims)?;
+        let expires = Timestamp::from_second(expiry).unwrap_or(Timestamp::MAX);
+        Ok(IssuedToken { token, expires, id })
+    }
+
+    /// Signs the token that is stored in `secret`, a secret of the type
+    /// `kubernetes.io/service-account-token`. It is valid as long as the secret holds it.
+    ///
+    /// # Errors
+    ///
+    /// The system's random source failed.
+    pub fn issue_for_secret(
+        &self,
+        namespace: &str,
+        account: &str,
+        account_uid: &str,
+        secret: &str,
+    ) -> Result<String, KeyError> {
+        self.sign(&json!({
+            "iss": LEGACY_ISSUER,
+            "sub": names::service_account_user(namespace, account),
+            "kubernetes.io/serviceaccount/namespace": namespace,
+            "kubernetes.io/serviceaccount/secret.name": secret,
+            "kubernetes.io/serviceaccount/service-account.name": account,
+            "kubernetes.io/serviceaccount/service-account.uid": account_uid,
+        }))
+    }
+
+    fn sign(&self, claims: &Object) -> Result<String, KeyError> {
         let header = json!({"alg": "ES256", "kid": self.key_id});
         let part = |value: &Object| URL_SAFE_NO_PAD.encode(value.to_string());
-        let signed = format!("{}.{}", part(&header), part(&claims));
+        let signed = format!("{}.{}", part(&header), part(claims));
         let signature = self.key.sign(&self.random, signed.as_bytes());
         let signature =
             signature.map_err(|_| KeyError("the system's random source failed".into()))?;
-        let token = format!("{signed}.{}", URL_SAFE_NO_PAD.encode(signature));
-        let expires = Timestamp::from_second(expiry).unwrap_or(Timestamp::MAX);
-        Ok(IssuedToken { token, expires, id })
+        Ok(format!("{signed}.{}", URL_SAFE_NO_PAD.encode(signature)))
     }
 
     /// Handles `create serviceaccounts/token`. Validates `request` (a `TokenRequest`) and

@@ -329,8 +329,13 @@ fn replace(path: &Path, content: &[u8], mode: u32, durable: bool) -> Result<(), 
     let temporary = PathBuf::from(temporary);
     let _owner = act_for_owner_of(path);
     let write = || {
+        // What an interrupted command left may have another mode.
+        match fs::remove_file(&temporary) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(e),
+            _ => {}
+        }
         let mut options = File::options();
-        options.create(true).write(true).truncate(true);
+        options.create_new(true).write(true);
         let mut file = owned(&mut options, mode).open(&temporary)?;
         file.write_all(content)?;
         if durable {

@@ -7,24 +7,43 @@ use rkube_failure::{Failure, Kind, Source};
 
 use crate::access;
 use crate::files::{Home, io_failure, make_private_dir, write_private};
-use crate::pki::Pki;
+use crate::pki::{self, CertificateStatus, Pki};
 use crate::profile::{Node, Profile};
 use crate::sudo::act_for_owner_of;
 
 /// Name of the audit policy in the profile's directory and in a node's `etc`.
 pub(crate) const AUDIT_POLICY: &str = "audit-policy.yaml";
 
-/// Installs `binary` for the nodes and writes their configuration. Keeps existing keys
-/// and certificates.
+/// Installs `binary` for the nodes and writes their configuration. Keeps existing keys, and
+/// certificates that are not due.
 pub(crate) fn provision(home: &Home, profile: &Profile, binary: &Path) -> Result<(), Failure> {
     install_binary(binary, &profile.plan(home).binary)?;
     configure(home, profile)
 }
 
-/// Writes the configuration of the nodes. Keeps existing keys and certificates.
+/// Writes the configuration of the nodes. Keeps existing keys, and certificates that are not due.
 pub(crate) fn configure(home: &Home, profile: &Profile) -> Result<(), Failure> {
     let dir = home.profile_dir(&profile.name);
-    let pki = Pki::open(&dir.join("pki"))?;
+    configure_with(home, profile, &Pki::open(&dir.join("pki"))?)
+}
+
+/// Renews all certificates of a profile but those of its authorities. Returns their names. Running
+/// nodes use the new ones after a restart.
+pub fn renew_certificates(home: &Home, name: &str) -> Result<Vec<String>, Failure> {
+    let _lock = home.lock(name)?;
+    let profile = Profile::load(home, name)?;
+    let pki = Pki::open_renewing(&home.profile_dir(name).join("pki"))?;
+    configure_with(home, &profile, &pki)?;
+    Ok(pki.renewed())
+}
+
+/// Returns the certificates of a profile, sorted by name.
+pub fn certificates(home: &Home, profile: &Profile) -> Result<Vec<CertificateStatus>, Failure> {
+    pki::certificates(&home.profile_dir(&profile.name).join("pki"))
+}
+
+fn configure_with(home: &Home, profile: &Profile, pki: &Pki) -> Result<(), Failure> {
+    let dir = home.profile_dir(&profile.name);
     make_private_dir(&dir.join("ssh"))?;
     let key = access::ssh_key(home, profile);
     if !key.exists() {
@@ -39,7 +58,7 @@ pub(crate) fn configure(home: &Home, profile: &Profile) -> Result<(), Failure> {
     let driver = rkube_drivers::by_name(&profile.driver)?;
     let dns = driver.resolvers().unwrap_or_else(upstream_dns);
     for node in &profile.nodes {
-        provision_node(home, profile, node, &pki, &public, &dns)?;
+        provision_node(home, profile, node, pki, &public, &dns)?;
     }
     Ok(())
 }

@@ -54,7 +54,7 @@ pub mod paths {
     /// `system:kube-proxy` (client), `network-policy.crt`/`.key` is
     /// `rkube:network-policy` (client); a control-plane node also holds
     /// `ca.key`, `apiserver.crt`/`.key` (serving), `apiserver-kubelet-client.crt`/`.key`,
-    /// `front-proxy-ca.crt`, `front-proxy-client.crt`/`.key`, and `sa.key`/`sa.pub`
+    /// `front-proxy-ca.crt`/`.key`, `front-proxy-client.crt`/`.key`, and `sa.key`/`sa.pub`
     /// (PKCS#8 and SPKI PEM, ECDSA P-256) for service-account tokens.
     pub const PKI: &str = "/etc/rkube/pki";
     /// The API server's audit policy. Without it there is no audit log.
@@ -71,6 +71,8 @@ pub mod paths {
     /// external etcd are `etcd-ca.crt`, `etcd-client.crt` and `etcd-client.key` in
     /// [`PKI`], each optional.
     pub const STORE: &str = "/var/lib/rkube/store";
+    /// Certificates of the node's identities that were renewed while it ran; see [`PKI`].
+    pub const RENEWED: &str = "/var/lib/rkube/pki";
     /// Volumes that the built-in provisioner created on this node.
     pub const VOLUMES: &str = "/var/lib/rkube/volumes";
     /// Directory of the snapshot that is staged for the next boot; see `rkube_init::state`.

@@ -158,6 +158,8 @@ informers! {
     root_cas: ConfigMap = Store::new(), None, Some("metadata.name=kube-root-ca.crt");
     /// Bootstrap tokens.
     bootstrap_tokens: Secret = Store::new(), Some("kube-system"), Some("type=bootstrap.kubernetes.io/token");
+    /// Secrets with tokens of service accounts, indexed by `namespace/account`.
+    account_tokens: Secret = Store::indexed_by(crate::account_tokens::index), None, Some("type=kubernetes.io/service-account-token");
     /// Resource quotas.
     quotas: ResourceQuota = Store::new(), None, None;
     /// Horizontal pod autoscalers.

@@ -4,6 +4,7 @@
 //! functions and acts through the API. Each file or directory is one controller, that is, an
 //! implementation of [`controller::Controller`]; [`run`] starts all of them.
 
+pub mod account_tokens;
 pub mod autoscaler;
 pub mod bootstrap_tokens;
 pub mod certificates;
@@ -41,6 +42,7 @@ use futures::future::BoxFuture;
 use ipnet::Ipv4Net;
 use k8s_openapi::api::apps::v1::ReplicaSet;
 use k8s_openapi::api::core::v1::ReplicationController;
+use rkube_auth::token::{LEGACY_ISSUER, TokenSigner};
 use rkube_client::supervise::supervise;
 use tokio::task::JoinSet;
 
@@ -58,6 +60,9 @@ pub struct Config {
     pub ca_cert_pem: String,
     /// The CA key in PEM (PKCS#8). Without it no certificates are signed.
     pub ca_key_pem: Option<String>,
+    /// The key in PEM (PKCS#8) that signs tokens of service accounts. Without it, secrets with such
+    /// tokens are not filled in.
+    pub token_key_pem: Option<String>,
     /// Range from which nodes without a pod CIDR get one.
     pub pod_cidr: Ipv4Net,
     /// Prefix length of a node's pod CIDR.
@@ -85,6 +90,7 @@ impl Config {
         Self {
             ca_cert_pem,
             ca_key_pem,
+            token_key_pem: None,
             pod_cidr,
             node_cidr_mask: 24,
             api_server_ip: Ipv4Addr::LOCALHOST,
@@ -126,7 +132,7 @@ impl From<kube::Client> for Clients {
 ///
 /// # Errors
 ///
-/// Returns only if the supervision itself fails, with an error that contains the reason.
+/// The key for tokens cannot be read, or the supervision itself fails.
 pub async fn run(clients: impl Into<Clients>, config: Config) -> anyhow::Result<()> {
     let clients = clients.into();
     let client = &clients.manager;
@@ -139,6 +145,10 @@ pub async fn run(clients: impl Into<Clients>, config: Config) -> anyhow::Result<
     };
     let mut tasks = JoinSet::new();
     tasks.spawn(events);
+    if let Some(key) = &ctx.config.token_key_pem {
+        let signer = TokenSigner::from_pem(key.as_bytes(), LEGACY_ISSUER)?;
+        tasks.spawn(start(account_tokens::AccountTokens::new(&ctx, signer)));
+    }
     // Handlers must be registered before the first object arrives.
     for controller in controllers(&ctx, &clients) {
         tasks.spawn(controller);
@@ -232,7 +242,10 @@ fn controllers(ctx: &Context, clients: &Clients) -> Vec<BoxFuture<'static, ()>> 
             &by("horizontal-pod-autoscaler"),
             collector,
         )),
-        start(volumes::Binder::new(&by("persistent-volume-binder"))),
+        start(volumes::Binder::new(
+            &by("persistent-volume-binder"),
+            clients.setup.clone(),
+        )),
         start(volumes::provisioner::DefaultClassController::new(&setup)),
         start(volumes::protection::ClaimProtection::new(&by(
             "pvc-protection-controller",

@@ -10,7 +10,7 @@ use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
 use k8s_openapi::api::core::v1::{
     ConfigMap, Endpoints, Event, Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod,
-    ResourceQuota, Service, ServiceAccount,
+    ResourceQuota, Secret, Service, ServiceAccount,
 };
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
@@ -157,6 +157,7 @@ impl Cluster {
     async fn start() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let authority = authority();
+        let token_key = String::from_utf8(authority.pki.service_account_key.clone()).unwrap();
         let config = Config {
             store: EmbeddedStore::open(folder.path(), EmbeddedOptions::default()).unwrap(),
             pki: authority.pki,
@@ -184,11 +185,12 @@ impl Cluster {
             }),
             setup: server.client("system:rkube-defaults", &["system:masters"]),
         };
-        let settings = rkube_controllers::Config::new(
+        let mut settings = rkube_controllers::Config::new(
             authority.certificate,
             Some(authority.key),
             "10.244.0.0/16".parse().unwrap(),
         );
+        settings.token_key_pem = Some(token_key);
         tokio::spawn(rkube_controllers::run(clients, settings));
         tokio::spawn(rkube_scheduler::run(
             server.client("system:kube-scheduler", &[]),
@@ -689,6 +691,20 @@ async fn stateful_pods_have_volumes_of_their_own() {
     cluster
         .until_none("claims", |_: &PersistentVolumeClaim| true)
         .await;
+    // Volumes stay as long as their data may be there: these nodes do not answer.
+    cluster
+        .until(
+            "a volume that cannot be deleted",
+            |volume: &PersistentVolume| {
+                let status = volume.status.as_ref();
+                status.and_then(|s| s.phase.as_deref()) == Some("Failed")
+            },
+        )
+        .await;
+    let nodes: Api<Node> = Api::all(cluster.client.clone());
+    for name in NODES {
+        nodes.delete(name, &DeleteParams::default()).await.unwrap();
+    }
     cluster
         .until_none("volumes", |_: &PersistentVolume| true)
         .await;
@@ -951,4 +967,68 @@ async fn a_huge_number_stops_no_controller() {
             })
             .await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tokens_in_secrets_come_and_go_with_their_account() {
+    let cluster = Cluster::start().await;
+    let secret = |name: &str, account: &str| {
+        json!({
+            "metadata": {
+                "name": name,
+                "annotations": {"kubernetes.io/service-account.name": account},
+            },
+            "type": "kubernetes.io/service-account-token",
+        })
+    };
+    let account = json!({"metadata": {"name": "robot"}, "secrets": [{"name": "t1"}]});
+    let account: ServiceAccount = cluster.create(account).await;
+    for (name, owner) in [("t1", "robot"), ("t2", "robot"), ("nobodys", "unknown")] {
+        cluster.create::<Secret>(secret(name, owner)).await;
+    }
+    let name_is = |secret: &Secret, name: &str| secret.metadata.name.as_deref() == Some(name);
+    for name in ["t1", "t2"] {
+        let filled = cluster
+            .until("a token", |secret: &Secret| {
+                let data = secret.data.as_ref();
+                name_is(secret, name) && data.is_some_and(|data| data.contains_key("token"))
+            })
+            .await;
+        let data = filled.data.unwrap();
+        assert_eq!(data["namespace"].0, b"default");
+        assert!(data["ca.crt"].0.starts_with(b"-----BEGIN CERTIFICATE-----"));
+        let uid = &filled.metadata.annotations.unwrap()["kubernetes.io/service-account.uid"];
+        assert_eq!(Some(uid), account.metadata.uid.as_ref());
+    }
+    cluster
+        .until_none("a secret without account", |secret: &Secret| {
+            name_is(secret, "nobodys")
+        })
+        .await;
+    // The account forgets a deleted secret.
+    let secrets = cluster.api::<Secret>();
+    secrets
+        .delete("t1", &DeleteParams::default())
+        .await
+        .unwrap();
+    cluster
+        .until(
+            "an account without the secret",
+            |account: &ServiceAccount| {
+                account.metadata.name.as_deref() == Some("robot")
+                    && account.secrets.as_ref().is_none_or(Vec::is_empty)
+            },
+        )
+        .await;
+    let accounts = cluster.api::<ServiceAccount>();
+    accounts
+        .delete("robot", &DeleteParams::default())
+        .await
+        .unwrap();
+    cluster
+        .until_none("a token of a deleted account", |secret: &Secret| {
+            name_is(secret, "t2")
+        })
+        .await;
+    cluster.is_quiet().await;
 }

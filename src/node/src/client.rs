@@ -8,51 +8,68 @@ use anyhow::Context as _;
 use hyper_util::client::legacy::Client as HyperClient;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use rkube_config::NodeConfig;
+use rkube_x509::{Certificate, Identity, Renewable, Roots, ServerVerifier, renewable_client};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 use tower::ServiceExt as _;
 
-/// Certificates and key of one of the node's identities.
+/// One of the node's identities, and the cluster's CA.
 pub(crate) struct Pki {
     /// The cluster's CA certificates.
     pub ca: Vec<CertificateDer<'static>>,
-    /// The identity's certificate chain. The agent's user is `system:node:<name>`; its certificate
-    /// is valid for clients and servers.
-    pub chain: Vec<CertificateDer<'static>>,
-    key: PrivateKeyDer<'static>,
+    /// The identity. The agent's user is `system:node:<name>`; its certificate is valid for clients
+    /// and servers. The control plane renews it before it expires.
+    pub identity: Arc<Renewable>,
 }
 
 impl Pki {
-    /// Reads `ca.crt`, `<name>.crt` and `<name>.key` from a directory.
-    pub(crate) fn read(dir: &Path, name: &str) -> anyhow::Result<Self> {
-        let certificates = |name: &str| {
-            let path = dir.join(name);
-            CertificateDer::pem_file_iter(&path)
-                .and_then(Iterator::collect)
+    /// Reads `ca.crt`, `<name>.crt` and `<name>.key` from a directory. If `renewed` has a later
+    /// certificate of the same key, uses that one.
+    pub(crate) fn read(dir: &Path, renewed: &Path, name: &str) -> anyhow::Result<Self> {
+        let certificates = |path: &Path| {
+            CertificateDer::pem_file_iter(path)
+                .and_then(Iterator::collect::<Result<Vec<_>, _>>)
                 .with_context(|| format!("reading {}", path.display()))
         };
         let path = dir.join(format!("{name}.key"));
+        let key = PrivateKeyDer::from_pem_file(&path)
+            .with_context(|| format!("reading {}", path.display()))?;
+        let file = format!("{name}.crt");
+        let chain = certificates(&dir.join(&file))?;
+        let identity = Renewable::new(Identity::new(chain, key))
+            .with_context(|| format!("the certificate and key of {name}"))?;
+        let later = renewed.join(&file);
+        if later.exists()
+            && let Err(why) = use_later(&identity, &later)
+        {
+            tracing::warn!("{} is not used: {why}", later.display());
+        }
         Ok(Self {
-            ca: certificates("ca.crt")?,
-            chain: certificates(&format!("{name}.crt"))?,
-            key: PrivateKeyDer::from_pem_file(&path)
-                .with_context(|| format!("reading {}", path.display()))?,
+            ca: certificates(&dir.join("ca.crt"))?,
+            identity,
         })
     }
 
-    /// Returns the private key of [`Pki::chain`].
-    pub(crate) fn key(&self) -> PrivateKeyDer<'static> {
-        self.key.clone_key()
-    }
-
-    /// Returns a root store with the cluster's CA.
-    pub(crate) fn roots(&self) -> anyhow::Result<Arc<rustls::RootCertStore>> {
-        let mut roots = rustls::RootCertStore::empty();
+    /// Returns the cluster's CA as the only trusted one.
+    pub(crate) fn roots(&self) -> anyhow::Result<Roots> {
+        let mut roots = Roots::default();
         for certificate in &self.ca {
             roots
-                .add(certificate.clone())
+                .add(certificate)
                 .context("the cluster's authority is not a certificate")?;
         }
-        Ok(Arc::new(roots))
+        Ok(roots)
+    }
+}
+
+/// Replaces a certificate by one that is valid longer, if the file has such a one.
+fn use_later(identity: &Renewable, path: &Path) -> Result<(), String> {
+    let text = std::fs::read(path).map_err(|e| e.to_string())?;
+    let later = CertificateDer::from_pem_slice(&text).map_err(|e| e.to_string())?;
+    let end = |der: &[u8]| Certificate::parse(der).map(|c| c.not_after());
+    let ends = end(&later).and_then(|later| Ok((later, end(&identity.certificate())?)));
+    match ends.map_err(|e| e.to_string())? {
+        (later_end, present) if later_end > present => identity.replace(later),
+        _ => Ok(()),
     }
 }
 
@@ -74,9 +91,7 @@ pub(crate) fn connect(
         std::env::consts::ARCH
     );
     let agent: http::HeaderValue = agent.parse()?;
-    let tls = rustls::ClientConfig::builder()
-        .with_root_certificates(pki.roots()?)
-        .with_client_auth_cert(pki.chain.clone(), pki.key())
+    let tls = renewable_client(ServerVerifier::new(pki.roots()?), pki.identity.clone())
         .context("the agent's certificate and key")?;
     let mut http = hyper_util::client::legacy::connect::HttpConnector::new();
     http.enforce_http(false);
@@ -155,7 +170,7 @@ mod tests {
     #[test]
     fn certificates_that_are_missing_are_named() {
         let dir = tempfile::tempdir().unwrap();
-        let error = Pki::read(dir.path(), "agent").err().unwrap();
+        let error = Pki::read(dir.path(), dir.path(), "agent").err().unwrap();
         assert!(format!("{error:#}").contains("reading "), "{error:#}");
     }
 }

@@ -17,7 +17,7 @@
 // again.
 use rkube_client as _;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Context as _;
@@ -71,15 +71,16 @@ use recorder::Recorder;
 pub async fn run(config: NodeConfig) -> anyhow::Result<()> {
     // Errors only if a provider is already installed, which is fine.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let pki = Arc::new(client::Pki::read(paths::PKI.as_ref(), "agent")?);
+    let renewed = Path::new(paths::RENEWED);
+    let pki = Arc::new(client::Pki::read(paths::PKI.as_ref(), renewed, "agent")?);
     let client = client::connect(&config, &pki, "kubelet")?;
     // The node authorizer lets a node read only what its pods use. The service proxy needs all
     // services, endpoint slices and nodes, so it has a separate identity.
-    let proxy = client::Pki::read(paths::PKI.as_ref(), "service-proxy")?;
+    let proxy = client::Pki::read(paths::PKI.as_ref(), renewed, "service-proxy")?;
     let proxy_client = client::connect(&config, &proxy, "kube-proxy")?;
     // Both may not read the pods of other nodes, which network policies depend on. As on other
     // clusters, the program that enforces them has an identity for it.
-    let policy_pki = client::Pki::read(paths::PKI.as_ref(), "network-policy")?;
+    let policy_pki = client::Pki::read(paths::PKI.as_ref(), renewed, "network-policy")?;
     let policy_client = client::connect(&config, &policy_pki, "rkube-network-policy")?;
     let (runtime, network) = tokio::try_join!(open_runtime(&config), network::open(&config))?;
     let objects = Objects::new(client.clone(), {
@@ -103,6 +104,15 @@ pub async fn run(config: NodeConfig) -> anyhow::Result<()> {
         runtime: runtime.clone(),
         network: network.clone(),
         pods: pods.clone(),
+        certificates: server::Certificates {
+            all: vec![
+                ("agent", pki.identity.clone()),
+                ("service-proxy", proxy.identity.clone()),
+                ("network-policy", policy_pki.identity.clone()),
+            ],
+            roots: pki.roots()?,
+            folder: renewed.to_owned(),
+        },
     };
     tasks.spawn(server::Server::bind(endpoint, &pki).await?.run());
     tasks.spawn(serve_ssh(host.clone()));

@@ -61,6 +61,7 @@ fn kubectl_works() {
     exec_attach_and_copy(&cluster);
     port_forward_and_proxy(&cluster);
     objects(&cluster);
+    identities(&cluster);
     rollouts(&cluster);
     discovery(&cluster);
     deletion(&cluster);
@@ -296,6 +297,100 @@ fn objects(cluster: &Cluster) {
         "--as=system:serviceaccount:team:default",
     ]);
     assert!(cannot.stdout.contains("no"), "{cannot:?}");
+}
+
+/// The ways of tutorials: a token in a secret, and a certificate of `openssl x509`, which is of
+/// version 1.
+fn identities(cluster: &Cluster) {
+    cluster.apply(
+        "apiVersion: v1\nkind: Secret\ntype: kubernetes.io/service-account-token\nmetadata:\n  name: token\n  annotations: {kubernetes.io/service-account.name: default}\n",
+    );
+    let token = cluster.wait_for(
+        &[
+            "get",
+            "secret",
+            "token",
+            "-o",
+            "go-template={{.data.token | base64decode}}",
+        ],
+        |text| text.starts_with("ey"),
+    );
+    let who = [
+        "auth",
+        "whoami",
+        "-o",
+        "jsonpath={.status.userInfo.username}",
+    ];
+    // Without the context's certificate, which would count first.
+    let as_user = |flags: &[&str]| {
+        let server = cluster
+            .kubectl(&[
+                "config",
+                "view",
+                "--minify",
+                "-o",
+                "jsonpath={.clusters[0].cluster.server}",
+            ])
+            .ok();
+        let ca = cluster.path("ca.crt").display().to_string();
+        let mut args = vec![
+            "--kubeconfig=/dev/null",
+            "--server",
+            &server,
+            "--certificate-authority",
+            &ca,
+        ];
+        args.extend_from_slice(flags);
+        args.extend_from_slice(&who);
+        cluster.kubectl(&args)
+    };
+    let pki = cluster
+        .home()
+        .join("profiles")
+        .join(&cluster.profile)
+        .join("pki");
+    for name in ["ca.crt", "ca.key"] {
+        std::fs::copy(pki.join(name), cluster.path(name)).expect("the authority");
+    }
+    let user = as_user(&["--token", token.trim()]).ok();
+    assert_eq!(user, "system:serviceaccount:default:default");
+    if !rkube_testing::has("openssl") {
+        return rkube_testing::skipped("no openssl");
+    }
+    let script = "openssl req -new -newkey rsa:2048 -nodes -keyout j.key -subj /O=devs/CN=jane -out j.csr \
+        && openssl x509 -req -in j.csr -CA ca.crt -CAkey ca.key -CAcreateserial -out j.crt \
+        && openssl req -x509 -newkey rsa:2048 -nodes -keyout s.key -subj /CN=stranger -out s.crt";
+    let made = std::process::Command::new("sh")
+        .args(["-ec", script])
+        .current_dir(cluster.path(""))
+        .output()
+        .expect("openssl");
+    assert!(made.status.success(), "{made:?}");
+    let with = |name: &str| {
+        let file = |suffix: &str| {
+            cluster
+                .path(&format!("{name}.{suffix}"))
+                .display()
+                .to_string()
+        };
+        [
+            format!("--client-certificate={}", file("crt")),
+            format!("--client-key={}", file("key")),
+        ]
+    };
+    let [certificate, key] = with("j");
+    assert_eq!(as_user(&[&certificate, &key]).ok(), "jane");
+    // A stranger's certificate counts as none.
+    let [certificate, key] = with("s");
+    let refused = as_user(&[&certificate, &key]);
+    assert!(refused.stderr.contains("Unauthorized"), "{refused:?}");
+    let user = as_user(&[&certificate, &key, "--token", token.trim()]).ok();
+    assert_eq!(user, "system:serviceaccount:default:default");
+    let checked = cluster.rkube(&["certs", "check"]).ok();
+    assert!(
+        checked.contains("apiserver") && checked.contains(" 36"),
+        "{checked}"
+    );
 }
 
 fn rollouts(cluster: &Cluster) {

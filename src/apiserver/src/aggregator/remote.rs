@@ -5,12 +5,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use parking_lot::{Mutex, RwLock};
+use rkube_x509::Renewable;
 use serde_json::Value;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::tls::Tls;
-use crate::config::{Error, Pki};
 use crate::connect::HttpClient;
 
 /// The API group of `APIService`.
@@ -107,16 +107,12 @@ pub struct Aggregator {
 
 impl Aggregator {
     /// Creates an aggregator that authenticates with the front proxy's certificate.
-    ///
-    /// # Errors
-    ///
-    /// Fails if that certificate or its key is invalid.
-    pub fn new(pki: &Pki) -> Result<Self, Error> {
-        Ok(Self {
+    pub fn new(front_proxy: Option<Arc<Renewable>>) -> Self {
+        Self {
             table: RwLock::default(),
-            tls: Tls::new(pki)?,
+            tls: Tls::new(front_proxy),
             generation: AtomicU64::new(0),
-        })
+        }
     }
 
     /// Returns the current remote servers.

@@ -21,7 +21,7 @@ use rkube_request::{RequestInfo, encode, encode_path};
 
 pub use forward::{forwarded_headers, is_upgrade, join, returned};
 use target::Target;
-pub use transport::{HttpClient, Transports, any_certificate, client_for};
+pub use transport::{HttpClient, Transports, client_for};
 
 /// Returns whether the request is forwarded instead of handled.
 pub fn is_connect(info: &RequestInfo) -> bool {

@@ -7,11 +7,9 @@ use hyper_rustls::{FixedServerNameResolver, HttpsConnector, HttpsConnectorBuilde
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::CryptoProvider;
-use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
-use rustls_pki_types::pem::PemObject as _;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rkube_x509::{AnyServer, Renewable, Roots, ServerVerifier, client_config, renewable_client};
+use rustls::ClientConfig;
+use rustls_pki_types::ServerName;
 
 use crate::body::Body;
 use crate::config::{Error, Pki};
@@ -36,36 +34,15 @@ pub struct Transports {
 }
 
 impl Transports {
-    /// Creates the clients. Node agents receive the server's kubelet client certificate.
-    pub fn new(pki: &Pki) -> Result<Self, Error> {
+    /// Creates the clients. `kubelet_client` is what node agents receive.
+    pub fn new(pki: &Pki, kubelet_client: Arc<Renewable>) -> Result<Self, Error> {
         let invalid =
             |what: &str, error: &dyn std::fmt::Display| Error::Pki(format!("{what}: {error}"));
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let mut roots = RootCertStore::empty();
-        for certificate in CertificateDer::pem_slice_iter(&pki.ca_cert) {
-            let certificate = certificate.map_err(|e| invalid("CA certificate", &e))?;
-            roots
-                .add(certificate)
-                .map_err(|e| invalid("CA certificate", &e))?;
-        }
-        let chain = CertificateDer::pem_slice_iter(&pki.kubelet_client_cert)
-            .collect::<Result<Vec<_>, _>>()
+        let roots = Roots::from_pem(&pki.ca_cert).map_err(|e| invalid("CA certificate", &e))?;
+        let cluster = renewable_client(ServerVerifier::new(roots), kubelet_client)
             .map_err(|e| invalid("kubelet client certificate", &e))?;
-        let key = PrivateKeyDer::from_pem_slice(&pki.kubelet_client_key)
-            .map_err(|e| invalid("kubelet client key", &e))?;
-        let versions = |provider: &Arc<CryptoProvider>| {
-            ClientConfig::builder_with_provider(provider.clone())
-                .with_safe_default_protocol_versions()
-                .map_err(|e| invalid("TLS versions", &e))
-        };
-        let cluster = versions(&provider)?
-            .with_root_certificates(roots)
-            .with_client_auth_cert(chain, key)
-            .map_err(|e| invalid("kubelet client certificate", &e))?;
-        let anyone = versions(&provider)?
-            .dangerous()
-            .with_custom_certificate_verifier(Arc::new(AnyCertificate(provider.clone())))
-            .with_no_client_auth();
+        let anyone =
+            client_config(Arc::new(AnyServer), None).map_err(|e| invalid("TLS versions", &e))?;
         Ok(Self {
             cluster: client(cluster),
             anyone: client(anyone),
@@ -112,58 +89,4 @@ pub fn client_for(
         .pool_idle_timeout(idle)
         .pool_max_idle_per_host(4)
         .build(connector)
-}
-
-/// Returns a verifier that accepts any certificate.
-pub fn any_certificate(provider: Arc<CryptoProvider>) -> Arc<dyn ServerCertVerifier> {
-    Arc::new(AnyCertificate(provider))
-}
-
-/// Accepts any certificate, but verifies that the peer holds its private key.
-#[derive(Debug)]
-struct AnyCertificate(Arc<CryptoProvider>);
-
-impl ServerCertVerifier for AnyCertificate {
-    fn verify_server_cert(
-        &self,
-        _end_entity: &CertificateDer<'_>,
-        _intermediates: &[CertificateDer<'_>],
-        _server_name: &ServerName<'_>,
-        _ocsp_response: &[u8],
-        _now: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        rustls::crypto::verify_tls12_signature(
-            message,
-            cert,
-            dss,
-            &self.0.signature_verification_algorithms,
-        )
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        rustls::crypto::verify_tls13_signature(
-            message,
-            cert,
-            dss,
-            &self.0.signature_verification_algorithms,
-        )
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
-    }
 }

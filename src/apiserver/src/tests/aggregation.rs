@@ -103,7 +103,7 @@ async fn extension_of_age(t: &TestServer, old: bool) -> u16 {
         serving_key: t.pki.extension_key.clone().into(),
         ..t.pki.pki.clone()
     };
-    let mut tls = crate::server::tls_config(&pki).unwrap();
+    let mut tls = super::support::tls_config(&pki).unwrap();
     tls.alpn_protocols.clear();
     let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(tls));
     tokio::spawn(async move {

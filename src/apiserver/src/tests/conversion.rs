@@ -94,7 +94,7 @@ async fn hook(
 async fn serve(t: &TestServer) -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
-    let mut tls = crate::server::tls_config(&t.pki.pki).unwrap();
+    let mut tls = super::support::tls_config(&t.pki.pki).unwrap();
     tls.alpn_protocols.clear();
     let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(tls));
     tokio::spawn(async move {

@@ -8,6 +8,7 @@ mod encodings;
 mod extensions;
 mod full_disk;
 mod hostile;
+mod identities;
 mod kubectl;
 mod policies;
 mod replay;

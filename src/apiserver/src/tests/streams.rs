@@ -77,7 +77,7 @@ async fn with_agent() -> TestServer {
     let listener = TcpListener::bind((address, 0)).await.unwrap();
     let port = listener.local_addr().unwrap().port();
     let acceptor =
-        tokio_rustls::TlsAcceptor::from(Arc::new(crate::server::tls_config(&t.pki.pki).unwrap()));
+        tokio_rustls::TlsAcceptor::from(Arc::new(super::support::tls_config(&t.pki.pki).unwrap()));
     tokio::spawn(async move {
         loop {
             let (stream, _) = listener.accept().await.unwrap();

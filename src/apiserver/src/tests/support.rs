@@ -259,3 +259,9 @@ impl Lines {
         )
     }
 }
+
+/// Returns the TLS configuration of a server with this PKI.
+pub fn tls_config(pki: &Pki) -> Result<rustls::ServerConfig, crate::Error> {
+    let serving = crate::Certificates::new(pki)?.serving;
+    crate::server::tls_config(pki, serving)
+}

@@ -9,9 +9,9 @@ use http::{Request, header};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
-use rustls::{ClientConfig, RootCertStore};
-use rustls_pki_types::pem::PemObject as _;
-use rustls_pki_types::{CertificateDer, ServerName};
+use rkube_x509::{Roots, ServerVerifier};
+use rustls::ClientConfig;
+use rustls_pki_types::ServerName;
 use serde_json::Value;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
@@ -89,7 +89,7 @@ impl WebhookClient {
         let stream = TlsConnector::from(tls)
             .connect(name_of_server, stream)
             .await
-            .map_err(|e| format!("tls: {e}"))?;
+            .map_err(|e| rkube_x509::reason(&e).unwrap_or_else(|| format!("tls: {e}")))?;
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
             .await
             .map_err(|e| e.to_string())?;
@@ -133,20 +133,9 @@ impl WebhookClient {
                 .decode(bundle)
                 .map_err(|e| format!("caBundle: {e}"))?
         };
-        let mut roots = RootCertStore::empty();
-        for certificate in CertificateDer::pem_slice_iter(&pem) {
-            let certificate = certificate.map_err(|e| format!("caBundle: {e}"))?;
-            roots
-                .add(certificate)
-                .map_err(|e| format!("caBundle: {e}"))?;
-        }
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let config = ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .map_err(|e| e.to_string())?
-            .with_root_certificates(roots)
-            .with_no_client_auth();
-        let config = Arc::new(config);
+        let roots = Roots::from_pem(&pem).map_err(|e| format!("caBundle: {e}"))?;
+        let config = rkube_x509::client_config(ServerVerifier::new(roots), None);
+        let config = Arc::new(config.map_err(|e| e.to_string())?);
         let mut kept = self.tls.lock();
         if kept.len() >= MAX_KEPT {
             kept.clear();

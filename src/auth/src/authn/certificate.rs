@@ -1,16 +1,13 @@
 //! Client certificates: the common name is the user, the organizations are the groups.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
 use parking_lot::Mutex;
 use ring::digest::{SHA256, digest};
-use rustls::RootCertStore;
-use rustls::server::WebPkiClientVerifier;
-use rustls::server::danger::ClientCertVerifier;
+use rkube_x509::{Certificate, Roots, Usage};
+use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, UnixTime};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::ConfigError;
@@ -24,7 +21,7 @@ const REMEMBER: SignedDuration = SignedDuration::from_mins(10);
 
 /// A CA for client certificates, with a cache of verified certificates.
 pub(super) struct Authority {
-    verifier: Arc<dyn ClientCertVerifier>,
+    roots: Roots,
     verified: Mutex<VecDeque<Verified>>,
 }
 
@@ -38,17 +35,16 @@ impl Authority {
     /// Reads a bundle of CA certificates; `what` names it in errors.
     pub(super) fn from_pem(what: &'static str, pem: &[u8]) -> Result<Authority, ConfigError> {
         let failed = |reason: String| ConfigError::Ca { what, reason };
-        let mut roots = RootCertStore::empty();
+        let mut roots = Roots::default();
         for certificate in CertificateDer::pem_slice_iter(pem) {
             let certificate = certificate.map_err(|e| failed(e.to_string()))?;
-            roots.add(certificate).map_err(|e| failed(e.to_string()))?;
+            roots.add(&certificate).map_err(|e| failed(e.to_string()))?;
         }
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider)
-            .build()
-            .map_err(|e| failed(e.to_string()))?;
+        if roots.is_empty() {
+            return Err(failed("it contains no certificate".to_owned()));
+        }
         Ok(Authority {
-            verifier,
+            roots,
             verified: Mutex::default(),
         })
     }
@@ -70,9 +66,7 @@ impl Authority {
         verified.retain(|v| v.leaf != *leaf);
         drop(verified);
 
-        let since_epoch = std::time::Duration::from_secs(now.as_second().max(0) as u64);
-        self.verifier
-            .verify_client_cert(leaf, intermediates, UnixTime::since_unix_epoch(since_epoch))
+        self.verify(leaf, intermediates, now)
             .map_err(|e| format!("verifying certificate failed: {e}"))?;
         let (user, expires) = read(leaf)?;
         let until = expires.min(now.saturating_add(REMEMBER).unwrap_or(now));
@@ -87,6 +81,25 @@ impl Authority {
             until,
         });
         Ok(user)
+    }
+
+    fn verify(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: Timestamp,
+    ) -> Result<(), rkube_x509::Error> {
+        let leaf = Certificate::parse(leaf)?;
+        let others = intermediates.iter().map(|der| Certificate::parse(der));
+        let others = others.collect::<Result<Vec<_>, _>>()?;
+        rkube_x509::verify(
+            &self.roots,
+            &leaf,
+            &others,
+            now.as_second(),
+            Usage::Client,
+            None,
+        )
     }
 }
 

@@ -1,8 +1,8 @@
 //! Authentication: maps the credentials of a request to a [`UserInfo`].
 //!
 //! Credentials are tried in upstream's order: front-proxy headers, client certificate, bearer
-//! token (service account, then bootstrap token). A request without credentials has no user. A
-//! request with only invalid credentials is rejected; it is not anonymous.
+//! token (in a secret, of a service account, then bootstrap token). A request without credentials
+//! has no user. A request with only invalid credentials is rejected; it is not anonymous.
 
 use std::sync::Arc;
 
@@ -21,12 +21,14 @@ use crate::{ObjectReader, UserInfo, names, tree};
 mod bootstrap_token;
 mod certificate;
 mod front_proxy;
+mod legacy_token;
 mod service_account;
 #[cfg(test)]
 mod tests;
 
 use certificate::Authority;
 pub(crate) use front_proxy::percent_decoded;
+pub use legacy_token::LAST_USED;
 
 /// The trusted CAs, keys and issuers of authentication.
 #[derive(Clone, Debug, Default)]
@@ -78,7 +80,12 @@ pub struct Authenticators {
     issuer: String,
     api_audiences: Vec<String>,
     reader: Arc<dyn ObjectReader>,
+    used: Option<TokenUse>,
 }
+
+/// Is called with a secret of a service account whose token was used, when the secret's label with
+/// the day of the last use is to be changed to the second argument.
+pub type TokenUse = Box<dyn Fn(&Object, &str) + Send + Sync>;
 
 /// A user, and those of the requested audiences for which the credential is valid.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -124,7 +131,15 @@ impl Authenticators {
             issuer: config.issuer,
             api_audiences,
             reader,
+            used: None,
         })
+    }
+
+    /// Has uses of tokens in secrets reported.
+    #[must_use]
+    pub fn on_token_use(mut self, used: TokenUse) -> Authenticators {
+        self.used = Some(used);
+        self
     }
 
     /// Returns the user of a request, `Ok(None)` if it has no credentials.
@@ -225,6 +240,10 @@ impl Authenticators {
 
     /// Returns the user of a bearer token that is valid for any of `audiences`.
     fn token(&self, token: &str, audiences: &[String], now: Timestamp) -> Outcome<Authenticated> {
+        match self.legacy_token(token, audiences, now) {
+            Ok(None) => {}
+            answer => return answer,
+        }
         match self.service_account(token, audiences, now) {
             Ok(None) => {}
             answer => return answer,

@@ -3,7 +3,7 @@
 
 use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
 
-use super::sign::Subject;
+use super::sign::{Names, Subject};
 
 /// A kind of signing request that can be approved automatically.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,16 +33,14 @@ impl Kind {
     }
 }
 
-/// Returns whether the usages are exactly those of a node's client certificate. `key encipherment`
-/// is optional.
-pub fn node_client_usages(usages: &[String]) -> bool {
-    let mut sorted: Vec<&str> = usages
-        .iter()
-        .map(String::as_str)
-        .filter(|usage| *usage != "key encipherment")
-        .collect();
-    sorted.sort_unstable();
-    sorted == ["client auth", "digital signature"]
+/// Returns whether the usages are exactly those of a node's certificate: digital signature and
+/// `required`. `key encipherment` is optional.
+pub fn node_usages(usages: &[String], required: &str) -> bool {
+    let allowed = ["digital signature", "key encipherment", required];
+    let has = |wanted: &str| usages.iter().any(|usage| usage == wanted);
+    has("digital signature")
+        && has(required)
+        && usages.iter().all(|usage| allowed.contains(&usage.as_str()))
 }
 
 /// Returns whether the subject is a node.
@@ -58,7 +56,10 @@ pub fn recognize(request: &CertificateSigningRequest) -> Option<Kind> {
     }
     let subject = Subject::of(request).ok()?;
     let usages = spec.usages.as_deref().unwrap_or_default();
-    if !is_node(&subject) || subject.has_alternatives || !node_client_usages(usages) {
+    if !is_node(&subject)
+        || subject.names != Names::default()
+        || !node_usages(usages, "client auth")
+    {
         return None;
     }
     if spec.username.as_deref() == Some(&subject.common_name) {

@@ -6,17 +6,20 @@ use std::time::Duration;
 use jiff::Timestamp;
 use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
 use rcgen::{
-    CertificateSigningRequestParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
-    Issuer, KeyPair, KeyUsagePurpose, SanType, SerialNumber,
+    CertificateSigningRequestParams, DistinguishedName, ExtendedKeyUsagePurpose, IsCa, Issuer,
+    KeyPair, KeyUsagePurpose, SanType, SerialNumber,
 };
 use ring::rand::SecureRandom;
+use rkube_x509::{Certificate, to_pem};
 use x509_parser::oid_registry::{OID_X509_COMMON_NAME, OID_X509_ORGANIZATION_NAME};
 use x509_parser::prelude::{FromDer, X509Certificate, X509Name};
 
-use super::approve::{is_node, node_client_usages};
+use super::approve::node_usages;
 
 /// Seconds by which `notBefore` is backdated, to allow for clock skew.
-const BACKDATE: i64 = 5 * 60;
+const BACKDATE: u64 = 5 * 60;
+/// Certificates with a shorter lifetime get all of it from now on.
+const SHORT_LIVED: Duration = Duration::from_secs(8 * 3600);
 /// The shortest lifetime that a request can ask for.
 const SHORTEST: Duration = Duration::from_secs(600);
 
@@ -45,14 +48,25 @@ pub struct Subject {
     pub common_name: String,
     /// The organizations (the user's groups).
     pub organizations: Vec<String>,
+    /// The whole subject in DER, which is that of the certificate.
+    pub der: Vec<u8>,
     /// Other attributes: object identifiers and values.
     pub others: Vec<(Vec<u64>, String)>,
-    /// Whether it has subject alternative names.
-    pub has_alternatives: bool,
-    /// Whether it has DNS names or IP addresses.
-    pub has_server_names: bool,
-    /// Whether it has email addresses or URIs.
-    pub has_other_names: bool,
+    /// The kinds of subject alternative names that it has.
+    pub names: Names,
+}
+
+/// Which kinds of alternative names there are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Names {
+    /// DNS names.
+    pub dns: bool,
+    /// IP addresses.
+    pub ip: bool,
+    /// Mail addresses.
+    pub mail: bool,
+    /// URIs.
+    pub uri: bool,
 }
 
 fn der(request: &CertificateSigningRequest) -> Result<Vec<u8>, String> {
@@ -119,9 +133,8 @@ impl Subject {
             common_name: subject.common_name,
             organizations: subject.organizations,
             others: subject.others,
-            has_alternatives: false,
-            has_server_names: false,
-            has_other_names: false,
+            der: parsed.certification_request_info.subject.as_raw().to_vec(),
+            names: Names::default(),
         };
         let extensions = parsed.requested_extensions().into_iter().flatten();
         let names = extensions.flat_map(|extension| match extension {
@@ -129,64 +142,79 @@ impl Subject {
             _ => &[],
         });
         for name in names {
-            found.has_alternatives = true;
             match name {
-                GeneralName::DNSName(_) | GeneralName::IPAddress(_) => {
-                    found.has_server_names = true;
-                }
-                _ => found.has_other_names = true,
+                GeneralName::DNSName(_) => found.names.dns = true,
+                GeneralName::IPAddress(_) => found.names.ip = true,
+                GeneralName::RFC822Name(_) => found.names.mail = true,
+                GeneralName::URI(_) => found.names.uri = true,
+                // Names of other kinds are not signed.
+                _ => {}
             }
         }
         Ok(found)
     }
 }
 
-/// Checks a request against its signer's rules. Returns `None` for unknown signers.
-fn check(signer: &str, subject: &Subject, usages: &[String]) -> Option<Result<(), &'static str>> {
-    let only = |allowed: &[&str]| usages.iter().all(|usage| allowed.contains(&usage.as_str()));
-    let has = |usage: &str| usages.iter().any(|given| given == usage);
-    let usages_fit = |required: &str| {
-        only(&["digital signature", "key encipherment", required])
-            && has("digital signature")
-            && has(required)
-    };
+/// Checks a request against its signer's rules. Returns `None` for unknown signers. The reasons are
+/// upstream's.
+fn check(signer: &str, subject: &Subject, usages: &[String]) -> Option<Result<(), String>> {
     Some(match signer {
-        "kubernetes.io/kube-apiserver-client" => {
-            let fits = only(&["digital signature", "key encipherment", "client auth"])
-                && has("client auth");
-            if fits {
-                Ok(())
-            } else {
-                Err("usages did not match the signer's: client auth is needed")
-            }
-        }
-        "kubernetes.io/kube-apiserver-client-kubelet" => {
-            if !is_node(subject) {
-                Err("the subject is not that of a node")
-            } else if subject.has_alternatives {
-                Err("subject alternative names are not allowed")
-            } else if !node_client_usages(usages) {
-                Err("usages did not match the signer's")
-            } else {
-                Ok(())
-            }
-        }
-        "kubernetes.io/kubelet-serving" => {
-            if !is_node(subject) {
-                Err("the subject is not that of a node")
-            } else if !subject.has_server_names {
-                Err("a DNS name or an IP address is needed")
-            } else if subject.has_other_names {
-                Err("mail addresses and URIs are not allowed")
-            } else if !usages_fit("server auth") {
-                Err("usages did not match the signer's")
-            } else {
-                Ok(())
-            }
-        }
+        "kubernetes.io/kube-apiserver-client" => client_usages(usages),
+        "kubernetes.io/kube-apiserver-client-kubelet" => node_subject(subject)
+            .and_then(|()| match subject.names {
+                Names { dns: true, .. } => Err("DNS subjectAltNames are not allowed".into()),
+                Names { mail: true, .. } => Err("Email subjectAltNames are not allowed".into()),
+                Names { ip: true, .. } => Err("IP subjectAltNames are not allowed".into()),
+                Names { uri: true, .. } => Err("URI subjectAltNames are not allowed".into()),
+                _ => Ok(()),
+            })
+            .and_then(|()| exact_usages(usages, "client auth")),
+        "kubernetes.io/kubelet-serving" => node_subject(subject)
+            .and_then(|()| match subject.names {
+                Names { mail: true, .. } => Err("Email subjectAltNames are not allowed".into()),
+                Names { uri: true, .. } => Err("URI subjectAltNames are not allowed".into()),
+                Names {
+                    dns: false,
+                    ip: false,
+                    ..
+                } => Err("DNS or IP subjectAltName is required".into()),
+                _ => Ok(()),
+            })
+            .and_then(|()| exact_usages(usages, "server auth")),
         "kubernetes.io/legacy-unknown" => Ok(()),
         _ => return None,
     })
+}
+
+fn node_subject(subject: &Subject) -> Result<(), String> {
+    if subject.organizations != ["system:nodes"] {
+        Err("subject organization is not system:nodes".into())
+    } else if !subject.common_name.starts_with("system:node:") {
+        Err("subject common name does not begin with system:node:".into())
+    } else {
+        Ok(())
+    }
+}
+
+fn client_usages(usages: &[String]) -> Result<(), String> {
+    let known = ["digital signature", "key encipherment", "client auth"];
+    if let Some(other) = usages.iter().find(|usage| !known.contains(&usage.as_str())) {
+        return Err(format!("invalid usage for client certificate: {other}"));
+    }
+    if usages.iter().any(|usage| usage == "client auth") {
+        Ok(())
+    } else {
+        Err("missing required usage for client certificate: client auth".into())
+    }
+}
+
+fn exact_usages(usages: &[String], required: &str) -> Result<(), String> {
+    if node_usages(usages, required) {
+        return Ok(());
+    }
+    let mut all = [required, "digital signature", "key encipherment"];
+    all.sort_unstable();
+    Err(format!("usages did not match [{}]", all.join(" ")))
 }
 
 fn key_usage(usage: &str) -> Option<KeyUsagePurpose> {
@@ -213,6 +241,11 @@ fn extended_usage(usage: &str) -> Option<ExtendedKeyUsagePurpose> {
         "email protection" | "s/mime" => ExtendedKeyUsagePurpose::EmailProtection,
         "timestamping" => ExtendedKeyUsagePurpose::TimeStamping,
         "ocsp signing" => ExtendedKeyUsagePurpose::OcspSigning,
+        "ipsec end system" => ExtendedKeyUsagePurpose::Other(vec![1, 3, 6, 1, 5, 5, 7, 3, 5]),
+        "ipsec tunnel" => ExtendedKeyUsagePurpose::Other(vec![1, 3, 6, 1, 5, 5, 7, 3, 6]),
+        "ipsec user" => ExtendedKeyUsagePurpose::Other(vec![1, 3, 6, 1, 5, 5, 7, 3, 7]),
+        "microsoft sgc" => ExtendedKeyUsagePurpose::Other(vec![1, 3, 6, 1, 4, 1, 311, 10, 3, 3]),
+        "netscape sgc" => ExtendedKeyUsagePurpose::Other(vec![2, 16, 840, 1, 113_730, 4, 1]),
         _ => return None,
     })
 }
@@ -235,34 +268,9 @@ pub fn sign(
         Err(reason) => return Some(Err(format!("unable to parse the request: {reason}"))),
     };
     if let Err(reason) = check(&request.spec.signer_name, &subject, &usages)? {
-        return Some(Err(reason.to_owned()));
+        return Some(Err(reason));
     }
     Some(issue(request, &subject, &usages, authority, now))
-}
-
-/// Returns the name of a certificate for the checked subject.
-///
-/// rcgen keeps one value per attribute type, so a second organization is written with the same
-/// object identifier under another key.
-fn distinguished_name(subject: &Subject) -> Result<DistinguishedName, String> {
-    let organization_types = [
-        DnType::OrganizationName,
-        DnType::CustomDnType(vec![2, 5, 4, 10]),
-    ];
-    if subject.organizations.len() > organization_types.len() {
-        return Err("certificates with more than two organizations cannot be issued".into());
-    }
-    let mut name = DistinguishedName::new();
-    if !subject.common_name.is_empty() {
-        name.push(DnType::CommonName, subject.common_name.as_str());
-    }
-    for (kind, organization) in organization_types.into_iter().zip(&subject.organizations) {
-        name.push(kind, organization.as_str());
-    }
-    for (kind, text) in &subject.others {
-        name.push(DnType::CustomDnType(kind.clone()), text.as_str());
-    }
-    Ok(name)
 }
 
 /// Checks that a certificate is for the subject that was checked.
@@ -277,6 +285,25 @@ fn verify(certificate: &[u8], subject: &Subject) -> Result<(), String> {
     } else {
         Err("the certificate would not be for the requested subject".into())
     }
+}
+
+/// Returns the beginning and the end of a certificate's validity, in seconds since 1970. As
+/// upstream, short-lived certificates have their lifetime from now on, and no certificate outlives
+/// its CA.
+fn period(now: Timestamp, lifetime: Duration, ca_end: u64) -> (u64, u64) {
+    let now = u64::try_from(now.as_second()).unwrap_or(0);
+    let begin = now.saturating_sub(BACKDATE);
+    let from = if lifetime < SHORT_LIVED { now } else { begin };
+    (begin, from.saturating_add(lifetime.as_secs()).min(ca_end))
+}
+
+/// Returns the end of the CA's validity, in seconds since 1970.
+fn expiry(authority: &Authority<'_>) -> Result<u64, String> {
+    let (_, pem) = x509_parser::pem::parse_x509_pem(authority.certificate.as_bytes())
+        .map_err(|error| error.to_string())?;
+    let certificate = pem.parse_x509().map_err(|error| error.to_string())?;
+    let end = certificate.validity().not_after.timestamp();
+    u64::try_from(end).map_err(|error| error.to_string())
 }
 
 fn issue(
@@ -297,7 +324,7 @@ fn issue(
     let lifetime = asked.map_or(authority.lifetime, |asked| {
         asked.max(SHORTEST).min(authority.lifetime)
     });
-    let begin = u64::try_from(now.as_second() - BACKDATE).unwrap_or(0);
+    let (begin, end) = period(now, lifetime, expiry(authority)?);
     let moment = |seconds: u64| rcgen::date_time_ymd(1970, 1, 1) + Duration::from_secs(seconds);
     let mut serial = [0u8; 16];
     ring::rand::SystemRandom::new()
@@ -305,11 +332,15 @@ fn issue(
         .map_err(|_| "no randomness is to be had".to_owned())?;
     serial[0] &= 0x7f; // DER integers are signed; keep the serial positive
     let params = &mut parsed.params;
-    params.distinguished_name = distinguished_name(subject)?;
+    params.distinguished_name = DistinguishedName::new();
     params.not_before = moment(begin);
-    params.not_after = moment(begin + BACKDATE.unsigned_abs() + lifetime.as_secs());
+    params.not_after = moment(end);
     params.serial_number = Some(SerialNumber::from_slice(&serial));
     params.is_ca = IsCa::ExplicitNoCa;
+    let unknown = |usage: &&String| key_usage(usage).is_none() && extended_usage(usage).is_none();
+    if let Some(unknown) = usages.iter().find(unknown) {
+        return Err(format!("unrecognized usage values: [{unknown:?}]"));
+    }
     params.key_usages = usages.iter().filter_map(|usage| key_usage(usage)).collect();
     params.extended_key_usages = usages
         .iter()
@@ -326,8 +357,15 @@ fn issue(
     let key = KeyPair::from_pem(authority.key).map_err(text)?;
     let issuer = Issuer::from_ca_cert_pem(authority.certificate, key).map_err(text)?;
     let certificate = parsed.signed_by(&issuer).map_err(text)?;
-    verify(certificate.der(), subject)?;
-    Ok(certificate.pem())
+    // rcgen cannot write every subject, so it gets none, and that of the request is put in.
+    let unnamed = Certificate::parse(certificate.der()).map_err(|e| e.to_string())?;
+    let (ca, key) = (authority.certificate.as_bytes(), authority.key.as_bytes());
+    let issuer = rkube_x509::Issuer::from_pem(ca, key)?;
+    let named = issuer
+        .rename(&unnamed, &subject.der)
+        .map_err(|e| e.to_string())?;
+    verify(&named, subject)?;
+    Ok(to_pem(&named))
 }
 
 #[cfg(test)]
@@ -337,7 +375,7 @@ mod tests {
     use crate::common::pods::testing::at;
     use k8s_openapi::ByteString;
     use k8s_openapi::api::certificates::v1::CertificateSigningRequestSpec;
-    use rcgen::{BasicConstraints, CertificateParams};
+    use rcgen::{BasicConstraints, CertificateParams, DnType};
 
     fn request(
         common_name: &str,
@@ -400,29 +438,161 @@ mod tests {
     }
 
     #[test]
-    fn all_organizations_are_signed_or_none() {
-        let subject = |organizations: &[&str]| Subject {
-            common_name: "bob".into(),
-            organizations: organizations.iter().map(|o| (*o).into()).collect(),
-            others: vec![(vec![2, 5, 4, 11], "unit".into())],
-            has_alternatives: false,
-            has_server_names: false,
-            has_other_names: false,
+    fn certificates_are_valid_as_long_as_upstreams() {
+        let hours = |hours: u64| Duration::from_secs(hours * 3600);
+        let now = at(1_000_000);
+        assert_eq!(period(now, hours(1), u64::MAX), (999_700, 1_003_600));
+        assert_eq!(period(now, hours(8), u64::MAX), (999_700, 1_028_500));
+        assert_eq!(period(now, hours(8), 1_000_100), (999_700, 1_000_100));
+    }
+
+    #[test]
+    fn reasons_are_those_of_upstream() {
+        let subject = |organization: &str, name: &str, names: Names| Subject {
+            common_name: name.into(),
+            organizations: vec![organization.into()],
+            others: Vec::new(),
+            der: Vec::new(),
+            names,
         };
-        let certificate = |name| {
-            let mut params = CertificateParams::default();
-            params.distinguished_name = name;
-            params.self_signed(&KeyPair::generate().unwrap()).unwrap()
+        let node = |names| subject("system:nodes", "system:node:n1", names);
+        let judge = |signer: &str, subject: &Subject, usages: &[&str]| {
+            let usages: Vec<String> = usages.iter().map(|u| (*u).into()).collect();
+            check(&format!("kubernetes.io/{signer}"), subject, &usages).unwrap()
         };
-        for organizations in [&[][..], &["dev"], &["dev", "ops"]] {
-            let subject = subject(organizations);
-            let made = certificate(distinguished_name(&subject).unwrap());
-            assert_eq!(verify(made.der(), &subject), Ok(()));
+        let none = Names::default();
+        let dns = Names { dns: true, ..none };
+        let (kubelet, serving, client) = (
+            "kube-apiserver-client-kubelet",
+            "kubelet-serving",
+            "kube-apiserver-client",
+        );
+        let serves: &[&str] = &["digital signature", "server auth"];
+        for (signer, subject, usages, reason) in [
+            (
+                kubelet,
+                subject("dev", "system:node:n", none),
+                CLIENT,
+                "subject organization is not system:nodes",
+            ),
+            (
+                kubelet,
+                subject("system:nodes", "n", none),
+                CLIENT,
+                "subject common name does not begin with system:node:",
+            ),
+            (
+                kubelet,
+                node(dns),
+                CLIENT,
+                "DNS subjectAltNames are not allowed",
+            ),
+            (
+                kubelet,
+                node(Names { uri: true, ..none }),
+                CLIENT,
+                "URI subjectAltNames are not allowed",
+            ),
+            (
+                kubelet,
+                node(none),
+                serves,
+                "usages did not match [client auth digital signature key encipherment]",
+            ),
+            (
+                serving,
+                node(none),
+                serves,
+                "DNS or IP subjectAltName is required",
+            ),
+            (
+                serving,
+                node(Names { mail: true, ..dns }),
+                serves,
+                "Email subjectAltNames are not allowed",
+            ),
+            (
+                serving,
+                node(dns),
+                &["server auth"],
+                "usages did not match [digital signature key encipherment server auth]",
+            ),
+            (
+                client,
+                node(none),
+                serves,
+                "invalid usage for client certificate: server auth",
+            ),
+            (
+                client,
+                node(none),
+                &["digital signature"],
+                "missing required usage for client certificate: client auth",
+            ),
+        ] {
+            assert_eq!(judge(signer, &subject, usages), Err(reason.to_owned()));
         }
-        let three = subject(&["dev", "ops", "qa"]);
-        assert!(distinguished_name(&three).is_err());
-        let made = certificate(distinguished_name(&subject(&["dev", "ops"])).unwrap());
-        assert!(verify(made.der(), &subject(&["ops"])).is_err());
+        let ip = Names { ip: true, ..none };
+        let with_rsa = [
+            "digital signature",
+            "key encipherment",
+            "server auth",
+            "server auth",
+        ];
+        assert_eq!(judge(serving, &node(ip), &with_rsa), Ok(()));
+        assert_eq!(judge(client, &node(none), &["client auth"]), Ok(()));
+        assert_eq!(judge("legacy-unknown", &node(none), &["any"]), Ok(()));
+    }
+
+    #[test]
+    fn the_subject_is_signed_as_it_is() {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let ca = params.self_signed(&key).unwrap().pem();
+        let authority = Authority {
+            certificate: &ca,
+            key: &key.serialize_pem(),
+            lifetime: Duration::from_secs(3600),
+        };
+        // A subject with four organizations, which rcgen cannot write: the types of equal length are
+        // renamed in the request, so its signature is wrong, but the parsed subject is not.
+        let mut asked = request("bob", "dev", "kubernetes.io/kube-apiserver-client", CLIENT);
+        let der_of = |request: &CertificateSigningRequest| Subject::of(request).unwrap().der;
+        let mut subject = der_of(&asked);
+        let organization = [
+            &[
+                0x31, 0x0c, 0x30, 0x0a, 0x06, 0x03, 0x55, 0x04, 0x0a, 0x0c, 0x03,
+            ][..],
+            b"ops",
+        ]
+        .concat();
+        for _ in 0..3 {
+            subject.extend_from_slice(&organization);
+        }
+        subject[1] += 3 * organization.len() as u8;
+        let (_, name) = X509Name::from_der(&subject).unwrap();
+        let read = attributes(&name).unwrap();
+        assert_eq!(read.organizations, ["dev", "ops", "ops", "ops"]);
+        let subject = Subject {
+            common_name: read.common_name,
+            organizations: read.organizations,
+            others: read.others,
+            der: subject.clone(),
+            names: Names::default(),
+        };
+        asked.spec.expiration_seconds = Some(600);
+        let usages: Vec<String> = CLIENT.iter().map(|usage| (*usage).into()).collect();
+        let now = at(1_800_000_000);
+        let made = issue(&asked, &subject, &usages, &authority, now).unwrap();
+        let (_, pem) = x509_parser::pem::parse_x509_pem(made.as_bytes()).unwrap();
+        let made = pem.parse_x509().unwrap();
+        assert_eq!(made.subject().as_raw(), &subject.der[..]);
+        let other = Subject {
+            organizations: vec!["ops".into()],
+            ..subject
+        };
+        assert!(verify(&pem.contents, &other).is_err());
     }
 
     #[test]

@@ -9,9 +9,10 @@ use k8s_openapi::api::storage::v1::StorageClass;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::Resource;
 
+use super::reclaim::delete_data;
 use super::{annotation, claims_of, matching, provisioner};
 use crate::common::pods;
-use crate::context::{Context, Deletion, Result, optional};
+use crate::context::{Context, Deletion, Error, Result, optional};
 use crate::controller::{Controller, Watches};
 use crate::events::Severity::{Normal, Warning};
 use crate::informers::{Change, Key, Store};
@@ -44,14 +45,17 @@ pub enum Item {
 pub struct Binder {
     ctx: Context,
     queue: Queue<Item>,
+    /// Has nodes delete the data of volumes.
+    nodes: kube::Client,
 }
 
 impl Binder {
-    /// Returns the controller.
-    pub fn new(ctx: &Context) -> Self {
+    /// Returns the controller. `nodes` has the right to use the proxy of nodes.
+    pub fn new(ctx: &Context, nodes: kube::Client) -> Self {
         Self {
             ctx: ctx.clone(),
             queue: Queue::new(),
+            nodes,
         }
     }
 }
@@ -190,6 +194,13 @@ impl Binder {
                 .spec
                 .as_ref()
                 .is_some_and(|spec| spec.claim_ref.is_none());
+            if free && let Some(why) = matching::mismatch(&volume, &claim) {
+                let text = format!("Cannot bind to requested volume {name:?}: {why}");
+                self.ctx
+                    .recorder
+                    .event(NAME, &*claim, Warning, "VolumeMismatch", text);
+                return self.set_pending(&claim).await;
+            }
             if free || matching::is_reserved_for(&volume, &claim) {
                 return self.bind(&claim, &volume).await;
             }
@@ -332,6 +343,10 @@ impl Binder {
                 class.provisioner
             );
             recorder.event(NAME, &claim, Normal, "ExternalProvisioning", text);
+            return self.set_pending(&claim).await;
+        }
+        if let Some(why) = provisioner::unsupported(&claim) {
+            recorder.event(NAME, &claim, Warning, "ProvisioningFailed", why);
             return self.set_pending(&claim).await;
         }
         let node = node.or_else(|| self.any_node());
@@ -572,7 +587,10 @@ impl Binder {
         if fresh.is_some_and(|claim| claim.metadata.uid.as_ref() == Some(&uid)) {
             return Ok(());
         }
-        self.set_volume_phase(&volume, "Released", None).await?;
+        let phase = volume.status.as_ref().and_then(|s| s.phase.as_deref());
+        if phase != Some("Failed") {
+            self.set_volume_phase(&volume, "Released", None).await?;
+        }
         self.reclaim(&volume).await
     }
 
@@ -585,6 +603,12 @@ impl Binder {
         match spec.persistent_volume_reclaim_policy.as_deref() {
             Some("Delete") if ours && volume.metadata.deletion_timestamp.is_none() => {
                 let store = &self.ctx.informers.volumes;
+                if let Err(why) = delete_data(&self.ctx, &self.nodes, volume).await {
+                    let recorder = &self.ctx.recorder;
+                    recorder.event(NAME, volume, Warning, "VolumeFailedDelete", why.clone());
+                    self.set_volume_phase(volume, "Failed", Some(&why)).await?;
+                    return Err(Error::other(why));
+                }
                 optional(
                     self.ctx
                         .delete(store, &volume.metadata, &Deletion::default())

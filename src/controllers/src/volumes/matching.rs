@@ -79,6 +79,33 @@ pub fn suits(volume: &PersistentVolume, claim: &PersistentVolumeClaim) -> bool {
         })
 }
 
+/// Returns why a volume that a claim names does not satisfy it, if it does not. A claim that names
+/// its volume may have any selector.
+pub fn mismatch(volume: &PersistentVolume, claim: &PersistentVolumeClaim) -> Option<String> {
+    let (offer, wish) = (volume.spec.as_ref()?, claim.spec.as_ref()?);
+    if volume.metadata.deletion_timestamp.is_some() {
+        let name = volume.metadata.name.as_deref().unwrap_or_default();
+        return Some(format!("the volume is marked for deletion {name:?}"));
+    }
+    let requests = wish.resources.as_ref().and_then(|r| r.requests.as_ref());
+    let wanted = amount(requests, "storage");
+    let offered = amount(offer.capacity.as_ref(), "storage");
+    let mode = |mode: &Option<String>| mode.clone().unwrap_or_else(|| "Filesystem".into());
+    let modes = offer.access_modes.as_deref().unwrap_or_default();
+    let mut wanted_modes = wish.access_modes.iter().flatten();
+    if wanted.is_some_and(|wanted| offered.is_none_or(|offered| offered < wanted)) {
+        Some("requested PV is too small".into())
+    } else if volume_class(volume) != class_of(claim).unwrap_or_default() {
+        Some("storageClassName does not match".into())
+    } else if mode(&offer.volume_mode) != mode(&wish.volume_mode) {
+        Some("incompatible volumeMode".into())
+    } else if !wanted_modes.all(|mode| modes.contains(mode)) {
+        Some("incompatible accessMode".into())
+    } else {
+        None
+    }
+}
+
 fn is_reachable(volume: &PersistentVolume, node: &Node) -> bool {
     let affinity = volume
         .spec
@@ -179,6 +206,35 @@ pub mod testing {
             }),
             status: None,
         }
+    }
+}
+
+#[cfg(test)]
+mod mismatches {
+    use super::testing::{claim, volume};
+    use super::*;
+
+    #[test]
+    fn a_named_volume_must_satisfy_the_claim() {
+        let why = |size: &str, class: &str, change: fn(&mut PersistentVolumeClaim)| {
+            let mut claim = claim("c", size, class);
+            change(&mut claim);
+            mismatch(&volume("v", "2Gi", "fast"), &claim)
+        };
+        let same = |_: &mut PersistentVolumeClaim| {};
+        assert_eq!(why("1Gi", "fast", same), None);
+        let small = "requested PV is too small";
+        assert_eq!(why("3Gi", "fast", same).as_deref(), Some(small));
+        let class = "storageClassName does not match";
+        assert_eq!(why("1Gi", "slow", same).as_deref(), Some(class));
+        let block = why("1Gi", "fast", |claim| {
+            claim.spec.as_mut().unwrap().volume_mode = Some("Block".into());
+        });
+        assert_eq!(block.as_deref(), Some("incompatible volumeMode"));
+        let many = why("1Gi", "fast", |claim| {
+            claim.spec.as_mut().unwrap().access_modes = Some(vec!["ReadWriteMany".into()]);
+        });
+        assert_eq!(many.as_deref(), Some("incompatible accessMode"));
     }
 }
 

@@ -6,6 +6,7 @@ pub mod ephemeral;
 mod matching;
 pub mod protection;
 pub mod provisioner;
+mod reclaim;
 
 pub use binder::Binder;
 

@@ -20,7 +20,8 @@ pub const NAME: &str = "rkube.io/hostpath";
 pub const DEFAULT_CLASS: &str = "storageclass.kubernetes.io/is-default-class";
 /// Annotation with the provisioner that created a volume.
 pub const PROVISIONED_BY: &str = "pv.kubernetes.io/provisioned-by";
-const HOSTNAME: &str = "kubernetes.io/hostname";
+/// Label of nodes by which volumes are tied to theirs.
+pub const HOSTNAME: &str = "kubernetes.io/hostname";
 
 /// Returns the storage class that every cluster starts with.
 pub fn default_class() -> StorageClass {
@@ -93,6 +94,16 @@ pub fn volume_name(claim: &PersistentVolumeClaim) -> String {
     format!("pvc-{}", claim.metadata.uid.as_deref().unwrap_or_default())
 }
 
+/// Returns why a volume cannot be provisioned for a claim, if it cannot.
+pub fn unsupported(claim: &PersistentVolumeClaim) -> Option<&'static str> {
+    let spec = claim.spec.as_ref()?;
+    if spec.data_source.is_some() || spec.data_source_ref.is_some() {
+        return Some("rkube's provisioner cannot fill a volume from a data source");
+    }
+    (spec.volume_mode.as_deref() == Some("Block"))
+        .then_some("rkube's provisioner does not make block volumes")
+}
+
 /// Returns the volume for a claim: a directory below `root` on this node.
 pub fn volume(
     claim: &PersistentVolumeClaim,
@@ -140,5 +151,31 @@ pub fn volume(
             ..Default::default()
         }),
         status: None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn what_the_provisioner_cannot_do_is_refused() {
+        for (spec, refused) in [
+            (json!({}), false),
+            (json!({"volumeMode": "Filesystem"}), false),
+            (json!({"volumeMode": "Block"}), true),
+            (
+                json!({"dataSource": {"kind": "PersistentVolumeClaim", "name": "a"}}),
+                true,
+            ),
+            (
+                json!({"dataSourceRef": {"apiGroup": "x", "kind": "Y", "name": "a"}}),
+                true,
+            ),
+        ] {
+            let claim = serde_json::from_value(json!({"metadata": {}, "spec": spec})).unwrap();
+            assert_eq!(unsupported(&claim).is_some(), refused, "{spec}");
+        }
     }
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use rkube_network::NodeNetwork;
 use rkube_runtime::Runtime;
 
+use super::Certificates;
 use crate::host::Host;
 use crate::pods::instance;
 use crate::pods::table::PodTable;
@@ -15,6 +16,7 @@ pub(crate) struct Endpoint {
     pub runtime: Runtime,
     pub network: NodeNetwork,
     pub pods: Arc<PodTable>,
+    pub certificates: Certificates,
 }
 
 impl Endpoint {

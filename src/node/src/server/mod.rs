@@ -8,12 +8,13 @@ use std::time::Duration;
 use anyhow::Context as _;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use rkube_config::ports;
-use rustls::server::WebPkiClientVerifier;
+use rkube_x509::{RequestedClient, Roots};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 use tracing::{debug, warn};
 
 mod answer;
+mod certificates;
 mod endpoint;
 mod files;
 mod forward;
@@ -24,7 +25,9 @@ mod query;
 mod remote;
 mod routes;
 mod stats;
+mod volumes;
 
+pub(crate) use certificates::Certificates;
 pub(crate) use endpoint::Endpoint;
 
 use crate::client::Pki;
@@ -38,6 +41,7 @@ const ACCEPT_DELAY: Duration = Duration::from_millis(100);
 /// The endpoint's server, bound to its port.
 pub(crate) struct Server {
     endpoint: Arc<Endpoint>,
+    roots: Arc<Roots>,
     listener: TcpListener,
     acceptor: TlsAcceptor,
 }
@@ -45,16 +49,13 @@ pub(crate) struct Server {
 impl Server {
     /// Binds the kubelet's port.
     pub(crate) async fn bind(endpoint: Endpoint, pki: &Pki) -> anyhow::Result<Self> {
-        // Clients without a certificate are accepted here and get an HTTP error instead of a failed
-        // handshake.
-        let verifier = WebPkiClientVerifier::builder(pki.roots()?)
-            .allow_unauthenticated()
-            .build()
-            .context("the cluster's authority")?;
+        // Clients without a certificate, or with a stranger's, are accepted here and get an HTTP
+        // error instead of a failed handshake.
+        let roots = pki.roots()?;
+        volumes::finish_deletions();
         let mut config = rustls::ServerConfig::builder()
-            .with_client_cert_verifier(verifier)
-            .with_single_cert(pki.chain.clone(), pki.key())
-            .context("the agent's certificate and key")?;
+            .with_client_cert_verifier(RequestedClient::new(&roots))
+            .with_cert_resolver(pki.identity.clone());
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
         let address = (std::net::Ipv4Addr::UNSPECIFIED, ports::KUBELET);
         let listener = TcpListener::bind(address)
@@ -62,6 +63,7 @@ impl Server {
             .with_context(|| format!("listening on port {}", ports::KUBELET))?;
         Ok(Self {
             endpoint: Arc::new(endpoint),
+            roots: Arc::new(roots),
             listener,
             acceptor: TlsAcceptor::from(Arc::new(config)),
         })
@@ -82,7 +84,7 @@ impl Server {
                 debug!("nodelay: {e}");
             }
             let (endpoint, acceptor) = (self.endpoint.clone(), self.acceptor.clone());
-            tokio::spawn(serve(endpoint, acceptor, stream, peer));
+            tokio::spawn(serve(endpoint, self.roots.clone(), acceptor, stream, peer));
         }
     }
 }
@@ -90,6 +92,7 @@ impl Server {
 /// Serves one connection.
 async fn serve(
     endpoint: Arc<Endpoint>,
+    roots: Arc<Roots>,
     acceptor: TlsAcceptor,
     stream: TcpStream,
     peer: SocketAddr,
@@ -103,7 +106,7 @@ async fn serve(
         }
         Err(_) => return,
     };
-    let identity = Identity::from_chain(stream.get_ref().1.peer_certificates());
+    let identity = Identity::from_chain(stream.get_ref().1.peer_certificates(), &roots);
     let service = hyper::service::service_fn(move |request| {
         let (endpoint, identity) = (endpoint.clone(), identity.clone());
         async move { Ok::<_, Infallible>(routes::handle(&endpoint, &identity, request).await) }

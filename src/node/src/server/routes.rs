@@ -12,7 +12,7 @@ use super::answer::{Answer, full, json, no_pod, not_found, text};
 use super::endpoint::Endpoint;
 use super::identity::Identity;
 use super::query::{self, Query};
-use super::{files, forward, logs, metrics, remote, stats};
+use super::{files, forward, logs, metrics, remote, stats, volumes};
 use crate::host::Host;
 use crate::pods::instance;
 use crate::pods::table::{PodTable, Snapshot};
@@ -89,6 +89,13 @@ pub(super) async fn handle(
         ["metrics", "probes"] => text(StatusCode::OK, ""),
         ["configz"] => configz(&endpoint.host),
         ["logs", rest @ ..] => files::serve(Path::new("/var/log"), rest).await,
+        ["rkube", "certificates"] if get => endpoint.certificates.show(),
+        ["rkube", "certificates"] if request.method() == Method::PUT => {
+            endpoint.certificates.replace(request.into_body()).await
+        }
+        ["rkube", "volumes", name] if request.method() == Method::DELETE => {
+            volumes::delete(name).await
+        }
         ["checkpoint", ..] => text(
             StatusCode::NOT_FOUND,
             "rkube does not checkpoint containers\n",

@@ -2,6 +2,7 @@
 
 mod addons;
 mod args;
+mod certs;
 mod config;
 mod cp;
 #[cfg(target_os = "linux")]
@@ -139,6 +140,8 @@ enum Command {
     Logs(logs::Args),
     /// Write logs and objects of a cluster to files, or print its kubeconfig
     Export(export::Args),
+    /// Show and renew the certificates of a cluster
+    Certs(certs::Args),
     /// Choose the current cluster (profile), or list all
     #[command(alias = "profiles")]
     Profile(profile::Args),
@@ -397,6 +400,7 @@ async fn run(cli: Cli, output: &Output) -> Result<ExitCode, Failure> {
         Command::Snapshot(args) => snapshot::run(&home, &global, args, output).await.map(done),
         Command::Addons(args) => addons::run(&home, &global, args, output).await.map(done),
         Command::Logs(args) => logs::run(&home, &global, args, output).await.map(done),
+        Command::Certs(args) => certs::run(&home, &global, args, output).await.map(done),
         Command::Config(args) => config::run(&home, &global, args, output).await.map(done),
         Command::Profile(args) => profile::run(&home, &global, args, output).await.map(done),
         Command::Driver(args) => driver::run(&home, &global, args, output).await.map(done),

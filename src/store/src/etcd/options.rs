@@ -4,8 +4,7 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustls_pki_types::pem::PemObject as _;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use rkube_x509::{Identity, Roots, ServerVerifier};
 
 use super::grpc::Endpoint;
 use crate::types::StoreError;
@@ -94,30 +93,14 @@ pub(super) fn tls_config(options: &EtcdOptions) -> Result<Arc<rustls::ClientConf
             "etcd over https needs the authority of its certificate (--store-ca)".into(),
         ));
     };
-    let mut roots = rustls::RootCertStore::empty();
-    for certificate in CertificateDer::pem_file_iter(ca).map_err(|e| failed(ca, e.to_string()))? {
-        let certificate = certificate.map_err(|e| failed(ca, e.to_string()))?;
-        roots
-            .add(certificate)
-            .map_err(|e| failed(ca, e.to_string()))?;
-    }
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let builder = rustls::ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(|e| StoreError::Unavailable(e.to_string()))?
-        .with_root_certificates(roots);
-    let mut config = match (&options.cert, &options.key) {
+    let read = |path: &Path| std::fs::read(path).map_err(|e| failed(path, e.to_string()));
+    let roots = Roots::from_pem(&read(ca)?).map_err(|e| failed(ca, e.to_string()))?;
+    let (identity, named) = match (&options.cert, &options.key) {
         (Some(cert), Some(key)) => {
-            let chain = CertificateDer::pem_file_iter(cert)
-                .and_then(|certificates| certificates.collect::<Result<Vec<_>, _>>())
-                .map_err(|e| failed(cert, e.to_string()))?;
-            let secret =
-                PrivateKeyDer::from_pem_file(key).map_err(|e| failed(key, e.to_string()))?;
-            builder
-                .with_client_auth_cert(chain, secret)
-                .map_err(|e| failed(cert, e.to_string()))?
+            let identity = Identity::from_pem(&read(cert)?, &read(key)?);
+            (Some(identity.map_err(|e| failed(cert, e))?), cert)
         }
-        (None, None) => builder.with_no_client_auth(),
+        (None, None) => (None, ca),
         _ => {
             return Err(StoreError::Unavailable(
                 "a client certificate for etcd and its key go together (--store-cert, --store-key)"
@@ -125,6 +108,8 @@ pub(super) fn tls_config(options: &EtcdOptions) -> Result<Arc<rustls::ClientConf
             ));
         }
     };
+    let mut config = rkube_x509::client_config(ServerVerifier::new(roots), identity)
+        .map_err(|e| failed(named, e.to_string()))?;
     config.alpn_protocols = vec![b"h2".to_vec()];
     Ok(Arc::new(config))
 }

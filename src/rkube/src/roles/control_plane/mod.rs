@@ -8,6 +8,7 @@
 
 mod defaults;
 mod node_roles;
+mod renewal;
 mod restored;
 
 use std::path::Path;
@@ -90,12 +91,20 @@ pub async fn run(config: NodeConfig) -> anyhow::Result<()> {
     })
     .await?;
 
+    // What expired while the cluster was stopped is renewed before the first connection.
+    let renewal = renewal::Renewal::read(pki_dir)?;
+    let own = server.certificates().clone();
+    renewal.renew_own(&own)?;
+    let renewing = server.client("system:rkube-certificates", &["system:masters"]);
+    tokio::spawn(renewal.run(own, renewing));
+
     let read = |name: &str| {
         let path = pki_dir.join(name);
         std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))
     };
     let mut controllers =
         rkube_controllers::Config::new(read("ca.crt")?, Some(read("ca.key")?), cluster.pod_cidr);
+    controllers.token_key_pem = Some(read("sa.key")?);
     controllers.api_server_ip = cluster.api_server_ip;
     controllers.api_server_port = cluster.api_server_port;
     let roles = node_roles::run(

@@ -1,13 +1,11 @@
 //! The HTTP client, and the interpretation of responses.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use reqwest::header::{HeaderMap, RETRY_AFTER};
 use reqwest::redirect::{Action, Attempt, Policy};
 use reqwest::{Client, Url};
-use rustls_pki_types::CertificateDer;
-use rustls_pki_types::pem::PemObject;
+use rkube_x509::{Roots, ServerVerifier};
 
 use crate::error::ImageError;
 use crate::spec::RuntimeConfig;
@@ -32,23 +30,18 @@ const STALL_TIMEOUT: Duration = Duration::from_secs(60);
 pub fn client(config: &RuntimeConfig) -> Result<Client, ImageError> {
     let failed =
         |e: &dyn std::fmt::Display| ImageError::Malformed(format!("cannot set up HTTPS: {e}"));
-    let mut roots = rustls::RootCertStore::empty();
+    let mut roots = Roots::default();
     // Use the first bundle that exists. A node may have none.
     if let Some(bundle) = ROOTS.iter().find_map(|path| std::fs::read(path).ok()) {
-        roots.add_parsable_certificates(CertificateDer::pem_slice_iter(&bundle).flatten());
+        roots.add_pem(&bundle);
     }
     for bundle in &config.extra_roots {
-        for certificate in CertificateDer::pem_slice_iter(bundle) {
-            let certificate = certificate.map_err(|e| failed(&e))?;
-            roots.add(certificate).map_err(|e| failed(&e))?;
+        if roots.add_pem(bundle) == 0 {
+            return Err(failed(&rkube_x509::Error::EmptyBundle));
         }
     }
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let tls = rustls::ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(|e| failed(&e))?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
+    let tls =
+        rkube_x509::client_config(ServerVerifier::new(roots), None).map_err(|e| failed(&e))?;
     Client::builder()
         .tls_backend_preconfigured(tls)
         .user_agent(concat!("rkube/", env!("CARGO_PKG_VERSION")))
@@ -130,6 +123,9 @@ pub(super) fn backoff(attempt: u32) -> Duration {
 
 /// Returns the root cause of an HTTP error, without the URL.
 pub(super) fn describe(error: &reqwest::Error) -> String {
+    if let Some(reason) = rkube_x509::reason(error) {
+        return reason;
+    }
     let mut causes: Vec<String> = Vec::new();
     let mut source = std::error::Error::source(error);
     while let Some(cause) = source {

@@ -1,0 +1,108 @@
+//! Deletes the data of volumes of rkube's provisioner.
+
+use std::io;
+use std::path::Path;
+
+use http::StatusCode;
+use rkube_config::paths;
+use tracing::warn;
+
+use super::answer::{Answer, text};
+
+/// Prefix of directories that are being deleted.
+const DELETED: &str = ".deleted-";
+
+/// Deletes the directory of a volume. Succeeds if there is none.
+pub(super) async fn delete(name: &str) -> Answer {
+    let name = name.to_owned();
+    let root = Path::new(paths::VOLUMES);
+    let done = tokio::task::spawn_blocking(move || set_aside(root, &name));
+    match done.await.map_err(io::Error::other).flatten() {
+        Ok(()) => {
+            tokio::task::spawn_blocking(|| sweep(root));
+            text(StatusCode::OK, "ok")
+        }
+        Err(e) if e.kind() == io::ErrorKind::InvalidInput => {
+            text(StatusCode::BAD_REQUEST, e.to_string())
+        }
+        Err(e) => text(StatusCode::INTERNAL_SERVER_ERROR, e.to_string()),
+    }
+}
+
+/// Deletes what an agent before this one had begun to delete.
+pub(super) fn finish_deletions() {
+    tokio::task::spawn_blocking(|| sweep(Path::new(paths::VOLUMES)));
+}
+
+/// Renames the directory of a volume, so that its name is free at once. Deletion may take long.
+fn set_aside(root: &Path, name: &str) -> io::Result<()> {
+    let usual = name
+        .strip_prefix("pvc-")
+        .is_some_and(|rest| rest.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-'));
+    if !usual {
+        let why = format!("{name:?} is not the name of a volume of rkube's provisioner");
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
+    }
+    match std::fs::rename(root.join(name), root.join(format!("{DELETED}{name}"))) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+        // A deletion was interrupted, and a volume of the same name came back.
+        Err(e) if e.kind() == io::ErrorKind::DirectoryNotEmpty => {
+            std::fs::remove_dir_all(root.join(name))
+        }
+        result => result,
+    }
+}
+
+/// Removes all directories that were set aside.
+fn sweep(root: &Path) {
+    let Ok(entries) = std::fs::read_dir(root) else {
+        return; // there has been no volume yet
+    };
+    for entry in entries.flatten() {
+        if !entry.file_name().to_string_lossy().starts_with(DELETED) {
+            continue;
+        }
+        match std::fs::remove_dir_all(entry.path()) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => {
+                warn!("cannot delete {}: {e}", entry.path().display());
+            }
+            _ => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_volumes_are_deleted() {
+        let dir = tempfile::tempdir().unwrap();
+        let outside = dir.path().join("outside");
+        let root = dir.path().join("volumes");
+        std::fs::create_dir_all(root.join("pvc-1/a/b")).unwrap();
+        std::fs::create_dir_all(root.join("pvc-2")).unwrap();
+        std::fs::create_dir(&outside).unwrap();
+        std::fs::write(outside.join("file"), "x").unwrap();
+        std::os::unix::fs::symlink(&outside, root.join("pvc-1/link")).unwrap();
+        for name in [
+            "",
+            "..",
+            "pvc-/../..",
+            "pvc-1/a",
+            "outside",
+            ".deleted-pvc-1",
+        ] {
+            let error = set_aside(&root, name).unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::InvalidInput, "{name}");
+        }
+        set_aside(&root, "pvc-1").unwrap();
+        set_aside(&root, "pvc-3").unwrap();
+        assert!(!root.join("pvc-1").exists());
+        sweep(&root);
+        let left: Vec<_> = std::fs::read_dir(&root).unwrap().flatten().collect();
+        assert_eq!(left.len(), 1);
+        assert!(root.join("pvc-2").exists() && outside.join("file").exists());
+        sweep(&dir.path().join("nothing"));
+    }
+}
