@@ -53,6 +53,7 @@ mod subresources;
 #[cfg(test)]
 mod tests;
 mod uid;
+mod usage;
 mod versions;
 mod webhooks;
 mod websocket;
@@ -100,6 +101,8 @@ pub struct ApiServer {
     pub(crate) openapi: openapi::Documents,
     /// The aggregated API servers to which requests are forwarded.
     pub(crate) aggregator: Arc<aggregator::remote::Aggregator>,
+    /// Samples of the usage of nodes and pods.
+    pub(crate) usage: Arc<usage::Rounds>,
     /// Components that have an in-process client.
     pub(crate) components: inprocess::Components,
     /// The time at which the server started.

@@ -16,4 +16,5 @@ mod scopes;
 mod shared;
 mod streams;
 mod support;
+mod usage;
 mod watches;
