@@ -96,6 +96,9 @@ pub async fn run(config: NodeConfig) -> anyhow::Result<()> {
         runtime: runtime.clone(),
         network: network.clone(),
         pods: pods.clone(),
+        started: jiff::Timestamp::now(),
+        rates: Arc::default(),
+        sizes: Arc::default(),
     };
     tasks.spawn(server::Server::bind(endpoint, &pki).await?.run());
     tasks.spawn(serve_ssh(host.clone()));
