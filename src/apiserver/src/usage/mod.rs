@@ -159,7 +159,7 @@ fn quantity(amount: u64, unit: &str) -> String {
 
 /// Formats bytes, in multiples of 1024 where possible.
 fn bytes(amount: u64) -> String {
-    if amount % 1024 == 0 {
+    if amount.is_multiple_of(1024) {
         quantity(amount / 1024, "Ki")
     } else {
         amount.to_string()

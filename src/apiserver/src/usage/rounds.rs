@@ -20,7 +20,7 @@ use crate::conditions::find_condition;
 use crate::connect::{self, Transports};
 
 /// How long answers are computed from the last round.
-const FRESH: Duration = Duration::from_secs(5);
+const FRESH: Duration = Duration::from_secs(2);
 /// How long rounds are kept. It exceeds the period of an autoscaler, so that the window of its
 /// samples is that period.
 const KEEP: Duration = Duration::from_secs(60);
@@ -73,7 +73,7 @@ impl Window {
 }
 
 impl Rounds {
-    /// Returns the rounds of the last minute, the last one not older than five seconds. There are
+    /// Returns the rounds of the last minute, the last one not older than two seconds. There are
     /// at least two, so the first question takes a second.
     pub(super) async fn current(self: &Arc<Self>, server: &ApiServer) -> Vec<Arc<Round>> {
         // Concurrent questions wait for the same round.
@@ -191,8 +191,8 @@ mod tests {
         assert_eq!(window.due(at(0)), Some(FIRST_WINDOW));
         assert_eq!(window.due(at(3)), Some(Duration::ZERO));
         push(&mut window, at(1));
-        assert_eq!(window.due(at(5)), None);
-        assert_eq!(window.due(at(6)), Some(Duration::ZERO));
+        assert_eq!(window.due(at(2)), None);
+        assert_eq!(window.due(at(3)), Some(Duration::ZERO));
         push(&mut window, at(6));
         window.forget(at(61));
         assert_eq!(window.rounds.len(), 1);
