@@ -311,331 +311,77 @@ mod tests {
         }
     }
 
-    /// Cases of upstream's `TestScalingWithRules`.
+    /// Cases of upstream's `TestScalingWithRules`: changes of the last 120 s; value and period of the
+    /// policies Pods and Percent; minimum, maximum, current and recommended replicas; the window for
+    /// scaling down; the resulting size and reason.
+    const POLICIES: &str = "
+        -        |    0   0 |     1  60 |   1 2000    3 1000   0 |   4 ScaleUpLimit
+        -        |  100  60 |   100  60 |   1 1000   10  500   0 | 110 ScaleUpLimit
+        -        |    2  60 |   100  60 |   1 1000   10  500   0 |  20 ScaleUpLimit
+        -        |  100  60 |     0   0 |   1 1000   10   50   0 |  50 DesiredWithinRange
+        -        |   30  60 |     0   0 |   1 1000   10   50   0 |  40 ScaleUpLimit
+        -        |    0   0 |   200  60 |   1 1000   10   50   0 |  30 ScaleUpLimit
+        1,5,9    |  300  60 |     0   0 |   1  200  100  500   0 | 200 TooManyReplicas
+        1,5,9    |    0   0 | 10000  60 |   1  200  100  500   0 | 200 TooManyReplicas
+        1,5,9    |    5 120 |     0   0 |   1 1000  100  500   0 | 100 ScaleUpLimit
+        1,5,9    |  150 120 |     0   0 |   1 1000  100  500   0 | 235 ScaleUpLimit
+        1,5,9    |    0   0 |   200 120 |   1 1000  100  500   0 | 255 ScaleUpLimit
+        4,-2     |    0   0 |   300 300 |   1 1000    6   24   0 |  16 ScaleUpLimit
+        8,12,9   | 1000  60 |     0   0 |   1 1000  100  200   0 | 200 DesiredWithinRange
+        -        |  100  60 |     0   0 |   3    8    5    7   0 |   7 DesiredWithinRange
+        -        |   20  60 |     0   0 |   3 2000 1000    3   0 | 980 ScaleDownLimit
+        -        |   20  60 |     1  60 |   1 1000  100    2 300 |  80 ScaleDownLimit
+        -        |    2  60 |     1  60 |   1 1000  100    2 300 |  98 ScaleDownLimit
+        -        |  100  60 |     0   0 |   1 1000   10    0 300 |   1 TooFewReplicas
+        -        |    0   0 |   100  60 |   5 1000   10    2 300 |   5 TooFewReplicas
+        -        |    5  60 |     0   0 |   1 1000   10    2 300 |   5 ScaleDownLimit
+        -        |    0   0 |    50  60 |   1 1000   10    5 300 |   5 DesiredWithinRange
+        -1,-5,-9 |    0   0 |   100  15 |   1 1000   10    5 300 |   5 DesiredWithinRange
+        -1,-5,-9 |  115 120 |     0   0 |   1 1000  100    0 300 |   1 TooFewReplicas
+        -1,-5,-9 |  130 120 |     0   0 |   5 1000  100    0 300 |   5 TooFewReplicas
+        -1,-5,-9 |    0   0 |   100 120 |   5 1000  100    2 300 |   5 TooFewReplicas
+        -1,-5,-9 |    5 120 |     0   0 |   1 1000  100    2 300 | 100 ScaleDownLimit
+        -2,-4,-6 |    0   0 |    50 120 |   1 1000  100    0 300 |  56 ScaleDownLimit
+        2,-4     |    0   0 |    50 180 |   1 1000   10    1   0 |   6 ScaleDownLimit
+        -10,-20  |    0   0 |    10 120 |   1 1000  100    0 300 | 100 ScaleDownLimit
+        -10,-20  |    0   0 |  1000 120 |   1 1000   10    5 300 |   5 DesiredWithinRange
+        -        |    0   0 |   100  15 |   2    8    3    1 300 |   2 TooFewReplicas
+    ";
+
+    fn numbers(text: &str) -> Vec<i32> {
+        let words = text.split([' ', ',']).filter(|word| !word.is_empty());
+        words.filter_map(|word| word.parse().ok()).collect()
+    }
+
     #[test]
     fn policies_as_upstream() {
-        type Case = (
-            &'static [i32],
-            (i32, i32),
-            (i32, i32),
-            (i32, i32),
-            i32,
-            (i32, i32),
-            (i32, &'static str),
-        );
-        const NONE: (i32, i32) = (0, 0);
-        // Changes of the last 120 s; pods and percent with their periods; bounds; current and
-        // recommended replicas; result.
-        let up: [Case; 14] = [
-            (
-                &[],
-                NONE,
-                (1, 60),
-                (1, 2000),
-                3,
-                (1000, 0),
-                (4, "ScaleUpLimit"),
-            ),
-            (
-                &[],
-                (100, 60),
-                (100, 60),
-                (1, 1000),
-                10,
-                (500, 0),
-                (110, "ScaleUpLimit"),
-            ),
-            (
-                &[],
-                (2, 60),
-                (100, 60),
-                (1, 1000),
-                10,
-                (500, 0),
-                (20, "ScaleUpLimit"),
-            ),
-            (
-                &[],
-                (100, 60),
-                NONE,
-                (1, 1000),
-                10,
-                (50, 0),
-                (50, "DesiredWithinRange"),
-            ),
-            (
-                &[],
-                (30, 60),
-                NONE,
-                (1, 1000),
-                10,
-                (50, 0),
-                (40, "ScaleUpLimit"),
-            ),
-            (
-                &[],
-                NONE,
-                (200, 60),
-                (1, 1000),
-                10,
-                (50, 0),
-                (30, "ScaleUpLimit"),
-            ),
-            (
-                &[1, 5, 9],
-                (300, 60),
-                NONE,
-                (1, 200),
-                100,
-                (500, 0),
-                (200, "TooManyReplicas"),
-            ),
-            (
-                &[1, 5, 9],
-                NONE,
-                (10_000, 60),
-                (1, 200),
-                100,
-                (500, 0),
-                (200, "TooManyReplicas"),
-            ),
-            (
-                &[1, 5, 9],
-                (5, 120),
-                NONE,
-                (1, 1000),
-                100,
-                (500, 0),
-                (100, "ScaleUpLimit"),
-            ),
-            (
-                &[1, 5, 9],
-                (150, 120),
-                NONE,
-                (1, 1000),
-                100,
-                (500, 0),
-                (235, "ScaleUpLimit"),
-            ),
-            (
-                &[1, 5, 9],
-                NONE,
-                (200, 120),
-                (1, 1000),
-                100,
-                (500, 0),
-                (255, "ScaleUpLimit"),
-            ),
-            (
-                &[4, -2],
-                NONE,
-                (300, 300),
-                (1, 1000),
-                6,
-                (24, 0),
-                (16, "ScaleUpLimit"),
-            ),
-            (
-                &[8, 12, 9, 11],
-                (1000, 60),
-                NONE,
-                (1, 1000),
-                100,
-                (200, 0),
-                (200, "DesiredWithinRange"),
-            ),
-            (
-                &[],
-                (100, 60),
-                NONE,
-                (3, 8),
-                5,
-                (7, 0),
-                (7, "DesiredWithinRange"),
-            ),
-        ];
-        let down: [Case; 17] = [
-            (
-                &[],
-                (20, 60),
-                NONE,
-                (3, 2000),
-                1000,
-                (3, 0),
-                (980, "ScaleDownLimit"),
-            ),
-            (
-                &[],
-                (20, 60),
-                (1, 60),
-                (1, 1000),
-                100,
-                (2, 300),
-                (80, "ScaleDownLimit"),
-            ),
-            (
-                &[],
-                (2, 60),
-                (1, 60),
-                (1, 1000),
-                100,
-                (2, 300),
-                (98, "ScaleDownLimit"),
-            ),
-            (
-                &[],
-                (100, 60),
-                NONE,
-                (1, 1000),
-                10,
-                (0, 300),
-                (1, "TooFewReplicas"),
-            ),
-            (
-                &[],
-                NONE,
-                (100, 60),
-                (5, 1000),
-                10,
-                (2, 300),
-                (5, "TooFewReplicas"),
-            ),
-            (
-                &[],
-                (5, 60),
-                NONE,
-                (1, 1000),
-                10,
-                (2, 300),
-                (5, "ScaleDownLimit"),
-            ),
-            (
-                &[],
-                NONE,
-                (50, 60),
-                (1, 1000),
-                10,
-                (5, 300),
-                (5, "DesiredWithinRange"),
-            ),
-            (
-                &[-1, -5, -9],
-                NONE,
-                (100, 15),
-                (1, 1000),
-                10,
-                (5, 300),
-                (5, "DesiredWithinRange"),
-            ),
-            (
-                &[-1, -5, -9],
-                (115, 120),
-                NONE,
-                (1, 1000),
-                100,
-                (0, 300),
-                (1, "TooFewReplicas"),
-            ),
-            (
-                &[-1, -5, -9],
-                (130, 120),
-                NONE,
-                (5, 1000),
-                100,
-                (0, 300),
-                (5, "TooFewReplicas"),
-            ),
-            (
-                &[-1, -5, -9],
-                NONE,
-                (100, 120),
-                (5, 1000),
-                100,
-                (2, 300),
-                (5, "TooFewReplicas"),
-            ),
-            (
-                &[-1, -5, -9],
-                (5, 120),
-                NONE,
-                (1, 1000),
-                100,
-                (2, 300),
-                (100, "ScaleDownLimit"),
-            ),
-            (
-                &[-2, -4, -6],
-                NONE,
-                (50, 120),
-                (1, 1000),
-                100,
-                (0, 300),
-                (56, "ScaleDownLimit"),
-            ),
-            (
-                &[2, -4],
-                NONE,
-                (50, 180),
-                (1, 1000),
-                10,
-                (1, 0),
-                (6, "ScaleDownLimit"),
-            ),
-            (
-                &[-10, -10, -10],
-                NONE,
-                (10, 120),
-                (1, 1000),
-                100,
-                (0, 300),
-                (100, "ScaleDownLimit"),
-            ),
-            (
-                &[-10, -10, -10],
-                NONE,
-                (1000, 120),
-                (1, 1000),
-                10,
-                (5, 300),
-                (5, "DesiredWithinRange"),
-            ),
-            (
-                &[],
-                NONE,
-                (100, 15),
-                (2, 8),
-                3,
-                (1, 300),
-                (2, "TooFewReplicas"),
-            ),
-        ];
-        for (cases, growing) in [(&up[..], true), (&down[..], false)] {
-            for (changes, pods, percent, (min, max), current, (recommended, window), wanted) in
-                cases
-            {
-                let own = rules(*pods, *percent, *window);
-                let none = json!({});
-                let behavior = match growing {
-                    true => behavior(&own, &none),
-                    false => behavior(&none, &own),
-                };
-                let mut history = History::default();
-                spread(&mut history, changes, 120);
-                let bounds = Bounds {
-                    min: *min,
-                    max: *max,
-                };
-                let found = apply(
-                    *recommended,
-                    *current,
-                    bounds,
-                    Some(&behavior),
-                    &mut history,
-                    at(NOW),
-                );
-                assert_eq!((found.size, found.limit.0), *wanted, "{changes:?} {own}");
-                assert_eq!(found.is_limited, found.size != *recommended);
-            }
+        for line in POLICIES.lines().filter(|line| line.contains('|')) {
+            let parts: Vec<&str> = line.split('|').collect();
+            let (pods, percent) = (numbers(parts[1]), numbers(parts[2]));
+            let [min, max, current, recommended, window] = numbers(parts[3])[..] else {
+                panic!("{line}");
+            };
+            let own = rules((pods[0], pods[1]), (percent[0], percent[1]), window);
+            let none = json!({});
+            let behavior = match recommended > current {
+                true => behavior(&own, &none),
+                false => behavior(&none, &own),
+            };
+            let mut history = History::default();
+            spread(&mut history, &numbers(parts[0]), 120);
+            let bounds = Bounds { min, max };
+            let behavior = Some(&behavior);
+            let found = apply(
+                recommended,
+                current,
+                bounds,
+                behavior,
+                &mut history,
+                at(NOW),
+            );
+            let shown = format!("{} {}", found.size, found.limit.0);
+            assert_eq!(shown, parts[4].trim(), "{line}");
+            assert_eq!(found.is_limited, found.size != recommended);
         }
     }
 
