@@ -112,6 +112,7 @@ pub async fn start(config: Config) -> Result<Arc<ApiServer>, Error> {
         transports,
         openapi: openapi::Documents::default(),
         aggregator: Arc::new(aggregator),
+        usage: Arc::default(),
         components: inprocess::Components::default(),
         started: Instant::now(),
     });

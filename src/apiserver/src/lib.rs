@@ -55,6 +55,7 @@ mod subresources;
 mod tests;
 mod token_use;
 mod uid;
+mod usage;
 mod versions;
 mod webhooks;
 mod websocket;
@@ -105,6 +106,8 @@ pub struct ApiServer {
     pub(crate) openapi: openapi::Documents,
     /// The aggregated API servers to which requests are forwarded.
     pub(crate) aggregator: Arc<aggregator::remote::Aggregator>,
+    /// Samples of the usage of nodes and pods.
+    pub(crate) usage: Arc<usage::Rounds>,
     /// Components that have an in-process client.
     pub(crate) components: inprocess::Components,
     /// The time at which the server started.

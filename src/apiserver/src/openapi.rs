@@ -81,9 +81,17 @@ fn document_path(group: &str, version: &str) -> String {
 fn builtin_rows(resources: &[Arc<Resource>]) -> Vec<&Row> {
     resources
         .iter()
-        .filter(|r| r.crd_version().is_none())
+        .filter(|r| r.openapi_schema().is_none())
         .map(|r| r.row())
         .collect()
+}
+
+/// Returns the resources that no aggregated server has taken over.
+fn own(server: &ApiServer, snapshot: &Snapshot) -> Vec<Arc<Resource>> {
+    let remotes = server.aggregator.table();
+    let is_own =
+        |r: &&Arc<Resource>| !remotes.contains_key(&(r.group.to_string(), r.version.to_string()));
+    snapshot.all.iter().filter(is_own).cloned().collect()
 }
 
 /// Serves the OpenAPI documents.
@@ -150,7 +158,7 @@ pub async fn handle(server: &Arc<ApiServer>, call: &Call) -> Result<Response<Bod
                 .filter_map(|r| {
                     Some(Custom {
                         resource: r.row(),
-                        schema: r.crd_version()?.schema_value(),
+                        schema: r.openapi_schema()?,
                     })
                 })
                 .collect();
@@ -194,14 +202,14 @@ async fn v2(
     // Each encoding is cached with its own ETag, so that conditional requests are cheap.
     let path = if as_protobuf { "v2.pb" } else { "v2" };
     let document = || {
-        let rows = builtin_rows(&snapshot.all);
-        let custom: Vec<Custom<'_>> = snapshot
-            .all
+        let served = own(server, snapshot);
+        let rows = builtin_rows(&served);
+        let custom: Vec<Custom<'_>> = served
             .iter()
             .filter_map(|r| {
                 Some(Custom {
                     resource: r.row(),
-                    schema: r.crd_version()?.schema_value(),
+                    schema: r.openapi_schema()?,
                 })
             })
             .collect();

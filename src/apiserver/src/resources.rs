@@ -20,6 +20,7 @@ use crate::apiextensions::versions::CrdVersions;
 use crate::cache::{Cache, CachedObject, FieldExtractor, ResourceCache};
 use crate::convert;
 use crate::negotiate::MediaTypes;
+use crate::usage;
 use rkube_request::RequestInfo;
 
 /// A resource in one served version, with everything that handlers need.
@@ -44,6 +45,8 @@ enum ResourceKind {
     },
     /// A resource that is not stored and has no schema.
     Virtual,
+    /// The usage of nodes or pods, which is computed when it is requested.
+    Usage(Structural),
 }
 
 impl Deref for Resource {
@@ -83,6 +86,13 @@ impl Resource {
         )
     }
 
+    /// Creates a resource of the group `metrics.k8s.io`.
+    fn usage(row: ResourceInfo, cache: &Cache) -> Self {
+        let storage_version = convert::StorageVersion::of(&row);
+        let kind_data = ResourceKind::Usage(Structural::root(usage::schema(&row)));
+        Self::new(row, storage_version, kind_data, cache)
+    }
+
     fn new(
         row: ResourceInfo,
         storage_version: convert::StorageVersion,
@@ -94,8 +104,10 @@ impl Resource {
         } else {
             &storage_version.group
         };
-        let typed = !matches!(kind_data, ResourceKind::Custom { .. })
-            && rkube_api::protobuf::message(&row.api_version(), &row.kind).is_some();
+        let typed = !matches!(
+            kind_data,
+            ResourceKind::Custom { .. } | ResourceKind::Usage(_)
+        ) && rkube_api::protobuf::message(&row.api_version(), &row.kind).is_some();
         Self {
             cache: cache.resource(&storage_version.group, &row.plural),
             prefix: format!("/registry/{group}/{}/", row.plural).into(),
@@ -125,7 +137,7 @@ impl Resource {
         match &self.kind_data {
             ResourceKind::Builtin { strategy, .. } => *strategy,
             ResourceKind::Custom { custom, .. } => &**custom,
-            ResourceKind::Virtual => &rkube_strategy::Generic,
+            ResourceKind::Virtual | ResourceKind::Usage(_) => &rkube_strategy::Generic,
         }
     }
 
@@ -137,6 +149,7 @@ impl Resource {
             ResourceKind::Builtin { ty, .. } => Type::Builtin(*ty),
             ResourceKind::Custom { custom, .. } => Type::Structural(custom.structural()),
             ResourceKind::Virtual => Type::Structural(&ANYTHING),
+            ResourceKind::Usage(schema) => Type::Structural(schema),
         }
     }
 
@@ -145,6 +158,15 @@ impl Resource {
         match &self.kind_data {
             ResourceKind::Custom { custom, .. } => Some(custom),
             _ => None,
+        }
+    }
+
+    /// Returns the OpenAPI schema, if it is not one of the built-in definitions.
+    pub fn openapi_schema(&self) -> Option<&Value> {
+        match &self.kind_data {
+            ResourceKind::Custom { custom, .. } => Some(custom.schema_value()),
+            ResourceKind::Usage(_) => Some(usage::schema(&self.row)),
+            ResourceKind::Builtin { .. } | ResourceKind::Virtual => None,
         }
     }
 
@@ -273,7 +295,7 @@ impl Resource {
                 let custom = custom.clone();
                 Some(Arc::new(move |object| read(&*custom, object)))
             }
-            ResourceKind::Virtual => None,
+            ResourceKind::Virtual | ResourceKind::Usage(_) => None,
         }
     }
 
@@ -281,6 +303,7 @@ impl Resource {
     pub fn columns(&self) -> Vec<Value> {
         match &self.kind_data {
             ResourceKind::Custom { custom, .. } => custom.columns(),
+            ResourceKind::Usage(_) => usage::columns(),
             _ => table::columns(&self.row.group, &self.row.kind)
                 .iter()
                 .map(|c| c.to_value())
@@ -293,6 +316,7 @@ impl Resource {
         let now = jiff::Timestamp::now();
         match &self.kind_data {
             ResourceKind::Custom { custom, .. } => Value::Array(custom.cells(object, now)),
+            ResourceKind::Usage(_) => usage::cells(object),
             _ => Value::Array(table::cells(&self.row.group, &self.row.kind, object, now)),
         }
     }
@@ -300,7 +324,7 @@ impl Resource {
     /// Returns the row conditions of an object in a table.
     pub fn row_conditions(&self, object: &Object) -> Vec<Value> {
         match &self.kind_data {
-            ResourceKind::Custom { .. } => Vec::new(),
+            ResourceKind::Custom { .. } | ResourceKind::Usage(_) => Vec::new(),
             _ => table::row_conditions(&self.row.group, &self.row.kind, object),
         }
     }
@@ -383,7 +407,13 @@ impl Resources {
     pub fn new(cache: &Cache) -> Self {
         let builtin: Vec<Arc<Resource>> = registry::builtin()
             .iter()
-            .map(|row| Arc::new(Resource::builtin(row, cache)))
+            .map(|row| Resource::builtin(row, cache))
+            .chain(
+                usage::rows()
+                    .into_iter()
+                    .map(|row| Resource::usage(row, cache)),
+            )
+            .map(Arc::new)
             .collect();
         for resource in builtin.iter().filter(|r| r.serves_storage_version()) {
             resource.cache.set_extractor(resource.extractor());

@@ -3,12 +3,14 @@
 //! - [`Hierarchy`]: the hierarchies that are mounted, read from `mountinfo`.
 //! - [`HostGroups`]: the same group in every hierarchy of a host, with limits.
 //! - [`node`]: groups below `/sys/fs/cgroup` of a node: limits, statistics, removal.
+//! - [`details`]: everything that the kernel accounts for a group.
 //! - [`group`]: one group's directory.
 //!
 //! Everything is synchronous file I/O. Functions with a timeout block the thread.
 
 #![warn(missing_docs)]
 
+pub mod details;
 pub mod group;
 mod hierarchy;
 mod host;

@@ -16,7 +16,7 @@ use crate::hierarchy::enable_controllers;
 use crate::types::{Context, Error, Resources, Result, Stats};
 
 /// Mount point of the hierarchies.
-const ROOT: &str = "/sys/fs/cgroup";
+pub(crate) const ROOT: &str = "/sys/fs/cgroup";
 
 /// Attempts to kill processes that fork meanwhile.
 const MAX_KILL_ROUNDS: usize = 16;
@@ -57,6 +57,11 @@ fn dir(controller: &str, cgroup: &str) -> PathBuf {
     } else {
         Path::new(ROOT).join(controller).join(relative)
     }
+}
+
+/// Returns the cgroup's directory in the hierarchy of `controller`.
+pub(crate) fn directory(controller: &str, cgroup: &str) -> PathBuf {
+    dir(controller, cgroup)
 }
 
 /// Returns the cgroup's directory in the unified hierarchy.
@@ -104,7 +109,7 @@ fn number(path: &Path) -> io::Result<u64> {
 }
 
 /// Reads one value of a file of `key value` lines; 0 if it is absent.
-fn keyed(text: &str, key: &str) -> u64 {
+pub(crate) fn keyed(text: &str, key: &str) -> u64 {
     text.lines()
         .find_map(|line| line.split_once(' ').filter(|(k, _)| *k == key))
         .and_then(|(_, value)| value.trim().parse().ok())
@@ -211,6 +216,7 @@ pub fn stats(cgroup: &str) -> Result<Stats> {
         stats.cpu_ns = keyed(&cpu, "usage_usec") * 1000;
         let text = fs::read_to_string(memory.join("memory.stat")).context(failed)?;
         stats.memory_rss = keyed(&text, "anon");
+        stats.swap_usage = number(&memory.join("memory.swap.current")).unwrap_or(0);
         stats.page_faults = keyed(&text, "pgfault");
         stats.major_page_faults = keyed(&text, "pgmajfault");
         // The root cgroup of a machine has no such file.
@@ -224,6 +230,7 @@ pub fn stats(cgroup: &str) -> Result<Stats> {
         stats.cpu_ns = number(&dir("cpuacct", cgroup).join("cpuacct.usage")).context(failed)?;
         let text = fs::read_to_string(memory.join("memory.stat")).context(failed)?;
         stats.memory_rss = keyed(&text, "total_rss");
+        stats.swap_usage = keyed(&text, "total_swap");
         stats.page_faults = keyed(&text, "total_pgfault");
         stats.major_page_faults = keyed(&text, "total_pgmajfault");
         stats.memory_usage = number(&memory.join("memory.usage_in_bytes")).context(failed)?;

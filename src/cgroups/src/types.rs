@@ -46,6 +46,8 @@ pub struct Stats {
     pub memory_working_set: u64,
     /// Anonymous memory, in bytes.
     pub memory_rss: u64,
+    /// Memory that is swapped out, in bytes.
+    pub swap_usage: u64,
     /// Minor page faults.
     pub page_faults: u64,
     /// Major page faults.

@@ -113,6 +113,9 @@ pub async fn run(config: NodeConfig) -> anyhow::Result<()> {
             roots: pki.roots()?,
             folder: renewed.to_owned(),
         },
+        started: jiff::Timestamp::now(),
+        rates: Arc::default(),
+        sizes: Arc::default(),
     };
     tasks.spawn(server::Server::bind(endpoint, &pki).await?.run());
     tasks.spawn(serve_ssh(host.clone()));

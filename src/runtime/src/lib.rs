@@ -35,11 +35,13 @@ mod snapshot;
 mod spec;
 mod status;
 
+pub use rkube_cgroups::details as cgroup_details;
 pub use rkube_cgroups::{Resources, Stats};
 
 pub use error::{ImageError, Result, RuntimeError};
 pub use handle::Runtime;
 pub use session::{Input, Output, Session, SessionControl};
+pub use snapshot::usage as directory_usage;
 pub use spec::{
     ContainerSpec, Device, ExecSpec, HostNamespaces, ImageMount, Mount, MountPropagation, PidMode,
     PullProgress, RegistryAuth, RuntimeConfig, SandboxSpec, SeccompProfile, Security, TmpfsMount,

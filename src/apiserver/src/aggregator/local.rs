@@ -20,7 +20,7 @@ use crate::conditions::set_condition;
 const MANAGED: &str = "kube-aggregator.kubernetes.io/automanaged";
 
 /// Group and version priorities of the built-in group versions, as upstream.
-const PRIORITIES: [(&str, &str, i64, i64); 26] = [
+const PRIORITIES: [(&str, &str, i64, i64); 27] = [
     ("", "v1", 18_000, 1),
     ("apiregistration.k8s.io", "v1", 20_000, 15),
     ("apps", "v1", 17_800, 15),
@@ -47,6 +47,8 @@ const PRIORITIES: [(&str, &str, i64, i64); 26] = [
     ("internal.apiserver.k8s.io", "v1alpha1", 16_000, 9),
     ("storagemigration.k8s.io", "v1beta1", 15_800, 9),
     ("storagemigration.k8s.io", "v1alpha1", 15_800, 1),
+    // As in the manifest of metrics-server.
+    ("metrics.k8s.io", "v1beta1", 100, 100),
 ];
 
 /// Returns the priority of a group version that this server serves.

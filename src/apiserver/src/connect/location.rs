@@ -150,6 +150,22 @@ pub fn agent_of_pod(
     })
 }
 
+/// Returns a page of a node's agent.
+///
+/// # Errors
+///
+/// 500 if the node has no address, 400 if its address may not be the target of a proxy.
+pub async fn agent_of_node(node: &Object, path: &str) -> Result<Target, Status> {
+    let (address, port) = agent_address(node)?;
+    check_host(&address).await?;
+    Ok(Target {
+        scheme: "https",
+        authority: host_port(&address, port),
+        path_and_query: path.to_owned(),
+        trust: Trust::Cluster,
+    })
+}
+
 fn agent_address(node: &Object) -> Result<(String, u64), Status> {
     let addresses = node["status"]["addresses"]
         .as_array()

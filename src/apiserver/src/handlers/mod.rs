@@ -28,6 +28,7 @@ use crate::resources::Resource;
 use crate::reviews;
 use crate::storage::RestStorage;
 use crate::subresources;
+use crate::usage;
 use decode::{decode, namespace_of_request};
 use options::WriteOptions;
 use ownership::{Ownership, Part};
@@ -60,6 +61,9 @@ async fn handle_main(
     }
     if resource.is("", "componentstatuses") {
         return subresources::component_statuses(backend, &server.components, call, resource).await;
+    }
+    if usage::is_of_group(resource.row()) {
+        return usage::handle(server, call, resource).await;
     }
     if resource.is("", "bindings") {
         return Box::pin(subresources::bind(storage, call, resource, request)).await;

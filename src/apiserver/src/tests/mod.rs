@@ -18,4 +18,5 @@ mod scopes;
 mod shared;
 mod streams;
 mod support;
+mod usage;
 mod watches;

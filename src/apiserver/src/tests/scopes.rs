@@ -286,8 +286,12 @@ async fn within(t: &TestServer, dev: &UserInfo, resource: &Resource) {
     let own = format!("{root}/namespaces/team/{}", resource.plural);
     let watched = format!("{root}/watch/namespaces/team/{}", resource.plural);
     let stored = resource.is_stored();
-    let wanted = if stored { 200 } else { 405 };
-    for (path, name) in [(&own, ""), (&watched, ""), (&watched, "/x")] {
+    for (path, name, verb) in [
+        (&own, "", "list"),
+        (&watched, "", "watch"),
+        (&watched, "/x", "watch"),
+    ] {
+        let wanted = if resource.has_verb(verb) { 200 } else { 405 };
         let (code, text) = ask(t, dev, &Method::GET, &format!("{path}{name}")).await;
         assert_eq!(code, wanted, "{path}{name}: {text}");
         assert!(!text.contains(OUTSIDE), "{path}{name}: {text}");

@@ -527,6 +527,15 @@ pub(super) const CLUSTER_ROLES: &[Role] = &[
         aggregates: "",
         rules: &[url("get", "/healthz /livez /readyz /version /version/")],
     },
+    // Not upstream's: the rules that metrics-server's manifest adds to these roles. The name differs
+    // from that manifest's, so that its role is created and deleted independently.
+    Role {
+        name: "system:rkube-metrics-reader",
+        namespace: "",
+        aggregates_to: "admin edit view",
+        aggregates: "",
+        rules: &[on("get list watch", "metrics.k8s.io", "nodes pods")],
+    },
     Role {
         name: "system:service-account-issuer-discovery",
         namespace: "",

@@ -8,7 +8,7 @@ use serde_json::{Map, json};
 pub(super) struct Role {
     pub(super) name: &'static str,
     pub(super) namespace: &'static str,
-    /// The ClusterRole (`admin`, `edit`, `view`) that aggregates the rules of this one.
+    /// The ClusterRoles (`admin`, `edit`, `view`) that aggregate the rules of this one.
     pub(super) aggregates_to: &'static str,
     /// The label suffix of the ClusterRoles that this one aggregates.
     pub(super) aggregates: &'static str,
@@ -123,9 +123,8 @@ impl Role {
             "metadata": metadata(self.name, self.namespace),
             "rules": rules,
         });
-        if !self.aggregates_to.is_empty() {
-            role["metadata"]["labels"][format!("{AGGREGATE}{}", self.aggregates_to)] =
-                "true".into();
+        for role_name in self.aggregates_to.split_ascii_whitespace() {
+            role["metadata"]["labels"][format!("{AGGREGATE}{role_name}")] = "true".into();
         }
         if !self.aggregates.is_empty() {
             let labels =

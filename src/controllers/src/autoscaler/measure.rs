@@ -11,11 +11,10 @@ use k8s_openapi::api::autoscaling::v2::{
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity as Text;
 use rkube_api::quantity::{Format, Quantity};
-use rkube_component_helpers::label_selector;
 
-use super::decide::{self, Proposal, Target};
-use super::{AutoscalerController, NAME, metrics, set};
-use crate::context::{Error, Result};
+use super::metrics::{self, Answer};
+use super::replicas::{self, Proposal, Target, Tolerances};
+use super::{AutoscalerController, NAME, set};
 use crate::events::Severity::Warning;
 
 fn amount(milli: i64) -> Text {
@@ -28,18 +27,6 @@ fn milli(text: Option<&Text>) -> Option<i64> {
         .map(|quantity| quantity.milli_value())
 }
 
-/// Returns the per-pod target of a metric, if it has one.
-fn per_pod(target: &MetricTarget) -> Option<Target> {
-    match (
-        target.average_utilization,
-        milli(target.average_value.as_ref()),
-    ) {
-        (Some(utilization), _) => Some(Target::Utilization(utilization)),
-        (None, Some(average)) => Some(Target::Average(average)),
-        (None, None) => None,
-    }
-}
-
 fn values(proposal: Proposal) -> MetricValueStatus {
     MetricValueStatus {
         average_utilization: proposal.utilization,
@@ -48,149 +35,186 @@ fn values(proposal: Proposal) -> MetricValueStatus {
     }
 }
 
-/// Why a metric could not be evaluated: reason and message.
-struct Failure(&'static str, String);
-
-impl Failure {
-    fn new(reason: &'static str, what: &str, error: &Error) -> Self {
-        Self(reason, format!("failed to get {what}: {error}"))
+fn value(milli: i64) -> MetricValueStatus {
+    MetricValueStatus {
+        value: Some(amount(milli)),
+        ..Default::default()
     }
+}
+
+fn average(milli: i64) -> MetricValueStatus {
+    MetricValueStatus {
+        average_value: Some(amount(milli)),
+        ..Default::default()
+    }
+}
+
+/// Why a metric could not be evaluated.
+struct Failure {
+    /// The reason of the event and of the condition.
+    reason: &'static str,
+    /// The message of the event, and the end of the condition's.
+    message: String,
+    /// The message in that of all metrics.
+    outer: String,
 }
 
 /// The replica count that a metric proposes, the metric's name in messages, and its status.
 type Measured = (i32, String, MetricStatus);
 
-/// The pods that an autoscaler scales.
+/// The target of an autoscaler and its pods.
 pub(super) struct Scaled<'a> {
     /// The autoscaler.
-    pub scaler: &'a HorizontalPodAutoscaler,
+    pub(super) scaler: &'a HorizontalPodAutoscaler,
     /// The namespace of autoscaler and pods.
-    pub namespace: &'a str,
+    pub(super) namespace: &'a str,
     /// The pods' label selector.
-    pub selector: &'a str,
-    /// The current number of replicas.
-    pub current: i32,
+    pub(super) selector: &'a str,
+    /// The pods.
+    pub(super) pods: Vec<Arc<Pod>>,
+    /// The wanted number of replicas.
+    pub(super) current: i32,
+    /// The number of replicas that exist.
+    pub(super) existing: i32,
+}
+
+impl Scaled<'_> {
+    fn tolerances(&self) -> Tolerances {
+        Tolerances::of(self.scaler.spec.behavior.as_ref())
+    }
+
+    fn check_pods(&self) -> Answer<()> {
+        replicas::ready_count(&self.pods).map(|_| ())
+    }
 }
 
 impl AutoscalerController {
-    /// Returns the highest replica count that any metric proposes.
+    /// Returns the highest replica count that any metric proposes, with the metric's name. Sets the
+    /// condition `ScalingActive` and the status of each metric.
     ///
     /// If some metrics fail, the others may still scale up but not down.
     pub(super) async fn measure(
         &self,
         scaled: &Scaled<'_>,
         status: &mut HorizontalPodAutoscalerStatus,
-        why: &mut String,
-    ) -> Result<i32> {
-        let (scaler, current, now) = (scaled.scaler, scaled.current, self.ctx.now());
-        let mut best: Option<(i32, String)> = None;
-        let mut failure: Option<Failure> = None;
-        let mut measured = Vec::new();
-        for metric in scaler.spec.metrics.iter().flatten() {
+    ) -> Answer<(i32, String)> {
+        let (scaler, now) = (scaled.scaler, self.ctx.now());
+        let mut replicas = 0;
+        let mut name = String::new();
+        let mut first: Option<Failure> = None;
+        let mut failed = 0;
+        let mut statuses = Vec::new();
+        let specs = scaler.spec.metrics.as_deref().unwrap_or_default();
+        for metric in specs {
             match self.one(scaled, metric).await {
-                Ok((replicas, name, value)) => {
-                    measured.push(value);
-                    if best.as_ref().is_none_or(|(most, _)| replicas > *most) {
-                        best = Some((replicas, name));
+                Ok((proposed, of, value)) => {
+                    statuses.push(value);
+                    if replicas == 0 || proposed > replicas {
+                        (replicas, name) = (proposed, of);
                     }
                 }
-                Err(error) => {
-                    self.ctx
-                        .recorder
-                        .event(NAME, scaler, Warning, error.0, error.1.clone());
-                    failure.get_or_insert(error);
+                Err(failure) => {
+                    // The statuses are in the order of the metrics.
+                    statuses.push(MetricStatus::default());
+                    failed += 1;
+                    let (reason, message) = (failure.reason, failure.message.clone());
+                    let recorder = &self.ctx.recorder;
+                    recorder.event(NAME, scaler, Warning, reason, message);
+                    first.get_or_insert(failure);
                 }
             }
         }
-        status.current_metrics = (!measured.is_empty()).then_some(measured);
-        match (best, failure) {
-            (Some((replicas, name)), None) => {
-                let text = format!(
-                    "the HPA was able to successfully calculate a replica count from {name}"
-                );
-                set(
-                    status,
-                    "ScalingActive",
-                    true,
-                    "ValidMetricFound",
-                    &text,
-                    now,
-                );
-                let side = if replicas > current { "above" } else { "below" };
-                *why = if replicas < current {
-                    "All metrics below target".into()
-                } else {
-                    format!("{name} {side} target")
-                };
-                Ok(replicas)
-            }
-            (Some((replicas, name)), Some(_)) if replicas > current => {
-                *why = format!("{name} above target");
-                Ok(replicas)
-            }
-            (_, Some(Failure(reason, message))) => {
-                let text = format!("the HPA was unable to compute the replica count: {message}");
-                set(status, "ScalingActive", false, reason, &text, now);
-                status.desired_replicas = current;
-                Err(Error::Other(message))
-            }
-            (None, None) => Ok(current),
+        status.current_metrics = (!statuses.is_empty()).then_some(statuses);
+        if let Some(failure) = first
+            && (failed >= specs.len() || replicas < scaled.current)
+        {
+            let message = &failure.message;
+            let text = format!("the HPA was unable to compute the replica count: {message}");
+            set(status, "ScalingActive", false, failure.reason, &text, now);
+            return Err(format!(
+                "invalid metrics ({failed} invalid out of {}), first error is: {}",
+                specs.len(),
+                failure.outer
+            ));
         }
+        let text =
+            format!("the HPA was able to successfully calculate a replica count from {name}");
+        set(
+            status,
+            "ScalingActive",
+            true,
+            "ValidMetricFound",
+            &text,
+            now,
+        );
+        Ok((replicas, name))
     }
 
-    async fn one(
-        &self,
-        scaled: &Scaled<'_>,
-        metric: &MetricSpec,
-    ) -> std::result::Result<Measured, Failure> {
-        let measured = if let Some(source) = &metric.resource {
-            let what = format!("{} utilization", source.name);
-            self.resource(scaled, source)
-                .await
-                .map_err(|error| Failure::new("FailedGetResourceMetric", &what, &error))
+    async fn one(&self, scaled: &Scaled<'_>, metric: &MetricSpec) -> Result<Measured, Failure> {
+        let (reason, prefix, measured) = if let Some(source) = &metric.resource {
+            let prefix = format!("failed to get {} resource metric value", source.name);
+            let measured = self.resource(scaled, source).await;
+            ("FailedGetResourceMetric", prefix, measured)
         } else if let Some(source) = &metric.container_resource {
-            let what = format!("{} utilization", source.name);
-            self.container_resource(scaled, source)
-                .await
-                .map_err(|error| Failure::new("FailedGetContainerResourceMetric", &what, &error))
+            let prefix = format!("failed to get {} container metric value", source.container);
+            let measured = self.container_resource(scaled, source).await;
+            ("FailedGetContainerResourceMetric", prefix, measured)
         } else if let Some(source) = &metric.pods {
-            self.pods_metric(scaled, source)
-                .await
-                .map_err(|error| Failure::new("FailedGetPodsMetric", "pods metric value", &error))
+            let prefix = "failed to get pods metric value".to_owned();
+            let measured = self.pods_metric(scaled, source).await;
+            ("FailedGetPodsMetric", prefix, measured)
         } else if let Some(source) = &metric.object {
-            self.object_metric(scaled, source).await.map_err(|error| {
-                Failure::new("FailedGetObjectMetric", "object metric value", &error)
-            })
+            let mut prefix = "failed to get object metric value".to_owned();
+            if source.target.type_ == "AverageValue" {
+                prefix += &format!(": failed to get {} object metric", source.metric.name);
+            }
+            let measured = self.object_metric(scaled, source).await;
+            ("FailedGetObjectMetric", prefix, measured)
         } else if let Some(source) = &metric.external {
-            self.external_metric(scaled, source)
-                .await
-                .map_err(|error| Failure::new("FailedGetExternalMetric", "external metric", &error))
+            let name = &source.metric.name;
+            let mut prefix = format!("failed to get {name} external metric value");
+            if source.target.average_value.is_some() {
+                prefix += &format!(": failed to get {name} external metric");
+            } else if source.target.value.is_some() {
+                prefix += &format!(": failed to get external metric {name}");
+            }
+            let measured = self.external_metric(scaled, source).await;
+            ("FailedGetExternalMetric", prefix, measured)
         } else {
-            let text = format!("unknown metric source type {:?}", metric.type_);
-            return Err(Failure("InvalidMetricSourceType", text));
+            let message = format!("unknown metric source type {:?}", metric.type_);
+            return Err(Failure {
+                reason: "InvalidMetricSourceType",
+                outer: message.clone(),
+                message,
+            });
         };
-        let (replicas, name, status) = measured?;
-        let status = MetricStatus {
-            type_: metric.type_.clone(),
-            ..status
-        };
-        Ok((replicas, name, status))
+        match measured {
+            Ok((replicas, name, status)) => {
+                let status = MetricStatus {
+                    type_: metric.type_.clone(),
+                    ..status
+                };
+                Ok((replicas, name, status))
+            }
+            Err(message) => Err(Failure {
+                reason,
+                outer: format!("{prefix}: {message}"),
+                message,
+            }),
+        }
     }
 
     async fn resource(
         &self,
         scaled: &Scaled<'_>,
         source: &ResourceMetricSource,
-    ) -> Result<Measured> {
+    ) -> Answer<Measured> {
         let proposal = self
             .of_resource(scaled, &source.name, None, &source.target)
             .await?;
-        let name = match proposal.utilization {
-            Some(_) => format!(
-                "{} resource utilization (percentage of request)",
-                source.name
-            ),
-            None => format!("{} resource", source.name),
+        let kind = match proposal.utilization {
+            Some(_) => "resource utilization (percentage of request)",
+            None => "resource",
         };
         let status = MetricStatus {
             resource: Some(ResourceMetricStatus {
@@ -199,18 +223,22 @@ impl AutoscalerController {
             }),
             ..Default::default()
         };
-        Ok((proposal.replicas, name, status))
+        Ok((proposal.replicas, format!("{} {kind}", source.name), status))
     }
 
     async fn container_resource(
         &self,
         scaled: &Scaled<'_>,
         source: &ContainerResourceMetricSource,
-    ) -> Result<Measured> {
+    ) -> Answer<Measured> {
         let container = Some(source.container.as_str());
         let proposal = self
             .of_resource(scaled, &source.name, container, &source.target)
             .await?;
+        let kind = match proposal.utilization {
+            Some(_) => "container resource utilization (percentage of request)",
+            None => "resource",
+        };
         let status = MetricStatus {
             container_resource: Some(ContainerResourceMetricStatus {
                 name: source.name.clone(),
@@ -219,38 +247,25 @@ impl AutoscalerController {
             }),
             ..Default::default()
         };
-        let name = format!("{} container resource {}", source.name, source.container);
-        Ok((proposal.replicas, name, status))
+        Ok((proposal.replicas, format!("{} {kind}", source.name), status))
     }
 
     async fn pods_metric(
         &self,
         scaled: &Scaled<'_>,
         source: &PodsMetricSource,
-    ) -> Result<Measured> {
+    ) -> Answer<Measured> {
         let name = &source.metric.name;
-        let mut samples = metrics::pods(
-            &self.ctx,
-            scaled.namespace,
-            scaled.selector,
-            name,
-            source.metric.selector.as_ref(),
-        )
-        .await?;
-        let pods = self.pods(scaled.namespace, scaled.selector).await?;
-        let groups = decide::group(&pods, &mut samples, false, self.ctx.now());
-        let target =
-            per_pod(&source.target).ok_or_else(|| Error::other("the metric has no target"))?;
-        let tolerance = decide::tolerance(scaled.scaler.spec.behavior.as_ref());
-        let proposal = decide::propose(
-            scaled.current,
-            &groups,
-            &samples,
-            &Default::default(),
-            target,
-            tolerance,
-        )
-        .map_err(Error::Other)?;
+        let selector = source.metric.selector.as_ref();
+        let asked = metrics::pods(&self.ctx, scaled.namespace, scaled.selector, name, selector);
+        let samples = asked
+            .await
+            .map_err(|error| format!("unable to get metric {name}: {error}"))?;
+        let target = milli(source.target.average_value.as_ref())
+            .ok_or("invalid pods metric source: no average value target was set")?;
+        let proposal = self.proposed(scaled, samples, false, Target::Average(target), || {
+            Ok(Default::default())
+        })?;
         let status = MetricStatus {
             pods: Some(PodsMetricStatus {
                 metric: source.metric.clone(),
@@ -265,7 +280,46 @@ impl AutoscalerController {
         &self,
         scaled: &Scaled<'_>,
         source: &ObjectMetricSource,
-    ) -> Result<Measured> {
+    ) -> Answer<Measured> {
+        let of = &source.described_object;
+        let name = &source.metric.name;
+        let target = match &*source.target.type_ {
+            "Value" => milli(source.target.value.as_ref()).map(|wanted| (wanted, true)),
+            "AverageValue" => milli(source.target.average_value.as_ref()).map(|each| (each, false)),
+            _ => None,
+        };
+        let (target, is_value) = target.ok_or(
+            "invalid object metric source: neither a value target nor an average value target was set",
+        )?;
+        let asked = self.object_value(scaled.namespace, source).await;
+        let found = asked.map_err(|error| {
+            // Upstream's message has its parts in this order.
+            format!(
+                "unable to get metric {name}: {} on {} {}/{error}",
+                of.kind, scaled.namespace, of.name
+            )
+        })?;
+        let status = |current| MetricStatus {
+            object: Some(ObjectMetricStatus {
+                metric: source.metric.clone(),
+                described_object: of.clone(),
+                current,
+            }),
+            ..Default::default()
+        };
+        if is_value {
+            let replicas = self.for_value(scaled, found, target)?;
+            let name = format!("{} metric {name}", of.kind);
+            return Ok((replicas, name, status(value(found))));
+        }
+        let tolerances = scaled.tolerances();
+        let (replicas, each) = replicas::for_average(found, target, scaled.existing, tolerances);
+        let selector = metrics::shown(source.metric.selector.as_ref());
+        let name = format!("external metric {name}({selector})");
+        Ok((replicas, name, status(average(each))))
+    }
+
+    async fn object_value(&self, namespace: &str, source: &ObjectMetricSource) -> Answer<i64> {
         let of = &source.described_object;
         let version = of.api_version.as_deref().unwrap_or_default();
         let group = version.split_once('/').map_or("", |(group, _)| group);
@@ -273,57 +327,77 @@ impl AutoscalerController {
         let resource = served
             .iter()
             .find(|served| served.kind == of.kind && served.group == group)
-            .ok_or_else(|| Error::other(format!("no kind {} is served", of.kind)))?;
-        let name = &source.metric.name;
-        let value = metrics::object(
+            .ok_or_else(|| format!("no matches for kind {:?} in version {version:?}", of.kind))?;
+        let metric = &source.metric;
+        let selector = metric.selector.as_ref();
+        metrics::object(
             &self.ctx,
-            scaled.namespace,
+            namespace,
             resource,
             &of.name,
-            name,
-            source.metric.selector.as_ref(),
+            &metric.name,
+            selector,
         )
-        .await?;
-        let (replicas, shown) = whole(scaled.scaler, &source.target, value, scaled.current)?;
-        let status = MetricStatus {
-            object: Some(ObjectMetricStatus {
-                metric: source.metric.clone(),
-                described_object: of.clone(),
-                current: shown,
-            }),
-            ..Default::default()
-        };
-        Ok((replicas, format!("{} metric {name}", of.kind), status))
+        .await
     }
 
     async fn external_metric(
         &self,
         scaled: &Scaled<'_>,
         source: &ExternalMetricSource,
-    ) -> Result<Measured> {
+    ) -> Answer<Measured> {
         let name = &source.metric.name;
         let selector = source.metric.selector.as_ref();
-        let value = metrics::external(&self.ctx, scaled.namespace, name, selector).await?;
-        let (replicas, shown) = whole(scaled.scaler, &source.target, value, scaled.current)?;
+        let each = milli(source.target.average_value.as_ref());
+        let wanted = milli(source.target.value.as_ref());
+        if each.is_none() && wanted.is_none() {
+            return Err(
+                "invalid external metric source: neither a value target nor an average value target was set"
+                    .into(),
+            );
+        }
+        let shown = metrics::shown(selector);
+        let asked = metrics::external(&self.ctx, scaled.namespace, name, selector).await;
+        let found = asked.map_err(|error| {
+            let namespace = scaled.namespace;
+            format!("unable to get external metric {namespace}/{name}/{shown}: {error}")
+        })?;
+        let (replicas, current) = match (each, wanted) {
+            (Some(each), _) => {
+                let tolerances = scaled.tolerances();
+                let (replicas, each) =
+                    replicas::for_average(found, each, scaled.existing, tolerances);
+                (replicas, average(each))
+            }
+            (None, wanted) => {
+                let wanted = wanted.unwrap_or_default();
+                (self.for_value(scaled, found, wanted)?, value(found))
+            }
+        };
         let status = MetricStatus {
             external: Some(ExternalMetricStatus {
                 metric: source.metric.clone(),
-                current: shown,
+                current,
             }),
             ..Default::default()
         };
-        Ok((replicas, format!("external metric {name}"), status))
+        Ok((replicas, format!("external metric {name}({shown})"), status))
     }
 
-    async fn pods(&self, namespace: &str, selector: &str) -> Result<Vec<Arc<Pod>>> {
-        let selector = rkube_api::selector::LabelSelector::parse(selector)
-            .map_err(|error| Error::other(format!("invalid selector {selector:?}: {error:?}")))?;
-        let mut pods = self.ctx.informers.pods.in_namespace(namespace);
-        pods.retain(|pod| {
-            let labels = label_selector::labels_or_empty(pod.metadata.labels.as_ref());
-            selector.matches_with(|key| labels.get(key).map(String::as_str))
-        });
-        Ok(pods)
+    fn for_value(&self, scaled: &Scaled<'_>, found: i64, wanted: i64) -> Answer<i32> {
+        let ready = match scaled.current {
+            0 => 0,
+            _ => replicas::ready_count(&scaled.pods)
+                .map_err(|error| format!("unable to calculate ready pods: {error}"))?,
+        };
+        let tolerances = scaled.tolerances();
+        Ok(replicas::for_value(
+            found,
+            wanted,
+            scaled.current,
+            ready,
+            tolerances,
+        ))
     }
 
     async fn of_resource(
@@ -332,57 +406,57 @@ impl AutoscalerController {
         resource: &str,
         container: Option<&str>,
         target: &MetricTarget,
-    ) -> Result<Proposal> {
+    ) -> Answer<Proposal> {
         let (namespace, selector) = (scaled.namespace, scaled.selector);
-        let mut samples =
-            metrics::resource(&self.ctx, namespace, selector, resource, container).await?;
-        let pods = self.pods(namespace, selector).await?;
-        let groups = decide::group(&pods, &mut samples, resource == "cpu", self.ctx.now());
-        let target = per_pod(target).ok_or_else(|| Error::other("the metric has no target"))?;
-        let requests = match target {
-            Target::Utilization(_) => metrics::requests(&pods, resource, container)?,
-            Target::Average(_) => Default::default(),
+        let (what, target) = match (
+            milli(target.average_value.as_ref()),
+            target.average_utilization,
+        ) {
+            (Some(average), _) => ("usage", Target::Average(average)),
+            (None, Some(utilization)) => ("utilization", Target::Utilization(utilization)),
+            (None, None) => {
+                return Err(
+                    "invalid resource metric source: neither an average utilization target nor an average value (usage) target was set"
+                        .into(),
+                );
+            }
         };
-        let tolerance = decide::tolerance(scaled.scaler.spec.behavior.as_ref());
-        decide::propose(
-            scaled.current,
-            &groups,
-            &samples,
-            &requests,
-            target,
-            tolerance,
-        )
-        .map_err(Error::Other)
+        let proposed = async {
+            let asked = metrics::resource(&self.ctx, namespace, selector, resource, container);
+            let samples = asked.await.map_err(|error| {
+                format!("unable to get metrics for resource {resource}: {error}")
+            })?;
+            self.proposed(
+                scaled,
+                samples,
+                resource == "cpu",
+                target,
+                || match target {
+                    Target::Utilization(_) => metrics::requests(&scaled.pods, resource, container),
+                    Target::Average(_) => Ok(Default::default()),
+                },
+            )
+        };
+        proposed
+            .await
+            .map_err(|error: String| format!("failed to get {resource} {what}: {error}"))
     }
-}
 
-/// Computes the replica count for a metric whose value applies to the whole target (object and
-/// external metrics).
-fn whole(
-    scaler: &HorizontalPodAutoscaler,
-    target: &MetricTarget,
-    value: i64,
-    current: i32,
-) -> Result<(i32, MetricValueStatus)> {
-    let (up, down) = decide::tolerance(scaler.spec.behavior.as_ref());
-    let within = |ratio: f64| 1.0 - down <= ratio && ratio <= 1.0 + up;
-    let (ratio, replicas, shown) =
-        if let Some(wanted) = milli(target.value.as_ref()).filter(|wanted| *wanted > 0) {
-            let ratio = value as f64 / wanted as f64;
-            let shown = MetricValueStatus {
-                value: Some(amount(value)),
-                ..Default::default()
-            };
-            (ratio, (ratio * f64::from(current)).ceil() as i32, shown)
-        } else if let Some(each) = milli(target.average_value.as_ref()).filter(|each| *each > 0) {
-            let ratio = value as f64 / (each as f64 * f64::from(current.max(1)));
-            let shown = MetricValueStatus {
-                average_value: Some(amount(value / i64::from(current.max(1)))),
-                ..Default::default()
-            };
-            (ratio, (value as f64 / each as f64).ceil() as i32, shown)
-        } else {
-            return Err(Error::other("the metric has no target"));
-        };
-    Ok((if within(ratio) { current } else { replicas }, shown))
+    /// Computes the replica count from the pods' samples.
+    fn proposed(
+        &self,
+        scaled: &Scaled<'_>,
+        mut samples: std::collections::BTreeMap<String, replicas::Sample>,
+        is_cpu: bool,
+        target: Target,
+        requests: impl FnOnce() -> Answer<std::collections::BTreeMap<String, i64>>,
+    ) -> Answer<Proposal> {
+        scaled.check_pods()?;
+        let groups = replicas::group(&scaled.pods, &mut samples, is_cpu, self.ctx.now());
+        if samples.is_empty() {
+            return Err("did not receive metrics for targeted pods (pods might be unready)".into());
+        }
+        let (current, tolerances) = (scaled.current, scaled.tolerances());
+        replicas::propose(current, &groups, &samples, &requests()?, target, tolerances)
+    }
 }

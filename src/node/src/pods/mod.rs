@@ -24,6 +24,7 @@ mod kill;
 pub(crate) mod object_hold;
 pub(crate) mod paths;
 mod plan;
+pub(crate) mod probe_counts;
 mod probes;
 pub(crate) mod qos;
 pub(crate) mod reason;

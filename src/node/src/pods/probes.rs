@@ -9,6 +9,7 @@ use tokio::task::AbortHandle;
 
 use super::handlers::{self, Outcome};
 use super::plan::ProbeView;
+use super::probe_counts::{self, Counter, Series};
 use super::status::Health;
 use crate::kinds::*;
 use crate::recorder::Recorder;
@@ -277,11 +278,25 @@ async fn run(target: Arc<Target>, purpose: Purpose) {
     tokio::time::sleep(delay.saturating_sub(age)).await;
     let mut thresholds = Thresholds::new(probe);
     let mut reported = None;
+    let counter = Counter::start(Series {
+        container: target.container.name.clone(),
+        namespace: target.pod.namespace().to_owned(),
+        pod: target.pod.name().to_owned(),
+        pod_uid: target.pod.uid().to_owned(),
+        kind: purpose.title(),
+    });
     let mut clock = tokio::time::interval(period);
     clock.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         clock.tick().await;
+        let started = std::time::Instant::now();
         let outcome = retried(|| probe_once(&target, probe)).await;
+        let counted = match &outcome {
+            Outcome::Success(_) => probe_counts::Outcome::Successful,
+            Outcome::Failure(_) => probe_counts::Outcome::Failed,
+            Outcome::Error(_) => probe_counts::Outcome::Unknown,
+        };
+        counter.observe(counted, started.elapsed().as_secs_f64());
         record(&target, purpose, &outcome);
         let success = match &outcome {
             Outcome::Success(_) => true,

@@ -2,21 +2,30 @@
 
 use std::sync::Arc;
 
+use jiff::Timestamp;
 use rkube_network::NodeNetwork;
 use rkube_runtime::Runtime;
 
 use super::Certificates;
+use super::stats::{Rates, Sizes};
 use crate::host::Host;
 use crate::pods::instance;
 use crate::pods::table::PodTable;
 
 /// Handles to the parts of the node that the endpoint exposes.
+#[derive(Clone)]
 pub(crate) struct Endpoint {
     pub host: Arc<Host>,
     pub runtime: Runtime,
     pub network: NodeNetwork,
     pub pods: Arc<PodTable>,
     pub certificates: Certificates,
+    /// When the agent started.
+    pub started: Timestamp,
+    /// CPU usage at earlier requests.
+    pub rates: Arc<Rates>,
+    /// Sizes of directories at earlier requests.
+    pub sizes: Arc<Sizes>,
 }
 
 impl Endpoint {

@@ -82,11 +82,17 @@ pub(super) async fn handle(
             };
             forward::serve(endpoint.runtime.clone(), &found, &query, request)
         }
-        ["stats", "summary"] => stats::summary(endpoint),
+        ["stats", "summary"] => {
+            let only = matches!(
+                query.get("only_cpu_and_memory"),
+                Some("1" | "t" | "T" | "true" | "TRUE" | "True")
+            );
+            stats::summary(endpoint, only).await
+        }
         ["metrics"] => metrics::agent(endpoint),
         ["metrics", "resource"] => metrics::resource(endpoint),
-        ["metrics", "cadvisor"] => metrics::cadvisor(endpoint),
-        ["metrics", "probes"] => text(StatusCode::OK, ""),
+        ["metrics", "cadvisor"] => metrics::cadvisor(endpoint).await,
+        ["metrics", "probes"] => metrics::probes(),
         ["configz"] => configz(&endpoint.host),
         ["logs", rest @ ..] => files::serve(Path::new("/var/log"), rest).await,
         ["rkube", "certificates"] if get => endpoint.certificates.show(),

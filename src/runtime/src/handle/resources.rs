@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use rkube_cgroups::details::{self, Details};
 use rkube_cgroups::{Resources, Stats, node as cgroup};
 
 use super::types::Runtime;
@@ -54,11 +55,33 @@ impl Runtime {
         Ok(cgroup::stats(cgroup)?)
     }
 
+    /// Returns everything that the kernel accounts for a cgroup of this node.
+    pub fn cgroup_details(&self, cgroup: &str) -> Result<Details> {
+        Ok(details::details(cgroup)?)
+    }
+
+    /// Returns the processes of a cgroup of this node, and of those below it.
+    pub fn cgroup_processes(&self, cgroup: &str) -> Vec<i32> {
+        details::all_processes(cgroup)
+    }
+
+    /// Returns the cgroup of a running container.
+    pub fn container_cgroup(&self, id: &str) -> Result<String> {
+        let container = self.container(id)?;
+        self.running(&container)?;
+        Ok(container.meta.cgroup.clone())
+    }
+
     /// Returns the number of bytes and inodes in a container's writable layer. Slow, because it
     /// walks the whole tree.
     pub async fn writable_layer_usage(&self, id: &str) -> Result<FsUsage> {
         let upper = snapshot::upper(&self.container(id)?.dir);
         blocking(move || Ok(snapshot::usage(&upper))).await
+    }
+
+    /// Returns the directory of a container's writable layer.
+    pub fn writable_layer(&self, id: &str) -> Option<PathBuf> {
+        self.container(id).ok().map(|c| snapshot::upper(&c.dir))
     }
 
     /// Returns the mount point of a container's root file system on the node.

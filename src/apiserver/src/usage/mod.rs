@@ -1,0 +1,325 @@
+//! The group `metrics.k8s.io`: the usage of nodes and pods, as metrics-server shows it.
+//!
+//! The objects are computed from the nodes' pages `/metrics/resource` when they are requested. An
+//! `APIService` with a service takes the group over, as any group.
+
+mod rounds;
+mod samples;
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, LazyLock};
+
+use http::{Response, StatusCode};
+use jiff::{SignedDuration, Timestamp};
+use rkube_api::quantity::Quantity;
+use rkube_api::registry::Resource as Row;
+use rkube_api::status::Status;
+use rkube_api::{GroupResource, Object, duration, meta};
+use serde_json::{Value, json};
+
+use crate::ApiServer;
+use crate::body::Body;
+use crate::cache::CachedObject;
+use crate::call::Call;
+use crate::handlers::read;
+use crate::negotiate::{self, View};
+use crate::resources::Resource;
+use crate::respond;
+
+pub use rounds::Rounds;
+use samples::{Round, Usage};
+
+/// The API group.
+pub const GROUP: &str = "metrics.k8s.io";
+const VERSION: &str = "v1beta1";
+
+/// Returns the group's resources.
+pub fn rows() -> Vec<Row> {
+    let row = |plural: &'static str, kind: &'static str, list: &'static str| Row {
+        group: GROUP.into(),
+        version: VERSION.into(),
+        plural: plural.into(),
+        singular: "".into(),
+        kind: kind.into(),
+        list_kind: list.into(),
+        namespaced: plural == "pods",
+        short_names: Vec::new(),
+        categories: Vec::new(),
+        verbs: &["get", "list"],
+        subresources: Vec::new(),
+        definition: "".into(),
+        storage_group: GROUP.into(),
+        storage_version: VERSION.into(),
+        selectable_fields: Vec::new(),
+    };
+    vec![
+        row("nodes", "NodeMetrics", "NodeMetricsList"),
+        row("pods", "PodMetrics", "PodMetricsList"),
+    ]
+}
+
+/// Returns whether a resource is of this group.
+pub fn is_of_group(resource: &Row) -> bool {
+    resource.group == GROUP && resource.version == VERSION
+}
+
+fn schemas() -> &'static [Value; 2] {
+    static SCHEMAS: LazyLock<[Value; 2]> = LazyLock::new(|| {
+        let quantities = json!({
+            "description": "Amounts by the resource's name: cpu and memory.",
+            "type": "object",
+            "additionalProperties": {"type": "string", "format": "quantity"},
+        });
+        let mut properties = json!({
+            "timestamp": {
+                "description": "The end of the window.", "type": "string", "format": "date-time",
+            },
+            "window": {
+                "description": "The length of the window over which usage is averaged, as 15.1s.",
+                "type": "string",
+            },
+        });
+        let schema = |description: &str, field: &str, properties: Value| {
+            json!({
+                "description": description, "type": "object",
+                "required": ["timestamp", "window", field], "properties": properties,
+            })
+        };
+        let mut node = properties.clone();
+        node["usage"] = quantities.clone();
+        properties["containers"] = json!({
+            "description": "The usage of the running containers.",
+            "type": "array",
+            "items": {
+                "type": "object",
+                "required": ["name", "usage"],
+                "properties": {"name": {"type": "string"}, "usage": quantities},
+            },
+        });
+        [
+            schema("The resource usage of a node.", "usage", node),
+            schema("The resource usage of a pod.", "containers", properties),
+        ]
+    });
+    &SCHEMAS
+}
+
+/// Returns the OpenAPI schema of a resource of this group.
+pub fn schema(resource: &Row) -> &'static Value {
+    &schemas()[usize::from(resource.namespaced)]
+}
+
+/// Returns the column definitions of the tables.
+pub fn columns() -> Vec<Value> {
+    let column = |name: &str, format: &str, description: &str| {
+        json!({
+            "name": name, "type": "string", "format": format,
+            "description": description, "priority": 0,
+        })
+    };
+    vec![
+        column("Name", "name", "Name of the resource"),
+        column("cpu", "quantity", ""),
+        column("memory", "quantity", ""),
+        column("Window", "duration", ""),
+    ]
+}
+
+/// Returns the cells of a table's row.
+pub fn cells(object: &Object) -> Value {
+    let sum = |resource: &str| {
+        let amount =
+            |usage: &Value| Quantity::from_value(&usage[resource]).unwrap_or(Quantity::ZERO);
+        match object["containers"].as_array() {
+            Some(all) => all
+                .iter()
+                .map(|container| amount(&container["usage"]))
+                .reduce(Quantity::add)
+                .unwrap_or(Quantity::ZERO),
+            None => amount(&object["usage"]),
+        }
+        .to_string()
+    };
+    json!([
+        meta::name(object),
+        sum("cpu"),
+        sum("memory"),
+        object["window"]
+    ])
+}
+
+/// Formats an amount with a unit of quantities, in its canonical form.
+fn quantity(amount: u64, unit: &str) -> String {
+    let text = format!("{amount}{unit}");
+    match Quantity::parse(&text) {
+        Ok(quantity) => quantity.to_string(),
+        Err(_) => text,
+    }
+}
+
+/// Formats bytes, in multiples of 1024 where possible.
+fn bytes(amount: u64) -> String {
+    if amount.is_multiple_of(1024) {
+        quantity(amount / 1024, "Ki")
+    } else {
+        amount.to_string()
+    }
+}
+
+fn amounts(usage: &Usage) -> Value {
+    json!({"cpu": quantity(usage.cpu, "n"), "memory": bytes(usage.memory)})
+}
+
+/// Returns a window in Go's notation, to milliseconds.
+fn window(length: SignedDuration) -> String {
+    let millis = i64::try_from(length.as_millis()).unwrap_or(i64::MAX);
+    duration::format_nanos(millis.saturating_mul(1_000_000))
+}
+
+/// Returns an object about `of`, without its usage.
+fn about(resource: &Row, of: &CachedObject, at: Timestamp, length: SignedDuration) -> Object {
+    let mut object = json!({
+        "kind": &*resource.kind,
+        "apiVersion": resource.api_version(),
+        "metadata": {"name": &*of.name, "creationTimestamp": meta::now_rfc3339()},
+        "timestamp": meta::rfc3339(at),
+        "window": window(length),
+    });
+    if resource.namespaced {
+        object["metadata"]["namespace"] = of.namespace.as_ref().into();
+    }
+    let labels = &of.tree()["metadata"]["labels"];
+    if labels.is_object() {
+        object["metadata"]["labels"] = labels.clone();
+    }
+    object
+}
+
+/// Returns the object about a node or a pod; `None` if its usage is not known.
+fn object(resource: &Row, of: &CachedObject, rounds: &[Arc<Round>]) -> Option<Object> {
+    if !resource.namespaced {
+        let usage = samples::node_usage(rounds, &of.name)?;
+        let mut object = about(resource, of, usage.at, usage.window);
+        object["usage"] = amounts(&usage);
+        return Some(object);
+    }
+    let tree = of.tree();
+    let node = tree["spec"]["nodeName"].as_str()?;
+    let key = (of.namespace.to_string(), of.name.to_string());
+    let containers = samples::pod_usage(rounds, node, &key)?;
+    // The pod's time is that of the container that was measured first.
+    let (_, first) = containers.iter().min_by_key(|(_, usage)| usage.at)?;
+    let mut object = about(resource, of, first.at, first.window);
+    object["containers"] = containers
+        .iter()
+        .map(|(name, usage)| json!({"name": name, "usage": amounts(usage)}))
+        .collect();
+    Some(object)
+}
+
+/// Serves a request for a resource of this group.
+///
+/// # Errors
+///
+/// 404 if there is no such node or pod, or its usage is not known yet.
+pub async fn handle(
+    server: &ApiServer,
+    call: &Call,
+    resource: &Resource,
+) -> Result<Response<Body>, Status> {
+    let accepted = negotiate::accept(&call.headers, resource.media_types())?;
+    respond::validate_table_options(call, accepted)?;
+    let backend = server.backend();
+    let measured = backend.cache.resource("", &resource.plural);
+    if call.info.verb == "get" {
+        backend.cache.try_consistent().await?;
+        let namespace = resource.namespace_of(&call.info);
+        let name = &call.info.name;
+        let of = measured
+            .get(&namespace, name)
+            .ok_or_else(|| Status::not_found(&GroupResource::new("", &*resource.plural), name))?;
+        let rounds = server.usage.current(server).await;
+        let object = object(resource.row(), &of, &rounds).ok_or_else(|| {
+            let full = match &*namespace {
+                "" => name.clone(),
+                namespace => format!("{namespace}/{name}"),
+            };
+            Status::not_found(&resource.group_resource(), &full)
+        })?;
+        let response = backend.tree_response(call, resource, StatusCode::OK, accepted, object);
+        return Ok(response.await);
+    }
+    // Selectors are about the nodes and pods, whose names and labels the objects have.
+    let filter = read::filter(&call.info, resource)?;
+    backend.cache.try_consistent().await?;
+    let rounds = server.usage.current(server).await;
+    let objects: BTreeMap<(String, String), Object> = measured
+        .list(&filter)
+        .iter()
+        .filter_map(|of| {
+            let key = (of.namespace.to_string(), of.name.to_string());
+            Some((key, object(resource.row(), of, &rounds)?))
+        })
+        .collect();
+    let objects = objects.into_values();
+    let list = match accepted.view {
+        View::Whole => json!({
+            "kind": &*resource.list_kind,
+            "apiVersion": resource.api_version(),
+            "metadata": {},
+            "items": objects.collect::<Vec<_>>(),
+        }),
+        View::Metadata(version) => json!({
+            "kind": "PartialObjectMetadataList",
+            "apiVersion": format!("meta.k8s.io/{version}"),
+            "metadata": {},
+            "items": objects.map(|o| respond::partial(&o, version)).collect::<Vec<_>>(),
+        }),
+        View::Table(version) => {
+            let rows = objects
+                .map(|o| respond::row(call, resource, &o, version))
+                .collect();
+            respond::table(resource, version, json!({}), rows, true)
+        }
+    };
+    Ok(respond::value(call, StatusCode::OK, accepted.encoding, &list).await)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn amounts_are_canonical() {
+        for (amount, text) in [
+            (123_456_789, "123456789n"),
+            (250_000, "250u"),
+            (1_500_000_000, "1500m"),
+            (2_000_000_000, "2"),
+            (0, "0"),
+        ] {
+            assert_eq!(quantity(amount, "n"), text);
+        }
+        for (amount, text) in [
+            (5_242_880, "5Mi"),
+            (4096 * 3, "12Ki"),
+            (1000, "1000"),
+            (0, "0"),
+        ] {
+            assert_eq!(bytes(amount), text);
+        }
+        assert_eq!(window(SignedDuration::from_millis(15_120)), "15.12s");
+        assert_eq!(window(SignedDuration::new(61, 2_000_001)), "1m1.002s");
+    }
+
+    #[test]
+    fn rows_of_pods_have_the_sum_of_their_containers() {
+        let pod = json!({"metadata": {"name": "p"}, "window": "10s", "containers": [
+            {"name": "a", "usage": {"cpu": "1500m", "memory": "1Mi"}},
+            {"name": "b", "usage": {"cpu": "500m", "memory": "1Mi"}},
+        ]});
+        assert_eq!(cells(&pod), json!(["p", "2", "2Mi", "10s"]));
+        let node = json!({"metadata": {"name": "n"}, "window": "10s", "usage": {"cpu": "1n", "memory": "5"}});
+        assert_eq!(cells(&node), json!(["n", "1n", "5", "10s"]));
+    }
+}
