@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use parking_lot::RwLock;
+use rkube_api::fields;
 use rkube_api::registry::{self, Resource as ResourceInfo};
 use rkube_api::schema::{Structural, Type, TypeRef};
 use rkube_api::status::Status;
@@ -36,6 +37,8 @@ pub struct Resource {
 enum ResourceKind {
     Builtin {
         ty: TypeRef,
+        /// The type of the storage version.
+        hub: TypeRef,
         strategy: &'static dyn Strategy,
     },
     Custom {
@@ -60,6 +63,13 @@ impl Resource {
         let kind_data = match row.schema() {
             Some(ty) => ResourceKind::Builtin {
                 ty,
+                hub: registry::find(
+                    &storage_version.group,
+                    &storage_version.version,
+                    &row.plural,
+                )
+                .and_then(ResourceInfo::schema)
+                .unwrap_or(ty),
                 strategy: strategy_for(&row.group, &row.kind),
             },
             None => ResourceKind::Virtual,
@@ -137,6 +147,25 @@ impl Resource {
             ResourceKind::Builtin { ty, .. } => Type::Builtin(*ty),
             ResourceKind::Custom { custom, .. } => Type::Structural(custom.structural()),
             ResourceKind::Virtual => Type::Structural(&ANYTHING),
+        }
+    }
+
+    /// Returns the schema of the objects in the version of
+    /// [`working_api_version`](Self::working_api_version).
+    pub fn working_schema(&self) -> Type<'_> {
+        match &self.kind_data {
+            ResourceKind::Builtin { hub, .. } => Type::Builtin(*hub),
+            _ => self.schema(),
+        }
+    }
+
+    /// Brings a stored object into the form that Go's encoder gives it. Objects that earlier
+    /// versions have stored may not be in it; to compare with those would show changes that
+    /// nobody made.
+    pub fn normalise(&self, object: &mut Object) -> Result<(), Status> {
+        match &self.kind_data {
+            ResourceKind::Builtin { hub, .. } => fields::check(*hub, object).map(drop),
+            _ => Ok(()),
         }
     }
 
@@ -219,6 +248,7 @@ impl Resource {
             return Ok(object);
         }
         convert::from_storage(&mut object, &self.row)?;
+        fields::check(self.schema(), &mut object)?;
         Ok(object)
     }
 
@@ -228,6 +258,7 @@ impl Resource {
             return Ok(object);
         }
         convert::to_storage(&mut object, &self.row, &self.storage_version)?;
+        fields::check(self.working_schema(), &mut object)?;
         Ok(object)
     }
 

@@ -158,7 +158,10 @@ fn times_are_normalised_or_refused() {
         let pod = checked("core.v1.Pod", pod(text));
         assert_eq!(pod["status"], json!({}));
         let token = checked("authentication.v1.TokenRequest", token(text));
-        assert_eq!(token["status"], json!({"token": "t"}));
+        assert_eq!(
+            token["status"],
+            json!({"token": "t", "expirationTimestamp": null})
+        );
     }
     assert_eq!(
         checked("core.v1.Event", event("2024-02-29T04:05:06.123456Z"))["eventTime"],
@@ -240,7 +243,172 @@ fn empty_objects_are_gos() {
     let empty = empty(builtin("apps.v1.Deployment"));
     assert_eq!(
         empty,
-        json!({"metadata": {}, "status": {}, "spec": {"strategy": {}, "template": {"metadata": {}, "spec": {}}}})
+        json!({"metadata": {}, "status": {}, "spec": {"selector": null, "strategy": {},
+            "template": {"metadata": {}, "spec": {"containers": null}}}})
+    );
+}
+
+/// Each pair is what is sent and what upstream's server stores, as it was observed.
+#[test]
+fn scalars_are_kept_or_dropped_as_go_holds_them() {
+    let container = |c: Object| json!({"spec": {"containers": [c]}});
+    let cases = [
+        (
+            "core.v1.Pod",
+            json!({"metadata": {"generateName": "", "generation": 0}, "spec": {
+                "hostNetwork": false, "hostPID": false, "hostIPC": false, "hostname": "", "subdomain": "",
+                "nodeName": "", "priorityClassName": "", "containers": null,
+                "automountServiceAccountToken": false, "enableServiceLinks": false,
+                "terminationGracePeriodSeconds": 0, "activeDeadlineSeconds": 0, "priority": 0,
+                "securityContext": {"runAsUser": 0, "runAsNonRoot": false}}}),
+            json!({"metadata": {}, "status": {}, "spec": {
+                "containers": null,
+                "automountServiceAccountToken": false, "enableServiceLinks": false,
+                "terminationGracePeriodSeconds": 0, "activeDeadlineSeconds": 0, "priority": 0,
+                "securityContext": {"runAsUser": 0, "runAsNonRoot": false}}}),
+        ),
+        (
+            "core.v1.Pod",
+            container(
+                json!({"name": "", "stdin": false, "tty": false, "workingDir": "",
+                "env": [{"name": "A", "value": ""}], "command": [], "args": [],
+                "ports": [{"containerPort": 80, "hostPort": 0, "hostIP": "", "name": ""}],
+                "volumeMounts": [{"name": "v", "mountPath": "/v", "readOnly": false, "subPath": ""}],
+                "livenessProbe": {"initialDelaySeconds": 0, "httpGet": {"host": "", "path": "/"}}}),
+            ),
+            json!({"metadata": {}, "status": {}, "spec": {"containers": [{"name": "",
+                "env": [{"name": "A"}], "ports": [{"containerPort": 80}], "resources": {},
+                "volumeMounts": [{"name": "v", "mountPath": "/v"}],
+                "livenessProbe": {"httpGet": {"path": "/", "port": 0}}}]}}),
+        ),
+        (
+            "core.v1.Service",
+            json!({"spec": {"clusterIP": "", "externalName": "", "loadBalancerIP": "",
+                "publishNotReadyAddresses": false, "externalTrafficPolicy": "", "healthCheckNodePort": 0,
+                "allocateLoadBalancerNodePorts": false, "ports": [{"port": 80, "nodePort": 0, "name": ""}]}}),
+            json!({"metadata": {}, "status": {"loadBalancer": {}},
+                "spec": {"allocateLoadBalancerNodePorts": false, "ports": [{"port": 80, "targetPort": 0}]}}),
+        ),
+        (
+            "batch.v1.Job",
+            json!({"spec": {"parallelism": 0, "suspend": false}, "status": {"active": 0, "failed": 0, "ready": 0}}),
+            json!({"metadata": {}, "status": {"ready": 0}, "spec": {"parallelism": 0, "suspend": false,
+                "template": {"metadata": {}, "spec": {"containers": null}}}}),
+        ),
+        (
+            "apps.v1.ReplicaSet",
+            json!({"spec": {"replicas": 0, "minReadySeconds": 0}, "status": {"replicas": 0, "readyReplicas": 0}}),
+            json!({"metadata": {}, "status": {"replicas": 0}, "spec": {"replicas": 0, "selector": null,
+                "template": {"metadata": {}, "spec": {"containers": null}}}}),
+        ),
+        (
+            "core.v1.Node",
+            json!({"spec": {"unschedulable": false, "podCIDR": ""}}),
+            json!({"metadata": {}, "spec": {}, "status": {"daemonEndpoints": {"kubeletEndpoint": {"Port": 0}},
+                "nodeInfo": {"machineID": "", "systemUUID": "", "bootID": "", "kernelVersion": "", "osImage": "",
+                    "containerRuntimeVersion": "", "kubeletVersion": "", "kubeProxyVersion": "",
+                    "operatingSystem": "", "architecture": ""}}}),
+        ),
+    ];
+    for (kind, mut sent, stored) in cases {
+        check(builtin(kind), &mut sent).unwrap();
+        assert_eq!(sent, stored, "{kind}");
+    }
+}
+
+#[test]
+fn what_go_always_writes_is_there() {
+    let no_container = json!({"metadata": {}, "spec": {"containers": null}, "status": {}});
+    for (kind, mut sent, stored) in [
+        (
+            "rbac.v1.Role",
+            json!({"rules": []}),
+            json!({"metadata": {}, "rules": null}),
+        ),
+        (
+            "rbac.v1.ClusterRole",
+            json!({"rules": [{"resources": ["pods"]}]}),
+            json!({"metadata": {}, "rules": [{"resources": ["pods"], "verbs": null}]}),
+        ),
+        (
+            "scheduling.v1.PriorityClass",
+            json!({"globalDefault": false, "description": ""}),
+            json!({"metadata": {}, "value": 0}),
+        ),
+        (
+            "policy.v1.PodDisruptionBudget",
+            json!({"spec": {}}),
+            json!({"metadata": {}, "spec": {}, "status": {"currentHealthy": 0, "desiredHealthy": 0,
+                "disruptionsAllowed": 0, "expectedPods": 0}}),
+        ),
+        (
+            "discovery.v1.EndpointSlice",
+            json!({"addressType": "IPv4", "endpoints": []}),
+            json!({"metadata": {}, "addressType": "IPv4", "endpoints": null, "ports": null}),
+        ),
+        (
+            "core.v1.LimitRange",
+            json!({}),
+            json!({"metadata": {}, "spec": {"limits": null}}),
+        ),
+        (
+            "storage.v1.CSINode",
+            json!({"spec": {"drivers": []}}),
+            json!({"metadata": {}, "spec": {"drivers": null}}),
+        ),
+        (
+            "core.v1.Pod",
+            json!({"spec": {"containers": [], "volumes": [{"name": "v", "projected": {}}]},
+                "status": {"conditions": [{"type": "Ready", "status": "True", "lastProbeTime": null}]}}),
+            json!({"metadata": {}, "spec": {"containers": null, "volumes": [{"name": "v", "projected": {"sources": null}}]},
+                "status": {"conditions": [{"type": "Ready", "status": "True", "lastProbeTime": null, "lastTransitionTime": null}]}}),
+        ),
+        ("core.v1.Pod", json!({"spec": null}), no_container),
+        (
+            "apps.v1.ControllerRevision",
+            json!({"data": null}),
+            json!({"metadata": {}, "data": null, "revision": 0}),
+        ),
+    ] {
+        check(builtin(kind), &mut sent).unwrap();
+        assert_eq!(sent, stored, "{kind}");
+        let mut again = sent.clone();
+        check(builtin(kind), &mut again).unwrap();
+        assert_eq!(again, sent, "{kind}");
+        complete(builtin(kind), &mut again);
+        assert_eq!(again, sent, "{kind}");
+    }
+    let mut budget = json!({"metadata": {"name": "b"}, "spec": {}, "status": {"expectedPods": 2}});
+    complete(builtin("policy.v1.PodDisruptionBudget"), &mut budget);
+    assert_eq!(
+        budget["status"],
+        json!({"currentHealthy": 0, "desiredHealthy": 0, "disruptionsAllowed": 0, "expectedPods": 2})
+    );
+}
+
+/// Definitions are stored as JSON, in which an empty list is not null.
+#[test]
+fn definitions_keep_empty_lists() {
+    let ty = Schema::builtin()
+        .definition(
+            "io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.CustomResourceDefinition",
+        )
+        .unwrap();
+    let mut object = json!({
+        "spec": {"preserveUnknownFields": false, "names": {"plural": "as", "kind": "A", "singular": ""},
+            "versions": [{"name": "v1", "served": true, "storage": false, "deprecated": false,
+                "schema": {"openAPIV3Schema": {"type": "object", "description": "", "nullable": false,
+                    "properties": {"a": {"type": "string", "minLength": 0, "x-kubernetes-int-or-string": false}}}}}]},
+        "status": {"conditions": []}});
+    check(ty, &mut object).unwrap();
+    assert_eq!(
+        object,
+        json!({"metadata": {},
+            "spec": {"group": "", "scope": "", "names": {"plural": "as", "kind": "A"},
+                "versions": [{"name": "v1", "served": true, "storage": false,
+                    "schema": {"openAPIV3Schema": {"type": "object",
+                        "properties": {"a": {"type": "string", "minLength": 0}}}}}]},
+            "status": {"acceptedNames": {"plural": "", "kind": ""}, "conditions": [], "storedVersions": null}})
     );
 }
 

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use rkube_admission::Operation;
 use rkube_api::status::Status;
-use rkube_api::{Object, apply, meta};
+use rkube_api::{Object, apply, fields, meta};
 use rkube_store::{Expect, KeyValue, StoreError};
 use rkube_strategy::Context;
 
@@ -176,6 +176,7 @@ impl Writer<'_> {
                 meta::set_name(&mut object, &generated_name(&generate));
             }
             strategy.prepare_create(&ctx, &mut object);
+            fields::complete(resource.working_schema(), &mut object);
             self.storage
                 .admission
                 .mutate(&admission, &mut object, None)
@@ -304,8 +305,10 @@ impl Writer<'_> {
             .resource
             .crd_versions()
             .is_some_and(|family| meta::api_version(&object) != family.storage());
+        let mut object = self.storage.backend.load(self.resource, object).await?;
+        self.resource.normalise(&mut object)?;
         Ok(Current {
-            object: self.storage.backend.load(self.resource, object).await?,
+            object,
             revision,
             outdated,
         })
@@ -335,6 +338,7 @@ impl Writer<'_> {
             Part::Sub(sub) => strategy.prepare_subresource_update(&ctx, sub, &mut new, old),
         }
         keep_system_metadata(&mut new, old);
+        fields::complete(resource.working_schema(), &mut new);
         new = self.record_managed_fields(Some(old), new, now).await?;
         let admission = Admission {
             backend: &self.storage.backend,
