@@ -113,7 +113,8 @@ struct Checker {
     messages: Vec<String>,
 }
 
-fn go_value(value: &Value) -> String {
+/// Returns the kind of a JSON value as Go's decoder names it.
+pub(crate) fn go_value(value: &Value) -> String {
     match value {
         Value::Null => "null".into(),
         Value::Bool(_) => "bool".into(),
@@ -504,29 +505,33 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
     GeneralPurposeConfig::new().with_decode_allow_trailing_bits(true),
 );
 
-/// Checks base64, and if it is that of a Go struct brings it into the form that Go writes.
-fn check_base64(text: &mut String, normalise: bool) -> Result<(), String> {
+/// Decodes base64 as Go does: line breaks are skipped.
+///
+/// # Errors
+/// Go's message, with the place of the first invalid byte.
+pub(crate) fn decode_base64(text: &str) -> Result<Vec<u8>, String> {
     let clean: String;
     let digits = if text.contains(['\n', '\r']) {
         clean = text.chars().filter(|c| !matches!(c, '\n' | '\r')).collect();
         clean.as_str()
     } else {
-        text.as_str()
+        text
     };
-    match BASE64.decode(digits) {
-        Ok(bytes) => {
-            if normalise {
-                *text = BASE64.encode(bytes);
-            }
-            Ok(())
-        }
-        Err(e) => {
-            let at = match e {
-                base64::DecodeError::InvalidByte(at, _)
-                | base64::DecodeError::InvalidLastSymbol(at, _) => at,
-                _ => digits.len() / 4 * 4,
-            };
-            Err(format!("illegal base64 data at input byte {at}"))
-        }
+    BASE64.decode(digits).map_err(|error| {
+        let at = match error {
+            base64::DecodeError::InvalidByte(at, _)
+            | base64::DecodeError::InvalidLastSymbol(at, _) => at,
+            _ => digits.len() / 4 * 4,
+        };
+        format!("illegal base64 data at input byte {at}")
+    })
+}
+
+/// Checks base64, and if it is that of a Go struct brings it into the form that Go writes.
+fn check_base64(text: &mut String, normalise: bool) -> Result<(), String> {
+    let bytes = decode_base64(text)?;
+    if normalise {
+        *text = BASE64.encode(bytes);
     }
+    Ok(())
 }

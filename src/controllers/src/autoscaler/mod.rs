@@ -224,7 +224,8 @@ impl AutoscalerController {
         let now = self.ctx.now();
         let spec = scale.spec.as_ref();
         let current = spec.and_then(|spec| spec.replicas).unwrap_or(0);
-        status.current_replicas = Some(current);
+        // The API server omits a zero, and the comparison with the stored status must see that.
+        status.current_replicas = Some(current).filter(|count| *count != 0);
         let bounds = Bounds {
             min: scaler.spec.min_replicas.unwrap_or(1),
             max: scaler.spec.max_replicas,
