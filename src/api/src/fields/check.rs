@@ -27,6 +27,8 @@ const MAX_MESSAGES: usize = 100;
 /// `null`. Quantities, times and bytes are brought into canonical form.
 ///
 /// A custom resource keeps empty lists and maps, and nulls where its schema allows them.
+/// Values that are not of its schema's types are left as they are; to refuse them is up to
+/// the validation.
 ///
 /// # Errors
 /// 400 with the message of Go's decoder for a field of the wrong type.
@@ -156,6 +158,9 @@ impl Checker {
         value: &mut Value,
         owner: Option<Type<'_>>,
     ) -> Result<(), String> {
+        if matches!(ty, Type::Structural(_)) && !fits_structural(ty, value) {
+            return Ok(());
+        }
         match ty.kind() {
             Kind::Any => self.any(ty, value, owner),
             Kind::Object => self.object(ty, value, owner),
@@ -250,7 +255,10 @@ impl Checker {
                     }
                     false
                 }
-                (None, None) if ty.preserves_unknown() => false,
+                (None, None) if ty.preserves_unknown() => {
+                    write_whole_numbers(entry);
+                    false
+                }
                 (None, None) => {
                     self.unknown();
                     true
@@ -293,9 +301,14 @@ impl Checker {
         owner: Option<Type<'_>>,
     ) -> Result<(), String> {
         let Type::Builtin(builtin) = ty else {
+            write_whole_numbers(value);
             return Ok(());
         };
         let name = builtin.definition_name().unwrap_or_default();
+        // Defaults, enumerations and examples of schemas.
+        if name.ends_with(".apiextensions.v1.JSON") {
+            write_whole_numbers(value);
+        }
         if (name.ends_with(".FieldsV1") || name.ends_with(".RawExtension")) && !value.is_object() {
             let found = go_value(value);
             if name.ends_with(".FieldsV1") {
@@ -315,12 +328,17 @@ impl Checker {
             Kind::String => value.is_string(),
             Kind::Boolean => value.is_boolean(),
             Kind::Integer => return self.integer(ty, value, owner),
-            Kind::Number => value.is_number(),
-            Kind::Bytes => {
-                if let Value::String(text) = value {
-                    return check_base64(text, matches!(ty, Type::Builtin(_)));
+            Kind::Number => {
+                if matches!(ty, Type::Structural(_)) {
+                    write_whole_numbers(value);
                 }
-                matches!(ty, Type::Structural(_)) && value.is_string()
+                value.is_number()
+            }
+            Kind::Bytes => {
+                if let (Value::String(text), Type::Builtin(_)) = (&mut *value, ty) {
+                    return canonical_base64(text);
+                }
+                value.is_string()
             }
             Kind::IntOrString => match value {
                 Value::String(_) => true,
@@ -359,19 +377,14 @@ impl Checker {
         value: &mut Value,
         owner: Option<Type<'_>>,
     ) -> Result<(), String> {
-        if let Value::Number(number) = value {
+        if matches!(ty, Type::Structural(_)) {
             // Custom resources may write whole numbers as floats.
-            if matches!(ty, Type::Structural(_))
-                && let Some(float) = number.as_f64()
-                && number.is_f64()
-                && float.fract() == 0.0
-                && float.abs() < 9.0e15
-            {
-                *value = Value::from(float as i64);
-                return Ok(());
-            }
+            write_whole_numbers(value);
+        }
+        if let Value::Number(number) = value {
             match number.as_i64() {
                 Some(n) if !ty.is_int32() || is_int32(n) => return Ok(()),
+                _ if matches!(ty, Type::Structural(_)) => return Ok(()),
                 _ => {}
             }
             return Err(self.mismatch(&go_number(value), ty, owner));
@@ -434,6 +447,37 @@ impl Checker {
             Value::Bool(_) | Value::Null => Ok(()),
             other => Err(self.mismatch(&go_value(other), ty, owner)),
         }
+    }
+}
+
+/// Turns floating-point numbers without fraction into integers, as which Go writes them
+/// (`1.0`, `1e3`).
+fn write_whole_numbers(value: &mut Value) {
+    match value {
+        Value::Number(number) if number.is_f64() => {
+            let float = number.as_f64().unwrap_or_default();
+            let is_minus_zero = float == 0.0 && float.is_sign_negative();
+            if float.fract() == 0.0 && float.abs() < 9.0e15 && !is_minus_zero {
+                *value = Value::from(float as i64);
+            }
+        }
+        Value::Array(items) => items.iter_mut().for_each(write_whole_numbers),
+        Value::Object(map) => map.values_mut().for_each(write_whole_numbers),
+        _ => {}
+    }
+}
+
+/// Returns whether a value of a custom resource has the type of its schema. What has not is
+/// left to the validation against the schema, whose errors have upstream's form.
+fn fits_structural(ty: Type<'_>, value: &Value) -> bool {
+    match ty.kind() {
+        Kind::Object | Kind::Map => value.is_object(),
+        Kind::Array => value.is_array(),
+        Kind::String | Kind::Bytes => value.is_string(),
+        Kind::Boolean => value.is_boolean(),
+        Kind::Integer | Kind::Number => value.is_number(),
+        Kind::IntOrString => value.is_number() || value.is_string(),
+        _ => true,
     }
 }
 
@@ -527,11 +571,8 @@ pub(crate) fn decode_base64(text: &str) -> Result<Vec<u8>, String> {
     })
 }
 
-/// Checks base64, and if it is that of a Go struct brings it into the form that Go writes.
-fn check_base64(text: &mut String, normalise: bool) -> Result<(), String> {
-    let bytes = decode_base64(text)?;
-    if normalise {
-        *text = BASE64.encode(bytes);
-    }
+/// Brings base64 into the form that Go writes.
+fn canonical_base64(text: &mut String) -> Result<(), String> {
+    *text = BASE64.encode(decode_base64(text)?);
     Ok(())
 }

@@ -39,6 +39,22 @@ fn reports_duplicates() {
 }
 
 #[test]
+fn what_is_no_text_is_replaced() {
+    for (json, text) in [
+        (&br#"["a\ud800b"]"#[..], "a\u{fffd}b"),
+        (br#"["\udc00\ud83d\ude00"]"#, "\u{fffd}\u{1f600}"),
+        (br#"["\ud800\u0041"]"#, "\u{fffd}A"),
+        (br#"["\\ud800"]"#, r"\ud800"),
+        (b"[\"a\xffb\"]", "a\u{fffd}b"),
+    ] {
+        assert_eq!(parse_json(json).unwrap().0, json!([text]), "{text}");
+    }
+    assert!(parse_json(br#"["\ud800" x]"#).is_err());
+    assert!(parse_json(br#"["\ud80"]"#).is_err());
+    assert!(parse_json(b"[\"\\").is_err());
+}
+
+#[test]
 fn yaml_is_bounded() {
     let (object, _) = parse_yaml(b"a: 1\nb: [x, {c: null}]\n2: y\n").unwrap();
     assert_eq!(object, json!({"a": 1, "b": ["x", {"c": null}], "2": "y"}));
@@ -436,6 +452,46 @@ fn prunes_custom_resources() {
         object["spec"],
         json!({"n": 1, "maybe": null, "open": {"x": {"y": null}}, "list": [{"a": "b"}]})
     );
+}
+
+#[test]
+fn whole_numbers_have_no_point() {
+    let schema = Structural::root(
+        &json!({"type": "object", "properties": {"spec": {"type": "object", "properties": {
+        "n": {"type": "number"}, "i": {"type": "integer"},
+        "any": {"type": "object", "x-kubernetes-preserve-unknown-fields": true}}}}}),
+    );
+    let mut object = json!({"spec": {"n": 1.0, "i": 1e3, "any": {"a": [2.0, 2.5, 1e300]}}});
+    check(&schema, &mut object).unwrap();
+    assert_eq!(
+        object["spec"].to_string(),
+        r#"{"any":{"a":[2,2.5,1e+300]},"i":1000,"n":1}"#
+    );
+    let ty = Schema::builtin()
+        .definition("io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.JSONSchemaProps")
+        .unwrap();
+    let mut schema = json!({"default": 1.0, "enum": [1e3, "x"], "example": {"a": 1.5}});
+    check(ty, &mut schema).unwrap();
+    assert_eq!(
+        schema.to_string(),
+        r#"{"default":1,"enum":[1000,"x"],"example":{"a":1.5}}"#
+    );
+}
+
+#[test]
+fn wrong_types_of_custom_resources_are_left_to_validation() {
+    let schema = Structural::root(
+        &json!({"type": "object", "properties": {"spec": {"type": "object", "properties": {
+        "n": {"type": "integer", "format": "int32"}, "s": {"type": "string", "format": "byte"},
+        "l": {"type": "array", "items": {"type": "boolean"}}}}}}),
+    );
+    let spec = json!({"n": "x", "s": "!", "l": {"a": 1}});
+    let mut object =
+        json!({"apiVersion": "x/v1", "kind": "X", "metadata": {"name": "n"}, "spec": spec});
+    assert_eq!(check(&schema, &mut object).unwrap(), Vec::<String>::new());
+    assert_eq!(object["spec"], spec);
+    object["metadata"]["name"] = json!(1);
+    assert!(check(&schema, &mut object).is_err());
 }
 
 proptest! {
