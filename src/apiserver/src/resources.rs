@@ -162,10 +162,10 @@ impl Resource {
     /// Brings a stored object into the form that Go's encoder gives it. Objects that earlier
     /// versions have stored may not be in it; to compare with those would show changes that
     /// nobody made.
-    pub fn normalise(&self, object: &mut Object) -> Result<(), Status> {
-        match &self.kind_data {
-            ResourceKind::Builtin { hub, .. } => fields::check(*hub, object).map(drop),
-            _ => Ok(()),
+    pub fn normalise(&self, object: &mut Object) {
+        if let ResourceKind::Builtin { hub, .. } = &self.kind_data {
+            // What does not fit its type stays as it is: an update can mend it.
+            let _ = fields::check(*hub, object);
         }
     }
 
@@ -248,7 +248,8 @@ impl Resource {
             return Ok(object);
         }
         convert::from_storage(&mut object, &self.row)?;
-        fields::check(self.schema(), &mut object)?;
+        // As in `normalise`: a client must be able to see what does not fit its type.
+        let _ = fields::check(self.schema(), &mut object);
         Ok(object)
     }
 
@@ -272,9 +273,16 @@ impl Resource {
         if self.row.is_selectable(field) {
             return Ok(());
         }
-        Err(Status::bad_request(format!(
-            "field label not supported: {field}"
-        )))
+        // Kinds without fields of their own share upstream's default rule.
+        let is_plain = self.row.selectable_fields.is_empty() && self.crd_version().is_none();
+        Err(Status::bad_request(if is_plain {
+            format!(
+                "{} is not a known field selector: only \"metadata.name\", \"metadata.namespace\"",
+                rkube_api::text::quote(field)
+            )
+        } else {
+            format!("field label not supported: {field}")
+        }))
     }
 
     /// Returns the function that extracts selectable fields, if the resource has any.

@@ -12,7 +12,7 @@ use rkube_strategy::Context;
 
 use super::metadata::{
     check_errors, check_identity, generated_name, is_unchanged, keep_system_metadata,
-    loses_last_finalizer, metadata_errors,
+    loses_last_finalizer, merge_owners, metadata_errors,
 };
 use super::options::WriteOptions;
 use super::ownership::{Ownership, Part, Plan, Tracking, reset_fields};
@@ -145,6 +145,7 @@ impl Writer<'_> {
         ] {
             meta::remove(&mut object, field);
         }
+        self.call.warn(merge_owners(&mut object, false));
         strategy.default(&mut object);
         // Fields set below are not recorded in managedFields: no manager owns them.
         object = self.record_managed_fields(None, object, now).await?;
@@ -181,6 +182,7 @@ impl Writer<'_> {
                 .admission
                 .mutate(&admission, &mut object, None)
                 .await?;
+            self.call.warn(merge_owners(&mut object, true));
             strategy.default(&mut object);
             let mut reservation = services::allocate(
                 &self.storage.backend,
@@ -306,7 +308,7 @@ impl Writer<'_> {
             .crd_versions()
             .is_some_and(|family| meta::api_version(&object) != family.storage());
         let mut object = self.storage.backend.load(self.resource, object).await?;
-        self.resource.normalise(&mut object)?;
+        self.resource.normalise(&mut object);
         Ok(Current {
             object,
             revision,
@@ -331,6 +333,10 @@ impl Writer<'_> {
             None => make(Some(old))?,
         };
         check_identity(resource, &mut new, old, revision, namespace, name)?;
+        // Of a patch they are merged only once admission has seen it.
+        if self.call.info.verb == "update" {
+            self.call.warn(merge_owners(&mut new, false));
+        }
         strategy.default(&mut new);
         match self.part {
             Part::Main => strategy.prepare_update(&ctx, &mut new, old),
@@ -355,6 +361,7 @@ impl Writer<'_> {
             .admission
             .mutate(&admission, &mut new, Some(old))
             .await?;
+        self.call.warn(merge_owners(&mut new, true));
         strategy.default(&mut new);
         let mut reservation = match self.part {
             Part::Main => {
