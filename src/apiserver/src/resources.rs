@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use parking_lot::RwLock;
+use rkube_api::fields;
 use rkube_api::registry::{self, Resource as ResourceInfo};
 use rkube_api::schema::{Structural, Type, TypeRef};
 use rkube_api::status::Status;
@@ -37,6 +38,8 @@ pub struct Resource {
 enum ResourceKind {
     Builtin {
         ty: TypeRef,
+        /// The type of the storage version.
+        hub: TypeRef,
         strategy: &'static dyn Strategy,
     },
     Custom {
@@ -63,6 +66,13 @@ impl Resource {
         let kind_data = match row.schema() {
             Some(ty) => ResourceKind::Builtin {
                 ty,
+                hub: registry::find(
+                    &storage_version.group,
+                    &storage_version.version,
+                    &row.plural,
+                )
+                .and_then(ResourceInfo::schema)
+                .unwrap_or(ty),
                 strategy: strategy_for(&row.group, &row.kind),
             },
             None => ResourceKind::Virtual,
@@ -150,6 +160,25 @@ impl Resource {
             ResourceKind::Custom { custom, .. } => Type::Structural(custom.structural()),
             ResourceKind::Virtual => Type::Structural(&ANYTHING),
             ResourceKind::Usage(schema) => Type::Structural(schema),
+        }
+    }
+
+    /// Returns the schema of the objects in the version of
+    /// [`working_api_version`](Self::working_api_version).
+    pub fn working_schema(&self) -> Type<'_> {
+        match &self.kind_data {
+            ResourceKind::Builtin { hub, .. } => Type::Builtin(*hub),
+            _ => self.schema(),
+        }
+    }
+
+    /// Brings a stored object into the form that Go's encoder gives it. Objects that earlier
+    /// versions have stored may not be in it; to compare with those would show changes that
+    /// nobody made.
+    pub fn normalise(&self, object: &mut Object) {
+        if let ResourceKind::Builtin { hub, .. } = &self.kind_data {
+            // What does not fit its type stays as it is: an update can mend it.
+            let _ = fields::check(*hub, object);
         }
     }
 
@@ -241,6 +270,8 @@ impl Resource {
             return Ok(object);
         }
         convert::from_storage(&mut object, &self.row)?;
+        // As in `normalise`: a client must be able to see what does not fit its type.
+        let _ = fields::check(self.schema(), &mut object);
         Ok(object)
     }
 
@@ -250,6 +281,7 @@ impl Resource {
             return Ok(object);
         }
         convert::to_storage(&mut object, &self.row, &self.storage_version)?;
+        fields::check(self.working_schema(), &mut object)?;
         Ok(object)
     }
 
@@ -263,9 +295,16 @@ impl Resource {
         if self.row.is_selectable(field) {
             return Ok(());
         }
-        Err(Status::bad_request(format!(
-            "field label not supported: {field}"
-        )))
+        // Kinds without fields of their own share upstream's default rule.
+        let is_plain = self.row.selectable_fields.is_empty() && self.crd_version().is_none();
+        Err(Status::bad_request(if is_plain {
+            format!(
+                "{} is not a known field selector: only \"metadata.name\", \"metadata.namespace\"",
+                rkube_api::text::quote(field)
+            )
+        } else {
+            format!("field label not supported: {field}")
+        }))
     }
 
     /// Returns the function that extracts selectable fields, if the resource has any.

@@ -234,7 +234,11 @@ impl Backend {
         if protobuf && resource.serves_storage_version() {
             let mut messages = Vec::with_capacity(items.len());
             for item in items {
-                messages.push(item.protobuf()?.message());
+                match item.protobuf() {
+                    Ok(made) => messages.push(made.message()),
+                    // One object that cannot be shown must not hide all others.
+                    Err(error) => left_out(resource, item, &error),
+                }
             }
             let list = rkube_api::protobuf::encode_list(
                 &resource.api_version(),
@@ -268,6 +272,17 @@ impl Backend {
         };
         Ok(value(call, StatusCode::OK, accepted.encoding, &list).await)
     }
+}
+
+/// Logs that an object is left out of a list or a watch, because it has no protobuf form.
+pub fn left_out(resource: &Resource, object: &CachedObject, error: &Status) {
+    tracing::warn!(
+        resource = %resource.group_resource(),
+        namespace = &*object.namespace,
+        name = &*object.name,
+        %error,
+        "an object is left out of an answer in protobuf"
+    );
 }
 
 /// Returns the `PartialObjectMetadata` of an object, in the given version of `meta.k8s.io`.

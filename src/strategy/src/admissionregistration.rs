@@ -27,6 +27,7 @@ static MUTATING: Rules = Rules {
     default: |obj| webhooks(obj, true),
     validate,
     generation: true,
+    unconditional: false,
     ..Rules::PLAIN
 };
 
@@ -34,6 +35,7 @@ static VALIDATING: Rules = Rules {
     default: |obj| webhooks(obj, false),
     validate,
     generation: true,
+    unconditional: false,
     ..Rules::PLAIN
 };
 
@@ -199,6 +201,14 @@ fn rule_of(errors: &mut Errors, rule: &Value, field: &str) {
             );
         }
     }
+    let resources = list(rule, "resources");
+    if resources.len() > 1 && resources.iter().any(|r| r == "*/*") {
+        errors.invalid(
+            child(field, "resources"),
+            at(rule, "resources").clone(),
+            "if '*/*' is present, must not specify other resources",
+        );
+    }
     for (i, operation) in list(rule, "operations").iter().enumerate() {
         let operation = operation.as_str().unwrap_or_default();
         let known = ["*", "CONNECT", "CREATE", "DELETE", "UPDATE"];
@@ -286,6 +296,27 @@ static BINDING: Rules = Rules {
             && list(obj, "spec.validationActions").is_empty()
         {
             errors.required("spec.validationActions", "");
+        }
+        let mut seen = std::collections::BTreeSet::new();
+        for (i, action) in list(obj, "spec.validationActions").iter().enumerate() {
+            let (field, action) = (
+                index("spec.validationActions", i),
+                action.as_str().unwrap_or_default(),
+            );
+            let known = ["Audit", "Deny", "Warn"];
+            if !known.contains(&action) {
+                errors.not_supported(&field, action, &known);
+            }
+            if !seen.insert(action) {
+                errors.duplicate(field, action);
+            }
+        }
+        if seen.contains("Deny") && seen.contains("Warn") {
+            errors.invalid(
+                "spec.validationActions",
+                at(obj, "spec.validationActions").clone(),
+                "must not contain both Deny and Warn (repeating the same validation failure information in the API response and headers serves no purpose)",
+            );
         }
         errors.0
     },

@@ -1,5 +1,7 @@
 //! Custom resource definitions and API services.
 
+mod schema;
+
 use std::collections::BTreeSet;
 
 use rkube_api::Object;
@@ -113,12 +115,41 @@ impl Strategy for Crd {
             );
         }
         definition(&mut errors, obj);
+        api_approval(&mut errors, obj, None);
+        preserve_unknown_fields(&mut errors, obj);
         errors.0
+    }
+
+    fn warnings(&self, new: &Object, old: Option<&Object>) -> Vec<String> {
+        let formats = |obj: &Object| {
+            let mut found = BTreeSet::new();
+            for version in list(obj, "spec.versions") {
+                schema::unknown_formats(at(version, "schema.openAPIV3Schema"), &mut found);
+            }
+            found
+        };
+        let before = old.map(formats).unwrap_or_default();
+        formats(new)
+            .difference(&before)
+            .map(|format| format!("unrecognized format {format:?}"))
+            .collect()
+    }
+
+    fn allow_unconditional_update(&self) -> bool {
+        false
     }
 
     fn validate_update(&self, new: &Object, old: &Object) -> Vec<FieldError> {
         let mut errors = Errors::new();
         definition(&mut errors, new);
+        api_approval(&mut errors, new, Some(old));
+        if !flag(old, "spec.preserveUnknownFields") {
+            preserve_unknown_fields(&mut errors, new);
+        }
+        // What was accepted once stays accepted.
+        let mut before = Errors::new();
+        definition(&mut before, old);
+        errors.0.retain(|error| !before.0.contains(error));
         for path in ["spec.group", "spec.names.plural"] {
             immutable(&mut errors, new, old, path);
         }
@@ -169,22 +200,7 @@ fn definition(errors: &mut Errors, obj: &Object) {
         "" => errors.required("spec.scope", ""),
         other => errors.not_supported("spec.scope", other, &["Cluster", "Namespaced"]),
     }
-    for (key, rule) in [
-        ("plural", names::dns1035_label as fn(&str) -> Vec<String>),
-        ("singular", names::dns1035_label),
-        ("kind", |s| names::dns1035_label(&s.to_lowercase())),
-        ("listKind", |s| names::dns1035_label(&s.to_lowercase())),
-    ] {
-        let path = format!("spec.names.{key}");
-        let value = text(obj, &path);
-        if value.is_empty() {
-            if key != "singular" && key != "listKind" {
-                errors.required(path, "");
-            }
-        } else {
-            errors.invalid_each(&path, value, rule(value));
-        }
-    }
+    definition_names(errors, obj);
     if !text(obj, "spec.names.kind").is_empty()
         && text(obj, "spec.names.kind") == text(obj, "spec.names.listKind")
     {
@@ -194,6 +210,118 @@ fn definition(errors: &mut Errors, obj: &Object) {
             "kind and listKind may not be the same",
         );
     }
+    definition_versions(errors, obj);
+    conversion(errors, obj);
+}
+
+fn definition_names(errors: &mut Errors, obj: &Object) {
+    for key in ["plural", "singular", "kind", "listKind"] {
+        let path = format!("spec.names.{key}");
+        let value = text(obj, &path);
+        if value.is_empty() {
+            if key != "singular" && key != "listKind" {
+                errors.required(path, "");
+            }
+            continue;
+        }
+        if matches!(key, "plural" | "singular") {
+            errors.invalid_each(&path, value, names::dns1035_label(value));
+            continue;
+        }
+        let wrong = names::dns1035_label(&value.to_lowercase());
+        if !wrong.is_empty() {
+            let detail = format!(
+                "may have mixed case, but should otherwise match: {}",
+                wrong.join(",")
+            );
+            errors.invalid(path, value, detail);
+        }
+    }
+    for key in ["shortNames", "categories"] {
+        let path = format!("spec.names.{key}");
+        for (i, name) in list(obj, &path).iter().enumerate() {
+            let name = name.as_str().unwrap_or_default();
+            let wrong = names::dns1035_label(name);
+            if !wrong.is_empty() {
+                errors.invalid(index(&path, i), name, wrong.join(","));
+            }
+        }
+    }
+}
+
+/// Groups of the Kubernetes project need a note that their API is approved, or that it is not.
+fn api_approval(errors: &mut Errors, new: &Object, old: Option<&Object>) {
+    const ANNOTATION: &str = "api-approved.kubernetes.io";
+    const SEE: &str = "see https://github.com/kubernetes/enhancements/pull/1111";
+    #[derive(PartialEq)]
+    enum State {
+        Missing,
+        Fine,
+        Wrong,
+    }
+    let group = text(new, "spec.group");
+    let is_protected = ["k8s.io", "kubernetes.io"].iter().any(|domain| {
+        group
+            .strip_suffix(domain)
+            .is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
+    });
+    if !is_protected {
+        return;
+    }
+    let value = |obj: &Object| {
+        let annotations = at(obj, "metadata.annotations");
+        text_of(annotations, ANNOTATION).to_owned()
+    };
+    let state = |value: &str| {
+        let is_url = value.split_once("://").is_some_and(|(scheme, rest)| {
+            !scheme.is_empty() && !rest.split('/').next().unwrap_or_default().is_empty()
+        });
+        if value.is_empty() {
+            State::Missing
+        } else if value.starts_with("unapproved") || is_url {
+            State::Fine
+        } else {
+            State::Wrong
+        }
+    };
+    let now = value(new);
+    let found = state(&now);
+    if old.is_some_and(|old| state(&value(old)) == found) {
+        return;
+    }
+    let path = format!("metadata.annotations[{ANNOTATION}]");
+    match found {
+        State::Fine => {}
+        State::Missing => errors.required(
+            path,
+            format!("protected groups must have approval annotation {ANNOTATION:?}, {SEE}"),
+        ),
+        State::Wrong => errors.invalid(
+            path,
+            now,
+            format!(
+                "protected groups must have approval annotation {ANNOTATION:?} with either a URL or a reason starting with \"unapproved\", {SEE}"
+            ),
+        ),
+    }
+}
+
+/// Returns the string of a key that may contain dots; empty if there is none.
+fn text_of<'a>(map: &'a Value, key: &str) -> &'a str {
+    map.get(key).and_then(Value::as_str).unwrap_or_default()
+}
+
+fn preserve_unknown_fields(errors: &mut Errors, obj: &Object) {
+    if flag(obj, "spec.preserveUnknownFields") {
+        errors.invalid(
+            "spec.preserveUnknownFields",
+            true,
+            "cannot set to true, set x-kubernetes-preserve-unknown-fields to true in spec.versions[*].schema instead",
+        );
+    }
+}
+
+fn definition_versions(errors: &mut Errors, obj: &Object) {
     let versions = list(obj, "spec.versions");
     if versions.is_empty() {
         errors.required("spec.versions", "");
@@ -221,6 +349,9 @@ fn definition(errors: &mut Errors, obj: &Object) {
             "must have exactly one version marked as storage version",
         );
     }
+}
+
+fn conversion(errors: &mut Errors, obj: &Object) {
     match text(obj, "spec.conversion.strategy") {
         "None" => {
             if has(obj, "spec.conversion.webhook") {
@@ -237,8 +368,16 @@ fn definition(errors: &mut Errors, obj: &Object) {
                     "required when strategy is set to Webhook",
                 );
             }
-            if list(obj, "spec.conversion.webhook.conversionReviewVersions").is_empty() {
-                errors.required("spec.conversion.conversionReviewVersions", "");
+            let path = "spec.conversion.conversionReviewVersions";
+            let known = at(obj, "spec.conversion.webhook.conversionReviewVersions");
+            match known.as_array() {
+                Some(versions) if !versions.is_empty() => {
+                    if !versions.iter().any(|v| v == "v1" || v == "v1beta1") {
+                        let detail = "must include at least one of v1, v1beta1";
+                        errors.invalid(path, known.clone(), detail);
+                    }
+                }
+                _ => errors.required(path, ""),
             }
         }
         "" => errors.required("spec.conversion.strategy", ""),
@@ -253,19 +392,45 @@ fn version_schema(errors: &mut Errors, version: &Value, field: &str) {
         errors.required(path, "schemas are required");
         return;
     }
-    structural(errors, schema, &path, true);
+    let has_status = has(version, "subresources.status");
+    schema::validate(errors, schema, &path, has_status);
+    scale(
+        errors,
+        at(version, "subresources.scale"),
+        &format!("{field}.subresources.scale"),
+    );
+    deprecation(errors, version, field);
     for (i, column) in list(version, "additionalPrinterColumns").iter().enumerate() {
         let field = index(&child(field, "additionalPrinterColumns"), i);
-        for key in ["name", "jsonPath"] {
-            if text(column, key).is_empty() {
-                errors.required(child(&field, key), "");
-            }
+        if text(column, "name").is_empty() {
+            errors.required(child(&field, "name"), "");
+        }
+        match text(column, "jsonPath") {
+            "" => errors.required(child(&field, "JSONPath"), ""),
+            path => simple_path(errors, path, &child(&field, "JSONPath")),
+        }
+        if !matches!(
+            text(column, "format"),
+            "" | "int32"
+                | "int64"
+                | "float"
+                | "double"
+                | "byte"
+                | "date"
+                | "date-time"
+                | "password"
+        ) {
+            errors.invalid(
+                child(&field, "format"),
+                text(column, "format"),
+                "must be one of byte,date,date-time,double,float,int32,int64,password",
+            );
         }
         match text(column, "type") {
             "integer" | "number" | "string" | "boolean" | "date" => {}
             "" => errors.required(
                 child(&field, "type"),
-                "must be one of integer,number,string,boolean,date",
+                "must be one of boolean,date,integer,number,string",
             ),
             other => errors.invalid(
                 child(&field, "type"),
@@ -276,76 +441,55 @@ fn version_schema(errors: &mut Errors, version: &Value, field: &str) {
     }
 }
 
-/// Validates that a schema is structural; among other rules, every node must have a type.
-fn structural(errors: &mut Errors, schema: &Value, path: &str, root: bool) {
-    let kind = text(schema, "type");
-    let free = flag(schema, "x-kubernetes-int-or-string")
-        || flag(schema, "x-kubernetes-preserve-unknown-fields");
-    if root && kind != "object" {
-        if kind.is_empty() {
-            errors.required(child(path, "type"), "must not be empty at the root");
-        } else {
-            errors.invalid(child(path, "type"), kind, "must be object at the root");
-        }
-    } else if kind.is_empty() && !free {
-        errors.required(
-            child(path, "type"),
-            "must not be empty for specified object fields",
-        );
-    } else if !matches!(
-        kind,
-        "" | "object" | "array" | "string" | "integer" | "number" | "boolean"
-    ) {
-        errors.not_supported(
-            child(path, "type"),
-            kind,
-            &["array", "boolean", "integer", "number", "object", "string"],
-        );
+/// Checks a path to a field. Returns nothing else than its errors: a path has only names.
+fn simple_path(errors: &mut Errors, path: &str, field: &str) {
+    if !path.starts_with('.') {
+        errors.invalid(field, path, "must be a simple json path starting with .");
     }
-    if has(schema, "properties") && has(schema, "additionalProperties") {
-        errors.forbidden(
-            child(path, "additionalProperties"),
-            "additionalProperties and properties are mutual exclusive",
-        );
+}
+
+/// Checks the paths of the scale subresource, which are below the spec and the status.
+fn scale(errors: &mut Errors, scale: &Value, field: &str) {
+    if scale.is_null() {
+        return;
     }
-    if flag(schema, "uniqueItems") {
-        errors.forbidden(
-            child(path, "uniqueItems"),
-            "uniqueItems cannot be set to true since the runtime complexity becomes quadratic",
-        );
-    }
-    for (name, property) in at(schema, "properties").as_object().into_iter().flatten() {
-        structural(
-            errors,
-            property,
-            &format!("{path}.properties[{name}]"),
-            false,
-        );
-    }
-    for key in ["items", "additionalProperties"] {
-        let inner = at(schema, key);
-        if inner.is_object() {
-            structural(errors, inner, &child(path, key), false);
-        }
-    }
-    if kind == "array" && !has(schema, "items") {
-        errors.required(child(path, "items"), "must be specified");
-    }
-    match text(schema, "x-kubernetes-list-type") {
-        "" | "atomic" | "set" => {}
-        "map" => {
-            if list(schema, "x-kubernetes-list-map-keys").is_empty() {
-                errors.required(
-                    child(path, "x-kubernetes-list-map-keys"),
-                    "must not be empty if x-kubernetes-list-type is map",
-                );
+    for (key, roots, required) in [
+        ("specReplicasPath", &[".spec."][..], true),
+        ("statusReplicasPath", &[".status."][..], true),
+        ("labelSelectorPath", &[".spec.", ".status."][..], false),
+    ] {
+        let field = child(field, key);
+        let path = text(scale, key);
+        if path.is_empty() {
+            if required {
+                errors.required(field, "");
             }
+        } else if !path.starts_with('.') {
+            simple_path(errors, path, &field);
+        } else if !roots.iter().any(|root| path.starts_with(root)) {
+            let place = match roots {
+                [root] => root.trim_end_matches('.').to_owned(),
+                _ => "either .spec or .status".to_owned(),
+            };
+            errors.invalid(field, path, format!("should be a json path under {place}"));
         }
-        other => errors.not_supported(
-            child(path, "x-kubernetes-list-type"),
-            other,
-            &["atomic", "map", "set"],
-        ),
+    }
+}
+
+fn deprecation(errors: &mut Errors, version: &Value, field: &str) {
+    let field = child(field, "deprecationWarning");
+    let Some(warning) = at(version, "deprecationWarning").as_str() else {
+        return;
+    };
+    if !flag(version, "deprecated") {
+        errors.invalid(field, warning, "can only be set for deprecated versions");
+        return;
+    }
+    if warning.len() > 256 {
+        errors.invalid(&field, warning, "must be <= 256 characters long");
+    }
+    if warning.is_empty() {
+        errors.invalid(field, warning, "must not be an empty string");
     }
 }
 

@@ -20,6 +20,14 @@ pub(crate) fn strategy_for(kind: &str) -> Option<&'static dyn Strategy> {
 static HPA: Rules = Rules {
     default,
     validate,
+    validate_new: target_group,
+    validate_update: |new, old| {
+        let same = ["apiVersion", "kind"].iter().all(|key| {
+            let path = format!("spec.scaleTargetRef.{key}");
+            text(new, &path) == text(old, &path)
+        });
+        if same { Vec::new() } else { target_group(new) }
+    },
     ..Rules::SPEC_AND_STATUS_PLAIN
 };
 
@@ -82,6 +90,22 @@ fn default(obj: &mut Object) {
             }
         }
     }
+}
+
+/// Validates that the target's version has a group. The only kind that scales and has none is
+/// the replication controller.
+fn target_group(obj: &Object) -> Vec<FieldError> {
+    let mut errors = Errors::new();
+    let version = text(obj, "spec.scaleTargetRef.apiVersion");
+    let is_core = text(obj, "spec.scaleTargetRef.kind") == "ReplicationController";
+    if !version.contains('/') && !is_core {
+        errors.invalid(
+            "spec.scaleTargetRef.apiVersion",
+            version,
+            "apiVersion must specify API group",
+        );
+    }
+    errors.0
 }
 
 fn validate(obj: &Object) -> Vec<FieldError> {
@@ -178,7 +202,7 @@ mod tests {
 
     #[test]
     fn defaults() {
-        let mut h = json!({"apiVersion": "autoscaling/v2", "spec": {"maxReplicas": 3, "scaleTargetRef": {"kind": "Deployment", "name": "d"}}});
+        let mut h = json!({"apiVersion": "autoscaling/v2", "spec": {"maxReplicas": 3, "scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": "d"}}});
         HPA.default(&mut h);
         assert_eq!(
             h["spec"]["metrics"][0]["resource"]["target"]["averageUtilization"],
@@ -187,5 +211,21 @@ mod tests {
         assert_eq!(HPA.validate_create(&h), vec![]);
         h["spec"]["maxReplicas"] = json!(0);
         assert_eq!(HPA.validate_create(&h).len(), 2);
+        h["spec"]["maxReplicas"] = json!(3);
+        for (version, kind, refused) in [
+            ("", "Deployment", true),
+            ("v1", "Deployment", true),
+            ("", "ReplicationController", false),
+            ("v1", "ReplicationController", false),
+        ] {
+            let target = json!({"apiVersion": version, "kind": kind, "name": "d"});
+            h["spec"]["scaleTargetRef"] = target;
+            assert_eq!(
+                !HPA.validate_create(&h).is_empty(),
+                refused,
+                "{version} {kind}"
+            );
+            assert_eq!(HPA.validate_update(&h, &h), vec![], "{version} {kind}");
+        }
     }
 }

@@ -151,6 +151,8 @@ pub(crate) struct Rules {
     pub(crate) default: fn(&mut Object),
     /// Validates new and updated objects.
     pub(crate) validate: fn(&Object) -> Vec<rkube_api::status::FieldError>,
+    /// Validates what only new objects must be.
+    pub(crate) validate_new: fn(&Object) -> Vec<rkube_api::status::FieldError>,
     /// Validates the change from the old (second argument) to the new object (first argument).
     pub(crate) validate_update: fn(&Object, &Object) -> Vec<rkube_api::status::FieldError>,
     /// Whether the kind has `metadata.generation`.
@@ -172,6 +174,7 @@ impl Rules {
     pub(crate) const PLAIN: Rules = Rules {
         default: |_| {},
         validate: |_| Vec::new(),
+        validate_new: |_| Vec::new(),
         validate_update: |_, _| Vec::new(),
         generation: false,
         status: false,
@@ -232,7 +235,9 @@ impl Strategy for Rules {
     }
 
     fn validate_create(&self, obj: &Object) -> Vec<rkube_api::status::FieldError> {
-        (self.validate)(obj)
+        let mut errors = (self.validate)(obj);
+        errors.extend((self.validate_new)(obj));
+        errors
     }
 
     fn validate_update(&self, new: &Object, old: &Object) -> Vec<rkube_api::status::FieldError> {

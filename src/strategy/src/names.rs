@@ -25,19 +25,51 @@ pub(crate) fn ip(s: &str) -> Vec<String> {
 
 /// Returns the errors of a CIDR.
 pub(crate) fn cidr(s: &str) -> Vec<String> {
-    match s.parse::<ipnet::IpNet>() {
-        Ok(_) => Vec::new(),
-        Err(_) => {
-            vec!["must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)".to_owned()]
-        }
+    let wrong = |why: &str| vec![why.to_owned()];
+    let plain = without_leading_zeros(s);
+    let Ok(net) = plain.parse::<ipnet::IpNet>() else {
+        return wrong("must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)");
+    };
+    if plain != s {
+        return wrong("must not have leading 0s in IP or prefix length");
+    }
+    if let std::net::IpAddr::V6(address) = net.addr()
+        && address.to_ipv4_mapped().is_some()
+    {
+        return wrong("must not have an IPv4-mapped IPv6 address");
+    }
+    if net.addr() != net.trunc().addr() {
+        return wrong("must not have bits set beyond the prefix length");
+    }
+    Vec::new()
+}
+
+/// Removes the leading zeros of an IPv4 address and of the length of its prefix.
+fn without_leading_zeros(s: &str) -> String {
+    let number = |part: &str| match part.trim_start_matches('0') {
+        "" if !part.is_empty() => "0".to_owned(),
+        rest => rest.to_owned(),
+    };
+    let address = |text: &str| match text.contains(':') {
+        true => text.to_owned(),
+        false => text.split('.').map(number).collect::<Vec<_>>().join("."),
+    };
+    match s.split_once('/') {
+        Some((ip, length)) => format!("{}/{}", address(ip), number(length)),
+        None => s.to_owned(),
     }
 }
 
 /// Replaces the trailing hyphen of a `generateName`, which is valid because the server appends
-/// a suffix.
+/// a suffix. The character before it goes too, so that a prefix may be one longer than a name.
 pub(crate) fn mask_trailing_dash(s: &str) -> String {
     match s.strip_suffix('-') {
-        Some(rest) if !rest.is_empty() => format!("{rest}a"),
+        Some(rest) if !rest.is_empty() => {
+            let mut masked: String = rest.to_owned();
+            masked.pop();
+            masked.push('a');
+            masked
+        }
         _ => s.to_owned(),
     }
 }
@@ -67,6 +99,60 @@ pub(crate) fn domain_prefixed_path(errors: &mut Errors, value: &str, field: &str
             field,
             path,
             "Invalid path (regex used for validation is '[A-Za-z0-9/\\-._~%!$&'()*+,;=:]+')",
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn networks_are_strict() {
+        for (text, why) in [
+            ("10.0.0.0/8", ""),
+            ("2001:db8::/64", ""),
+            ("0.0.0.0/0", ""),
+            (
+                "10.0.0.1/8",
+                "must not have bits set beyond the prefix length",
+            ),
+            (
+                "2001:db8::1/64",
+                "must not have bits set beyond the prefix length",
+            ),
+            (
+                "10.0.0.0/08",
+                "must not have leading 0s in IP or prefix length",
+            ),
+            (
+                "010.0.0.0/8",
+                "must not have leading 0s in IP or prefix length",
+            ),
+            (
+                "::ffff:10.0.0.0/104",
+                "must not have an IPv4-mapped IPv6 address",
+            ),
+            (
+                "10.0.0.0",
+                "must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)",
+            ),
+            (
+                "300.0.0.0/8",
+                "must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)",
+            ),
+        ] {
+            assert_eq!(cidr(text).join(" "), why, "{text}");
+        }
+    }
+
+    #[test]
+    fn generated_names_may_be_longer_by_a_dash() {
+        assert_eq!(mask_trailing_dash("ab-"), "aa");
+        assert_eq!(mask_trailing_dash("-"), "-");
+        assert_eq!(
+            mask_trailing_dash(&format!("{}-", "x".repeat(253))).len(),
+            253
         );
     }
 }

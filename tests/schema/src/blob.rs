@@ -7,6 +7,7 @@ use flate2::Compression;
 use flate2::write::ZlibEncoder;
 use serde_json::{Map, Value};
 
+use crate::encoding::Encoding;
 use crate::facts;
 use crate::format::{MAX_KEYS, NONE, flag, list_type, strategy, tag};
 
@@ -45,6 +46,7 @@ struct Writer {
     lists: Vec<ListRecord>,
     list_ids: HashMap<ListRecord, u16>,
     def_ids: BTreeMap<String, u16>,
+    encoding: Encoding,
 }
 
 fn id(length: usize) -> u16 {
@@ -113,12 +115,6 @@ fn facts_of(def: &str, field: &str) -> Facts {
         .iter()
         .find(|(d, f, _)| (*d, *f) == (def, field))
         .map(|(_, _, v)| *v);
-    let zero = facts::ZEROS
-        .iter()
-        .find(|(d, fields, _)| *d == def && fields.contains(&field));
-    if let Some((_, _, zero)) = zero {
-        facts.default = Some(zero);
-    }
     facts
 }
 
@@ -171,6 +167,35 @@ impl Writer {
         self.lists.push(record.clone());
         self.list_ids.insert(record, new);
         new
+    }
+
+    fn field_flags(
+        &self,
+        def: &str,
+        field: &str,
+        required: &[&str],
+        schema: &Value,
+        property: &Value,
+    ) -> u8 {
+        let not_required = facts::NOT_REQUIRED.contains(&(def, field))
+            || field == "metadata" && is_kind(schema) && def != facts::METADATA_REQUIRED;
+        let is_required =
+            required.contains(&field) && !not_required || facts::REQUIRED.contains(&(def, field));
+        let encoding = match self.encoding.flags(def, field) {
+            Some(encoding) => encoding,
+            // Types without protobuf, whose required fields are texts.
+            None if is_required => flag::ALWAYS,
+            None => 0,
+        };
+        let plain = reference(property).is_some_and(|r| special(r).is_none());
+        let mut flags = encoding;
+        if is_required {
+            flags |= flag::REQUIRED;
+        }
+        if plain && self.encoding.is_embedded(def, field) {
+            flags |= flag::EMBEDDED;
+        }
+        flags
     }
 
     fn schema(&mut self, schema: &Value, facts: &Facts, path: &str) -> u16 {
@@ -260,7 +285,7 @@ impl Writer {
             fields.push(FieldRecord {
                 name: field.clone(),
                 ty,
-                flags: field_flags(short, field, &required, schema, property),
+                flags: self.field_flags(short, field, &required, schema, property),
                 default,
             });
         }
@@ -298,40 +323,10 @@ fn description(schema: &Value) -> &str {
         .unwrap_or_default()
 }
 
-fn field_flags(def: &str, field: &str, required: &[&str], schema: &Value, property: &Value) -> u8 {
-    let mut flags = 0;
-    let not_required = facts::NOT_REQUIRED.contains(&(def, field))
-        || field == "metadata" && is_kind(schema) && def != facts::METADATA_REQUIRED;
-    if required.contains(&field) && !not_required || facts::REQUIRED.contains(&(def, field)) {
-        flags |= flag::REQUIRED;
-    }
-    if is_embedded(def, field, schema, property) {
-        flags |= flag::EMBEDDED;
-    }
-    if facts::POINTERS
-        .iter()
-        .any(|(d, fields)| *d == def && fields.contains(&field))
-    {
-        flags |= flag::POINTER;
-    }
-    flags
-}
-
 /// Returns whether a definition is a kind rather than a part of one.
 fn is_kind(schema: &Value) -> bool {
     schema["properties"].get("apiVersion").is_some()
         && schema["properties"].get("metadata").is_some()
-}
-
-/// Returns whether Go holds the struct in a field by value. This is always so for the
-/// metadata, spec and status of a kind.
-fn is_embedded(def: &str, field: &str, schema: &Value, property: &Value) -> bool {
-    let plain = reference(property).is_some_and(|r| special(r).is_none());
-    plain
-        && (is_kind(schema) && matches!(field, "metadata" | "spec" | "status")
-            || facts::EMBEDDED
-                .iter()
-                .any(|(d, fields)| *d == def && fields.contains(&field)))
 }
 
 /// Checks that every fact names a definition and a field that exist.
@@ -365,12 +360,6 @@ fn check_facts(definitions: &Map<String, Value>) {
         .iter()
         .for_each(|(d, f, _)| has(d, Some(f)));
     facts::DEFAULTS.iter().for_each(|(d, f, _)| has(d, Some(f)));
-    for (def, fields) in facts::POINTERS {
-        fields.iter().for_each(|f| has(def, Some(f)));
-    }
-    for (def, fields, _) in facts::ZEROS {
-        fields.iter().for_each(|f| has(def, Some(f)));
-    }
     for (def, field) in facts::NOT_REQUIRED.iter().chain(facts::REQUIRED) {
         has(def, Some(field));
     }
@@ -380,9 +369,6 @@ fn check_facts(definitions: &Map<String, Value>) {
         .chain(facts::GRANULAR_FIELDS)
     {
         has(def, Some(field));
-    }
-    for (def, fields) in facts::EMBEDDED {
-        fields.iter().for_each(|f| has(def, Some(f)));
     }
     facts::ATOMIC_DEFS.iter().for_each(|d| has(d, None));
 }

@@ -439,105 +439,8 @@ pub const OBJECT_STRATEGIES: &[(&str, &str, u8)] = &[
     ),
 ];
 
-/// Structs that Go holds by value, so that encoded objects always contain them.
-/// The metadata, spec and status of a kind are always such and not listed.
-pub const EMBEDDED: &[(&str, &[&str])] = &[
-    (
-        "admissionregistration.v1.MutatingWebhook",
-        &["clientConfig"],
-    ),
-    (
-        "admissionregistration.v1.ValidatingWebhook",
-        &["clientConfig"],
-    ),
-    (
-        "apiextensions-apiserver.pkg.apis.apiextensions.v1.CustomResourceDefinitionSpec",
-        &["names"],
-    ),
-    (
-        "apiextensions-apiserver.pkg.apis.apiextensions.v1.CustomResourceDefinitionStatus",
-        &["acceptedNames"],
-    ),
-    ("apps.v1.DaemonSetSpec", &["template", "updateStrategy"]),
-    ("apps.v1.DeploymentSpec", &["strategy", "template"]),
-    ("apps.v1.ReplicaSetSpec", &["template"]),
-    ("apps.v1.StatefulSetSpec", &["template", "updateStrategy"]),
-    ("authentication.v1.SelfSubjectReviewStatus", &["userInfo"]),
-    ("authentication.v1.TokenReviewStatus", &["user"]),
-    (
-        "autoscaling.v1.HorizontalPodAutoscalerSpec",
-        &["scaleTargetRef"],
-    ),
-    ("autoscaling.v2.ContainerResourceMetricSource", &["target"]),
-    ("autoscaling.v2.ContainerResourceMetricStatus", &["current"]),
-    ("autoscaling.v2.ExternalMetricSource", &["metric", "target"]),
-    (
-        "autoscaling.v2.ExternalMetricStatus",
-        &["current", "metric"],
-    ),
-    (
-        "autoscaling.v2.HorizontalPodAutoscalerSpec",
-        &["scaleTargetRef"],
-    ),
-    (
-        "autoscaling.v2.ObjectMetricSource",
-        &["describedObject", "metric", "target"],
-    ),
-    (
-        "autoscaling.v2.ObjectMetricStatus",
-        &["current", "describedObject", "metric"],
-    ),
-    ("autoscaling.v2.PodsMetricSource", &["metric", "target"]),
-    ("autoscaling.v2.PodsMetricStatus", &["current", "metric"]),
-    ("autoscaling.v2.ResourceMetricSource", &["target"]),
-    ("autoscaling.v2.ResourceMetricStatus", &["current"]),
-    ("batch.v1.CronJobSpec", &["jobTemplate"]),
-    ("batch.v1.JobSpec", &["template"]),
-    ("batch.v1.JobTemplateSpec", &["metadata", "spec"]),
-    ("core.v1.Binding", &["target"]),
-    ("core.v1.Container", &["resources"]),
-    ("core.v1.ContainerStatus", &["lastState", "state"]),
-    ("core.v1.EphemeralContainer", &["resources"]),
-    ("core.v1.Event", &["involvedObject", "source"]),
-    ("core.v1.NodeDaemonEndpoints", &["kubeletEndpoint"]),
-    ("core.v1.NodeStatus", &["daemonEndpoints", "nodeInfo"]),
-    ("core.v1.PersistentVolumeClaimSpec", &["resources"]),
-    (
-        "core.v1.PersistentVolumeClaimTemplate",
-        &["metadata", "spec"],
-    ),
-    ("core.v1.PodTemplate", &["template"]),
-    ("core.v1.PodTemplateSpec", &["metadata", "spec"]),
-    ("core.v1.PreferredSchedulingTerm", &["preference"]),
-    ("core.v1.ServiceStatus", &["loadBalancer"]),
-    ("core.v1.WeightedPodAffinityTerm", &["podAffinityTerm"]),
-    ("discovery.v1.Endpoint", &["conditions"]),
-    ("events.v1.Event", &["deprecatedSource", "regarding"]),
-    (
-        "flowcontrol.v1.FlowSchemaSpec",
-        &["priorityLevelConfiguration"],
-    ),
-    (
-        "flowcontrol.v1.LimitedPriorityLevelConfiguration",
-        &["limitResponse"],
-    ),
-    ("networking.v1.HTTPIngressPath", &["backend"]),
-    ("networking.v1.IngressServiceBackend", &["port"]),
-    ("networking.v1.IngressStatus", &["loadBalancer"]),
-    ("networking.v1.NetworkPolicySpec", &["podSelector"]),
-    ("rbac.v1.ClusterRoleBinding", &["roleRef"]),
-    ("rbac.v1.RoleBinding", &["roleRef"]),
-    ("resource.v1.AllocationResult", &["devices"]),
-    ("resource.v1.ResourceClaimSpec", &["devices"]),
-    (
-        "resource.v1.ResourceClaimTemplateSpec",
-        &["metadata", "spec"],
-    ),
-    ("resource.v1.ResourceSliceSpec", &["pool"]),
-    ("storage.v1.VolumeAttachmentSpec", &["source"]),
-];
-
-/// Defaults that the document publishes, as JSON: definition, field, value.
+/// Defaults that the document publishes (`+default`), as JSON: definition, field, value.
+/// The zero values of fields that are always encoded are published too and not listed.
 pub const DEFAULTS: &[(&str, &str, &str)] = &[
     (
         "core.v1.AzureDiskVolumeSource",
@@ -591,6 +494,18 @@ pub const DEFAULTS: &[(&str, &str, &str)] = &[
     ),
     ("core.v1.ServicePort", "protocol", r#""TCP""#),
     ("resource.v1.DeviceToleration", "operator", r#""Equal""#),
+    ("autoscaling.v1.ScaleSpec", "replicas", "0"),
+    ("core.v1.ConfigMapEnvSource", "name", r#""""#),
+    ("core.v1.ConfigMapKeySelector", "name", r#""""#),
+    ("core.v1.ConfigMapProjection", "name", r#""""#),
+    ("core.v1.ConfigMapVolumeSource", "name", r#""""#),
+    ("core.v1.FileKeySelector", "optional", "false"),
+    ("core.v1.GRPCAction", "service", r#""""#),
+    ("core.v1.LocalObjectReference", "name", r#""""#),
+    ("core.v1.ReplicationControllerSpec", "minReadySeconds", "0"),
+    ("core.v1.SecretEnvSource", "name", r#""""#),
+    ("core.v1.SecretKeySelector", "name", r#""""#),
+    ("core.v1.SecretProjection", "name", r#""""#),
 ];
 
 /// Fields that `k8s-openapi` requires and upstream does not.
@@ -611,87 +526,6 @@ pub const REQUIRED: &[(&str, &str)] = &[("events.v1.Event", "eventTime")];
 
 /// The only kind whose metadata is required; `k8s-openapi` requires it for all.
 pub const METADATA_REQUIRED: &str = "core.v1.Event";
-
-/// Required scalars that Go holds by pointer: their zero value is not encoded, and
-/// they publish no default.
-pub const POINTERS: &[(&str, &[&str])] = &[
-    ("admissionregistration.v1.MutatingWebhook", &["sideEffects"]),
-    (
-        "admissionregistration.v1.ValidatingAdmissionPolicyBindingSpec",
-        &["policyName"],
-    ),
-    (
-        "admissionregistration.v1.ValidatingWebhook",
-        &["sideEffects"],
-    ),
-    ("authentication.v1.TokenReviewSpec", &["token"]),
-    ("core.v1.ContainerRestartRule", &["action"]),
-    ("core.v1.ContainerRestartRuleOnExitCodes", &["operator"]),
-    ("core.v1.ImageVolumeStatus", &["imageRef"]),
-    (
-        "core.v1.PodCertificateProjection",
-        &["keyType", "signerName"],
-    ),
-    ("networking.v1.HTTPIngressPath", &["pathType"]),
-    ("networking.v1.ParentReference", &["name", "resource"]),
-];
-
-/// Optional scalars whose zero is always encoded and published as the default.
-pub const ZEROS: &[(&str, &[&str], &str)] = &[
-    ("apps.v1.StatefulSetOrdinals", &["start"], "0"),
-    ("apps.v1.StatefulSetSpec", &["serviceName"], r#""""#),
-    ("apps.v1.StatefulSetStatus", &["availableReplicas"], "0"),
-    ("authentication.v1.TokenRequestStatus", &["token"], r#""""#),
-    ("autoscaling.v1.ScaleSpec", &["replicas"], "0"),
-    (
-        "batch.v1.PodFailurePolicyOnPodConditionsPattern",
-        &["status"],
-        r#""""#,
-    ),
-    ("core.v1.ConfigMapEnvSource", &["name"], r#""""#),
-    ("core.v1.ConfigMapKeySelector", &["name"], r#""""#),
-    ("core.v1.ConfigMapProjection", &["name"], r#""""#),
-    ("core.v1.ConfigMapVolumeSource", &["name"], r#""""#),
-    (
-        "core.v1.Event",
-        &["reportingComponent", "reportingInstance"],
-        r#""""#,
-    ),
-    ("core.v1.FileKeySelector", &["optional"], "false"),
-    ("core.v1.GRPCAction", &["service"], r#""""#),
-    ("core.v1.LocalObjectReference", &["name"], r#""""#),
-    ("core.v1.NodeRuntimeHandler", &["name"], r#""""#),
-    (
-        "core.v1.ReplicationControllerSpec",
-        &["minReadySeconds"],
-        "0",
-    ),
-    ("core.v1.SecretEnvSource", &["name"], r#""""#),
-    ("core.v1.SecretKeySelector", &["name"], r#""""#),
-    ("core.v1.SecretProjection", &["name"], r#""""#),
-    (
-        "flowcontrol.v1.FlowSchemaSpec",
-        &["matchingPrecedence"],
-        "0",
-    ),
-    (
-        "flowcontrol.v1.QueuingConfiguration",
-        &["handSize", "queueLengthLimit", "queues"],
-        "0",
-    ),
-    (
-        "policy.v1.PodDisruptionBudgetStatus",
-        &[
-            "currentHealthy",
-            "desiredHealthy",
-            "disruptionsAllowed",
-            "expectedPods",
-        ],
-        "0",
-    ),
-    ("rbac.v1.RoleRef", &["apiGroup"], r#""""#),
-    ("scheduling.v1.PriorityClass", &["value"], "0"),
-];
 
 /// Returns the name that facts use for a definition: `core.v1.Pod` for
 /// `io.k8s.api.core.v1.Pod`.

@@ -1,10 +1,12 @@
 //! Generates the schema blob of the built-in kinds that `rkube-api` includes.
 //!
 //! Field types and descriptions come from the crate `k8s-openapi`. The facts that
-//! it does not carry come from `facts.rs`. The layout is described in
+//! it does not carry come from `facts.rs`, and how Go encodes a field from the crate's
+//! table of protobuf fields (`encoding.rs`). The layout is described in
 //! `src/api/src/schema/format.rs`.
 
 mod blob;
+mod encoding;
 mod facts;
 #[path = "../../../src/api/src/schema/format.rs"]
 mod format;

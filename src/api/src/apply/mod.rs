@@ -106,7 +106,12 @@ pub fn apply(
         let name = meta::name(applied);
         let mut status = Status::internal("");
         status.message = format!(
-            "failed to create typed patch object ({namespace}/{name}; {}, Kind={}): {e}",
+            "failed to create typed patch object ({namespace}/{name}; {}{}, Kind={}): {e}",
+            if request.api_version.contains('/') {
+                ""
+            } else {
+                "/"
+            },
             request.api_version,
             meta::kind(applied)
         );
@@ -126,7 +131,7 @@ pub fn apply(
         .map_err(|e| Status::internal(format!("failed to decode managed fields: {e}")))?;
     // A new object has no fields with a previous owner.
     if managed.entries.is_empty() && !is_new {
-        let nothing = fields::zero(request.ty);
+        let nothing = fields::empty(request.ty);
         let request = Request {
             manager: BEFORE_FIRST_APPLY,
             ..*request
@@ -207,7 +212,7 @@ pub fn update(request: &Request<'_>, live: Option<&Object>, mut new: Object) -> 
         let live = match live {
             Some(live) => live,
             None => {
-                nothing = fields::zero(request.ty);
+                nothing = fields::empty(request.ty);
                 &nothing
             }
         };

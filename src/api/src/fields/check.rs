@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 use crate::Object;
 use crate::go_time;
 use crate::quantity::Quantity;
-use crate::schema::{Field, Kind, Schema, Type};
+use crate::schema::{Field, Kind, Schema, Standing, Type};
 use crate::status::Status;
 
 use super::path::Path;
@@ -20,11 +20,15 @@ const MAX_MESSAGES: usize = 100;
 /// Checks an object against its type and normalises it to the encoding of a Go struct
 /// of the type. Returns messages about unknown fields.
 ///
-/// Unknown fields are dropped and reported as `unknown field "…"`. Nulls are removed, as
-/// are empty optional lists and maps. Structs that Go holds by value are added
-/// (`status: {}`). Quantities are brought into canonical form.
+/// Unknown fields are dropped and reported as `unknown field "…"`. Of a built-in type, what
+/// Go's encoder omits is removed: nulls, empty lists and maps, and the zero values of scalars
+/// that are neither pointers nor always encoded. What it always encodes is added: structs
+/// held by value (`status: {}`), and fields without `omitempty` with their zero value or
+/// `null`. Quantities, times and bytes are brought into canonical form.
 ///
 /// A custom resource keeps empty lists and maps, and nulls where its schema allows them.
+/// Values that are not of its schema's types are left as they are; to refuse them is up to
+/// the validation.
 ///
 /// # Errors
 /// 400 with the message of Go's decoder for a field of the wrong type.
@@ -41,51 +45,66 @@ pub fn check<'a>(ty: impl Into<Type<'a>>, object: &mut Object) -> Result<Vec<Str
     }
 }
 
-/// Returns an empty object of the type: only the structs that Go holds by value.
+/// Returns a new object of the type as Go encodes it: with the structs that Go holds by
+/// value, and with the zero value or null of every field that is always encoded. A custom
+/// resource is empty.
 pub fn empty<'a>(ty: impl Into<Type<'a>>) -> Object {
     let mut map = Map::new();
-    add_embedded(ty.into(), &mut map, 0);
+    add_standing(ty.into(), &mut map, 0);
     Value::Object(map)
 }
 
-/// Returns an object of the type with the zero value of every field that is always
-/// encoded, as Go's reflection sees a new struct. A custom resource is empty.
-pub fn zero<'a>(ty: impl Into<Type<'a>>) -> Object {
-    let ty = ty.into();
-    let mut object = empty(ty);
-    add_zeros(ty, &mut object);
-    object
+/// Adds to an object what every encoded object of its type has. [`check`] does so too; this
+/// is for an object of which a part was removed or replaced after it was checked. It enters
+/// only structs that Go holds by value.
+pub fn complete<'a>(ty: impl Into<Type<'a>>, object: &mut Object) {
+    if let Value::Object(map) = object {
+        complete_map(ty.into(), map, 0);
+    }
 }
 
-fn add_zeros(ty: Type<'_>, object: &mut Object) {
-    let Value::Object(map) = object else { return };
-    if matches!(ty, Type::Structural(_)) {
+/// The deepest nesting of structs by value. No type contains itself by value; the bound only
+/// guards against a damaged blob.
+const MAX_EMBEDDED: usize = 16;
+
+fn complete_map(ty: Type<'_>, map: &mut Map<String, Value>, depth: usize) {
+    if depth > MAX_EMBEDDED {
         return;
     }
-    for field in ty.fields() {
+    for field in ty.standing_fields() {
         match map.get_mut(field.name) {
-            Some(inner) => add_zeros(field.ty, inner),
-            None if field.always_encoded => {
-                map.insert(field.name.to_owned(), zero_of(field.ty));
+            Some(Value::Object(inner)) if field.embedded => {
+                complete_map(field.ty.into(), inner, depth + 1);
             }
-            None => {}
+            Some(_) => {}
+            None => {
+                map.insert(field.name.to_owned(), standing_value(field, depth));
+            }
         }
     }
 }
 
-fn add_embedded(ty: Type<'_>, map: &mut Map<String, Value>, depth: usize) {
-    // No type contains itself by value; the bound only guards against a damaged blob.
-    if depth > 16 {
+fn add_standing(ty: Type<'_>, map: &mut Map<String, Value>, depth: usize) {
+    if depth > MAX_EMBEDDED {
         return;
     }
-    for name in ty.embedded_fields() {
-        if !map.contains_key(name) {
-            let mut inner = Map::new();
-            if let Some(field) = ty.field(name) {
-                add_embedded(field.ty, &mut inner, depth + 1);
-            }
-            map.insert(name.to_owned(), Value::Object(inner));
+    for field in ty.standing_fields() {
+        if !map.contains_key(field.name) {
+            map.insert(field.name.to_owned(), standing_value(field, depth));
         }
+    }
+}
+
+/// Returns what Go encodes for a field that is unset.
+fn standing_value(field: Standing, depth: usize) -> Value {
+    if field.embedded {
+        let mut inner = Map::new();
+        add_standing(field.ty.into(), &mut inner, depth + 1);
+        Value::Object(inner)
+    } else if field.null_when_unset {
+        Value::Null
+    } else {
+        zero_of(field.ty.into())
     }
 }
 
@@ -96,7 +115,8 @@ struct Checker {
     messages: Vec<String>,
 }
 
-fn go_value(value: &Value) -> String {
+/// Returns the kind of a JSON value as Go's decoder names it.
+pub(crate) fn go_value(value: &Value) -> String {
     match value {
         Value::Null => "null".into(),
         Value::Bool(_) => "bool".into(),
@@ -138,6 +158,9 @@ impl Checker {
         value: &mut Value,
         owner: Option<Type<'_>>,
     ) -> Result<(), String> {
+        if matches!(ty, Type::Structural(_)) && !fits_structural(ty, value) {
+            return Ok(());
+        }
         match ty.kind() {
             Kind::Any => self.any(ty, value, owner),
             Kind::Object => self.object(ty, value, owner),
@@ -232,7 +255,10 @@ impl Checker {
                     }
                     false
                 }
-                (None, None) if ty.preserves_unknown() => false,
+                (None, None) if ty.preserves_unknown() => {
+                    write_whole_numbers(entry);
+                    false
+                }
                 (None, None) => {
                     self.unknown();
                     true
@@ -244,7 +270,7 @@ impl Checker {
             self.path.back(at);
         }
         if builtin {
-            add_embedded(ty, map, 0);
+            add_standing(ty, map, 0);
         }
         Ok(())
     }
@@ -264,7 +290,7 @@ impl Checker {
         self.fields.push(field.name.to_owned());
         self.value(field.ty, value, owner)?;
         self.fields.pop();
-        Ok(builtin && is_dropped(field, value))
+        Ok(builtin && is_dropped(field, value, owner))
     }
 
     /// Free-form values; only embedded objects and JSON schemas have rules.
@@ -275,9 +301,14 @@ impl Checker {
         owner: Option<Type<'_>>,
     ) -> Result<(), String> {
         let Type::Builtin(builtin) = ty else {
+            write_whole_numbers(value);
             return Ok(());
         };
         let name = builtin.definition_name().unwrap_or_default();
+        // Defaults, enumerations and examples of schemas.
+        if name.ends_with(".apiextensions.v1.JSON") {
+            write_whole_numbers(value);
+        }
         if (name.ends_with(".FieldsV1") || name.ends_with(".RawExtension")) && !value.is_object() {
             let found = go_value(value);
             if name.ends_with(".FieldsV1") {
@@ -297,12 +328,17 @@ impl Checker {
             Kind::String => value.is_string(),
             Kind::Boolean => value.is_boolean(),
             Kind::Integer => return self.integer(ty, value, owner),
-            Kind::Number => value.is_number(),
-            Kind::Bytes => {
-                if let Value::String(text) = value {
-                    return check_base64(text, matches!(ty, Type::Builtin(_)));
+            Kind::Number => {
+                if matches!(ty, Type::Structural(_)) {
+                    write_whole_numbers(value);
                 }
-                matches!(ty, Type::Structural(_)) && value.is_string()
+                value.is_number()
+            }
+            Kind::Bytes => {
+                if let (Value::String(text), Type::Builtin(_)) = (&mut *value, ty) {
+                    return canonical_base64(text);
+                }
+                value.is_string()
             }
             Kind::IntOrString => match value {
                 Value::String(_) => true,
@@ -341,19 +377,14 @@ impl Checker {
         value: &mut Value,
         owner: Option<Type<'_>>,
     ) -> Result<(), String> {
-        if let Value::Number(number) = value {
+        if matches!(ty, Type::Structural(_)) {
             // Custom resources may write whole numbers as floats.
-            if matches!(ty, Type::Structural(_))
-                && let Some(float) = number.as_f64()
-                && number.is_f64()
-                && float.fract() == 0.0
-                && float.abs() < 9.0e15
-            {
-                *value = Value::from(float as i64);
-                return Ok(());
-            }
+            write_whole_numbers(value);
+        }
+        if let Value::Number(number) = value {
             match number.as_i64() {
                 Some(n) if !ty.is_int32() || is_int32(n) => return Ok(()),
+                _ if matches!(ty, Type::Structural(_)) => return Ok(()),
                 _ => {}
             }
             return Err(self.mismatch(&go_number(value), ty, owner));
@@ -419,18 +450,67 @@ impl Checker {
     }
 }
 
-/// Returns whether Go's encoder, or the rule about nulls, drops a checked value of a field.
-fn is_dropped(field: Field<'_>, value: &Value) -> bool {
+/// Turns floating-point numbers without fraction into integers, as which Go writes them
+/// (`1.0`, `1e3`).
+fn write_whole_numbers(value: &mut Value) {
     match value {
-        // The zero time, which Go writes as null. It is dropped as any other null is.
-        Value::Null => true,
-        // An empty list of managers asks for a reset; see `apply::update`.
-        Value::Array(items) => items.is_empty() && !field.required && field.name != "managedFields",
-        Value::Object(entries) => {
-            entries.is_empty() && field.ty.kind() == Kind::Map && !field.required
+        Value::Number(number) if number.is_f64() => {
+            let float = number.as_f64().unwrap_or_default();
+            let is_minus_zero = float == 0.0 && float.is_sign_negative();
+            if float.fract() == 0.0 && float.abs() < 9.0e15 && !is_minus_zero {
+                *value = Value::from(float as i64);
+            }
         }
-        _ => false,
+        Value::Array(items) => items.iter_mut().for_each(write_whole_numbers),
+        Value::Object(map) => map.values_mut().for_each(write_whole_numbers),
+        _ => {}
     }
+}
+
+/// Returns whether a value of a custom resource has the type of its schema. What has not is
+/// left to the validation against the schema, whose errors have upstream's form.
+fn fits_structural(ty: Type<'_>, value: &Value) -> bool {
+    match ty.kind() {
+        Kind::Object | Kind::Map => value.is_object(),
+        Kind::Array => value.is_array(),
+        Kind::String | Kind::Bytes => value.is_string(),
+        Kind::Boolean => value.is_boolean(),
+        Kind::Integer | Kind::Number => value.is_number(),
+        Kind::IntOrString => value.is_number() || value.is_string(),
+        _ => true,
+    }
+}
+
+/// Returns whether Go's encoder drops a checked value of a field of a built-in type. What is
+/// always encoded is dropped when it is unset too, and added anew.
+fn is_dropped(field: Field<'_>, value: &Value, owner: Option<Type<'_>>) -> bool {
+    match value {
+        // The zero time, which Go writes as null.
+        Value::Null => true,
+        Value::String(text) => field.omit_zero && text.is_empty(),
+        Value::Number(number) => field.omit_zero && number.as_f64() == Some(0.0),
+        Value::Bool(flag) => field.omit_zero && !flag,
+        // An empty list of managers asks for a reset; see `apply::update`.
+        Value::Array(items) => {
+            items.is_empty() && field.name != "managedFields" && !keeps_empty(field, owner)
+        }
+        Value::Object(entries) => {
+            entries.is_empty() && field.ty.kind() == Kind::Map && !keeps_empty(field, owner)
+        }
+    }
+}
+
+/// Returns whether an empty list or map differs from one that is unset. In etcd's protobuf
+/// it does not, so that only the kinds that are stored as JSON keep one.
+fn keeps_empty(field: Field<'_>, owner: Option<Type<'_>>) -> bool {
+    let Some(Type::Builtin(owner)) = owner else {
+        return false;
+    };
+    field.always_encoded
+        && owner.definition_name().is_some_and(|name| {
+            name.starts_with("io.k8s.apiextensions-apiserver.")
+                || name.starts_with("io.k8s.kube-aggregator.")
+        })
 }
 
 /// Returns whether a time is Go's zero time, which counts as no time. Parts of a second do
@@ -454,7 +534,7 @@ fn go_number(value: &Value) -> String {
 fn zero_of(ty: Type<'_>) -> Value {
     match ty.kind() {
         Kind::String | Kind::Bytes => Value::from(""),
-        Kind::Integer | Kind::Number => Value::from(0),
+        Kind::Integer | Kind::Number | Kind::IntOrString => Value::from(0),
         Kind::Boolean => Value::from(false),
         Kind::Quantity => Value::from("0"),
         Kind::Object => empty(ty),
@@ -469,29 +549,30 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
     GeneralPurposeConfig::new().with_decode_allow_trailing_bits(true),
 );
 
-/// Checks base64, and if it is that of a Go struct brings it into the form that Go writes.
-fn check_base64(text: &mut String, normalise: bool) -> Result<(), String> {
+/// Decodes base64 as Go does: line breaks are skipped.
+///
+/// # Errors
+/// Go's message, with the place of the first invalid byte.
+pub(crate) fn decode_base64(text: &str) -> Result<Vec<u8>, String> {
     let clean: String;
     let digits = if text.contains(['\n', '\r']) {
         clean = text.chars().filter(|c| !matches!(c, '\n' | '\r')).collect();
         clean.as_str()
     } else {
-        text.as_str()
+        text
     };
-    match BASE64.decode(digits) {
-        Ok(bytes) => {
-            if normalise {
-                *text = BASE64.encode(bytes);
-            }
-            Ok(())
-        }
-        Err(e) => {
-            let at = match e {
-                base64::DecodeError::InvalidByte(at, _)
-                | base64::DecodeError::InvalidLastSymbol(at, _) => at,
-                _ => digits.len() / 4 * 4,
-            };
-            Err(format!("illegal base64 data at input byte {at}"))
-        }
-    }
+    BASE64.decode(digits).map_err(|error| {
+        let at = match error {
+            base64::DecodeError::InvalidByte(at, _)
+            | base64::DecodeError::InvalidLastSymbol(at, _) => at,
+            _ => digits.len() / 4 * 4,
+        };
+        format!("illegal base64 data at input byte {at}")
+    })
+}
+
+/// Brings base64 into the form that Go writes.
+fn canonical_base64(text: &mut String) -> Result<(), String> {
+    *text = BASE64.encode(decode_base64(text)?);
+    Ok(())
 }

@@ -40,7 +40,20 @@ impl State {
 
 /// Parses JSON and returns the tree with messages about duplicate keys,
 /// `duplicate field "…"`. The last value of a key counts.
+///
+/// As in Go, bytes that are not UTF-8 and halves of surrogate pairs become U+FFFD.
 pub fn parse_json(bytes: &[u8]) -> Result<(Object, Vec<String>), Status> {
+    read_json(bytes)
+        .or_else(|error| match well_formed(bytes) {
+            Some(text) => read_json(text.as_bytes()),
+            None => Err(error),
+        })
+        .map_err(|e| {
+            Status::bad_request(format!("couldn't get version/kind; json parse error: {e}"))
+        })
+}
+
+fn read_json(bytes: &[u8]) -> Result<(Object, Vec<String>), serde_json::Error> {
     let state = State::new(bytes);
     let mut deserializer = serde_json::Deserializer::from_slice(bytes);
     let value = Seed {
@@ -48,11 +61,40 @@ pub fn parse_json(bytes: &[u8]) -> Result<(Object, Vec<String>), Status> {
         depth: 0,
     }
     .deserialize(&mut deserializer)
-    .and_then(|value| deserializer.end().map(|()| value))
-    .map_err(|e| {
-        Status::bad_request(format!("couldn't get version/kind; json parse error: {e}"))
-    })?;
+    .and_then(|value| deserializer.end().map(|()| value))?;
     Ok((value, state.into_inner().duplicates))
+}
+
+/// Returns JSON without what is no Unicode text; `None` if it has nothing of that.
+fn well_formed(bytes: &[u8]) -> Option<String> {
+    const REPLACEMENT: &str = "\\ufffd";
+    let text = String::from_utf8_lossy(bytes);
+    let unit = |at: usize| {
+        let digits = text.get(at..at + 6)?.strip_prefix("\\u")?;
+        u16::from_str_radix(digits, 16).ok()
+    };
+    let mut out = String::with_capacity(text.len());
+    let (mut done, mut at) = (0, 0);
+    while let Some(found) = text[at..].find('\\') {
+        let start = at + found;
+        at = match (unit(start), unit(start + 6)) {
+            (Some(0xd800..=0xdbff), Some(0xdc00..=0xdfff)) => start + 12,
+            (Some(0xd800..=0xdfff), _) => {
+                out.push_str(&text[done..start]);
+                out.push_str(REPLACEMENT);
+                done = start + 6;
+                done
+            }
+            // An escape, of which the second character may be a backslash.
+            _ => match text[start + 1..].chars().next() {
+                Some(next) => start + 1 + next.len_utf8(),
+                None => text.len(),
+            },
+        };
+    }
+    let changed = done > 0 || matches!(text, std::borrow::Cow::Owned(_));
+    out.push_str(&text[done..]);
+    changed.then_some(out)
 }
 
 /// Parses one YAML document, like [`parse_json`]. Keys that are numbers or booleans

@@ -7,6 +7,7 @@ mod path;
 mod tests;
 mod validation;
 
-pub use check::{check, empty, zero};
+pub use check::{check, complete, empty};
+pub(crate) use check::{decode_base64, go_value};
 pub use decode::{MAX_DEPTH, parse_json, parse_yaml, yaml_duplicate};
 pub use validation::{Validation, cannot_be_handled};

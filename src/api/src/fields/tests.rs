@@ -39,6 +39,22 @@ fn reports_duplicates() {
 }
 
 #[test]
+fn what_is_no_text_is_replaced() {
+    for (json, text) in [
+        (&br#"["a\ud800b"]"#[..], "a\u{fffd}b"),
+        (br#"["\udc00\ud83d\ude00"]"#, "\u{fffd}\u{1f600}"),
+        (br#"["\ud800\u0041"]"#, "\u{fffd}A"),
+        (br#"["\\ud800"]"#, r"\ud800"),
+        (b"[\"a\xffb\"]", "a\u{fffd}b"),
+    ] {
+        assert_eq!(parse_json(json).unwrap().0, json!([text]), "{text}");
+    }
+    assert!(parse_json(br#"["\ud800" x]"#).is_err());
+    assert!(parse_json(br#"["\ud80"]"#).is_err());
+    assert!(parse_json(b"[\"\\").is_err());
+}
+
+#[test]
 fn yaml_is_bounded() {
     let (object, _) = parse_yaml(b"a: 1\nb: [x, {c: null}]\n2: y\n").unwrap();
     assert_eq!(object, json!({"a": 1, "b": ["x", {"c": null}], "2": "y"}));
@@ -158,7 +174,10 @@ fn times_are_normalised_or_refused() {
         let pod = checked("core.v1.Pod", pod(text));
         assert_eq!(pod["status"], json!({}));
         let token = checked("authentication.v1.TokenRequest", token(text));
-        assert_eq!(token["status"], json!({"token": "t"}));
+        assert_eq!(
+            token["status"],
+            json!({"token": "t", "expirationTimestamp": null})
+        );
     }
     assert_eq!(
         checked("core.v1.Event", event("2024-02-29T04:05:06.123456Z"))["eventTime"],
@@ -240,7 +259,172 @@ fn empty_objects_are_gos() {
     let empty = empty(builtin("apps.v1.Deployment"));
     assert_eq!(
         empty,
-        json!({"metadata": {}, "status": {}, "spec": {"strategy": {}, "template": {"metadata": {}, "spec": {}}}})
+        json!({"metadata": {}, "status": {}, "spec": {"selector": null, "strategy": {},
+            "template": {"metadata": {}, "spec": {"containers": null}}}})
+    );
+}
+
+/// Each pair is what is sent and what upstream's server stores, as it was observed.
+#[test]
+fn scalars_are_kept_or_dropped_as_go_holds_them() {
+    let container = |c: Object| json!({"spec": {"containers": [c]}});
+    let cases = [
+        (
+            "core.v1.Pod",
+            json!({"metadata": {"generateName": "", "generation": 0}, "spec": {
+                "hostNetwork": false, "hostPID": false, "hostIPC": false, "hostname": "", "subdomain": "",
+                "nodeName": "", "priorityClassName": "", "containers": null,
+                "automountServiceAccountToken": false, "enableServiceLinks": false,
+                "terminationGracePeriodSeconds": 0, "activeDeadlineSeconds": 0, "priority": 0,
+                "securityContext": {"runAsUser": 0, "runAsNonRoot": false}}}),
+            json!({"metadata": {}, "status": {}, "spec": {
+                "containers": null,
+                "automountServiceAccountToken": false, "enableServiceLinks": false,
+                "terminationGracePeriodSeconds": 0, "activeDeadlineSeconds": 0, "priority": 0,
+                "securityContext": {"runAsUser": 0, "runAsNonRoot": false}}}),
+        ),
+        (
+            "core.v1.Pod",
+            container(
+                json!({"name": "", "stdin": false, "tty": false, "workingDir": "",
+                "env": [{"name": "A", "value": ""}], "command": [], "args": [],
+                "ports": [{"containerPort": 80, "hostPort": 0, "hostIP": "", "name": ""}],
+                "volumeMounts": [{"name": "v", "mountPath": "/v", "readOnly": false, "subPath": ""}],
+                "livenessProbe": {"initialDelaySeconds": 0, "httpGet": {"host": "", "path": "/"}}}),
+            ),
+            json!({"metadata": {}, "status": {}, "spec": {"containers": [{"name": "",
+                "env": [{"name": "A"}], "ports": [{"containerPort": 80}], "resources": {},
+                "volumeMounts": [{"name": "v", "mountPath": "/v"}],
+                "livenessProbe": {"httpGet": {"path": "/", "port": 0}}}]}}),
+        ),
+        (
+            "core.v1.Service",
+            json!({"spec": {"clusterIP": "", "externalName": "", "loadBalancerIP": "",
+                "publishNotReadyAddresses": false, "externalTrafficPolicy": "", "healthCheckNodePort": 0,
+                "allocateLoadBalancerNodePorts": false, "ports": [{"port": 80, "nodePort": 0, "name": ""}]}}),
+            json!({"metadata": {}, "status": {"loadBalancer": {}},
+                "spec": {"allocateLoadBalancerNodePorts": false, "ports": [{"port": 80, "targetPort": 0}]}}),
+        ),
+        (
+            "batch.v1.Job",
+            json!({"spec": {"parallelism": 0, "suspend": false}, "status": {"active": 0, "failed": 0, "ready": 0}}),
+            json!({"metadata": {}, "status": {"ready": 0}, "spec": {"parallelism": 0, "suspend": false,
+                "template": {"metadata": {}, "spec": {"containers": null}}}}),
+        ),
+        (
+            "apps.v1.ReplicaSet",
+            json!({"spec": {"replicas": 0, "minReadySeconds": 0}, "status": {"replicas": 0, "readyReplicas": 0}}),
+            json!({"metadata": {}, "status": {"replicas": 0}, "spec": {"replicas": 0, "selector": null,
+                "template": {"metadata": {}, "spec": {"containers": null}}}}),
+        ),
+        (
+            "core.v1.Node",
+            json!({"spec": {"unschedulable": false, "podCIDR": ""}}),
+            json!({"metadata": {}, "spec": {}, "status": {"daemonEndpoints": {"kubeletEndpoint": {"Port": 0}},
+                "nodeInfo": {"machineID": "", "systemUUID": "", "bootID": "", "kernelVersion": "", "osImage": "",
+                    "containerRuntimeVersion": "", "kubeletVersion": "", "kubeProxyVersion": "",
+                    "operatingSystem": "", "architecture": ""}}}),
+        ),
+    ];
+    for (kind, mut sent, stored) in cases {
+        check(builtin(kind), &mut sent).unwrap();
+        assert_eq!(sent, stored, "{kind}");
+    }
+}
+
+#[test]
+fn what_go_always_writes_is_there() {
+    let no_container = json!({"metadata": {}, "spec": {"containers": null}, "status": {}});
+    for (kind, mut sent, stored) in [
+        (
+            "rbac.v1.Role",
+            json!({"rules": []}),
+            json!({"metadata": {}, "rules": null}),
+        ),
+        (
+            "rbac.v1.ClusterRole",
+            json!({"rules": [{"resources": ["pods"]}]}),
+            json!({"metadata": {}, "rules": [{"resources": ["pods"], "verbs": null}]}),
+        ),
+        (
+            "scheduling.v1.PriorityClass",
+            json!({"globalDefault": false, "description": ""}),
+            json!({"metadata": {}, "value": 0}),
+        ),
+        (
+            "policy.v1.PodDisruptionBudget",
+            json!({"spec": {}}),
+            json!({"metadata": {}, "spec": {}, "status": {"currentHealthy": 0, "desiredHealthy": 0,
+                "disruptionsAllowed": 0, "expectedPods": 0}}),
+        ),
+        (
+            "discovery.v1.EndpointSlice",
+            json!({"addressType": "IPv4", "endpoints": []}),
+            json!({"metadata": {}, "addressType": "IPv4", "endpoints": null, "ports": null}),
+        ),
+        (
+            "core.v1.LimitRange",
+            json!({}),
+            json!({"metadata": {}, "spec": {"limits": null}}),
+        ),
+        (
+            "storage.v1.CSINode",
+            json!({"spec": {"drivers": []}}),
+            json!({"metadata": {}, "spec": {"drivers": null}}),
+        ),
+        (
+            "core.v1.Pod",
+            json!({"spec": {"containers": [], "volumes": [{"name": "v", "projected": {}}]},
+                "status": {"conditions": [{"type": "Ready", "status": "True", "lastProbeTime": null}]}}),
+            json!({"metadata": {}, "spec": {"containers": null, "volumes": [{"name": "v", "projected": {"sources": null}}]},
+                "status": {"conditions": [{"type": "Ready", "status": "True", "lastProbeTime": null, "lastTransitionTime": null}]}}),
+        ),
+        ("core.v1.Pod", json!({"spec": null}), no_container),
+        (
+            "apps.v1.ControllerRevision",
+            json!({"data": null}),
+            json!({"metadata": {}, "data": null, "revision": 0}),
+        ),
+    ] {
+        check(builtin(kind), &mut sent).unwrap();
+        assert_eq!(sent, stored, "{kind}");
+        let mut again = sent.clone();
+        check(builtin(kind), &mut again).unwrap();
+        assert_eq!(again, sent, "{kind}");
+        complete(builtin(kind), &mut again);
+        assert_eq!(again, sent, "{kind}");
+    }
+    let mut budget = json!({"metadata": {"name": "b"}, "spec": {}, "status": {"expectedPods": 2}});
+    complete(builtin("policy.v1.PodDisruptionBudget"), &mut budget);
+    assert_eq!(
+        budget["status"],
+        json!({"currentHealthy": 0, "desiredHealthy": 0, "disruptionsAllowed": 0, "expectedPods": 2})
+    );
+}
+
+/// Definitions are stored as JSON, in which an empty list is not null.
+#[test]
+fn definitions_keep_empty_lists() {
+    let ty = Schema::builtin()
+        .definition(
+            "io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.CustomResourceDefinition",
+        )
+        .unwrap();
+    let mut object = json!({
+        "spec": {"preserveUnknownFields": false, "names": {"plural": "as", "kind": "A", "singular": ""},
+            "versions": [{"name": "v1", "served": true, "storage": false, "deprecated": false,
+                "schema": {"openAPIV3Schema": {"type": "object", "description": "", "nullable": false,
+                    "properties": {"a": {"type": "string", "minLength": 0, "x-kubernetes-int-or-string": false}}}}}]},
+        "status": {"conditions": []}});
+    check(ty, &mut object).unwrap();
+    assert_eq!(
+        object,
+        json!({"metadata": {},
+            "spec": {"group": "", "scope": "", "names": {"plural": "as", "kind": "A"},
+                "versions": [{"name": "v1", "served": true, "storage": false,
+                    "schema": {"openAPIV3Schema": {"type": "object",
+                        "properties": {"a": {"type": "string", "minLength": 0}}}}}]},
+            "status": {"acceptedNames": {"plural": "", "kind": ""}, "conditions": [], "storedVersions": null}})
     );
 }
 
@@ -268,6 +452,46 @@ fn prunes_custom_resources() {
         object["spec"],
         json!({"n": 1, "maybe": null, "open": {"x": {"y": null}}, "list": [{"a": "b"}]})
     );
+}
+
+#[test]
+fn whole_numbers_have_no_point() {
+    let schema = Structural::root(
+        &json!({"type": "object", "properties": {"spec": {"type": "object", "properties": {
+        "n": {"type": "number"}, "i": {"type": "integer"},
+        "any": {"type": "object", "x-kubernetes-preserve-unknown-fields": true}}}}}),
+    );
+    let mut object = json!({"spec": {"n": 1.0, "i": 1e3, "any": {"a": [2.0, 2.5, 1e300]}}});
+    check(&schema, &mut object).unwrap();
+    assert_eq!(
+        object["spec"].to_string(),
+        r#"{"any":{"a":[2,2.5,1e+300]},"i":1000,"n":1}"#
+    );
+    let ty = Schema::builtin()
+        .definition("io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.JSONSchemaProps")
+        .unwrap();
+    let mut schema = json!({"default": 1.0, "enum": [1e3, "x"], "example": {"a": 1.5}});
+    check(ty, &mut schema).unwrap();
+    assert_eq!(
+        schema.to_string(),
+        r#"{"default":1,"enum":[1000,"x"],"example":{"a":1.5}}"#
+    );
+}
+
+#[test]
+fn wrong_types_of_custom_resources_are_left_to_validation() {
+    let schema = Structural::root(
+        &json!({"type": "object", "properties": {"spec": {"type": "object", "properties": {
+        "n": {"type": "integer", "format": "int32"}, "s": {"type": "string", "format": "byte"},
+        "l": {"type": "array", "items": {"type": "boolean"}}}}}}),
+    );
+    let spec = json!({"n": "x", "s": "!", "l": {"a": 1}});
+    let mut object =
+        json!({"apiVersion": "x/v1", "kind": "X", "metadata": {"name": "n"}, "spec": spec});
+    assert_eq!(check(&schema, &mut object).unwrap(), Vec::<String>::new());
+    assert_eq!(object["spec"], spec);
+    object["metadata"]["name"] = json!(1);
+    assert!(check(&schema, &mut object).is_err());
 }
 
 proptest! {

@@ -462,7 +462,7 @@ fn default_of(field: &blob::FieldRecord, ty: TypeRef) -> Option<Value> {
     if field.embedded {
         return Some(json!({}));
     }
-    if !field.required || field.pointer {
+    if !field.always || field.null_when_unset {
         return None;
     }
     match Type::Builtin(ty).kind() {

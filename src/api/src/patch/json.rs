@@ -62,8 +62,7 @@ fn apply(document: &mut Value, operation: &Value, budget: &mut usize) -> Option<
         "replace" => {
             let value = operation.get("value").cloned().unwrap_or(Value::Null);
             check_depth(&path, &value)?;
-            *find_mut(document, &path)? = value;
-            Some(())
+            replace(document, &path, value)
         }
         "move" => {
             let from = pointer(text("from")?)?;
@@ -137,12 +136,13 @@ fn json_equal(a: &Value, b: &Value) -> bool {
     }
 }
 
-/// Splits a JSON pointer into its segments.
+/// Splits a JSON pointer into its segments. As in the library that upstream uses, what is
+/// before the first slash does not count.
 fn pointer(text: &str) -> Option<Vec<String>> {
     if text.is_empty() {
         return Some(Vec::new());
     }
-    let steps = text.strip_prefix('/')?.split('/');
+    let steps = text.split_once('/')?.1.split('/');
     Some(
         steps
             .map(|step| step.replace("~1", "/").replace("~0", "~"))
@@ -172,6 +172,19 @@ fn find_mut<'v>(document: &'v mut Value, path: &[String]) -> Option<&'v mut Valu
         }
         _ => None,
     })
+}
+
+/// Replaces a value. As in the library that upstream uses, and other than RFC 6902 says, a
+/// field need not be there if its object is.
+fn replace(document: &mut Value, path: &[String], value: Value) -> Option<()> {
+    if let Some((last, parent)) = path.split_last()
+        && let Some(Value::Object(map)) = find_mut(document, parent)
+    {
+        map.insert(last.clone(), value);
+        return Some(());
+    }
+    *find_mut(document, path)? = value;
+    Some(())
 }
 
 fn add(document: &mut Value, path: &[String], value: Value) -> Option<()> {

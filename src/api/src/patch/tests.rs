@@ -35,13 +35,18 @@ fn json_patch_operations() {
             {"op": "move", "from": "/x~1y", "path": "/d"},
             {"op": "replace", "path": "/c/-1", "value": 0},
             {"op": "test", "path": "/nope", "value": null},
+            // What is not there can be replaced, and the start of a path does not count.
+            {"op": "replace", "path": "/a/new", "value": 5},
+            {"op": "add", "path": "x/e", "value": 6},
         ]))
         .unwrap(),
-        json!({"a": {"b": [9, 2, 3, 4]}, "c": [9, 2, 3, 0], "d": 2})
+        json!({"a": {"b": [9, 2, 3, 4], "new": 5}, "c": [9, 2, 3, 0], "d": 2, "e": 6})
     );
     for patch in [
         json!([{"op": "remove", "path": "/nope"}]),
-        json!([{"op": "replace", "path": "/nope", "value": 1}]),
+        json!([{"op": "replace", "path": "/n/o", "value": 1}]),
+        json!([{"op": "replace", "path": "/a/b/9", "value": 1}]),
+        json!([{"op": "add", "path": "nope", "value": 1}]),
         json!([{"op": "add", "path": "/a/b/9", "value": 1}]),
         json!([{"op": "add", "path": "/n/o", "value": 1}]),
         json!([{"op": "test", "path": "/a", "value": 1}]),

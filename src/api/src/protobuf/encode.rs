@@ -4,8 +4,6 @@
 //! beginning, into a buffer that grows downwards: every length is known when it is
 //! written, and nothing is written or measured twice.
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use serde_json::Value;
 
 use super::table::{self, Field, Holder, Message, Shape};
@@ -90,14 +88,13 @@ pub fn envelope_head(api_version: &str, kind: &str, length: usize) -> Vec<u8> {
     head
 }
 
+/// Returns the error for a value that is not of its field's type. It does not show the value,
+/// which may be a secret and ends up in clients' logs.
 fn wrong(field: &Field, value: &Value) -> Status {
-    let mut shown = value.to_string();
-    if shown.len() > 64 {
-        shown = shown.chars().take(64).collect();
-    }
     Status::internal(format!(
-        "the field {} cannot be encoded as protobuf: {shown} is not of its type",
-        field.name
+        "the field {} cannot be encoded as protobuf: a value of type {} does not fit it",
+        field.name,
+        crate::fields::go_value(value)
     ))
 }
 
@@ -213,7 +210,8 @@ fn value(
         }
         Shape::Bytes => {
             let text = value.as_str().ok_or_else(wrong)?;
-            out.text(number, &STANDARD.decode(text).map_err(|_| wrong())?);
+            let bytes = crate::fields::decode_base64(text).map_err(|_| wrong())?;
+            out.text(number, &bytes);
         }
         Shape::Quantity => {
             let before = out.written();

@@ -111,22 +111,42 @@ pub struct FieldRecord {
     pub name: &'static str,
     pub ty: u16,
     pub required: bool,
+    /// A struct that Go holds by value.
     pub embedded: bool,
-    pub pointer: bool,
+    /// Left out of the encoding when it has the zero value.
+    pub omit_zero: bool,
+    /// Encoded also when it is unset: as `null` if `null_when_unset`, else as the zero value.
+    pub always: bool,
+    pub null_when_unset: bool,
     pub default: Option<&'static str>,
 }
 
 impl DefRecord {
     pub fn field(&self, index: u16) -> FieldRecord {
         let at = section(FIELDS) + usize::from(self.first + index) * FIELD_SIZE;
+        let flags = BLOB[at + 4];
         FieldRecord {
             name: string(u16_at(at)).unwrap_or_default(),
             ty: u16_at(at + 2),
-            required: BLOB[at + 4] & flag::REQUIRED != 0,
-            pointer: BLOB[at + 4] & flag::POINTER != 0,
-            embedded: BLOB[at + 4] & flag::EMBEDDED != 0,
+            required: flags & flag::REQUIRED != 0,
+            embedded: flags & flag::EMBEDDED != 0,
+            omit_zero: flags & flag::OMIT_ZERO != 0,
+            always: flags & flag::ALWAYS != 0,
+            null_when_unset: flags & flag::NULL != 0,
             default: string(u16_at(at + 6)),
         }
+    }
+
+    /// Returns the fields that every encoded object has: structs by value, and those that
+    /// are encoded when unset.
+    pub fn standing_fields(self) -> impl Iterator<Item = FieldRecord> {
+        let first = section(FIELDS) + usize::from(self.first) * FIELD_SIZE;
+        (0..self.count)
+            .filter(move |i| {
+                let flags = BLOB[first + usize::from(*i) * FIELD_SIZE + 4];
+                flags & (flag::EMBEDDED | flag::ALWAYS) != 0
+            })
+            .map(move |i| self.field(i))
     }
 
     pub fn find(&self, name: &str) -> Option<FieldRecord> {

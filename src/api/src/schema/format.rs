@@ -56,8 +56,12 @@ pub mod flag {
     pub const REQUIRED: u8 = 4;
     /// On a field: a struct that Go holds by value, so that it is always there.
     pub const EMBEDDED: u8 = 8;
-    /// On a field: a required scalar that Go holds by pointer.
-    pub const POINTER: u8 = 16;
+    /// On a field: left out of the encoding when it has the zero value of its type.
+    pub const OMIT_ZERO: u8 = 16;
+    /// On a field: encoded also when it is unset.
+    pub const ALWAYS: u8 = 32;
+    /// On a field that is always encoded: `null` when it is unset, rather than a zero value.
+    pub const NULL: u8 = 64;
 }
 
 pub mod strategy {

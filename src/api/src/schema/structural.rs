@@ -100,6 +100,7 @@ impl Structural {
                         name: "metadata",
                         ty: Type::Builtin(Schema::builtin().object_meta()),
                         required: false,
+                        omit_zero: false,
                         always_encoded: false,
                     });
                 }
@@ -109,6 +110,7 @@ impl Structural {
                         name,
                         ty: Type::Structural(text_type()),
                         required: false,
+                        omit_zero: false,
                         always_encoded: false,
                     });
                 }
@@ -124,6 +126,7 @@ impl Structural {
             name,
             ty: Type::Structural(ty),
             required: self.required.iter().any(|r| r == name),
+            omit_zero: false,
             always_encoded: false,
         }
     }

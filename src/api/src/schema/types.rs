@@ -83,8 +83,23 @@ pub struct Field<'a> {
     pub ty: Type<'a>,
     /// Whether the field is required.
     pub required: bool,
-    /// Whether Go encodes the field even when it is empty.
+    /// Whether Go omits the field's zero value: a scalar that it holds by value.
+    pub omit_zero: bool,
+    /// Whether Go encodes the field even when it is unset.
     pub always_encoded: bool,
+}
+
+/// A field that every object of a built-in type has in Go's encoding.
+#[derive(Clone, Copy, Debug)]
+pub struct Standing {
+    /// The name in JSON.
+    pub name: &'static str,
+    /// The field's type.
+    pub ty: TypeRef,
+    /// Whether it is a struct that Go holds by value.
+    pub embedded: bool,
+    /// Whether it is `null` when it is unset, rather than a zero value.
+    pub null_when_unset: bool,
 }
 
 /// A structural schema, or a part of one.

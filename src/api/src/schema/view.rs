@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use super::blob;
 use super::format::{flag, list_type, strategy, tag};
-use super::types::{Field, Kind, ListType, PatchStrategy, Structural, Type, TypeRef};
+use super::types::{Field, Kind, ListType, PatchStrategy, Standing, Structural, Type, TypeRef};
 
 impl<'a> From<TypeRef> for Type<'a> {
     fn from(ty: TypeRef) -> Self {
@@ -76,19 +76,22 @@ impl<'a> Type<'a> {
         }
     }
 
-    /// Returns the names of the declared fields that are structs held by value in Go.
-    /// Every encoded object contains them, even if empty.
-    pub fn embedded_fields(self) -> impl Iterator<Item = &'static str> + use<> {
+    /// Returns the declared fields that every object has in Go's encoding: structs held by
+    /// value, and fields that are encoded even when they are unset. A custom resource has
+    /// none.
+    pub fn standing_fields(self) -> impl Iterator<Item = Standing> + use<> {
         let def = match self {
             Self::Builtin(ty) if ty.record().tag == tag::OBJECT => ty.def(),
             _ => None,
         };
-        def.into_iter().flat_map(|def| {
-            (0..def.count)
-                .map(move |i| def.field(i))
-                .filter(|f| f.embedded)
-                .map(|f| f.name)
-        })
+        def.into_iter()
+            .flat_map(blob::DefRecord::standing_fields)
+            .map(|record| Standing {
+                name: record.name,
+                ty: TypeRef::from_index(record.ty),
+                embedded: record.embedded,
+                null_when_unset: record.null_when_unset,
+            })
     }
 
     /// Returns the type of an array's items, of a map's values, or of an object's
@@ -233,6 +236,7 @@ fn builtin_field(record: blob::FieldRecord) -> Field<'static> {
         name: record.name,
         ty: Type::Builtin(TypeRef::from_index(record.ty)),
         required: record.required,
-        always_encoded: record.required && !record.pointer,
+        omit_zero: record.omit_zero,
+        always_encoded: record.always,
     }
 }

@@ -4,7 +4,7 @@ use rkube_api::Object;
 use rkube_api::schema::{ListType, Structural};
 use rkube_api::status::{FieldError, FieldErrorKind};
 use rkube_go_regexp::Pattern;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 /// Returns the list type of a schema and the keys of a list map.
 pub fn list_rule(schema: &Structural) -> (ListType, &[String]) {
@@ -122,7 +122,7 @@ pub fn validate(
                 let old = old.and_then(|old| old.get(name));
                 if let Some(property) = schema["properties"].get(name) {
                     validate(property, value, old, &join(path, name), errors);
-                } else if schema["additionalProperties"].is_object() {
+                } else if schema["additionalProperties"].is_object() && !value.is_null() {
                     validate(
                         &schema["additionalProperties"],
                         value,
@@ -230,9 +230,102 @@ fn fits_format(format: &str, text: &str) -> bool {
                 .decode(text)
                 .is_ok()
         }
-        "duration" => rkube_api::duration::parse(text.trim_start_matches('-')).is_some(),
+        "duration" => {
+            rkube_api::duration::parse(text.trim_start_matches('-')).is_some()
+                || names_a_duration(text)
+        }
+        "uri" => is_request_uri(text),
+        "hostname" => is_host_name(text),
+        "k8s-short-name" => rkube_api::names::dns1123_label(text).is_empty(),
+        "k8s-long-name" => rkube_api::names::dns1123_subdomain(text).is_empty(),
         _ => true,
     }
+}
+
+/// Returns whether a text contains a number with a unit of time in words, which counts as a
+/// duration (`3 days`, `P3D`).
+fn names_a_duration(text: &str) -> bool {
+    const UNITS: [&[&str]; 8] = [
+        &["ns", "nano"],
+        &["us", "\u{b5}s", "micro"],
+        &["ms", "milli"],
+        &["s", "sec"],
+        &["m", "min"],
+        &["h", "hr", "hour"],
+        &["d", "day"],
+        &["w", "wk", "week"],
+    ];
+    let is_unit = |word: &str| {
+        let word = word.to_lowercase();
+        UNITS.iter().any(|names| {
+            names.contains(&word.as_str())
+                || names.last().is_some_and(|last| word.starts_with(last))
+        })
+    };
+    let mut rest = text;
+    while let Some(at) = rest.find(|c: char| c.is_ascii_digit()) {
+        rest = rest[at..].trim_start_matches(|c: char| c.is_ascii_digit());
+        let unit: String = rest
+            .trim_start()
+            .chars()
+            .take_while(|c| c.is_ascii_alphabetic() || *c == '\u{b5}')
+            .collect();
+        if !unit.is_empty() && is_unit(&unit) {
+            return true;
+        }
+    }
+    false
+}
+
+/// Returns whether a text is an absolute URI or an absolute path, as Go's
+/// `url.ParseRequestURI` takes it.
+fn is_request_uri(text: &str) -> bool {
+    if text.is_empty() || text.bytes().any(|b| b < 0x20 || b == 0x7f) {
+        return false;
+    }
+    let has_escapes = text.split('%').skip(1).all(|rest| {
+        let digits = rest.as_bytes();
+        digits.len() >= 2 && digits[..2].iter().all(u8::is_ascii_hexdigit)
+    });
+    if text.starts_with('/') {
+        return has_escapes;
+    }
+    let Some((scheme, rest)) = text.split_once(':') else {
+        return false;
+    };
+    let is_scheme = scheme.starts_with(|c: char| c.is_ascii_alphabetic())
+        && scheme
+            .chars()
+            .all(|c| c.is_ascii_alphanumeric() || "+-.".contains(c));
+    let host = rest.strip_prefix("//").map_or("", |rest| {
+        rest.split(['/', '?', '#']).next().unwrap_or_default()
+    });
+    is_scheme && !host.contains([' ', '<', '>', '"']) && (has_escapes || !rest.starts_with('/'))
+}
+
+/// Returns whether a text is the name of an Internet host, in any script.
+fn is_host_name(text: &str) -> bool {
+    let is_label = |label: &str| {
+        let is_edge = |c: Option<char>| c.is_some_and(char::is_alphanumeric);
+        label.len() <= 63
+            && is_edge(label.chars().next())
+            && is_edge(label.chars().last())
+            && label.chars().all(|c| c.is_alphanumeric() || c == '-')
+    };
+    text.len() <= 255 && text.split('.').all(is_label)
+}
+
+/// Returns whether a number is a multiple of another, but for the error of the division.
+fn is_multiple(number: f64, factor: f64) -> bool {
+    const EPSILON: f64 = 1e-9;
+    // Small factors are not exact, so that upstream multiplies with their inverse.
+    let times = if factor < 1.0 {
+        1.0 / factor * number
+    } else {
+        number / factor
+    };
+    let whole = times.round();
+    times == whole || (times - whole).abs() < EPSILON * (times.abs() + whole.abs())
 }
 
 fn numeric(schema: &Value, number: f64, value: &Value, path: &str, errors: &mut Vec<FieldError>) {
@@ -254,7 +347,7 @@ fn numeric(schema: &Value, number: f64, value: &Value, path: &str, errors: &mut 
         }
     }
     if let Some(factor) = limit("multipleOf").filter(|f| *f != 0.0)
-        && (number / factor).fract() != 0.0
+        && !is_multiple(number, factor)
     {
         let detail = format!("{path} in body should be a multiple of {factor}");
         errors.push(FieldError::invalid(path, value.clone(), detail));
@@ -372,10 +465,157 @@ pub fn validate_lists(
     }
 }
 
+/// Validates the embedded objects of a custom resource: type and metadata.
+pub fn validate_embedded(
+    schema: &Structural,
+    value: &Value,
+    path: &str,
+    errors: &mut Vec<FieldError>,
+) {
+    match value {
+        Value::Array(items) => {
+            if let Some(schema) = &schema.items {
+                for (i, item) in items.iter().enumerate() {
+                    validate_embedded(schema, item, &format!("{path}[{i}]"), errors);
+                }
+            }
+        }
+        Value::Object(map) => {
+            // The root is validated as every object is.
+            if schema.resource && !path.is_empty() {
+                embedded_type(map, path, errors);
+                embedded_metadata(map, path, errors);
+            }
+            for (name, value) in map {
+                if let Some(property) = schema.properties.get(name) {
+                    validate_embedded(property, value, &join(path, name), errors);
+                } else if let Some(additional) = &schema.additional {
+                    validate_embedded(additional, value, &format!("{path}[{name}]"), errors);
+                }
+            }
+        }
+        _ => {}
+    }
+}
+
+fn embedded_type(map: &Map<String, Value>, path: &str, errors: &mut Vec<FieldError>) {
+    for key in ["apiVersion", "kind"] {
+        let field = join(path, key);
+        let text = match map.get(key) {
+            None => {
+                errors.push(FieldError::required(field, ""));
+                continue;
+            }
+            Some(Value::String(text)) => text,
+            Some(other) => {
+                errors.push(FieldError::invalid(
+                    field,
+                    other.clone(),
+                    "must be a string",
+                ));
+                continue;
+            }
+        };
+        if text.is_empty() {
+            errors.push(FieldError::invalid(field, "", "must not be empty"));
+        } else if key == "apiVersion" && text.matches('/').count() > 1 {
+            let detail = format!("unexpected GroupVersion string: {text}");
+            errors.push(FieldError::invalid(field, text.as_str(), detail));
+        } else if key == "kind" {
+            let wrong = rkube_api::names::dns1035_label(&text.to_lowercase());
+            if !wrong.is_empty() {
+                let detail = format!(
+                    "may have mixed case, but should otherwise match: {}",
+                    wrong.join(",")
+                );
+                errors.push(FieldError::invalid(field, text.as_str(), detail));
+            }
+        }
+    }
+}
+
+fn embedded_metadata(map: &Map<String, Value>, path: &str, errors: &mut Vec<FieldError>) {
+    let Some(metadata) = map.get("metadata") else {
+        return;
+    };
+    let mut object = Value::Object(Map::new());
+    object["metadata"] = metadata.clone();
+    if rkube_api::meta::name(&object).is_empty() {
+        // An embedded object needs no name.
+        rkube_api::meta::set_name(&mut object, "x");
+    }
+    let namespaced = !rkube_api::meta::namespace(&object).is_empty();
+    let found = rkube_strategy::validate_metadata(
+        &object,
+        namespaced,
+        rkube_strategy::NameRule::PathSegment,
+    );
+    errors.extend(found.into_iter().map(|mut error| {
+        error.field = join(path, &error.field);
+        error
+    }));
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use serde_json::json;
+
+    #[test]
+    fn embedded_objects_have_type_and_metadata() {
+        let template = json!({"type": "object", "x-kubernetes-embedded-resource": true, "x-kubernetes-preserve-unknown-fields": true});
+        let schema = Structural::root(
+            &json!({"type": "object", "properties": {"spec": {"type": "object", "properties": {
+            "one": template, "many": {"type": "array", "items": template}}}}}),
+        );
+        let found = |spec: Value| {
+            let mut errors = Vec::new();
+            validate_embedded(&schema, &json!({"spec": spec}), "", &mut errors);
+            errors.iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        let good = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"labels": {"a": "b"}}});
+        assert_eq!(found(json!({"one": good, "many": [good]})), [""; 0]);
+        assert_eq!(
+            found(json!({"one": {}, "many": [{"apiVersion": "a/b/c", "kind": ""}]})),
+            [
+                r#"spec.many[0].apiVersion: Invalid value: "a/b/c": unexpected GroupVersion string: a/b/c"#,
+                r#"spec.many[0].kind: Invalid value: "": must not be empty"#,
+                "spec.one.apiVersion: Required value",
+                "spec.one.kind: Required value",
+            ]
+        );
+        let mut bad = good;
+        bad["metadata"]["labels"]["a"] = json!("not a label");
+        assert!(
+            found(json!({"one": bad}))[0].starts_with("spec.one.metadata.labels: Invalid value")
+        );
+    }
+
+    #[test]
+    fn formats_are_as_wide_as_upstreams() {
+        for (format, text, fits) in [
+            ("uri", "https://example.com/a?b", true),
+            ("uri", "/a/b", true),
+            ("uri", "urn:x", true),
+            ("uri", "example.com", false),
+            ("uri", "", false),
+            ("uri", "http://a b/", false),
+            ("hostname", "a.example.com", true),
+            ("hostname", "a_b", false),
+            ("hostname", "-a", false),
+            ("duration", "1h30m", true),
+            ("duration", "P3D", true),
+            ("duration", "3 weeks", true),
+            ("duration", "x", false),
+        ] {
+            assert_eq!(fits_format(format, text), fits, "{format} {text}");
+        }
+        let tenths = json!({"type": "number", "multipleOf": 0.1});
+        assert_eq!(messages(tenths.clone(), json!(0.3)), [""; 0]);
+        assert_eq!(messages(tenths, json!(0.35)).len(), 1);
+        let map = json!({"type": "object", "additionalProperties": {"type": "string"}});
+        assert_eq!(messages(map, json!({"a": null})), [""; 0]);
+    }
 
     fn messages(schema: Value, value: Value) -> Vec<String> {
         let mut errors = Vec::new();

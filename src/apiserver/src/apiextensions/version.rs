@@ -177,6 +177,7 @@ impl CrdVersion {
             validate::validate_root(&self.schema, object, &mut errors);
         }
         validate::validate_lists(&self.structural, object, "", &mut errors);
+        validate::validate_embedded(&self.structural, object, "", &mut errors);
         let Some(rules) = &self.rules else {
             return errors;
         };

@@ -110,10 +110,13 @@ fn check_configuration(
     }
     meta::set_name(configuration, &call.info.name);
     namespace_of_request(call, resource, configuration)?;
-    // Undeclared fields are an error of the apply itself, regardless of `fieldValidation`.
-    let mut checked = configuration.clone();
-    if fields::check(resource.schema(), &mut checked)?.is_empty() {
-        *configuration = checked;
+    // What is applied is owned as it is, also where the object does not keep it (a zero value).
+    if resource.crd_version().is_some() {
+        // Undeclared fields are an error of the apply itself, regardless of `fieldValidation`.
+        let mut checked = configuration.clone();
+        if fields::check(resource.schema(), &mut checked)?.is_empty() {
+            *configuration = checked;
+        }
     }
     meta::set_type(configuration, &resource.api_version(), &resource.kind);
     if !meta::managed_fields(configuration).is_empty() {
@@ -142,10 +145,13 @@ impl Apply<'_> {
             Some(old) => Some(self.resource.served(old.clone())?),
             None => None,
         };
-        let new = self
+        let mut new = self
             .tracking()?
             .request(|request| applied(request, live.as_ref(), &self.configuration, self.force))?;
         self.report_duplicate()?;
+        if self.resource.crd_version().is_none() {
+            fields::check(self.resource.schema(), &mut new)?;
+        }
         self.resource.stored(new)
     }
 

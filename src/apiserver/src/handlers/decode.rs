@@ -46,8 +46,9 @@ pub fn decode(
         )));
     }
     resource.check_kind(&mut object)?;
-    let unknown = fields::check(resource.schema(), &mut object)?;
-    report_fields(call, validation, duplicates, unknown)?;
+    let mut messages = fields::check(resource.schema(), &mut object)?;
+    messages.extend(duplicates);
+    call.warn(validation.judge(&object, messages)?);
     meta::set_type(&mut object, &resource.api_version(), &resource.kind);
     Ok(object)
 }

@@ -123,6 +123,37 @@ pub fn keep_system_metadata(new: &mut Object, old: &Object) {
     meta::remove(new, "selfLink");
 }
 
+/// Removes owner references that are repeated as a whole. Returns the warning about them;
+/// `mutated` tells whether admission has changed the object.
+pub fn merge_owners(object: &mut Object, mutated: bool) -> Option<String> {
+    let owners = meta::owner_references(object);
+    let repeated = |i: &usize| owners[..*i].contains(&owners[*i]);
+    let repeated: Vec<usize> = (1..owners.len()).filter(repeated).collect();
+    if repeated.is_empty() {
+        return None;
+    }
+    let uids: Vec<&str> = repeated
+        .iter()
+        .map(|i| owners[*i]["uid"].as_str().unwrap_or_default())
+        .collect();
+    let when = match mutated {
+        true => " after mutating admission happens",
+        false => "",
+    };
+    let warning = format!(
+        ".metadata.ownerReferences contains duplicate entries{when}; API server dedups owner references in 1.20+, and may reject such requests as early as 1.24; please fix your requests; duplicate UID(s) observed: {}",
+        uids.join(", ")
+    );
+    let kept: Vec<Value> = owners
+        .iter()
+        .enumerate()
+        .filter(|(i, _)| !repeated.contains(i))
+        .map(|(_, owner)| owner.clone())
+        .collect();
+    meta::metadata_mut(object).insert("ownerReferences".into(), kept.into());
+    Some(warning)
+}
+
 /// Returns whether a write changes nothing except times in `managedFields`.
 pub fn is_unchanged(new: &Object, old: &Object) -> bool {
     let (Some(new), Some(old)) = (new.as_object(), old.as_object()) else {
@@ -209,6 +240,23 @@ mod tests {
         let name = generated_name("web-");
         assert!(name.starts_with("web-") && name.len() == 9, "{name}");
         assert_eq!(generated_name(&"x".repeat(80)).len(), 63);
+    }
+
+    #[test]
+    fn repeated_owners_are_merged() {
+        let owner = |uid: &str, controller: bool| json!({"uid": uid, "controller": controller});
+        let mut object = json!({"metadata": {"ownerReferences": [
+            owner("a", true), owner("b", false), owner("a", true), owner("a", false)]}});
+        let warning = merge_owners(&mut object, false).unwrap();
+        assert!(
+            warning.ends_with("duplicate UID(s) observed: a"),
+            "{warning}"
+        );
+        assert_eq!(
+            object["metadata"]["ownerReferences"],
+            json!([owner("a", true), owner("b", false), owner("a", false)])
+        );
+        assert_eq!(merge_owners(&mut object, true), None);
     }
 
     #[test]

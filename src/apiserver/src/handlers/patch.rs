@@ -142,7 +142,15 @@ fn patched(
         Form::Merge | Form::Apply => patches::merge_patch(&live, patch)?,
     };
     resource.check_kind(&mut new)?;
-    let unknown = fields::check(resource.schema(), &mut new)?;
+    let unknown = fields::check(resource.schema(), &mut new).map_err(|error| {
+        // The patch is at fault, not the request's form.
+        let shown = match form {
+            Form::Strategic => patch.to_string(),
+            _ => new.to_string(),
+        };
+        let error = FieldError::invalid("patch", shown, error.message);
+        Status::invalid(&GroupKind::new("", ""), "", vec![error])
+    })?;
     report_fields(call, validation, Vec::new(), unknown)?;
     resource.stored(new)
 }

@@ -298,7 +298,7 @@ impl Stream {
         .into_iter();
         for (kind, object) in events {
             if as_served(object) {
-                put_raw(kind.as_str(), object, call.accepted.encoding, out);
+                put_raw(kind.as_str(), object, &call, out);
             } else if let Some(object) = converted.next() {
                 self.encode_tree(kind.as_str(), object, out);
             }
@@ -307,7 +307,7 @@ impl Stream {
 
     fn encode(&mut self, kind: &str, object: &CachedObject, out: &mut BytesMut) {
         if self.call.raw && self.call.resource.serves_storage_version() {
-            return put_raw(kind, object, self.call.accepted.encoding, out);
+            return put_raw(kind, object, &self.call, out);
         }
         if let View::Metadata(version) = self.call.accepted.view
             && self.call.accepted.encoding != Encoding::Protobuf
@@ -365,11 +365,12 @@ impl Stream {
 }
 
 /// Appends an event with a stored object's bytes.
-fn put_raw(kind: &str, object: &CachedObject, encoding: Encoding, out: &mut BytesMut) {
-    if encoding == Encoding::Protobuf {
+fn put_raw(kind: &str, object: &CachedObject, call: &WatchCall, out: &mut BytesMut) {
+    if call.accepted.encoding == Encoding::Protobuf {
         match object.protobuf() {
             Ok(encoded) => rkube_api::protobuf::watch_frame(kind, &encoded.body, out),
-            Err(status) => out.put_slice(&error_event(&status, encoding)),
+            // One object that cannot be shown must not end the watch.
+            Err(error) => respond::left_out(&call.resource, object, &error),
         }
         return;
     }

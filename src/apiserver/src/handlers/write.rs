@@ -6,13 +6,13 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use rkube_admission::Operation;
 use rkube_api::status::Status;
-use rkube_api::{Object, apply, meta};
+use rkube_api::{Object, apply, fields, meta};
 use rkube_store::{Expect, KeyValue, StoreError};
 use rkube_strategy::Context;
 
 use super::metadata::{
     check_errors, check_identity, generated_name, is_unchanged, keep_system_metadata,
-    loses_last_finalizer, metadata_errors,
+    loses_last_finalizer, merge_owners, metadata_errors,
 };
 use super::options::WriteOptions;
 use super::ownership::{Ownership, Part, Plan, Tracking, reset_fields};
@@ -145,6 +145,7 @@ impl Writer<'_> {
         ] {
             meta::remove(&mut object, field);
         }
+        self.call.warn(merge_owners(&mut object, false));
         strategy.default(&mut object);
         // Fields set below are not recorded in managedFields: no manager owns them.
         object = self.record_managed_fields(None, object, now).await?;
@@ -176,10 +177,12 @@ impl Writer<'_> {
                 meta::set_name(&mut object, &generated_name(&generate));
             }
             strategy.prepare_create(&ctx, &mut object);
+            fields::complete(resource.working_schema(), &mut object);
             self.storage
                 .admission
                 .mutate(&admission, &mut object, None)
                 .await?;
+            self.call.warn(merge_owners(&mut object, true));
             strategy.default(&mut object);
             let mut reservation = services::allocate(
                 &self.storage.backend,
@@ -304,8 +307,10 @@ impl Writer<'_> {
             .resource
             .crd_versions()
             .is_some_and(|family| meta::api_version(&object) != family.storage());
+        let mut object = self.storage.backend.load(self.resource, object).await?;
+        self.resource.normalise(&mut object);
         Ok(Current {
-            object: self.storage.backend.load(self.resource, object).await?,
+            object,
             revision,
             outdated,
         })
@@ -328,6 +333,10 @@ impl Writer<'_> {
             None => make(Some(old))?,
         };
         check_identity(resource, &mut new, old, revision, namespace, name)?;
+        // Of a patch they are merged only once admission has seen it.
+        if self.call.info.verb == "update" {
+            self.call.warn(merge_owners(&mut new, false));
+        }
         strategy.default(&mut new);
         match self.part {
             Part::Main => strategy.prepare_update(&ctx, &mut new, old),
@@ -335,6 +344,7 @@ impl Writer<'_> {
             Part::Sub(sub) => strategy.prepare_subresource_update(&ctx, sub, &mut new, old),
         }
         keep_system_metadata(&mut new, old);
+        fields::complete(resource.working_schema(), &mut new);
         new = self.record_managed_fields(Some(old), new, now).await?;
         let admission = Admission {
             backend: &self.storage.backend,
@@ -351,6 +361,7 @@ impl Writer<'_> {
             .admission
             .mutate(&admission, &mut new, Some(old))
             .await?;
+        self.call.warn(merge_owners(&mut new, true));
         strategy.default(&mut new);
         let mut reservation = match self.part {
             Part::Main => {

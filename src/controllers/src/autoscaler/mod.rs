@@ -193,7 +193,8 @@ impl AutoscalerController {
         let text = "the HPA controller was able to get the target's current scale";
         set(status, "AbleToScale", true, "SucceededGetScale", text, now);
         let current = scale.spec.as_ref().and_then(|s| s.replicas).unwrap_or(0);
-        status.current_replicas = Some(current);
+        // The API server omits a zero, and the comparison with the stored status must see that.
+        status.current_replicas = Some(current).filter(|count| *count != 0);
         self.history(key, |history| history.start(current, now));
         let (desired, why) = match self.desired(key, scaler, status, &scale).await {
             Ok(found) => found,

@@ -138,6 +138,16 @@ fn mark(deployment: &mut Deployment, revision: String) {
     }
 }
 
+/// Returns the name of a deployment's replica set. A long deployment's name is cut.
+fn set_name(deployment: &str, hash: &str) -> String {
+    const MAX: usize = 253;
+    let mut end = deployment.len().min(MAX - 1 - hash.len());
+    while !deployment.is_char_boundary(end) {
+        end -= 1;
+    }
+    format!("{}-{hash}", &deployment[..end])
+}
+
 fn make(state: &mut State, revision: i64) {
     let deployment = &state.deployment;
     let Some(spec) = deployment.spec.as_ref() else {
@@ -161,9 +171,9 @@ fn make(state: &mut State, revision: i64) {
     selector.match_labels = with_hash(&selector.match_labels);
     let mut set = ReplicaSet {
         metadata: ObjectMeta {
-            name: Some(format!(
-                "{}-{hash}",
-                deployment.metadata.name.as_deref().unwrap_or_default()
+            name: Some(set_name(
+                deployment.metadata.name.as_deref().unwrap_or_default(),
+                &hash,
             )),
             namespace: deployment.metadata.namespace.clone(),
             labels,

@@ -20,8 +20,28 @@ use crate::{Context, Strategy};
 /// The strategy of kind `DaemonSet`.
 pub(crate) struct DaemonSet;
 
+/// Annotation with the generation of the template, which the former API `extensions/v1beta1`
+/// had as a field.
+const TEMPLATE_GENERATION: &str = "deprecated.daemonset.template.generation";
+
+fn template_generation(obj: &Object) -> i64 {
+    at(obj, "metadata.annotations")
+        .get(TEMPLATE_GENERATION)
+        .and_then(|value| value.as_str()?.parse().ok())
+        .unwrap_or(0)
+}
+
+fn set_template_generation(obj: &mut Object, generation: i64) {
+    ensure(obj, "metadata.annotations").insert(
+        TEMPLATE_GENERATION.to_owned(),
+        generation.to_string().into(),
+    );
+}
+
 impl Strategy for DaemonSet {
     fn default(&self, obj: &mut Object) {
+        let generation = template_generation(obj);
+        set_template_generation(obj, generation);
         ensure(obj, "spec.updateStrategy");
         let Some(spec) = at_mut(obj, "spec") else {
             return;
@@ -49,13 +69,17 @@ impl Strategy for DaemonSet {
             json!({"currentNumberScheduled": 0, "numberMisscheduled": 0, "desiredNumberScheduled": 0, "numberReady": 0}),
         );
         put(obj, "metadata.generation", 1);
-        remove_template_generation(obj);
+        let generation = template_generation(obj).max(1);
+        set_template_generation(obj, generation);
     }
 
     fn prepare_update(&self, _ctx: &Context<'_>, new: &mut Object, old: &Object) {
         keep(new, old, "status");
         let changed = !same(at(new, "spec"), at(old, "spec"));
         generic::set_generation(new, old, changed);
+        let new_template = !same(at(new, "spec.template"), at(old, "spec.template"));
+        let generation = template_generation(old).saturating_add(i64::from(new_template));
+        set_template_generation(new, generation);
     }
 
     fn prepare_status_update(&self, _ctx: &Context<'_>, new: &mut Object, old: &Object) {
@@ -123,11 +147,6 @@ impl Strategy for DaemonSet {
     fn warnings(&self, new: &Object, old: Option<&Object>) -> Vec<String> {
         template_warnings(new, old)
     }
-}
-
-/// Removes `spec.templateGeneration`, which only the former API `extensions/v1beta1` had.
-fn remove_template_generation(obj: &mut Object) {
-    crate::tree::remove(obj, "spec.templateGeneration");
 }
 
 fn strategy(errors: &mut Errors, obj: &Object) {

@@ -129,7 +129,12 @@ impl Strategy for Deployment {
     }
 
     fn warnings(&self, new: &Object, old: Option<&Object>) -> Vec<String> {
-        template_warnings(new, old)
+        let mut warnings = template_warnings(new, old);
+        if old.is_none() {
+            let used = "Pod names and hostnames";
+            warnings.extend(crate::core::pod_warnings::name(new, used));
+        }
+        warnings
     }
 
     fn scale(&self, obj: &Object) -> Option<Object> {

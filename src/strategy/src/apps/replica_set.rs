@@ -69,7 +69,12 @@ impl Strategy for ReplicaSet {
     }
 
     fn warnings(&self, new: &Object, old: Option<&Object>) -> Vec<String> {
-        template_warnings(new, old)
+        let mut warnings = template_warnings(new, old);
+        if old.is_none() {
+            let used = "Pod names and hostnames";
+            warnings.extend(crate::core::pod_warnings::name(new, used));
+        }
+        warnings
     }
 
     fn field_value(&self, obj: &Object, field: &str) -> Option<String> {

@@ -19,6 +19,9 @@ use crate::tree::{
 };
 use crate::{Context, NameRule, Strategy, names, quantities, selectors};
 
+/// A field whose feature gate is off in v1.36: new objects do not get it.
+const MAX_UNAVAILABLE: &str = "spec.updateStrategy.rollingUpdate.maxUnavailable";
+
 /// The strategy of kind `StatefulSet`.
 pub(crate) struct StatefulSet;
 
@@ -40,7 +43,6 @@ impl Strategy for StatefulSet {
                 ensure(strategy, "rollingUpdate");
                 if let Some(rolling) = at_mut(strategy, "rollingUpdate") {
                     default_value(rolling, "partition", 0);
-                    default_value(rolling, "maxUnavailable", 1);
                 }
             }
         }
@@ -72,9 +74,13 @@ impl Strategy for StatefulSet {
             json!({"replicas": 0, "availableReplicas": 0}),
         );
         put(obj, "metadata.generation", 1);
+        remove(obj, MAX_UNAVAILABLE);
     }
 
     fn prepare_update(&self, _ctx: &Context<'_>, new: &mut Object, old: &Object) {
+        if !has(old, MAX_UNAVAILABLE) {
+            remove(new, MAX_UNAVAILABLE);
+        }
         generic::prepare_spec_update(new, old);
     }
 

@@ -147,14 +147,8 @@ impl Strategy for Job {
     fn warnings(&self, new: &Object, old: Option<&Object>) -> Vec<String> {
         let mut warnings = crate::apps::template_warnings(new, old);
         if old.is_none() {
-            let name = text(new, "metadata.name");
-            let problems = crate::names::dns1123_label(name);
-            if !name.is_empty() && !problems.is_empty() {
-                warnings.push(format!(
-                    "metadata.name: this is used in Pod names and hostnames, which can result in surprising behavior; a DNS label is recommended: [{}]",
-                    problems.join(", ")
-                ));
-            }
+            let used = "Pod names and hostnames";
+            warnings.extend(crate::core::pod_warnings::name(new, used));
         }
         let parallel = int(new, "spec.parallelism").unwrap_or(0);
         if text(new, "spec.completionMode") == "Indexed"

@@ -148,7 +148,12 @@ impl Strategy for Pod {
     }
 
     fn warnings(&self, new: &Object, old: Option<&Object>) -> Vec<String> {
-        super::pod_warnings::pod_spec(at(new, "spec"), old.map(|o| at(o, "spec")), "spec")
+        let before = old.map(|o| at(o, "spec"));
+        let mut warnings = super::pod_warnings::pod_spec(at(new, "spec"), before, "spec");
+        if old.is_none() {
+            warnings.extend(super::pod_warnings::name(new, "the Pod's hostname"));
+        }
+        warnings
     }
 
     fn default_grace_period(&self, obj: &Object) -> Option<i64> {

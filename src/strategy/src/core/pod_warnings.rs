@@ -46,6 +46,16 @@ pub(crate) fn pod_spec(spec: &Value, old: Option<&Value>, path: &str) -> Vec<Str
             ));
         }
     }
+    repeated(spec, "hostAliases", "ip", path, &mut warnings);
+    repeated(spec, "imagePullSecrets", "name", path, &mut warnings);
+    for (i, secret) in list(spec, "imagePullSecrets").iter().enumerate() {
+        if text(secret, "name").is_empty() {
+            warnings.push(format!(
+                "{path}.imagePullSecrets[{i}].name: invalid empty name \"\""
+            ));
+        }
+    }
+    fractional_bytes(spec, path, &mut warnings);
     for (i, volume) in list(spec, "volumes").iter().enumerate() {
         let field = index(&child(path, "volumes"), i);
         if has(volume, "gitRepo") {
@@ -71,31 +81,12 @@ pub(crate) fn pod_spec(spec: &Value, old: Option<&Value>, path: &str) -> Vec<Str
             }
         }
     }
-    for key in ["containers", "initContainers"] {
-        for (i, c) in list(spec, key).iter().enumerate() {
+    let mut ports = Ports::default();
+    for key in ["initContainers", "containers"] {
+        for (i, container) in list(spec, key).iter().enumerate() {
             let field = index(&child(path, key), i);
-            let mut seen = BTreeSet::new();
-            for (j, env) in list(c, "env").iter().enumerate() {
-                let name = text(env, "name");
-                if !seen.insert(name) {
-                    warnings.push(format!(
-                        "{field}.env[{j}]: hides previous definition of {name:?}, which may be dropped when using apply"
-                    ));
-                }
-            }
-            let mut ports = BTreeSet::new();
-            for (j, port) in list(c, "ports").iter().enumerate() {
-                let number = at(port, "containerPort").as_i64().unwrap_or(0);
-                if !ports.insert((number, text(port, "protocol"))) {
-                    warnings.push(format!(
-                        "{field}.ports[{j}]: duplicate port definition with {field}.ports[{}]",
-                        list(c, "ports")
-                            .iter()
-                            .position(|p| at(p, "containerPort").as_i64() == Some(number))
-                            .unwrap_or(0)
-                    ));
-                }
-            }
+            environment(container, &field, &mut warnings);
+            ports.check(container, &field, &mut warnings);
         }
     }
     if at(spec, "terminationGracePeriodSeconds")
@@ -107,4 +98,144 @@ pub(crate) fn pod_spec(spec: &Value, old: Option<&Value>, path: &str) -> Vec<Str
         ));
     }
     warnings
+}
+
+/// Warns about items of a list that have the same value of a field.
+fn repeated(spec: &Value, items: &str, key: &str, path: &str, warnings: &mut Vec<String>) {
+    let mut seen = BTreeSet::new();
+    for (i, item) in list(spec, items).iter().enumerate() {
+        let value = text(item, key);
+        if !seen.insert(value) {
+            warnings.push(format!(
+                "{path}.{items}[{i}].{key}: duplicate {key} {value:?}"
+            ));
+        }
+    }
+}
+
+/// Warns about parts of a byte: `100m` of memory is a tenth of a byte.
+fn fractional_bytes(spec: &Value, path: &str, warnings: &mut Vec<String>) {
+    let mut check = |amounts: &Value, field: &str| {
+        for name in ["memory", "ephemeral-storage"] {
+            let Some(text) = amounts.get(name).and_then(Value::as_str) else {
+                continue;
+            };
+            let mut rounded = crate::quantities::of(amounts.get(name));
+            if !rounded.round_up(0) {
+                warnings.push(format!(
+                    "{field}[{name}]: fractional byte value {text:?} is invalid, must be an integer"
+                ));
+            }
+        }
+    };
+    check(at(spec, "overhead"), &child(path, "overhead"));
+    for key in ["initContainers", "containers"] {
+        for (i, container) in list(spec, key).iter().enumerate() {
+            let field = index(&child(path, key), i);
+            for part in ["limits", "requests"] {
+                let amounts = at(container, "resources").get(part).unwrap_or(&Value::Null);
+                check(amounts, &format!("{field}.resources.{part}"));
+            }
+        }
+    }
+}
+
+/// Warns about variables that replace one of the same name without using its value.
+fn environment(container: &Value, field: &str, warnings: &mut Vec<String>) {
+    let mut seen = BTreeSet::new();
+    for (i, variable) in list(container, "env").iter().enumerate() {
+        let name = text(variable, "name");
+        let reference = format!("$({name})");
+        let value = text(variable, "value");
+        let extends =
+            !has(variable, "valueFrom") && value != reference && value.contains(&reference);
+        if !seen.insert(name) && !extends {
+            warnings.push(format!(
+                "{field}.env[{i}]: hides previous definition of {name:?}, which may be dropped when using apply"
+            ));
+        }
+    }
+}
+
+/// The ports of a pod's containers, by number and protocol.
+#[derive(Default)]
+struct Ports<'a>(std::collections::BTreeMap<(i64, &'a str), Vec<(String, &'a Value)>>);
+
+impl<'a> Ports<'a> {
+    /// Warns about ports of a container that meet earlier ones.
+    fn check(&mut self, container: &'a Value, field: &str, warnings: &mut Vec<String>) {
+        let host_of = |port: &Value| at(port, "hostPort").as_i64().unwrap_or(0);
+        for (i, port) in list(container, "ports").iter().enumerate() {
+            let here = format!("{field}.ports[{i}]");
+            let number = at(port, "containerPort").as_i64().unwrap_or(0);
+            let others = self.0.entry((number, text(port, "protocol"))).or_default();
+            for (there, other) in others.iter() {
+                let (host, other_host) = (host_of(port), host_of(other));
+                let (ip, other_ip) = (text(port, "hostIP"), text(other, "hostIP"));
+                let what = if host == other_host && ip == other_ip {
+                    "duplicate"
+                } else if host == 0 || other_host == 0 {
+                    "overlapping"
+                } else if host == other_host && ip.is_empty() != other_ip.is_empty() {
+                    "dangerously ambiguous"
+                } else {
+                    continue;
+                };
+                warnings.push(format!("{here}: {what} port definition with {there}"));
+            }
+            others.push((here, port));
+        }
+    }
+}
+
+/// Returns the warning about a name that makes no host name; `used` says what it is used in.
+pub(crate) fn name(object: &Value, used: &str) -> Option<String> {
+    let name = text(object, "metadata.name");
+    let wrong = crate::names::dns1123_label(name);
+    (!name.is_empty() && !wrong.is_empty()).then(|| {
+        format!(
+            "metadata.name: this is used in {used}, which can result in surprising behavior; a DNS label is recommended: [{}]",
+            wrong.join(" ")
+        )
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn warns_as_upstream() {
+        let spec = json!({
+            "imagePullSecrets": [{}, {"name": "a"}, {"name": "a"}],
+            "hostAliases": [{"ip": "1.1.1.1"}, {"ip": "1.1.1.1"}],
+            "containers": [
+                {"env": [{"name": "A", "value": "1"}, {"name": "A", "value": "$(A):2"}, {"name": "A", "value": "3"}],
+                 "resources": {"limits": {"memory": "100m", "cpu": "100m"}, "requests": {"memory": "1Gi"}},
+                 "ports": [{"containerPort": 80, "protocol": "TCP", "hostPort": 1}, {"containerPort": 80, "protocol": "TCP", "hostPort": 2}]},
+                {"ports": [{"containerPort": 80, "protocol": "TCP"}, {"containerPort": 80, "protocol": "UDP"}]},
+            ],
+        });
+        assert_eq!(
+            pod_spec(&spec, None, "spec"),
+            [
+                r#"spec.hostAliases[1].ip: duplicate ip "1.1.1.1""#,
+                r#"spec.imagePullSecrets[2].name: duplicate name "a""#,
+                r#"spec.imagePullSecrets[0].name: invalid empty name """#,
+                r#"spec.containers[0].resources.limits[memory]: fractional byte value "100m" is invalid, must be an integer"#,
+                r#"spec.containers[0].env[2]: hides previous definition of "A", which may be dropped when using apply"#,
+                "spec.containers[1].ports[0]: overlapping port definition with spec.containers[0].ports[0]",
+                "spec.containers[1].ports[0]: overlapping port definition with spec.containers[0].ports[1]",
+            ]
+        );
+        let pod = |name: &str| json!({"metadata": {"name": name}});
+        assert_eq!(name(&pod("a"), "the Pod's hostname"), None);
+        assert_eq!(
+            name(&pod("a.b"), "the Pod's hostname").as_deref(),
+            Some(
+                "metadata.name: this is used in the Pod's hostname, which can result in surprising behavior; a DNS label is recommended: [must not contain dots]"
+            )
+        );
+    }
 }

@@ -81,11 +81,15 @@ impl Strategy for ReplicationController {
     }
 
     fn warnings(&self, new: &Object, old: Option<&Object>) -> Vec<String> {
-        super::pod_warnings::pod_spec(
+        let mut warnings = super::pod_warnings::pod_spec(
             at(new, "spec.template.spec"),
             old.map(|o| at(o, "spec.template.spec")),
             "spec.template.spec",
-        )
+        );
+        if old.is_none() {
+            warnings.extend(super::pod_warnings::name(new, "Pod names and hostnames"));
+        }
+        warnings
     }
 
     fn field_value(&self, obj: &Object, field: &str) -> Option<String> {

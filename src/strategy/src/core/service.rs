@@ -53,8 +53,9 @@ impl Strategy for Service {
     fn prepare_update(&self, _ctx: &Context<'_>, new: &mut Object, old: &Object) {
         generic::prepare_update_plain(new, old);
         keep(new, old, "status");
-        carry_over(new, old);
+        // What is cleared must be so in both fields before it is kept.
         mirror_cluster_ips(new, Some(old));
+        carry_over(new, old);
         drop_unused(new, Some(old));
     }
 
@@ -204,33 +205,28 @@ fn default_service(obj: &mut Object) {
     }
 }
 
-/// Copies `clusterIP` and `clusterIPs[0]` to each other. On updates the changed field wins if
-/// only one changed.
+/// Brings `clusterIP` and `clusterIPs` into agreement where a client knows only one of them.
+/// Whatever else differs is left to the validation.
 fn mirror_cluster_ips(new: &mut Object, old: Option<&Object>) {
     let single = text(new, "spec.clusterIP").to_owned();
     let many = !list(new, "spec.clusterIPs").is_empty();
-    match old {
-        None => {
-            if !single.is_empty() && !many {
-                put(new, "spec.clusterIPs", json!([single]));
-            } else if single.is_empty() && many {
-                let first = text_at(new, "spec.clusterIPs", 0).to_owned();
-                put(new, "spec.clusterIP", first);
-            }
+    let Some(old) = old else {
+        if !single.is_empty() && !many {
+            put(new, "spec.clusterIPs", json!([single]));
         }
-        Some(old) => {
-            let was = text(old, "spec.clusterIP");
-            let same_many = same_at(new, old, "spec.clusterIPs");
-            if single != was && same_many {
-                if single.is_empty() {
-                    remove(new, "spec.clusterIPs");
-                } else {
-                    put(new, "spec.clusterIPs", json!([single]));
-                }
-            } else if single == was && !same_many {
-                let first = text_at(new, "spec.clusterIPs", 0).to_owned();
-                put(new, "spec.clusterIP", first);
-            }
+        return;
+    };
+    let was = text(old, "spec.clusterIP");
+    if single == was {
+        if !many {
+            // The client does not know the list.
+            keep(new, old, "spec.clusterIPs");
+        }
+    } else if same_at(new, old, "spec.clusterIPs") {
+        if single.is_empty() {
+            remove(new, "spec.clusterIPs");
+        } else {
+            put(new, "spec.clusterIPs", json!([single]));
         }
     }
 }
@@ -242,13 +238,13 @@ fn carry_over(new: &mut Object, old: &Object) {
         text(new, "spec.type").to_owned(),
     );
     let has_ip = |kind: &str| kind != "ExternalName";
-    if has_ip(&was)
-        && has_ip(&is)
-        && text(new, "spec.clusterIP").is_empty()
-        && list(new, "spec.clusterIPs").is_empty()
-    {
-        keep(new, old, "spec.clusterIP");
-        keep(new, old, "spec.clusterIPs");
+    if has_ip(&was) && has_ip(&is) {
+        if text(new, "spec.clusterIP").is_empty() {
+            keep(new, old, "spec.clusterIP");
+        }
+        if list(new, "spec.clusterIPs").is_empty() {
+            keep(new, old, "spec.clusterIPs");
+        }
     }
     if has_ip(&was) && has_ip(&is) {
         for path in ["spec.ipFamilies", "spec.ipFamilyPolicy"] {
@@ -410,6 +406,39 @@ mod tests {
         assert!(
             messages(&Service.validate_update(&new, &old))[0].contains("may not change once set")
         );
+    }
+
+    #[test]
+    fn cleared_addresses_stay() {
+        let ips = json!(["10.0.0.5"]);
+        for kind in ["ClusterIP", "NodePort", "LoadBalancer"] {
+            let old = json!({"spec": {"type": kind, "clusterIP": "10.0.0.5", "clusterIPs": ips,
+                "ports": [{"port": 80, "protocol": "TCP", "targetPort": 80}]}});
+            for (single, many, accepted) in [
+                (json!(null), json!(null), true),
+                (json!(""), ips.clone(), true),
+                (json!(""), json!(null), true),
+                (json!("10.0.0.5"), json!(null), true),
+                (json!(null), ips.clone(), true),
+                (json!("10.0.0.6"), ips.clone(), false),
+                (json!(""), json!(["10.0.0.6"]), false),
+            ] {
+                let mut new = old.clone();
+                new["spec"]["clusterIP"] = single.clone();
+                new["spec"]["clusterIPs"] = many.clone();
+                Service.default(&mut new);
+                Service.prepare_update(&ctx(), &mut new, &old);
+                let errors = messages(&Service.validate_update(&new, &old));
+                let immutable = errors
+                    .iter()
+                    .any(|e| e.contains("may not change once set") || e.contains("must match"));
+                assert_eq!(!immutable, accepted, "{single} {many}: {errors:?}");
+                if accepted {
+                    assert_eq!(new["spec"]["clusterIP"], "10.0.0.5", "{single} {many}");
+                    assert_eq!(new["spec"]["clusterIPs"], ips, "{single} {many}");
+                }
+            }
+        }
     }
 
     #[test]

@@ -389,6 +389,34 @@ fn validate_cluster_ips(errors: &mut Errors, obj: &Object) {
             errors.duplicate(index("spec.ipFamilies", i), family);
         }
     }
+    configured_families(errors, obj);
+}
+
+/// Refuses the address family that clusters do not have here: all are IPv4 alone. Headless
+/// services without a selector may name it, because their endpoints come from elsewhere.
+fn configured_families(errors: &mut Errors, obj: &Object) {
+    let selects = at(obj, "spec.selector")
+        .as_object()
+        .is_some_and(|map| !map.is_empty());
+    if text(obj, "spec.clusterIP") == "None" && !selects {
+        return;
+    }
+    if text(obj, "spec.ipFamilyPolicy") == "RequireDualStack" {
+        errors.invalid(
+            "spec.ipFamilyPolicy",
+            "RequireDualStack",
+            "this cluster is not configured for dual-stack services",
+        );
+    }
+    for (i, family) in list(obj, "spec.ipFamilies").iter().enumerate() {
+        if family == "IPv6" {
+            errors.invalid(
+                index("spec.ipFamilies", i),
+                "IPv6",
+                "not configured on this cluster",
+            );
+        }
+    }
 }
 
 /// Validates the load balancer status of a service or ingress; `may_have` permits ingress points.
