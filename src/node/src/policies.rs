@@ -14,6 +14,7 @@ use k8s_openapi::api::core::v1::Namespace;
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use kube::runtime::watcher::{self, Event};
 use kube::{Api, ResourceExt};
+use rkube_network::nft::Table;
 use rkube_network::{Policy, PolicyEnforcer, PolicyPod, PolicyState};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
@@ -125,23 +126,14 @@ pub(crate) async fn run(mut feed: PolicyFeed) -> anyhow::Result<()> {
             // Not before all lists are complete: with a part of the objects, the rules would let
             // pass too much or too little.
             () = tokio::time::sleep_until(due), if pending && view.is_complete() => {
-                let table = view.state.table();
-                let enforcer = enforcer.clone();
-                let written = tokio::task::spawn_blocking(move || enforcer.apply(table)).await;
-                match written {
-                    Ok(Ok(changed)) => {
-                        debug!(changed, "rules of network policies");
-                        (pending, failures) = (false, 0);
-                        for done in waiting.drain(..) {
-                            // The worker may have stopped waiting.
-                            let _ = done.send(());
-                        }
+                if write(&enforcer, view.state.table()).await? {
+                    (pending, failures) = (false, 0);
+                    for done in waiting.drain(..) {
+                        // The worker may have stopped waiting.
+                        let _ = done.send(());
                     }
-                    Ok(Err(e)) => {
-                        warn!("writing the rules of network policies: {e}");
-                        failures = failures.saturating_add(1);
-                    }
-                    Err(e) => return Err(e).context("writing the rules of network policies"),
+                } else {
+                    failures = failures.saturating_add(1);
                 }
                 due = Instant::now() + doubled(MIN_SYNC_PERIOD, failures, MAX_SYNC_DELAY);
             }
@@ -160,15 +152,25 @@ pub(crate) async fn run(mut feed: PolicyFeed) -> anyhow::Result<()> {
                 }
             }
             notice = feed.notices.recv() => {
-                match notice.context("the pod workers ended")? {
-                    Notice::Attached { sandbox, pod, ip, done } => {
-                        view.attach(sandbox, &pod, ip);
-                        waiting.push(done);
-                    }
-                    Notice::Detached { sandbox } => view.detach(&sandbox),
-                }
-                pending = true;
+                waiting.extend(view.notice(notice.context("the pod workers ended")?));
+                pending |= view.needs_cluster();
             }
+        }
+    }
+}
+
+/// Makes the rules equal to `table`; returns whether they are. Errors are logged.
+async fn write(enforcer: &Arc<PolicyEnforcer>, table: Option<Table>) -> anyhow::Result<bool> {
+    let enforcer = enforcer.clone();
+    let written = tokio::task::spawn_blocking(move || enforcer.apply(table)).await;
+    match written.context("writing the rules of network policies")? {
+        Ok(changed) => {
+            debug!(changed, "rules of network policies");
+            Ok(true)
+        }
+        Err(e) => {
+            warn!("writing the rules of network policies: {e}");
+            Ok(false)
         }
     }
 }
@@ -391,6 +393,27 @@ impl View {
         }
     }
 
+    /// Takes a message of a pod worker. Returns who waits for the rules, if they are needed.
+    fn notice(&mut self, notice: Notice) -> Option<oneshot::Sender<()>> {
+        match notice {
+            Notice::Attached {
+                sandbox,
+                pod,
+                ip,
+                done,
+            } => {
+                self.attach(sandbox, &pod, ip);
+                if !self.is_complete() || self.needs_cluster() {
+                    return Some(done);
+                }
+                // There is no policy. The worker may have stopped waiting.
+                let _ = done.send(());
+            }
+            Notice::Detached { sandbox } => self.detach(&sandbox),
+        }
+        None
+    }
+
     fn put_policy(&mut self, object: &NetworkPolicy) {
         let policy = Policy::from_object(object);
         let (namespace, name) = (policy.namespace.clone(), policy.name.clone());
@@ -518,6 +541,29 @@ mod tests {
         assert_eq!(isolated(&mut view), 1);
         view.take(Change::Pod(Box::new(Event::Delete(pod("one", None)))));
         assert_eq!(isolated(&mut view), 0);
+    }
+
+    #[test]
+    fn pods_wait_for_rules_only_if_there_may_be_any() {
+        let mut view = View::new("here", DNS);
+        let waits = |view: &mut View| {
+            let (done, mut told) = oneshot::channel();
+            let waiting = view.notice(Notice::Attached {
+                sandbox: "s".into(),
+                pod: Box::new(pod("one", None)),
+                ip: Ipv4Addr::new(10, 244, 0, 2),
+                done,
+            });
+            assert_eq!(told.try_recv().is_ok(), waiting.is_none());
+            waiting.is_some()
+        };
+        assert!(waits(&mut view), "the policies are unknown");
+        view.take(Change::Policy(Event::InitDone));
+        assert!(!waits(&mut view));
+        view.take(Change::Policy(Event::Apply(policy())));
+        assert!(waits(&mut view));
+        complete(&mut view);
+        assert!(waits(&mut view), "the rules are not written yet");
     }
 
     #[test]

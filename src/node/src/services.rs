@@ -28,6 +28,9 @@ const MIN_SYNC_PERIOD: Duration = Duration::from_millis(75);
 /// Maximum time between two attempts to write rules or routes.
 const MAX_SYNC_DELAY: Duration = Duration::from_secs(30);
 
+/// The label with a node's zone.
+const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
+
 /// The current objects of one kind, from a watch.
 struct ObjectSet<K> {
     objects: HashMap<String, Arc<K>>,
@@ -114,7 +117,6 @@ pub(crate) async fn run(feed: ServiceFeed) -> anyhow::Result<()> {
     let proxy = Arc::new(
         ServiceProxy::new(ProxyConfig {
             node_name: config.name.clone(),
-            zone: None,
             cluster_cidr: config.cluster.pod_cidr,
             local_ips: vec![config.cluster.dns_ip],
         })
@@ -129,6 +131,8 @@ pub(crate) async fn run(feed: ServiceFeed) -> anyhow::Result<()> {
     let mut services = ObjectSet::<Service>::default();
     let mut slices = ObjectSet::<EndpointSlice>::default();
     let mut nodes = ObjectSet::<Node>::default();
+    // Until the node is known, hints of zones do not apply.
+    let mut zone: Option<String> = None;
     let mut pending = PendingSync::default();
     let mut failures: u32 = 0;
     let mut due = Instant::now();
@@ -147,7 +151,12 @@ pub(crate) async fn run(feed: ServiceFeed) -> anyhow::Result<()> {
                         }
                     }
                     Change::Slice(event) => pending.services |= slices.apply(*event),
-                    Change::Node(event) => pending.routes |= nodes.apply(*event),
+                    Change::Node(event) => {
+                        pending.routes |= nodes.apply(*event);
+                        let now = zone_of(&nodes, &config.name);
+                        pending.services |= now != zone;
+                        zone = now;
+                    }
                 }
                 // Of a kind without a complete list, nothing is written yet; the end of its list
                 // triggers a sync.
@@ -161,7 +170,7 @@ pub(crate) async fn run(feed: ServiceFeed) -> anyhow::Result<()> {
             () = tokio::time::sleep_until(due), if pending.any() => {
                 pending.routes = pending.routes && !feed.set_routes(&nodes).await;
                 if pending.services {
-                    let node = config.name.clone();
+                    let node = (config.name.clone(), zone.clone());
                     pending.services = !sync(node, &proxy, &dns, &services, &slices).await;
                 }
                 failures = if pending.any() { failures.saturating_add(1) } else { 0 };
@@ -224,10 +233,10 @@ fn publish(to: &watch::Sender<Option<ServiceEnv>>, services: &ObjectSet<Service>
     to.send_replace(Some(Arc::new(by_namespace)));
 }
 
-/// Updates the DNS server and the proxy rules; returns whether both are up to date. Errors are
-/// logged.
+/// Updates the DNS server and the proxy rules of the node with this name and zone; returns whether
+/// both are up to date. Errors are logged.
 async fn sync(
-    node: String,
+    (node, zone): (String, Option<String>),
     proxy: &Arc<ServiceProxy>,
     dns: &DnsServer,
     services: &ObjectSet<Service>,
@@ -237,7 +246,7 @@ async fn sync(
     dns.update(DnsState::from_objects(&services, &slices));
     let proxy = proxy.clone();
     let done = tokio::task::spawn_blocking(move || {
-        proxy.sync(&ServiceState::from_objects(&services, &slices, &node))
+        proxy.sync(&ServiceState::from_objects(&services, &slices, &node).in_zone(zone))
     })
     .await;
     match done {
@@ -263,6 +272,12 @@ impl ServiceFeed {
         }
         false
     }
+}
+
+/// Returns the zone of a node.
+fn zone_of(nodes: &ObjectSet<Node>, name: &str) -> Option<String> {
+    let node = nodes.objects.get(&format!("/{name}"))?;
+    node.labels().get(ZONE_LABEL).cloned()
 }
 
 /// Returns the pod CIDR and the address of each other node.
@@ -352,6 +367,23 @@ mod tests {
                 "10.0.0.2".parse().unwrap()
             )]
         );
+    }
+
+    #[test]
+    fn the_zone_is_that_of_the_own_node() {
+        let mut set = ObjectSet::<Node>::default();
+        assert_eq!(zone_of(&set, "own"), None);
+        for (name, zone) in [
+            ("own", Some("east")),
+            ("other", Some("west")),
+            ("bare", None),
+        ] {
+            let mut n = node(name, "", "");
+            n.metadata.labels = zone.map(|z| [(ZONE_LABEL.to_owned(), z.to_owned())].into());
+            set.apply(Event::Apply(n));
+        }
+        assert_eq!(zone_of(&set, "own").as_deref(), Some("east"));
+        assert_eq!(zone_of(&set, "bare"), None);
     }
 
     #[test]

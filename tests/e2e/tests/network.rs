@@ -122,14 +122,11 @@ fn network_policies_are_enforced() {
     };
     let cluster = &pods.cluster;
     pods.expect("default", true, true);
-    pods.expect("friends", true, true);
-
     cluster.apply(&policy(
         "servers",
         "{podSelector: {matchLabels: {app: server}}}",
     ));
     pods.expect("default", false, false);
-    pods.expect("friends", false, false);
 
     cluster.apply(&policy(
         "servers",

@@ -268,27 +268,32 @@ impl PolicyState {
     fn isolated(&self) -> Vec<(Ipv4Addr, Applying<PolicyKey>)> {
         let mut isolated = Vec::new();
         for pod in self.local.iter().filter_map(|uid| self.pods.get(uid)) {
-            let mut applying = Applying::default();
-            for (key, entry) in self
-                .policies
-                .range((pod.namespace.clone(), String::new())..)
-                .take_while(|((namespace, _), _)| *namespace == pod.namespace)
-            {
-                if !entry.policy.applies_to(pod) {
-                    continue;
-                }
-                for direction in Direction::BOTH {
-                    if direction.rules(&entry.policy).is_some() {
-                        let policies = applying.of(direction);
-                        policies.get_or_insert_with(Vec::new).push(key.clone());
-                    }
-                }
-            }
+            let applying = self.applying(pod);
             if both(&applying).next().is_some() {
                 isolated.extend(pod.ips.iter().map(|ip| (*ip, applying.clone())));
             }
         }
         isolated
+    }
+
+    /// Returns the policies that apply to a pod.
+    fn applying(&self, pod: &PolicyPod) -> Applying<PolicyKey> {
+        let mut applying = Applying::default();
+        let policies = self
+            .policies
+            .range((pod.namespace.clone(), String::new())..)
+            .take_while(|((namespace, _), _)| *namespace == pod.namespace)
+            .filter(|(_, entry)| entry.policy.applies_to(pod));
+        for (key, entry) in policies {
+            let isolating = Direction::BOTH
+                .into_iter()
+                .filter(|direction| direction.rules(&entry.policy).is_some());
+            for direction in isolating {
+                let policies = applying.of(direction);
+                policies.get_or_insert_with(Vec::new).push(key.clone());
+            }
+        }
+        applying
     }
 
     /// Marks the sets that a policy's rules refer to as used; creates those that do not exist.

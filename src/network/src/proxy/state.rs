@@ -25,6 +25,8 @@ const DEFAULT_AFFINITY: Duration = Duration::from_secs(10_800);
 pub struct ServiceState {
     /// One entry per service port, ordered by namespace, name, port name, protocol and port.
     pub ports: Vec<ServicePort>,
+    /// The node's zone (`topology.kubernetes.io/zone`), for zone hints.
+    pub zone: Option<String>,
 }
 
 /// A port of a service.
@@ -93,7 +95,13 @@ pub struct Endpoint {
 }
 
 impl ServiceState {
-    /// Derives the state from API objects. Endpoints on the node `node_name` are local.
+    /// Sets the node's zone.
+    pub fn in_zone(self, zone: Option<String>) -> Self {
+        Self { zone, ..self }
+    }
+
+    /// Derives the state from API objects. Endpoints on the node `node_name` are local. The node has
+    /// no zone.
     pub fn from_objects(
         services: &[Arc<Service>],
         slices: &[Arc<EndpointSlice>],
@@ -130,7 +138,7 @@ impl ServiceState {
                 b.port,
             ))
         });
-        Self { ports }
+        Self { ports, zone: None }
     }
 }
 

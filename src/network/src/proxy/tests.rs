@@ -41,7 +41,6 @@ fn slice(service: &str, ports: &[(&str, &str)], endpoints: Value) -> Arc<Endpoin
 fn config() -> ProxyConfig {
     ProxyConfig {
         node_name: "node-1".into(),
-        zone: Some("zone-1".into()),
         cluster_cidr: net("10.244.0.0/16"),
         local_ips: vec![Ipv4Addr::new(10, 96, 0, 10)],
     }
@@ -109,6 +108,29 @@ fn headless_named_and_foreign_services_are_left_alone() {
     );
     let rules = compile(&state(&[dns], &[]), &config());
     assert!(rules.table.sets["no-endpoint-ips"].elements.is_empty());
+}
+
+#[test]
+fn the_nodes_zone_decides_between_hinted_endpoints() {
+    let hinted = |last: u8, zone: &str| json!({"addresses": [format!("10.244.0.{last}")], "conditions": {"ready": true}, "hints": {"forZones": [{"name": zone}]}});
+    let endpoints = json!([
+        hinted(1, "zone-1"),
+        hinted(2, "zone-2"),
+        hinted(3, "zone-2")
+    ]);
+    let state = state(
+        &[service("s", spec(json!({})))],
+        &[slice("s", &[("", "TCP")], endpoints)],
+    );
+    let count = |zone: Option<&str>| {
+        let state = state.clone().in_zone(zone.map(Into::into));
+        let rules = compile(&state, &config());
+        rules.table.sets["hairpins"].elements.len()
+    };
+    assert_eq!(count(None), 3);
+    assert_eq!(count(Some("zone-1")), 1);
+    assert_eq!(count(Some("zone-2")), 2);
+    assert_eq!(count(Some("zone-3")), 3);
 }
 
 #[test]

@@ -9,8 +9,6 @@ use ipnet::Ipv4Net;
 pub struct ProxyConfig {
     /// The node's name, for local endpoints.
     pub node_name: String,
-    /// The node's zone (`topology.kubernetes.io/zone`), for zone hints.
-    pub zone: Option<String>,
     /// Address range of all pods. Traffic from other addresses to a cluster IP is masqueraded.
     pub cluster_cidr: Ipv4Net,
     /// Service addresses that this node serves itself (cluster DNS). They get no rules.

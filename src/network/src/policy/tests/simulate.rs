@@ -93,7 +93,7 @@ impl Registers {
 }
 
 fn index(reg: Reg) -> usize {
-    (0..16).position(|n| Reg::word(n) == reg).unwrap() as usize
+    (0..16).position(|n| Reg::word(n) == reg).unwrap()
 }
 
 fn run(table: &Table, chain: &str, connection: &Connection) -> Outcome {

@@ -50,7 +50,8 @@ pub fn compile(state: &ServiceState, config: &ProxyConfig) -> Ruleset {
     let mut maps = Maps::default();
     for service in &state.ports {
         if !config.local_ips.contains(&service.cluster_ip) {
-            Port::new(service, config, &refuse).compile(&mut rules, &mut maps);
+            Port::new(service, config, state.zone.as_deref(), &refuse)
+                .compile(&mut rules, &mut maps);
         }
     }
     base_chains(&mut rules.table, maps, &refuse);

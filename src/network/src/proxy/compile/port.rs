@@ -29,13 +29,18 @@ pub(super) struct Port<'a> {
 }
 
 impl<'a> Port<'a> {
-    /// Selects the port's endpoints. `refuse` is the chain that rejects packets.
-    pub(super) fn new(service: &'a ServicePort, config: &'a ProxyConfig, refuse: &'a Name) -> Self {
+    /// Selects the port's endpoints for a node in `zone`. `refuse` is the chain that rejects packets.
+    pub(super) fn new(
+        service: &'a ServicePort,
+        config: &'a ProxyConfig,
+        zone: Option<&str>,
+        refuse: &'a Name,
+    ) -> Self {
         let id = identity(service);
         Self {
             service,
             config,
-            endpoints: categorize(service, &config.node_name, config.zone.as_deref()),
+            endpoints: categorize(service, &config.node_name, zone),
             cluster_chain: format!("service-{id}"),
             local_chain: format!("local-{id}"),
             id,
