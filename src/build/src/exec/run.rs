@@ -110,6 +110,11 @@ impl Running<'_> {
 
     /// Runs a step. Returns the layer, and whether it was cached.
     pub async fn run(&self, run: &Run, step: usize) -> Result<(Entry, bool)> {
+        if self.now.layers.is_empty() {
+            return Err(BuildError::new(
+                "RUN needs a program, and the stage has no files yet",
+            ));
+        }
         let key = self.run_key(run).await?;
         if let Some(entry) = self.build.cached(&key) {
             return Ok((entry, true));

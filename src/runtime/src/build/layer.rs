@@ -101,6 +101,9 @@ pub fn write_layer(tree: &Path, to: impl Write) -> io::Result<()> {
     writer.tar.into_inner()?.flush()
 }
 
+/// Deepest directory of a layer, against stacks that overflow.
+const MAX_DEPTH: usize = 512;
+
 struct Writer<W: Write> {
     tar: Builder<W>,
     /// Names of files with several links, by device and inode.
@@ -110,6 +113,12 @@ struct Writer<W: Write> {
 impl<W: Write> Writer<W> {
     /// Writes the content of a directory, sorted by name.
     fn directory(&mut self, dir: &Path, name: &Path) -> io::Result<()> {
+        if name.components().count() > MAX_DEPTH {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                "directories are nested too deeply",
+            ));
+        }
         let mut entries: Vec<OsString> = fs::read_dir(dir)?
             .map(|entry| entry.map(|e| e.file_name()))
             .collect::<io::Result<_>>()?;
