@@ -13,6 +13,7 @@ use tokio::io::AsyncRead;
 use tokio_util::io::StreamReader;
 
 mod build;
+mod screen;
 mod source;
 mod transfer;
 
