@@ -12,6 +12,7 @@ pub mod context;
 mod error;
 #[cfg(target_os = "linux")]
 pub mod exec;
+mod glob;
 pub mod image;
 pub mod instruction;
 pub mod lex;

@@ -50,6 +50,7 @@ impl Running<'_> {
         }
         let key = prepared.key.clone();
         let owner = copy.chown.clone();
+        let asked = owner.is_some();
         let link = copy.link;
         let mut space = self.workspace(&step.to_string()).await?;
         let below = self.workspace_below(link, step).await?;
@@ -61,7 +62,7 @@ impl Running<'_> {
                 None => None,
             };
             let root = below.as_ref().unwrap_or(&space).root().to_path_buf();
-            prepared.write(&root, owner, link)?;
+            prepared.write(&root, owner, asked, link)?;
             space.unmount().map_err(failed)?;
             Ok(below.unwrap_or(space))
         })
@@ -253,8 +254,8 @@ impl Item {
 }
 
 impl Prepared {
-    /// Writes the copies below `root`.
-    fn write(&self, root: &Path, owner: Option<(u32, u32)>, link: bool) -> Result<()> {
+    /// Writes the copies below `root`. `asked` tells whether the owner was given.
+    fn write(&self, root: &Path, owner: Option<(u32, u32)>, asked: bool, link: bool) -> Result<()> {
         let copying = Copying {
             root,
             owner,
@@ -287,7 +288,7 @@ impl Prepared {
                         .map_err(|e| BuildError::new(format!("cannot unpack the archive: {e}")))?;
                     // The owners in an archive stay, unless others are asked for.
                     let inner = Copying {
-                        owner: owner.filter(|o| *o != (0, 0)),
+                        owner: owner.filter(|_| asked),
                         ..copying
                     };
                     inner.copy(&dir, OsStr::new(""), &self.destination)?;

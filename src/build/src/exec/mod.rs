@@ -8,6 +8,7 @@
 mod cache;
 mod copy;
 mod files;
+mod mounts;
 mod progress;
 mod run;
 mod sources;

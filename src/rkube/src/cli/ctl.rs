@@ -69,6 +69,11 @@ enum Command {
     Build,
     /// Forget the steps of earlier builds, and remove images without a name
     Prune,
+    /// Print the configuration of an image as JSON
+    Inspect {
+        /// Name or ID of the image
+        image: String,
+    },
     /// Give an image another name
     Tag {
         /// Name or ID of the image
@@ -285,6 +290,7 @@ async fn containers(command: Command, output: &Output) -> Result<(), Failure> {
                 }
             }
         }
+        Command::Inspect { image } => println!("{}", inspect(&runtime, &image)?),
         Command::Tag { image, name } => {
             runtime
                 .tag_image(&image, &name)
@@ -314,6 +320,27 @@ async fn containers(command: Command, output: &Output) -> Result<(), Failure> {
         Command::State { .. } | Command::File { .. } | Command::Store { .. } => {}
     }
     Ok(())
+}
+
+/// Describes an image in the form of `docker image inspect`.
+fn inspect(runtime: &Runtime, name: &str) -> Result<serde_json::Value, Failure> {
+    let content = runtime.image_content(name).map_err(image_failure)?;
+    let status = runtime.image_status(&content.id).unwrap_or_default();
+    let config: serde_json::Value = serde_json::from_slice(&content.config).map_err(failure)?;
+    Ok(serde_json::json!({
+        "Id": content.id,
+        "RepoTags": status.repo_tags,
+        "RepoDigests": status.repo_digests,
+        "Created": config["created"],
+        "Author": config["author"].as_str().unwrap_or_default(),
+        "Architecture": config["architecture"],
+        "Os": config["os"],
+        "Size": status.size,
+        "Config": config["config"],
+        "RootFS": { "Type": "layers", "Layers": config["rootfs"]["diff_ids"] },
+        "History": config["history"],
+        "LayerSizes": content.layers.iter().map(|l| l.size).collect::<Vec<_>>(),
+    }))
 }
 
 /// Writes images to standard output. Tells on standard error which ones got another ID.

@@ -13,6 +13,7 @@ use tokio::io::AsyncRead;
 use tokio_util::io::StreamReader;
 
 mod build;
+mod screen;
 mod source;
 mod transfer;
 
@@ -71,6 +72,16 @@ enum Command {
         image: String,
         /// Its new name, which no other image has then
         name: String,
+    },
+    /// Describe an image: its configuration and layers
+    Inspect {
+        /// Name or ID of the image
+        image: String,
+    },
+    /// Show how an image was made
+    History {
+        /// Name or ID of the image
+        image: String,
     },
     /// Forget the steps of earlier builds and remove images without a name, on all nodes
     Prune,
@@ -181,6 +192,16 @@ async fn change(
             ));
             Ok(())
         }
+        Command::Inspect { image } => {
+            let described = inspect(home, &profile, &image).await?;
+            output.result(&described, || format!("{described:#}"));
+            Ok(())
+        }
+        Command::History { image } => {
+            let described = inspect(home, &profile, &image).await?;
+            output.result(&described["History"], || history(&described));
+            Ok(())
+        }
         Command::Prune => {
             output.step(
                 "prune",
@@ -193,6 +214,57 @@ async fn change(
         // Handled by the caller.
         Command::Build(_) | Command::Push(_) => Ok(()),
     }
+}
+
+/// Describes an image of the control-plane node.
+async fn inspect(
+    home: &Home,
+    profile: &Profile,
+    image: &str,
+) -> Result<serde_json::Value, Failure> {
+    let node = profile.node(None)?;
+    let command = format!("rkube ctl inspect {}", word(image)?);
+    let (code, text, error) = on_node(home, profile, node, &command, None).await?;
+    if code != 0 {
+        return Err(remote_failure(node, code, &error));
+    }
+    serde_json::from_str(&text).map_err(|e| {
+        let message = format!(
+            "{}: the description of {image} is malformed: {e}",
+            node.name
+        );
+        Failure::new(Source::Runtime, Kind::Error, message)
+    })
+}
+
+/// Returns the history of an image as a table, the last step first.
+fn history(described: &serde_json::Value) -> String {
+    let mut sizes = described["LayerSizes"].as_array().into_iter().flatten();
+    let mut rows = Vec::new();
+    for step in described["History"].as_array().into_iter().flatten() {
+        let size = match step["empty_layer"].as_bool() {
+            Some(true) => 0,
+            _ => sizes
+                .next()
+                .and_then(serde_json::Value::as_u64)
+                .unwrap_or(0),
+        };
+        let text = |key: &str| step[key].as_str().unwrap_or_default();
+        let created = text("created").split('.').next().unwrap_or_default();
+        let by = text("created_by").split_whitespace().collect::<Vec<_>>();
+        rows.push(vec![
+            created.replace('T', " ").trim_end_matches('Z').to_owned(),
+            format!("{:.1} MB", size as f64 / 1e6),
+            by.join(" "),
+        ]);
+    }
+    rows.push(
+        ["CREATED", "SIZE", "CREATED BY"]
+            .map(str::to_owned)
+            .to_vec(),
+    );
+    rows.reverse();
+    super::output::table(&rows)
 }
 
 /// Returns the number of nodes in words.

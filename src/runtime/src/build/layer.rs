@@ -101,6 +101,9 @@ pub fn write_layer(tree: &Path, to: impl Write) -> io::Result<()> {
     writer.tar.into_inner()?.flush()
 }
 
+/// Deepest directory of a layer, against stacks that overflow.
+const MAX_DEPTH: usize = 512;
+
 struct Writer<W: Write> {
     tar: Builder<W>,
     /// Names of files with several links, by device and inode.
@@ -110,6 +113,12 @@ struct Writer<W: Write> {
 impl<W: Write> Writer<W> {
     /// Writes the content of a directory, sorted by name.
     fn directory(&mut self, dir: &Path, name: &Path) -> io::Result<()> {
+        if name.components().count() > MAX_DEPTH {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                "directories are nested too deeply",
+            ));
+        }
         let mut entries: Vec<OsString> = fs::read_dir(dir)?
             .map(|entry| entry.map(|e| e.file_name()))
             .collect::<io::Result<_>>()?;
@@ -141,19 +150,7 @@ impl<W: Write> Writer<W> {
         header.set_mode(metadata.mode() & 0o7777);
         header.set_mtime(u64::try_from(metadata.mtime()).unwrap_or(0));
         header.set_size(0);
-        let mut records: Vec<(String, Vec<u8>)> = Vec::new();
-        for (attribute, value) in &attributes {
-            if attribute == "trusted.overlay.redirect" || attribute == "trusted.overlay.metacopy" {
-                return Err(io::Error::new(
-                    io::ErrorKind::Unsupported,
-                    "the kernel has recorded a rename or a change of metadata by reference (redirect_dir, metacopy)",
-                ));
-            }
-            if !attribute.starts_with("trusted.overlay.") && !attribute.starts_with("user.overlay.")
-            {
-                records.push((format!("SCHILY.xattr.{attribute}"), value.clone()));
-            }
-        }
+        let mut records = attribute_records(&attributes)?;
         let name_bytes = name.as_os_str().as_bytes();
         let target = kind.is_symlink().then(|| fs::read_link(path)).transpose()?;
         // Long names and numbers go to extended records, in the form that every reader knows.
@@ -249,6 +246,23 @@ impl<W: Write> Writer<W> {
         set_field(&mut header.as_old_mut().name, bytes);
         self.finish(header, EntryType::Regular, io::empty())
     }
+}
+
+/// Returns the extended records of a file's attributes, without those of overlays.
+fn attribute_records(attributes: &[(String, Vec<u8>)]) -> io::Result<Vec<(String, Vec<u8>)>> {
+    let mut records = Vec::new();
+    for (attribute, value) in attributes {
+        if attribute == "trusted.overlay.redirect" || attribute == "trusted.overlay.metacopy" {
+            return Err(io::Error::new(
+                io::ErrorKind::Unsupported,
+                "the kernel has recorded a rename or a change of metadata by reference (redirect_dir, metacopy)",
+            ));
+        }
+        if !attribute.starts_with("trusted.overlay.") && !attribute.starts_with("user.overlay.") {
+            records.push((format!("SCHILY.xattr.{attribute}"), value.clone()));
+        }
+    }
+    Ok(records)
 }
 
 /// Fills a field of a header, as far as the bytes fit.

@@ -3,6 +3,7 @@
 //! Unpacking sets owners, so all tests except those of rejected pulls require root.
 
 mod archives;
+mod builds;
 mod layers;
 mod pulls;
 mod registry;
