@@ -33,6 +33,8 @@ impl Made {
 }
 
 type Change = fn(&mut CertificateParams);
+/// Says whether an outcome is the expected one.
+type Judge = fn(Result<(), Error>) -> bool;
 
 fn params(names: &[&str], name: &str, change: Change) -> CertificateParams {
     let names: Vec<String> = names.iter().map(|n| (*n).to_owned()).collect();
@@ -149,7 +151,7 @@ fn leaves_are_judged_as_by_go() {
 #[test]
 fn issuers_are_judged_as_by_go() {
     let unknown = |found: Result<(), Error>| matches!(found, Err(Error::UnknownAuthority(_)));
-    let cases: &[(&str, Change, fn(Result<(), Error>) -> bool)] = &[
+    let cases: &[(&str, Change, Judge)] = &[
         ("plain", unchanged, |f| f == Ok(())),
         (
             "expired",
