@@ -1,21 +1,28 @@
 //! The delivery of changes: an index of watches by prefix.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 
-use crate::types::{Change, Revision, StoreError, Watch, WatchBatch};
+use crate::types::{Change, KeyValue, Revision, StoreError, Watch, WatchBatch};
 
 /// How often a watch without changes gets a batch that reports progress. Commits
 /// trigger it, so that an idle store wakes no thread.
 const PROGRESS_PERIOD: Duration = Duration::from_secs(10);
 
+/// The bytes of values that a watch's receiver may be behind, besides one batch.
+const MAX_QUEUED_BYTES: usize = 64 << 20;
+
 struct Watcher {
     sender: mpsc::Sender<Result<WatchBatch, StoreError>>,
     /// The newest revision that was sent.
     sent: Revision,
+    /// The bytes of the last batches that were sent, of which the receiver has not taken
+    /// more than the channel holds.
+    queued: VecDeque<usize>,
+    queued_bytes: usize,
 }
 
 /// The watches of one prefix.
@@ -62,7 +69,9 @@ impl Watchers {
         // One slot is reserved for the error that ends a slow watch.
         let (sender, receiver) = mpsc::channel(self.buffer + 1);
         let sent = first.revision;
+        let mut queued = VecDeque::new();
         if !first.changes.is_empty() {
+            queued.push_back(batch_bytes(&first.changes));
             sender.try_send(Ok(first)).expect("a new channel has room");
         }
         let lengths = &mut self.lengths;
@@ -75,7 +84,12 @@ impl Watchers {
                 changes: Vec::new(),
             }
         });
-        group.watchers.push(Watcher { sender, sent });
+        group.watchers.push(Watcher {
+            sender,
+            sent,
+            queued_bytes: queued.iter().sum(),
+            queued,
+        });
         self.count += 1;
         receiver
     }
@@ -111,12 +125,14 @@ impl Watchers {
             };
             let changes = std::mem::take(&mut group.changes);
             let before = group.watchers.len();
+            let bytes = batch_bytes(&changes);
             group.watchers.retain_mut(|w| {
                 w.send(
                     WatchBatch {
                         changes: changes.clone(),
                         revision,
                     },
+                    bytes,
                     oldest,
                 )
             });
@@ -175,11 +191,17 @@ impl Watchers {
 }
 
 impl Watcher {
-    /// Delivers a batch; `false` when the watch has ended.
-    fn send(&mut self, batch: WatchBatch, oldest: Revision) -> bool {
+    /// Delivers a batch with values of `bytes`; `false` when the watch has ended.
+    fn send(&mut self, batch: WatchBatch, bytes: usize, oldest: Revision) -> bool {
         let revision = batch.revision;
-        if self.sender.capacity() > 1 {
+        let waiting = self.sender.max_capacity() - self.sender.capacity();
+        while self.queued.len() > waiting {
+            self.queued_bytes -= self.queued.pop_front().unwrap_or(0);
+        }
+        if self.sender.capacity() > 1 && self.queued_bytes <= MAX_QUEUED_BYTES {
             self.sent = revision;
+            self.queued.push_back(bytes);
+            self.queued_bytes += bytes;
             return self.sender.try_send(Ok(batch)).is_ok();
         }
         let slow = StoreError::Compacted {
@@ -195,6 +217,9 @@ impl Watcher {
         // A receiver with a backlog gets the revision from that.
         if self.sent < revision && self.sender.capacity() == self.sender.max_capacity() {
             self.sent = revision;
+            // Nothing but this batch is in the channel.
+            self.queued = VecDeque::from([0]);
+            self.queued_bytes = 0;
             // Fails only if the receiver is dropped; the next sweep removes it.
             let _ = self.sender.try_send(Ok(WatchBatch {
                 changes: Vec::new(),
@@ -202,4 +227,11 @@ impl Watcher {
             }));
         }
     }
+}
+
+/// Returns the bytes of the values that changes keep alive.
+fn batch_bytes(changes: &[Change]) -> usize {
+    let bytes = |entry: Option<&Arc<KeyValue>>| entry.map_or(0, |e| e.value.len());
+    let each = |change: &Change| bytes(change.after()) + bytes(change.before());
+    changes.iter().map(each).sum()
 }

@@ -293,6 +293,27 @@ fn a_slow_watch_is_cut_off_with_an_error() {
 }
 
 #[test]
+fn a_watch_is_cut_off_when_it_holds_too_much_memory() {
+    let dir = TempDir::new().unwrap();
+    run(async {
+        let store = open(dir.path());
+        let mut slow = store.watch("/", 1).await.unwrap();
+        let mut quick = store.watch("/", 1).await.unwrap();
+        let value = "v".repeat(16 << 20);
+        for i in 0..8 {
+            put(&store, &format!("/k{i}"), &value).await;
+            assert!(quick.recv().await.unwrap().is_ok(), "its receiver keeps up");
+        }
+        let mut batches = 0;
+        while slow.recv().await.unwrap().is_ok() {
+            batches += 1;
+        }
+        assert!((4..8).contains(&batches), "{batches} batches of 16 MiB");
+        assert!(slow.recv().await.is_none());
+    });
+}
+
+#[test]
 fn closing_ends_watches_after_the_last_write() {
     let dir = TempDir::new().unwrap();
     run(async {
