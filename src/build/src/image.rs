@@ -174,11 +174,10 @@ impl Process {
 
     /// Returns the value of a variable.
     pub fn env(&self, name: &str) -> Option<&str> {
-        let line = self.env.iter().find_map(|line| match line.split_once('=') {
+        self.env.iter().find_map(|line| match line.split_once('=') {
             Some((n, value)) => (n == name).then_some(value),
             None => (line == name).then_some(""),
-        });
-        line
+        })
     }
 
     /// Returns a command line as the program and its arguments.

@@ -293,7 +293,10 @@ pub fn opening(word: &str, escape: char) -> Option<HereDoc> {
 mod tests {
     use super::*;
 
-    fn parts(text: &str) -> Vec<(String, Vec<String>, String, (usize, usize))> {
+    /// Keyword, flags, arguments and lines.
+    type Parts = (String, Vec<String>, String, (usize, usize));
+
+    fn parts(text: &str) -> Vec<Parts> {
         let statements = split(text).unwrap().statements;
         let part = |s: Statement| (s.keyword, s.flags, s.args, s.lines);
         statements.into_iter().map(part).collect()

@@ -81,26 +81,8 @@ impl Pattern {
         ends[0] = true;
         for part in &self.0 {
             let mut next = vec![false; text.len() + 1];
-            let starts: Vec<usize> = (0..=text.len()).filter(|i| ends[*i]).collect();
-            for start in starts {
-                let rest = &text[start..];
-                match part {
-                    Part::Is(_) | Part::One | Part::Class(_) => {
-                        if rest.first().is_some_and(|c| part.takes(*c)) {
-                            next[start + 1] = true;
-                        }
-                    }
-                    Part::Star => {
-                        let length = rest.iter().take_while(|c| **c != '/').count();
-                        next[start..=start + length].fill(true);
-                    }
-                    Part::Deep => next[start..].fill(true),
-                    Part::Dirs => {
-                        next[start] = true;
-                        let slashes = rest.iter().enumerate().filter(|(_, c)| **c == '/');
-                        slashes.for_each(|(i, _)| next[start + i + 1] = true);
-                    }
-                }
+            for start in (0..=text.len()).filter(|i| ends[*i]) {
+                part.advance(&text, start, &mut next);
             }
             ends = next;
         }
@@ -109,6 +91,28 @@ impl Pattern {
 }
 
 impl Part {
+    /// Marks the positions that the part can end at if it begins at `start`.
+    fn advance(&self, text: &[char], start: usize, ends: &mut [bool]) {
+        let rest = &text[start..];
+        match self {
+            Self::Star => {
+                let length = rest.iter().take_while(|c| **c != '/').count();
+                ends[start..=start + length].fill(true);
+            }
+            Self::Deep => ends[start..].fill(true),
+            Self::Dirs => {
+                ends[start] = true;
+                let slashes = rest.iter().enumerate().filter(|(_, c)| **c == '/');
+                slashes.for_each(|(i, _)| ends[start + i + 1] = true);
+            }
+            Self::Is(_) | Self::One | Self::Class(_) => {
+                if rest.first().is_some_and(|c| self.takes(*c)) {
+                    ends[start + 1] = true;
+                }
+            }
+        }
+    }
+
     fn takes(&self, c: char) -> bool {
         match self {
             Self::Is(wanted) => c == *wanted,

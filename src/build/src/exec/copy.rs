@@ -115,7 +115,12 @@ impl Running<'_> {
             }
             let (root, text) = (source.root().to_path_buf(), text.clone());
             let unpack = copy.add && copy.unpack != Some(false);
-            items.extend(blocking(move || find(&root, &text, unpack)).await?);
+            let found = blocking(move || find(&root, &text, unpack)).await?;
+            items.extend(
+                found
+                    .into_iter()
+                    .filter(|item| !item.is_excluded(&excluded)),
+            );
         }
         for heredoc in &copy.heredocs {
             items.push(Item::Text {
@@ -226,6 +231,14 @@ impl Running<'_> {
 }
 
 impl Item {
+    /// Returns whether the patterns select the file or directory itself.
+    fn is_excluded(&self, excluded: &Matcher) -> bool {
+        let Self::Path { name, .. } = self else {
+            return false;
+        };
+        !name.is_empty() && excluded.matches(&name.to_string_lossy())
+    }
+
     fn add_to(&self, key: &mut Key, excluded: &Matcher) -> Result<()> {
         match self {
             Self::Path { name, path } => {
@@ -482,6 +495,19 @@ mod tests {
             assert!(error.message.contains("not found"), "{text}: {error}");
         }
         assert_eq!(names(&root, "out/*").unwrap(), Vec::<String>::new());
+    }
+
+    #[test]
+    fn patterns_exclude_what_other_patterns_find() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().canonicalize().unwrap();
+        for name in ["home.txt", "home.png"] {
+            fs::write(root.join(name), name).unwrap();
+        }
+        let excluded = Matcher::new(["*.txt"]).unwrap();
+        let mut items = find(&root, "hom*", false).unwrap();
+        items.retain(|item| !item.is_excluded(&excluded));
+        assert!(matches!(&items[..], [Item::Path { name, .. }] if name == "home.png"));
     }
 
     #[test]
