@@ -283,3 +283,18 @@ pub fn size_annotations(annotations: &mut Annotations, desired: i32, maximum: i3
     }
     changed
 }
+
+#[cfg(test)]
+mod tests {
+    use super::set_name;
+
+    #[test]
+    fn names_of_long_deployments_are_cut() {
+        assert_eq!(set_name("web", "5d4f8c7b9"), "web-5d4f8c7b9");
+        for length in [242, 243, 253] {
+            let name = set_name(&"x".repeat(length), "5d4f8c7b9f");
+            assert_eq!(name.len(), (length + 11).min(253), "{length}");
+            assert!(name.ends_with("-5d4f8c7b9f"), "{length}");
+        }
+    }
+}
