@@ -61,8 +61,8 @@ pub async fn unmount(
     let mut profile = Profile::load(home, profile)?;
     let _lock = home.lock(&profile.name)?;
     let of_nodes = profile.nodes.iter().flat_map(|node| &node.mounts);
-    let all = profile.mounts.iter().chain(of_nodes);
-    let Some(mount) = all.cloned().find(|mount| mount.node == path) else {
+    let mut all = profile.mounts.iter().chain(of_nodes);
+    let Some(mount) = all.find(|mount| mount.node == path).cloned() else {
         return Err(Failure::new(
             Source::Program,
             Kind::NotFound,

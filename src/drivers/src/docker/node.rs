@@ -327,10 +327,8 @@ fn published(plan: &ClusterPlan, node: &NodePlan) -> (Vec<String>, Bindings) {
     if let Some(host) = node.ssh_port {
         publish(ports::SSH, "tcp", "127.0.0.1", host);
     }
-    if node.control_plane {
-        if let Some(host) = plan.api_port {
-            publish(ports::API_SERVER, "tcp", "127.0.0.1", host);
-        }
+    if let Some(host) = plan.api_port.filter(|_| node.control_plane) {
+        publish(ports::API_SERVER, "tcp", "127.0.0.1", host);
     }
     let of_cluster = plan.ports.iter().filter(|_| node.control_plane);
     for port in of_cluster.chain(&node.ports) {

@@ -83,12 +83,15 @@ impl Freezer {
         let word = self.words[usize::from(on)];
         let shown = self.file.display();
         std::fs::write(&self.file, word).with_context(|| format!("cannot write {shown}"))?;
+        if !on {
+            return Ok(());
+        }
         let deadline = Instant::now() + limit;
-        while on {
+        loop {
             let text = std::fs::read_to_string(&self.state.0)
                 .with_context(|| format!("cannot read {}", self.state.0.display()))?;
             if text.lines().any(|line| line.trim() == self.state.1) {
-                break;
+                return Ok(());
             }
             anyhow::ensure!(
                 Instant::now() < deadline,
@@ -96,7 +99,6 @@ impl Freezer {
             );
             std::thread::sleep(FREEZE_POLL_PERIOD);
         }
-        Ok(())
     }
 }
 

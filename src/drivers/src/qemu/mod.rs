@@ -220,13 +220,8 @@ impl Driver for Qemu {
         blocking(move || {
             let command = if paused { "stop" } else { "cont" };
             for node in nodes {
-                let done = || -> anyhow::Result<()> {
-                    if let Some(mut qmp) = Qmp::connect(&control(&plan.run_dir, &node))? {
-                        qmp.execute(command, None)?;
-                    }
-                    Ok(())
-                };
-                done().map_err(|e| failure(&e))?;
+                let sent = send(&control(&plan.run_dir, &node), command);
+                sent.map_err(|e| failure(&e))?;
             }
             Ok(())
         })
@@ -258,6 +253,14 @@ impl Driver for Qemu {
         let plan = plan.clone();
         blocking(move || destroy(&plan).map_err(|e| failure(&e)))
     }
+}
+
+/// Sends a command to a machine, if it is there.
+fn send(socket: &Path, command: &str) -> anyhow::Result<()> {
+    if let Some(mut qmp) = Qmp::connect(socket)? {
+        qmp.execute(command, None)?;
+    }
+    Ok(())
 }
 
 fn state(plan: &ClusterPlan, node: &NodePlan) -> NodeState {

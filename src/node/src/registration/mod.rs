@@ -83,8 +83,13 @@ pub(crate) async fn run(registrar: Registrar) -> anyhow::Result<()> {
                 use kube::runtime::watcher::Event::*;
                 match event {
                     Apply(node) | InitApply(node) => {
+                        let given_up = status::is_given_up(&node);
                         registrar.node.set(node);
-                        continue;
+                        // The node controller took this node for dead, as after a suspension of
+                        // the machine.
+                        if !given_up {
+                            continue;
+                        }
                     }
                     Delete(_) => lost = true,
                     Init | InitDone => continue,

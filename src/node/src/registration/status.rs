@@ -260,6 +260,18 @@ fn wanted_conditions(p: Pressure) -> [Wanted; 4] {
     ]
 }
 
+/// Whether a condition that this node reports is unknown, which only the node controller says of
+/// a node that does not renew its lease.
+pub(super) fn is_given_up(node: &Node) -> bool {
+    let conditions = node
+        .status
+        .iter()
+        .flat_map(|s| s.conditions.iter().flatten());
+    conditions
+        .filter(|c| c.status == "Unknown")
+        .any(|c| c.reason.as_deref() == Some("NodeStatusUnknown"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -312,6 +324,24 @@ mod tests {
         };
         assert_eq!(times("Ready"), (200, 100));
         assert_eq!(times("DiskPressure"), (200, 200));
+    }
+
+    #[test]
+    fn a_node_that_was_given_up_is_told() {
+        let mut node = Node {
+            status: Some(NodeStatus {
+                conditions: Some(conditions(&state(None, 100))),
+                ..Default::default()
+            }),
+            ..Default::default()
+        };
+        assert!(!is_given_up(&node));
+        let conditions = node.status.as_mut().unwrap().conditions.as_mut().unwrap();
+        for condition in conditions {
+            condition.status = "Unknown".into();
+            condition.reason = Some("NodeStatusUnknown".into());
+        }
+        assert!(is_given_up(&node));
     }
 
     #[test]

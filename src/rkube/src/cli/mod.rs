@@ -33,6 +33,7 @@ mod settings;
 mod snapshot;
 mod ssh;
 mod start;
+mod start_values;
 mod status;
 mod stop;
 mod template;

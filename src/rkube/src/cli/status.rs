@@ -10,7 +10,7 @@ use rkube_cluster::{
 use rkube_failure::Failure;
 use serde_json::{Value, json};
 
-use super::start::parse_duration;
+use super::start_values::parse_duration;
 use super::template::Template;
 use super::{Global, Output, usage_failure};
 

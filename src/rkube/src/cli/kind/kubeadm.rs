@@ -80,16 +80,7 @@ fn registration(fields: &Mapping, patch: &mut Patch) -> Result<(), String> {
         match key {
             "kubeletExtraArgs" => {
                 for (name, value) in arguments(value)? {
-                    match name.as_str() {
-                        "node-labels" => patch.labels.extend(parse_labels(&value)?),
-                        "register-with-taints" => {
-                            let taints = value.split(',').filter(|text| !text.is_empty());
-                            for taint in taints {
-                                patch.more_taints.push(labels::parse_taint(taint)?);
-                            }
-                        }
-                        other => return Err(unknown(&format!("the kubelet's argument {other}"))),
-                    }
+                    argument(&name, &value, patch)?;
                 }
             }
             "taints" => {
@@ -105,6 +96,20 @@ fn registration(fields: &Mapping, patch: &mut Patch) -> Result<(), String> {
             _ if is_empty(value) => {}
             other => return Err(unknown(&format!("nodeRegistration.{other}"))),
         }
+    }
+    Ok(())
+}
+
+/// Reads an argument of the kubelet.
+fn argument(name: &str, value: &str, patch: &mut Patch) -> Result<(), String> {
+    match name {
+        "node-labels" => patch.labels.extend(parse_labels(value)?),
+        "register-with-taints" => {
+            let taints = value.split(',').filter(|text| !text.is_empty());
+            let taints: Result<Vec<Taint>, String> = taints.map(labels::parse_taint).collect();
+            patch.more_taints.extend(taints?);
+        }
+        other => return Err(unknown(&format!("the kubelet's argument {other}"))),
     }
     Ok(())
 }

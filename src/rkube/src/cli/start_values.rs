@@ -1,0 +1,283 @@
+//! The values of the flags of `rkube start`.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use ipnet::Ipv4Net;
+use rkube_cluster::Progress as _;
+use rkube_drivers::HostMount;
+use rkube_failure::Failure;
+
+use super::Output;
+
+/// A limit of a node's resources.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Limit {
+    /// `no-limit`
+    None,
+    /// `max`: what the machine has.
+    Max,
+    /// Millicores or bytes.
+    Amount(u64),
+}
+
+impl Limit {
+    pub(super) fn parse(
+        text: &str,
+        amount: fn(&str) -> Result<u64, String>,
+    ) -> Result<Self, String> {
+        match text {
+            // An empty value is minikube's default.
+            "no-limit" | "" => Ok(Self::None),
+            "max" => Ok(Self::Max),
+            text => amount(text).map(Self::Amount),
+        }
+    }
+
+    pub(super) fn cpus(text: &str) -> Result<Self, String> {
+        Self::parse(text, super::node::parse_cpus)
+    }
+
+    pub(super) fn memory(text: &str) -> Result<Self, String> {
+        Self::parse(text, super::node::parse_size)
+    }
+
+    /// Returns the limit, if there is one. `most` returns what the machine has.
+    pub(super) fn amount(self, most: impl FnOnce() -> Option<u64>) -> Option<u64> {
+        match self {
+            Self::None => None,
+            Self::Max => most(),
+            Self::Amount(amount) => Some(amount),
+        }
+    }
+}
+
+/// What `--wait` waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Wait {
+    /// The API server and all nodes.
+    All,
+    /// Nothing.
+    None,
+}
+
+/// The components that minikube waits for. rkube's nodes are ready when all of them are.
+pub(super) const COMPONENTS: &[&str] = &[
+    "apiserver",
+    "system_pods",
+    "default_sa",
+    "apps_running",
+    "node_ready",
+    "kubelet",
+    "extra",
+];
+
+impl Wait {
+    pub(super) fn parse(text: &str) -> Result<Self, String> {
+        if text == "none" || super::args::parse_bool(text) == Ok(false) {
+            return Ok(Self::None);
+        }
+        let known = |word: &str| COMPONENTS.contains(&word);
+        if text == "all" || super::args::parse_bool(text) == Ok(true) || text.split(',').all(known)
+        {
+            return Ok(Self::All);
+        }
+        Err(format!(
+            "'{text}' is neither all, none, true or false, nor a list of {}",
+            COMPONENTS.join(", ")
+        ))
+    }
+}
+
+/// The value of `--mount`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum MountFlag {
+    /// minikube's switch, which needs `--mount-string`.
+    Switch(bool),
+    /// A folder.
+    Folder(HostMount),
+}
+
+impl MountFlag {
+    pub(super) fn parse(text: &str) -> Result<Self, String> {
+        match super::args::parse_bool(text) {
+            Ok(on) => Ok(Self::Switch(on)),
+            Err(_) => text.parse().map(Self::Folder),
+        }
+    }
+}
+
+/// Returns the folders of `--mount-string` and `--mount`.
+pub(super) fn mounts(
+    strings: Vec<HostMount>,
+    flags: Vec<MountFlag>,
+    output: &Output,
+) -> Vec<HostMount> {
+    let switched = flags.contains(&MountFlag::Switch(true));
+    let mut mounts = strings;
+    mounts.extend(flags.into_iter().filter_map(|flag| match flag {
+        MountFlag::Folder(mount) => Some(mount),
+        MountFlag::Switch(_) => None,
+    }));
+    if switched && mounts.is_empty() {
+        output.warn("--mount has no effect: name the folder with --mount-string HOST:NODE");
+    }
+    mounts
+}
+
+pub(super) fn parse_count(text: &str) -> Result<u32, String> {
+    text.parse()
+        .map_err(|_| format!("'{text}' is not a number of nodes"))
+}
+
+/// A component option of `--extra-config`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Extra {
+    /// `apiserver.audit-policy-file`
+    AuditPolicy(PathBuf),
+    /// `kubeadm.pod-network-cidr`, which is `--pod-network-cidr` here.
+    PodNetwork(Ipv4Net),
+    /// An option that changes nothing, for this reason.
+    Harmless(String, &'static str),
+    /// An option that rkube does not have.
+    Unknown(String),
+}
+
+pub(super) fn parse_extra(text: &str) -> Result<Extra, String> {
+    let (key, value) = text
+        .split_once('=')
+        .ok_or_else(|| format!("'{text}' does not have the form COMPONENT.KEY=VALUE"))?;
+    match key {
+        "apiserver.audit-policy-file" if !value.is_empty() => Ok(Extra::AuditPolicy(value.into())),
+        "apiserver.audit-policy-file" => Err(format!("{key} requires a file name")),
+        "kubeadm.pod-network-cidr" => match value.parse() {
+            Ok(range) => Ok(Extra::PodNetwork(range)),
+            Err(_) => Err(format!("{key}: '{value}' is not an address range")),
+        },
+        "kubelet.cgroup-driver" | "kubelet.runtime-cgroups" | "kubelet.kubelet-cgroups" => {
+            Ok(Extra::Harmless(
+                key.to_owned(),
+                "the nodes manage their control groups themselves",
+            ))
+        }
+        "kubeadm.ignore-preflight-errors" | "kubeadm.skip-phases" => Ok(Extra::Harmless(
+            key.to_owned(),
+            "rkube sets nodes up itself, without kubeadm",
+        )),
+        _ => Ok(Extra::Unknown(key.to_owned())),
+    }
+}
+
+/// Parses a duration as Go writes it, such as 90s, 6m0s or 1.5h.
+pub fn parse_duration(text: &str) -> Result<Duration, String> {
+    let wrong = || format!("'{text}' is not a duration such as 90s, 6m or 1h");
+    let mut rest = text;
+    let mut seconds = 0.0;
+    if text == "0" {
+        return Ok(Duration::ZERO);
+    }
+    while !rest.is_empty() {
+        let digits = rest
+            .find(|c: char| !c.is_ascii_digit() && c != '.')
+            .ok_or_else(wrong)?;
+        let number: f64 = rest[..digits].parse().map_err(|_| wrong())?;
+        rest = &rest[digits..];
+        let unit = rest
+            .find(|c: char| c.is_ascii_digit())
+            .unwrap_or(rest.len());
+        seconds += number
+            * match &rest[..unit] {
+                "ms" => 0.001,
+                "s" => 1.0,
+                "m" => 60.0,
+                "h" => 3600.0,
+                _ => return Err(wrong()),
+            };
+        rest = &rest[unit..];
+    }
+    if text.is_empty() {
+        return Err(wrong());
+    }
+    Duration::try_from_secs_f64(seconds).map_err(|_| wrong())
+}
+
+/// Returns the driver that a name stands for: rkube's own, or minikube's for the same kind of nodes.
+pub(super) fn driver(name: String, output: &Output) -> Option<String> {
+    let (own, why) = match name.as_str() {
+        "" | "auto" => return None,
+        "none" | "bare-metal" => ("native", "its nodes are isolated processes of this machine"),
+        "podman" => ("docker", "it works with every engine that has Docker's API"),
+        "qemu2" | "kvm2" | "kvm" => ("qemu", "it makes virtual machines with QEMU"),
+        _ => return Some(name),
+    };
+    output.warn(&format!(
+        "the driver '{name}' is called '{own}' here: {why}"
+    ));
+    Some(own.to_owned())
+}
+
+/// Takes the options of components apart.
+///
+/// # Errors
+/// Fails at the first one that rkube does not have.
+pub(super) fn extras(
+    extras: Vec<Extra>,
+    output: &Output,
+) -> Result<(Option<PathBuf>, Option<Ipv4Net>), Failure> {
+    let (mut policy, mut pods) = (None, None);
+    for extra in extras {
+        match extra {
+            Extra::AuditPolicy(file) => policy = Some(file),
+            Extra::PodNetwork(range) => pods = Some(range),
+            Extra::Harmless(key, why) => {
+                output.warn(&format!("--extra-config={key} has no effect: {why}"));
+            }
+            Extra::Unknown(key) => {
+                return Err(super::minikube::unsupported(
+                    format!("--extra-config={key} is not supported"),
+                    "supported are apiserver.audit-policy-file and kubeadm.pod-network-cidr",
+                ));
+            }
+        }
+    }
+    Ok((policy, pods))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn limits_may_be_words() {
+        assert_eq!(Limit::memory("4096"), Ok(Limit::Amount(4 << 30)));
+        assert_eq!(Limit::memory("max"), Ok(Limit::Max));
+        assert_eq!(Limit::cpus("no-limit"), Ok(Limit::None));
+        assert!(Limit::cpus("-1").is_err());
+    }
+
+    #[test]
+    fn waiting_takes_lists() {
+        for all in ["all", "true", "apiserver", "apiserver,node_ready"] {
+            assert_eq!(Wait::parse(all), Ok(Wait::All), "{all}");
+        }
+        for none in ["none", "false"] {
+            assert_eq!(Wait::parse(none), Ok(Wait::None), "{none}");
+        }
+        assert!(Wait::parse("apiserver,etcd").is_err());
+    }
+
+    #[test]
+    fn times() {
+        assert_eq!(parse_duration("90s"), Ok(Duration::from_secs(90)));
+        assert_eq!(parse_duration("6m"), Ok(Duration::from_secs(360)));
+        assert_eq!(parse_duration("6m0s"), Ok(Duration::from_secs(360)));
+        assert_eq!(
+            parse_duration("1h1m1.5s"),
+            Ok(Duration::from_millis(3_661_500))
+        );
+        assert_eq!(parse_duration("0"), Ok(Duration::ZERO));
+        for bad in ["", "s", "6", "6d", "-1s", "6µ"] {
+            assert!(parse_duration(bad).is_err(), "{bad}");
+        }
+    }
+}
