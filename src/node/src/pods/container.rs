@@ -1,6 +1,7 @@
 //! Builds the runtime's container specification from a container of a pod.
 
-use std::collections::BTreeMap;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::Path;
 
@@ -136,20 +137,25 @@ fn volume_mounts(
 }
 
 /// Returns the mount's path within its volume: `subPath`, or `subPathExpr` with its variables
-/// expanded.
-fn sub_path(
+/// expanded. A variable in it must not be empty.
+pub(super) fn sub_path(
     mount: &VolumeMount,
     lookup: impl Fn(&str) -> Option<String>,
 ) -> Result<Option<String>, String> {
     let Some(expression) = mount.sub_path_expr.as_deref().filter(|e| !e.is_empty()) else {
         return Ok(mount.sub_path.clone().filter(|s| !s.is_empty()));
     };
-    let text = expand(expression, lookup);
-    if text.contains("$(") {
-        return Err(format!(
-            "missing value for {:?} in subPathExpr {expression:?}",
-            mount.name
-        ));
+    let missing = RefCell::new(BTreeSet::new());
+    let text = expand(expression, |name| {
+        let value = lookup(name).filter(|value| !value.is_empty());
+        if value.is_none() {
+            missing.borrow_mut().insert(name.to_owned());
+        }
+        value
+    });
+    let missing = Vec::from_iter(missing.into_inner());
+    if !missing.is_empty() {
+        return Err(format!("missing value for {}", missing.join(", ")));
     }
     Ok(Some(text))
 }
@@ -210,7 +216,7 @@ fn image_name(image: &ImageStatus, asked: &str) -> String {
         .unwrap_or_else(|| asked.to_owned())
 }
 
-fn mounts_path(container: &Container, path: &str) -> bool {
+pub(super) fn mounts_path(container: &Container, path: &str) -> bool {
     container
         .volume_mounts
         .iter()
@@ -271,7 +277,7 @@ fn contexts<'a>(
 }
 
 /// Returns the container's security settings; its own security context overrides the pod's.
-fn security(pod: &Pod, container: &Container, fs_group: Option<i64>) -> Security {
+pub(super) fn security(pod: &Pod, container: &Container, fs_group: Option<i64>) -> Security {
     let (pod_context, own) = contexts(pod, container);
     let privileged = own.and_then(|c| c.privileged).unwrap_or(false);
     let profile = own
@@ -329,7 +335,11 @@ fn security(pod: &Pod, container: &Container, fs_group: Option<i64>) -> Security
 }
 
 /// Rejects an image that would run as root if `runAsNonRoot` is set.
-fn check_non_root(pod: &Pod, container: &Container, image: &ImageStatus) -> Result<(), String> {
+pub(super) fn check_non_root(
+    pod: &Pod,
+    container: &Container,
+    image: &ImageStatus,
+) -> Result<(), String> {
     let (pod_context, own) = contexts(pod, container);
     let non_root = own
         .and_then(|c| c.run_as_non_root)
@@ -527,7 +537,7 @@ mod tests {
             (
                 None,
                 Some("$(NONE)"),
-                Err("missing value for \"data\" in subPathExpr \"$(NONE)\"".to_owned()),
+                Err("missing value for NONE".to_owned()),
             ),
         ] {
             assert_eq!(sub_path(&mount(path, expression), lookup), expected);
