@@ -181,7 +181,8 @@ impl DeclType {
 
 /// Names that fields cannot have in expressions.
 const KEYWORDS: [&str; 4] = ["true", "false", "null", "in"];
-const RESERVED: [&str; 17] = [
+/// Words that the language reserves.
+pub(crate) const RESERVED: [&str; 17] = [
     "as",
     "break",
     "const",

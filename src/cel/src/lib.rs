@@ -49,5 +49,6 @@ pub use program::{
     MATCH_CONDITIONS_BUDGET, MAX_MESSAGE, PER_CALL_LIMIT, Program, RUNTIME_BUDGET, Run,
 };
 pub use source::{Issue, Issues};
+pub use time::Moment;
 pub use types::Type;
 pub use value::{EvalError, List, Made, Map, Object, Outcome, OwnMap, Str, Value};

@@ -4,6 +4,7 @@
 //! has the same bound as in cel-go, so that no input exhausts the stack.
 
 use crate::ast::{Ast, Expr, FieldInit, Kind, Literal, MapEntry, op};
+use crate::decl::RESERVED;
 use crate::lexer::{Tok, Token, lex, unescape};
 use crate::macros;
 use crate::source::Issues;
@@ -12,26 +13,6 @@ use crate::source::Issues;
 const MAX_DEPTH: usize = 250;
 /// Maximum length of an expression, in characters.
 const MAX_SIZE: usize = 100_000;
-
-const RESERVED: [&str; 17] = [
-    "as",
-    "break",
-    "const",
-    "continue",
-    "else",
-    "for",
-    "function",
-    "if",
-    "import",
-    "let",
-    "loop",
-    "package",
-    "namespace",
-    "return",
-    "var",
-    "void",
-    "while",
-];
 
 const EXPECTED: &str = "{'[', '{', '(', '.', '-', '!', 'true', 'false', 'null', NUM_FLOAT, \
                         NUM_INT, NUM_UINT, STRING, BYTES, IDENTIFIER}";

@@ -269,7 +269,8 @@ impl Planner<'_> {
     ) -> Result<Node, String> {
         let found = functions::lookup(function.strip_prefix('.').unwrap_or(function))
             .ok_or_else(|| format!("no such function: {function}"))?;
-        let run = library::implementation(found.name)
+        let run = library::implementation(overload)
+            .or_else(|| library::implementation(found.name))
             .ok_or_else(|| format!("no such function: {function}"))?;
         let mut call = Call {
             function: found.name,

@@ -1,11 +1,101 @@
 //! Parsing and formatting of timestamps and durations.
 
+use std::cmp::Ordering;
+use std::fmt;
+
 use jiff::SignedDuration;
 use jiff::civil::{DateTime, date};
 use rkube_api::go_time;
 
 /// The second from which timestamps count, in UTC.
 const EPOCH: DateTime = date(1970, 1, 1).at(0, 0, 0, 0);
+
+/// A point in time, with the offset from UTC that it was written with. Points are equal and ordered
+/// by the time; the offset shows in the text and in parts without a time zone, as with Go's
+/// `time.Time`.
+#[derive(Clone, Copy, Debug)]
+pub struct Moment {
+    /// Time in UTC.
+    pub(crate) utc: DateTime,
+    /// Offset from UTC in seconds.
+    offset: i32,
+}
+
+impl Moment {
+    /// Returns a time without offset.
+    pub(crate) const fn utc(utc: DateTime) -> Self {
+        Self { utc, offset: 0 }
+    }
+
+    /// Parses a time in Go's layout `time.RFC3339`.
+    ///
+    /// # Errors
+    ///
+    /// The message of Go's parser.
+    pub(crate) fn parse(text: &str) -> Result<Self, String> {
+        let utc = go_time::parse_rfc3339(text)?;
+        let zone = text.len().checked_sub(6).and_then(|at| text.get(at..));
+        let offset = zone.and_then(|zone| {
+            let sign = match zone.as_bytes()[0] {
+                b'+' => 1,
+                b'-' => -1,
+                _ => return None,
+            };
+            let (hours, minutes) = zone[1..].split_once(':')?;
+            let minutes = hours.parse::<i32>().ok()? * 60 + minutes.parse::<i32>().ok()?;
+            Some(sign * minutes * 60)
+        });
+        Ok(Self {
+            utc,
+            offset: offset.unwrap_or(0),
+        })
+    }
+
+    /// Returns another time with the same offset.
+    pub(crate) const fn at(self, utc: DateTime) -> Self {
+        Self { utc, ..self }
+    }
+
+    /// Returns the time at the offset.
+    pub(crate) fn local(self) -> DateTime {
+        self.utc
+            .saturating_add(SignedDuration::from_secs(i64::from(self.offset)))
+    }
+}
+
+impl PartialEq for Moment {
+    fn eq(&self, other: &Self) -> bool {
+        self.utc == other.utc
+    }
+}
+
+impl Eq for Moment {}
+
+impl PartialOrd for Moment {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Moment {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.utc.cmp(&other.utc)
+    }
+}
+
+/// Writes the time (RFC 3339) with as many fractional digits as necessary.
+impl fmt::Display for Moment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.local())?;
+        let minutes = self.offset / 60;
+        if minutes == 0 {
+            return f.write_str("Z");
+        }
+        let sign = if minutes < 0 { '-' } else { '+' };
+        let minutes = minutes.unsigned_abs();
+        write!(f, "{sign}{:02}:{:02}", minutes / 60, minutes % 60)
+    }
+}
 
 /// Returns whether a time, in UTC, is within the range of `google.protobuf.Timestamp`: years
 /// 1 to 9999.
@@ -74,11 +164,6 @@ fn is_fraction_and_zone(text: &str) -> bool {
     let digits = chars.as_str();
     let zone = digits.trim_start_matches(|c: char| c.is_ascii_digit());
     zone.len() < digits.len() && is_zone(zone)
-}
-
-/// Formats a timestamp (RFC 3339), with as many fractional digits as necessary.
-pub(crate) fn format(time: DateTime) -> String {
-    format!("{time}Z")
 }
 
 /// Parses a duration in Go's syntax, such as `1h2m3.5s`, to nanoseconds.

@@ -35,7 +35,7 @@ impl Value<'_> {
                 base64::engine::general_purpose::STANDARD.encode(b).into()
             }
             Self::Duration(d) => time::format_duration(*d).into(),
-            Self::Timestamp(t) => time::format(*t).into(),
+            Self::Timestamp(t) => t.to_string().into(),
             Self::List(list) => {
                 let mut items = Vec::new();
                 for item in list.iter() {

@@ -47,6 +47,7 @@ pub(crate) fn validate(source: &str, checked: &Checked) -> Result<(), Issues> {
                 ("timestamp", Literal::String(s)) => {
                     !go_time::parse_rfc3339(s).is_ok_and(time::is_in_range)
                 }
+                ("timestamp", Literal::Int(i)) => time::from_seconds(*i).is_none(),
                 ("matches", Literal::String(s)) => Pattern::new(s).is_err(),
                 _ => false,
             };

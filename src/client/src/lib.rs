@@ -3,4 +3,5 @@
 
 pub mod events;
 pub mod instances;
+pub mod reflector;
 pub mod supervise;

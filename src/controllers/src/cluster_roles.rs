@@ -68,10 +68,6 @@ impl Controller for ClusterRoleController {
         NAME
     }
 
-    fn workers(&self) -> usize {
-        5
-    }
-
     fn queue(&self) -> &Queue<Key> {
         &self.queue
     }

@@ -24,6 +24,9 @@ pub trait Item: Clone + Eq + Hash + Debug + Send + Sync + 'static {}
 
 impl<T: Clone + Eq + Hash + Debug + Send + Sync + 'static> Item for T {}
 
+/// Number of workers of most of upstream's controllers.
+const WORKERS: usize = 5;
+
 /// A controller: drives objects towards their specification, one item at a time.
 ///
 /// An item is processed by at most one worker at a time. Failures are retried with back-off.
@@ -35,7 +38,9 @@ pub trait Controller: Send + Sync + 'static {
     fn name(&self) -> &'static str;
 
     /// Returns the number of items that are processed concurrently.
-    fn workers(&self) -> usize;
+    fn workers(&self) -> usize {
+        WORKERS
+    }
 
     /// Returns the queue. It outlives the controller's task.
     fn queue(&self) -> &Queue<Self::Item>;

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet, StatefulSet};
+use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::autoscaling::v1::Scale;
-use k8s_openapi::api::core::v1::{Pod, ReplicationController};
+use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::api::policy::v1::{PodDisruptionBudget, PodDisruptionBudgetStatus};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, OwnerReference, Time};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
@@ -17,7 +17,7 @@ use crate::context::{Context, Error, Result, optional};
 use crate::controller::{Controller, Watches};
 use crate::events::Severity::{Normal, Warning};
 use crate::gc::Collector;
-use crate::informers::Key;
+use crate::informers::{Key, Object, Store};
 use crate::queue::Queue;
 use rkube_component_helpers::conditions::set_condition;
 use rkube_component_helpers::label_selector;
@@ -276,66 +276,32 @@ impl DisruptionController {
 
     async fn replicas(&self, namespace: &str, owner: &OwnerReference) -> Result<(String, i32)> {
         let informers = &self.ctx.informers;
-        let is_it = |meta: &k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta| {
-            meta.uid.as_ref() == Some(&owner.uid)
-        };
         let group = owner
             .api_version
             .split_once('/')
             .map_or("", |(group, _)| group);
-        let gone = || Error::other(format!("the {} {} is not there", owner.kind, owner.name));
         match (group, owner.kind.as_str()) {
             ("apps", "ReplicaSet") => {
-                let set = informers
-                    .replica_sets
-                    .get(namespace, &owner.name)
-                    .filter(|set| is_it(&set.metadata));
-                let set: Arc<ReplicaSet> = set.ok_or_else(gone)?;
+                let set = owner_in(&informers.replica_sets, namespace, owner)?;
                 let deployment = owners::controller_name::<Deployment>(&set.metadata)
                     .and_then(|name| informers.deployments.get(namespace, name));
                 if let Some(deployment) = deployment {
-                    let replicas = deployment
-                        .spec
-                        .as_ref()
-                        .and_then(|spec| spec.replicas)
-                        .unwrap_or(1);
-                    return Ok((
-                        deployment.metadata.uid.clone().unwrap_or_default(),
-                        replicas,
-                    ));
+                    let wanted = deployment.spec.as_ref().and_then(|spec| spec.replicas);
+                    let uid = deployment.metadata.uid.clone().unwrap_or_default();
+                    return Ok((uid, wanted.unwrap_or(1)));
                 }
-                let replicas = set
-                    .spec
-                    .as_ref()
-                    .and_then(|spec| spec.replicas)
-                    .unwrap_or(1);
-                Ok((owner.uid.clone(), replicas))
+                let wanted = set.spec.as_ref().and_then(|spec| spec.replicas);
+                Ok((owner.uid.clone(), wanted.unwrap_or(1)))
             }
             ("apps", "StatefulSet") => {
-                let set = informers
-                    .stateful_sets
-                    .get(namespace, &owner.name)
-                    .filter(|set| is_it(&set.metadata));
-                let set: Arc<StatefulSet> = set.ok_or_else(gone)?;
-                let replicas = set
-                    .spec
-                    .as_ref()
-                    .and_then(|spec| spec.replicas)
-                    .unwrap_or(1);
-                Ok((owner.uid.clone(), replicas))
+                let set = owner_in(&informers.stateful_sets, namespace, owner)?;
+                let wanted = set.spec.as_ref().and_then(|spec| spec.replicas);
+                Ok((owner.uid.clone(), wanted.unwrap_or(1)))
             }
             ("", "ReplicationController") => {
-                let set = informers
-                    .replication_controllers
-                    .get(namespace, &owner.name);
-                let set: Arc<ReplicationController> =
-                    set.filter(|set| is_it(&set.metadata)).ok_or_else(gone)?;
-                let replicas = set
-                    .spec
-                    .as_ref()
-                    .and_then(|spec| spec.replicas)
-                    .unwrap_or(1);
-                Ok((owner.uid.clone(), replicas))
+                let set = owner_in(&informers.replication_controllers, namespace, owner)?;
+                let wanted = set.spec.as_ref().and_then(|spec| spec.replicas);
+                Ok((owner.uid.clone(), wanted.unwrap_or(1)))
             }
             _ => {
                 let served = self.collector.served();
@@ -364,6 +330,22 @@ impl DisruptionController {
             }
         }
     }
+}
+
+/// Returns the object that an owner reference names.
+///
+/// # Errors
+///
+/// It does not exist, or another object has its name.
+fn owner_in<K: Object>(
+    store: &Store<K>,
+    namespace: &str,
+    owner: &OwnerReference,
+) -> Result<Arc<K>> {
+    store
+        .get(namespace, &owner.name)
+        .filter(|object| object.metadata().uid.as_ref() == Some(&owner.uid))
+        .ok_or_else(|| Error::other(format!("the {} {} is not there", owner.kind, owner.name)))
 }
 
 #[cfg(test)]

@@ -24,8 +24,6 @@ use rkube_component_helpers::label_selector;
 
 /// Maximum number of pods created or deleted per set and sync.
 const BURST: usize = 500;
-/// Number of sets processed concurrently.
-const CONCURRENCY: usize = 5;
 
 /// The properties that replica sets and replication controllers share.
 pub trait Replicator: Object {
@@ -281,10 +279,6 @@ impl<R: Replicator> Controller for ReplicatorController<R> {
 
     fn name(&self) -> &'static str {
         R::COMPONENT
-    }
-
-    fn workers(&self) -> usize {
-        CONCURRENCY
     }
 
     fn queue(&self) -> &Queue<Key> {

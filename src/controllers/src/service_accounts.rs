@@ -13,8 +13,6 @@ use crate::kinds::ROOT_CA;
 use crate::queue::Queue;
 
 const DEFAULT: &str = "default";
-/// Number of namespaces processed concurrently.
-const CONCURRENCY: usize = 5;
 /// Annotation that explains the config map to users.
 const DESCRIPTION: (&str, &str) = (
     "kubernetes.io/description",
@@ -81,10 +79,6 @@ impl Controller for ServiceAccountController {
 
     fn name(&self) -> &'static str {
         "service-account-controller"
-    }
-
-    fn workers(&self) -> usize {
-        CONCURRENCY
     }
 
     fn queue(&self) -> &Queue<Key> {
@@ -155,10 +149,6 @@ impl Controller for RootCaPublisher {
 
     fn name(&self) -> &'static str {
         "root-ca-certificate-publisher-controller"
-    }
-
-    fn workers(&self) -> usize {
-        CONCURRENCY
     }
 
     fn queue(&self) -> &Queue<Key> {

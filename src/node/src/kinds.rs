@@ -3,9 +3,9 @@
 pub(crate) use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 pub(crate) use k8s_openapi::api::core::v1::{
     ConfigMap, Container, ContainerState, ContainerStateRunning, ContainerStateTerminated,
-    ContainerStateWaiting, ContainerStatus, EphemeralContainer, Event, HostIP, Node,
-    ObjectReference, PersistentVolume, PersistentVolumeClaim, Pod, PodCondition, PodIP, PodSpec,
-    PodStatus, Probe, ResourceRequirements, Secret, Service, ServiceAccount, Volume, VolumeMount,
+    ContainerStateWaiting, ContainerStatus, EphemeralContainer, HostIP, Node, ObjectReference,
+    PersistentVolume, PersistentVolumeClaim, Pod, PodCondition, PodIP, PodSpec, PodStatus, Probe,
+    ResourceRequirements, Secret, Service, ServiceAccount, Volume, VolumeMount,
 };
 pub(crate) use k8s_openapi::api::discovery::v1::EndpointSlice;
 pub(crate) use k8s_openapi::apimachinery::pkg::api::resource::Quantity;

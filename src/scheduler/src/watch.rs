@@ -1,21 +1,18 @@
 //! Watches of the API, which convert objects into the scheduler's types on arrival.
 
 use std::collections::HashSet;
-use std::fmt::Debug;
+use std::marker::PhantomData;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
-use futures::StreamExt;
 use k8s_openapi::api::apps::v1::{ReplicaSet, StatefulSet};
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::storage::v1::StorageClass;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity as Text;
-use kube::runtime::WatchStreamExt;
-use kube::runtime::watcher::{self, Event};
-use kube::{Api, Client, Resource, ResourceExt};
+use kube::{Client, Resource, ResourceExt};
 use rkube_api::quantity::Quantity;
-use serde::de::DeserializeOwned;
+use rkube_client::reflector::{Sink, Source, Versioned, reflect};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
@@ -64,7 +61,7 @@ pub const WATCHES: usize = 11;
 /// Starts all watches as tasks in `tasks`. They end when the receiver of `to` is dropped.
 pub fn start(client: &Client, tasks: &mut JoinSet<()>, to: &mpsc::UnboundedSender<Message>) {
     // Terminal pods use no resources of a node.
-    let living = watcher::Config::default().fields("status.phase!=Succeeded,status.phase!=Failed");
+    let living = Some("status.phase!=Succeeded,status.phase!=Failed");
     watch(client, living, tasks, to, Message::Pod, |p: core::Pod| {
         Some(Arc::new(PodInfo::new(p)))
     });
@@ -122,73 +119,96 @@ fn all<K, T>(
     wrap: fn(Change<T>) -> Message,
     read: fn(K) -> Option<T>,
 ) where
-    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + 'static,
+    K: Versioned + Resource<DynamicType = ()>,
     T: Send + 'static,
 {
-    watch(client, watcher::Config::default(), tasks, to, wrap, read);
+    watch(client, None, tasks, to, wrap, read);
 }
 
 fn watch<K, T>(
     client: &Client,
-    config: watcher::Config,
+    fields: Option<&str>,
     tasks: &mut JoinSet<()>,
     to: &mpsc::UnboundedSender<Message>,
     wrap: fn(Change<T>) -> Message,
     read: fn(K) -> Option<T>,
 ) where
-    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + 'static,
+    K: Versioned + Resource<DynamicType = ()>,
     T: Send + 'static,
 {
-    let api: Api<K> = Api::all(client.clone());
-    let to = to.clone();
-    tasks.spawn(async move {
-        let mut stream = watcher::watcher(api, config).default_backoff().boxed();
-        let mut known: HashSet<Key> = HashSet::new();
-        let mut listed: HashSet<Key> = HashSet::new();
-        let mut synced = false;
-        while let Some(event) = stream.next().await {
-            let mut messages = Vec::new();
-            match event {
-                Ok(Event::Init) => listed.clear(),
-                Ok(Event::InitApply(object)) => {
-                    let key = key(&object);
-                    listed.insert(key.clone());
-                    known.insert(key.clone());
-                    messages.push(wrap(converted(key, object, read)));
-                }
-                Ok(Event::InitDone) => {
-                    // Objects missing from a new list were deleted while the watch was interrupted.
-                    let gone: Vec<Key> = known.difference(&listed).cloned().collect();
-                    for key in gone {
-                        known.remove(&key);
-                        messages.push(wrap(Change::Gone(key)));
-                    }
-                    listed = HashSet::new();
-                    if !std::mem::replace(&mut synced, true) {
-                        messages.push(Message::Synced);
-                    }
-                }
-                Ok(Event::Apply(object)) => {
-                    let key = key(&object);
-                    known.insert(key.clone());
-                    messages.push(wrap(converted(key, object, read)));
-                }
-                Ok(Event::Delete(object)) => {
-                    let key = key(&object);
-                    known.remove(&key);
-                    messages.push(wrap(Change::Gone(key)));
-                }
-                Err(error) => {
-                    tracing::debug!(kind = %K::kind(&()), %error, "watch failed; it is started again");
-                }
-            }
-            for message in messages {
-                if to.send(message).is_err() {
-                    return;
-                }
-            }
+    let source = Source {
+        path: K::url_path(&(), None),
+        fields: fields.map(str::to_owned),
+        metadata_only: false,
+    };
+    let feed = Feed {
+        to: to.clone(),
+        wrap,
+        read,
+        known: Mutex::default(),
+        kind: PhantomData,
+    };
+    tasks.spawn(reflect::<K>(client.clone(), source, feed));
+}
+
+/// Sends the changes of one kind's objects as messages.
+struct Feed<K, T> {
+    to: mpsc::UnboundedSender<Message>,
+    wrap: fn(Change<T>) -> Message,
+    read: fn(K) -> Option<T>,
+    /// The objects that exist; `None` before the first list.
+    known: Mutex<Option<HashSet<Key>>>,
+    kind: PhantomData<fn() -> K>,
+}
+
+impl<K: Resource<DynamicType = ()>, T> Feed<K, T> {
+    fn known(&self) -> std::sync::MutexGuard<'_, Option<HashSet<Key>>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn send(&self, message: Message) {
+        // Without a receiver the scheduler ends, and with it the task that calls this.
+        let _ = self.to.send(message);
+    }
+
+    fn set(&self, key: Key, object: K) {
+        self.send((self.wrap)(converted(key, object, self.read)));
+    }
+}
+
+impl<K, T> Sink<K> for Feed<K, T>
+where
+    K: Versioned + Resource<DynamicType = ()>,
+    T: Send + 'static,
+{
+    fn replace(&self, objects: Vec<K>, _revision: u64) {
+        let mut known = self.known();
+        let listed: HashSet<Key> = objects.iter().map(key).collect();
+        for object in objects {
+            self.set(key(&object), object);
         }
-    });
+        // Objects missing from a new list were deleted while the watch was interrupted.
+        for gone in known.iter().flatten().filter(|key| !listed.contains(key)) {
+            self.send((self.wrap)(Change::Gone(gone.clone())));
+        }
+        if known.replace(listed).is_none() {
+            self.send(Message::Synced);
+        }
+    }
+
+    fn apply(&self, object: K) {
+        let key = key(&object);
+        self.known().get_or_insert_default().insert(key.clone());
+        self.set(key, object);
+    }
+
+    fn remove(&self, object: K) {
+        let key = key(&object);
+        self.known().get_or_insert_default().remove(&key);
+        self.send((self.wrap)(Change::Gone(key)));
+    }
+
+    fn bookmark(&self, _revision: u64) {}
 }
 
 fn key<K: Resource>(object: &K) -> Key {

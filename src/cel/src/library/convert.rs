@@ -6,7 +6,7 @@ use rkube_go_regexp::Pattern;
 
 use super::signature::{Run, no_overload};
 use crate::ctx::Ctx;
-use crate::time;
+use crate::time::{self, Moment};
 use crate::value::{EvalError, Outcome, Value};
 
 /// Functions by name.
@@ -84,7 +84,7 @@ fn to_int<'a>(_: &mut Ctx<'a, '_>, args: &[Value<'a>], _: Option<&Pattern>) -> O
     match args {
         [Value::Int(i)] => Ok(Value::Int(*i)),
         [Value::Duration(d)] => Ok(Value::Int(*d)),
-        [Value::Timestamp(t)] => Ok(Value::Int(time::to_seconds(*t))),
+        [Value::Timestamp(t)] => Ok(Value::Int(time::to_seconds(t.utc))),
         [Value::Uint(u)] => i64::try_from(*u)
             .map(Value::Int)
             .map_err(|_| EvalError::new("integer overflow")),
@@ -141,10 +141,10 @@ fn to_timestamp<'a>(_: &mut Ctx<'a, '_>, args: &[Value<'a>], _: Option<&Pattern>
     match args {
         [Value::Timestamp(t)] => Ok(Value::Timestamp(*t)),
         [Value::Int(i)] => time::from_seconds(*i)
-            .map(Value::Timestamp)
+            .map(|t| Value::Timestamp(Moment::utc(t)))
             .ok_or_else(|| EvalError::new("timestamp overflow")),
-        [Value::String(s)] => match rkube_api::go_time::parse_rfc3339(s) {
-            Ok(t) if time::is_in_range(t) => Ok(Value::Timestamp(t)),
+        [Value::String(s)] => match Moment::parse(s) {
+            Ok(t) if time::is_in_range(t.utc) => Ok(Value::Timestamp(t)),
             Ok(_) => Err(EvalError::new("timestamp overflow")),
             Err(_) => Err(failed(&args[0], "google.protobuf.Timestamp")),
         },

@@ -14,6 +14,9 @@ use crate::value::{EvalError, List, Outcome, Value};
 pub(crate) const FUNCTIONS: &[(&str, Run)] = &[
     ("isSorted", is_sorted),
     ("sum", sum),
+    ("list_uint_sum_uint", sum_uint),
+    ("list_double_sum_double", sum_double),
+    ("list_duration_sum_duration", sum_duration),
     ("max", max),
     ("min", min),
     ("indexOf", index_of),
@@ -45,6 +48,23 @@ fn is_sorted<'a>(_: &mut Ctx<'a, '_>, args: &[Value<'a>], _: Option<&Pattern>) -
 }
 
 fn sum<'a>(_: &mut Ctx<'a, '_>, args: &[Value<'a>], _: Option<&Pattern>) -> Outcome<'a> {
+    sum_from(Value::Int(0), args)
+}
+
+fn sum_uint<'a>(_: &mut Ctx<'a, '_>, args: &[Value<'a>], _: Option<&Pattern>) -> Outcome<'a> {
+    sum_from(Value::Uint(0), args)
+}
+
+fn sum_double<'a>(_: &mut Ctx<'a, '_>, args: &[Value<'a>], _: Option<&Pattern>) -> Outcome<'a> {
+    sum_from(Value::Double(0.0), args)
+}
+
+fn sum_duration<'a>(_: &mut Ctx<'a, '_>, args: &[Value<'a>], _: Option<&Pattern>) -> Outcome<'a> {
+    sum_from(Value::Duration(0), args)
+}
+
+/// Returns the sum of a list; `empty` if it has no elements.
+fn sum_from<'a>(empty: Value<'a>, args: &[Value<'a>]) -> Outcome<'a> {
     let mut sum: Option<Value<'_>> = None;
     for item in list(args)?.iter() {
         let item = item?;
@@ -53,7 +73,7 @@ fn sum<'a>(_: &mut Ctx<'a, '_>, args: &[Value<'a>], _: Option<&Pattern>) -> Outc
             Some(sum) => add_values(&sum, &item)?,
         });
     }
-    Ok(sum.unwrap_or(Value::Int(0)))
+    Ok(sum.unwrap_or(empty))
 }
 
 fn max<'a>(_: &mut Ctx<'a, '_>, args: &[Value<'a>], _: Option<&Pattern>) -> Outcome<'a> {

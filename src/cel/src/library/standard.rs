@@ -12,7 +12,7 @@ use super::signature::{Run, no_overload};
 use crate::ast::op;
 use crate::ctx::Ctx;
 use crate::number::go_quote;
-use crate::time;
+use crate::time::{self, Moment};
 use crate::value::{EvalError, List, Map, Outcome, OwnMap, Value};
 
 /// Functions by name.
@@ -371,13 +371,14 @@ fn compare<'a>(args: &[Value<'a>], fits: fn(Ordering) -> bool) -> Outcome<'a> {
 /// # Errors
 ///
 /// The sum is out of the range of timestamps.
-fn later(moment: &DateTime, nanos: i64) -> Result<DateTime, EvalError> {
+fn later(moment: &Moment, nanos: i64) -> Result<Moment, EvalError> {
     let error = || EvalError::new("timestamp overflow");
     let sum = moment
+        .utc
         .checked_add(SignedDuration::from_nanos(nanos))
         .map_err(|_| error())?;
     if time::is_in_range(sum) {
-        Ok(sum)
+        Ok(moment.at(sum))
     } else {
         Err(error())
     }
@@ -423,7 +424,7 @@ fn subtract_values<'a>(args: &[Value<'a>]) -> Outcome<'a> {
             .and_then(|d| later(t, d))
             .map(Value::Timestamp),
         [Value::Timestamp(a), Value::Timestamp(b)] => {
-            i64::try_from(a.duration_since(*b).as_nanos())
+            i64::try_from(a.utc.duration_since(b.utc).as_nanos())
                 .map(Value::Duration)
                 .map_err(|_| EvalError::new("duration overflow"))
         }
@@ -446,7 +447,7 @@ fn is_zero(value: &Value<'_>) -> bool {
         Value::Uint(u) => *u == 0,
         Value::Double(d) => *d == 0.0,
         Value::Duration(d) => *d == 0,
-        Value::Timestamp(t) => *t == date(1, 1, 1).at(0, 0, 0, 0),
+        Value::Timestamp(t) => t.utc == date(1, 1, 1).at(0, 0, 0, 0),
         Value::String(s) => s.is_empty(),
         Value::Bytes(b) => b.is_empty(),
         Value::List(l) => l.len() == 0,
@@ -458,15 +459,16 @@ fn is_zero(value: &Value<'_>) -> bool {
     }
 }
 
-/// Returns a time as clocks show it in a zone: `±hh:mm`, or a name.
+/// Returns a time as clocks show it in a zone: `±hh:mm`, or a name; without zone, at its own offset.
 ///
 /// # Errors
 ///
 /// The zone is unknown, or the clocks are out of range.
-fn in_zone(time: DateTime, zone: Option<&Value<'_>>) -> Result<DateTime, EvalError> {
+fn in_zone(time: Moment, zone: Option<&Value<'_>>) -> Result<DateTime, EvalError> {
     let Some(zone) = zone else {
-        return Ok(time);
+        return Ok(time.local());
     };
+    let time = time.utc;
     let Value::String(name) = zone else {
         return no_overload();
     };

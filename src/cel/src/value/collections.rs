@@ -264,7 +264,9 @@ impl<'a> Object<'a> {
                     .fields
                     .get(name)
                     .or_else(|| decl.fields.get(&format!("__{name}__")))?;
+                // As upstream, a field that is null counts as absent.
                 map.get(&field.name)
+                    .filter(|json| !json.is_null())
                     .map(|json| Value::typed(json, &field.ty))
             }
             Self::Own(made) => made

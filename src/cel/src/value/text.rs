@@ -26,7 +26,7 @@ impl Value<'_> {
                 }
             },
             Self::Duration(d) => time::format_duration(*d),
-            Self::Timestamp(t) => time::format(*t),
+            Self::Timestamp(t) => t.to_string(),
             Self::Type(t) => t.runtime_name().to_owned(),
             Self::Ip(ip) => ip.to_string(),
             Self::Cidr(ip, bits) => format!("{ip}/{bits}"),

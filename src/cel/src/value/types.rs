@@ -7,7 +7,6 @@ use std::net::IpAddr;
 use std::ops::Deref;
 use std::sync::Arc;
 
-use jiff::civil::DateTime;
 use rkube_api::quantity::Quantity;
 use serde_json::Value as Json;
 
@@ -17,7 +16,7 @@ use super::url::Url;
 use crate::ast::Literal;
 use crate::authz::Check;
 use crate::decl::{DeclType, Read};
-use crate::time;
+use crate::time::{self, Moment};
 use crate::types::Type;
 
 /// A string, borrowed from a document or program, or computed.
@@ -59,8 +58,8 @@ pub enum Value<'a> {
     Bytes(Arc<[u8]>),
     /// Duration in nanoseconds.
     Duration(i64),
-    /// Point in time, in UTC.
-    Timestamp(DateTime),
+    /// Point in time.
+    Timestamp(Moment),
     /// List.
     List(List<'a>),
     /// Map.
@@ -342,9 +341,9 @@ impl<'a> Value<'a> {
             ),
             (Type::Timestamp, Json::String(s)) => {
                 let parsed = if decl.read == Read::Date {
-                    time::parse_date(s)
+                    time::parse_date(s).map(Moment::utc)
                 } else {
-                    rkube_api::go_time::parse_rfc3339(s)
+                    Moment::parse(s)
                 };
                 Self::Timestamp(parsed.map_err(|e| {
                     let what = if decl.read == Read::Date {

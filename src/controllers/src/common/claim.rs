@@ -8,8 +8,27 @@ use serde_json::json;
 
 use crate::common::owners;
 use crate::context::{Context, Error, Result};
+use crate::events::Severity;
 use crate::informers::{Object, Store};
 use rkube_component_helpers::label_selector;
+
+/// Returns whether a selector is empty, which controllers refuse; records an event about `object`
+/// then. `kind` is its kind in the message.
+pub fn selects_all<K: kube::Resource<DynamicType = ()>>(
+    ctx: &Context,
+    component: &'static str,
+    object: &K,
+    kind: &str,
+    selector: &LabelSelector,
+) -> bool {
+    let all = label_selector::is_empty(selector);
+    if all {
+        let text = format!("This {kind} is selecting all pods. A non-empty selector is required.");
+        ctx.recorder
+            .event(component, object, Severity::Warning, "SelectingAll", text);
+    }
+    all
+}
 
 /// The action for an object that a controller might own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

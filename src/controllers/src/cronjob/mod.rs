@@ -21,8 +21,6 @@ use crate::queue::Queue;
 use plan::Decision;
 
 const NAME: &str = "cronjob-controller";
-/// Number of cron jobs processed concurrently.
-const CONCURRENCY: usize = 5;
 
 /// The controller of cron jobs.
 pub struct CronJobController {
@@ -45,10 +43,6 @@ impl Controller for CronJobController {
 
     fn name(&self) -> &'static str {
         NAME
-    }
-
-    fn workers(&self) -> usize {
-        CONCURRENCY
     }
 
     fn queue(&self) -> &Queue<Key> {

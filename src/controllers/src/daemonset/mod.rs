@@ -102,11 +102,7 @@ impl DaemonSetController {
         let Some(spec) = set.spec.clone() else {
             return Ok(());
         };
-        if label_selector::is_empty(&spec.selector) {
-            let text = "This daemon set is selecting all pods. A non-empty selector is required.";
-            self.ctx
-                .recorder
-                .event(NAME, &*set, Warning, "SelectingAll", text);
+        if claim::selects_all(&self.ctx, NAME, &*set, "daemon set", &spec.selector) {
             return Ok(());
         }
         if set.metadata.deletion_timestamp.is_some() {

@@ -25,8 +25,6 @@ use plan::{Action, Plan};
 
 /// The controller's name in events.
 const COMPONENT: &str = "deployment-controller";
-/// Number of deployments processed concurrently.
-const CONCURRENCY: usize = 5;
 
 /// The controller of deployments.
 pub struct DeploymentController {
@@ -49,10 +47,6 @@ impl Controller for DeploymentController {
 
     fn name(&self) -> &'static str {
         COMPONENT
-    }
-
-    fn workers(&self) -> usize {
-        CONCURRENCY
     }
 
     fn queue(&self) -> &Queue<Key> {
@@ -116,11 +110,7 @@ impl DeploymentController {
         let Some(wanted) = deployment.spec.as_ref().map(|spec| spec.selector.clone()) else {
             return Ok(());
         };
-        if label_selector::is_empty(&wanted) {
-            let text = "This deployment is selecting all pods. A non-empty selector is required.";
-            self.ctx
-                .recorder
-                .event(COMPONENT, &*deployment, Warning, "SelectingAll", text);
+        if claim::selects_all(&self.ctx, COMPONENT, &*deployment, "deployment", &wanted) {
             return Ok(());
         }
         let sets = claim::claim(

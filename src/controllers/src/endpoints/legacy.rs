@@ -27,8 +27,6 @@ const MANAGED_BY: &str = "endpoints.kubernetes.io/managed-by";
 const OVER_CAPACITY: &str = "endpoints.kubernetes.io/over-capacity";
 /// Maximum number of addresses per object.
 const CAPACITY: usize = 1000;
-/// Number of services processed concurrently.
-const CONCURRENCY: usize = 5;
 
 type Port = (String, String, i32, Option<String>);
 
@@ -182,10 +180,6 @@ impl Controller for EndpointsController {
 
     fn name(&self) -> &'static str {
         NAME
-    }
-
-    fn workers(&self) -> usize {
-        CONCURRENCY
     }
 
     fn queue(&self) -> &Queue<Key> {

@@ -7,7 +7,8 @@ use k8s_openapi::api::core::v1::{EndpointAddress, Endpoints, Service};
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointConditions, EndpointPort};
 use kube::Resource;
 
-use super::slices::{self, Desired, Frame};
+use super::packing::{Desired, Frame, apply, labels, reconcile};
+use super::slices;
 use super::{MANAGED_BY, TRIGGER_TIME};
 use crate::common::owners;
 use crate::context::{Context, Deletion, Result, optional};
@@ -29,8 +30,6 @@ const NOT_COPIED: &[&str] = &[
 ];
 /// Maximum number of mirrored addresses per subset.
 const MOST: usize = 1000;
-/// Number of endpoints objects processed concurrently.
-const CONCURRENCY: usize = 5;
 
 fn is_mirrored(endpoints: &Endpoints) -> bool {
     let labels = label_selector::labels_or_empty(endpoints.metadata.labels.as_ref());
@@ -117,10 +116,6 @@ impl Controller for MirrorController {
         NAME
     }
 
-    fn workers(&self) -> usize {
-        CONCURRENCY
-    }
-
     fn queue(&self) -> &Queue<Key> {
         &self.queue
     }
@@ -176,7 +171,7 @@ async fn sync(ctx: &Context, key: Key) -> Result<()> {
         owner,
         name: key.name.clone(),
         namespace: key.namespace.clone(),
-        labels: slices::labels(
+        labels: labels(
             endpoints.metadata.labels.as_ref(),
             &key.name,
             MANAGER,
@@ -191,7 +186,7 @@ async fn sync(ctx: &Context, key: Key) -> Result<()> {
             .filter(|slice| slice.address_type == family)
             .cloned()
             .collect();
-        let mut changes = slices::reconcile(&frame, family, desired, &of_family);
+        let mut changes = reconcile(&frame, family, desired, &of_family);
         // Unlike for services with a selector, no empty slice is kept.
         changes.create.retain(|slice| {
             slice
@@ -205,7 +200,7 @@ async fn sync(ctx: &Context, key: Key) -> Result<()> {
         let (gone, update): (Vec<_>, Vec<_>) = changes.update.into_iter().partition(emptied);
         changes.update = update;
         changes.delete.extend(gone.into_iter().map(Arc::new));
-        slices::apply(ctx, changes).await?;
+        apply(ctx, changes).await?;
     }
     Ok(())
 }
@@ -236,7 +231,7 @@ mod tests {
             labels: Default::default(),
             annotations: Default::default(),
         };
-        let changes = slices::reconcile(&frame, "IPv4", desired(&endpoints, "IPv4"), &[]);
+        let changes = reconcile(&frame, "IPv4", desired(&endpoints, "IPv4"), &[]);
         assert_eq!(changes.create[0].endpoints.as_ref().unwrap().len(), 2);
         assert!(is_mirrored(&endpoints));
     }

@@ -3,6 +3,7 @@
 
 pub mod legacy;
 pub mod mirror;
+mod packing;
 pub mod slices;
 
 use k8s_openapi::api::core::v1::{ObjectReference, Pod, Service, ServicePort};

@@ -1,6 +1,5 @@
-//! Endpoint slices: the addresses behind a service, at most 100 per slice.
+//! Endpoint slices: the addresses behind a service.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -8,11 +7,11 @@ use k8s_openapi::api::core::v1::{Node, Pod, Service};
 use k8s_openapi::api::discovery::v1::{
     Endpoint, EndpointConditions, EndpointHints, EndpointPort, EndpointSlice, ForNode, ForZone,
 };
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 
+use super::packing::{Desired, Frame, Ports, apply, labels, reconcile};
 use super::{
-    HEADLESS, MANAGED_BY, SERVICE_NAME, TRIGGER_TIME, addresses, enqueue_services, hostname,
-    is_candidate, is_headless, selector_of, target, target_port,
+    MANAGED_BY, SERVICE_NAME, TRIGGER_TIME, addresses, enqueue_services, hostname, is_candidate,
+    is_headless, selector_of, target, target_port,
 };
 use crate::common::{owners, pods};
 use crate::context::{Context, Deletion, Error, Result, optional};
@@ -24,216 +23,8 @@ use rkube_component_helpers::label_selector;
 const NAME: &str = "endpointslice-controller";
 /// Value of [`MANAGED_BY`] for this controller's slices.
 pub const MANAGER: &str = "endpointslice-controller.k8s.io";
-/// Maximum number of endpoints per slice.
-const CAPACITY: usize = 100;
-/// Number of services processed concurrently.
-const CONCURRENCY: usize = 5;
 /// Node label with the zone.
 const ZONE: &str = "topology.kubernetes.io/zone";
-
-/// Ports of an endpoint, in the service's order.
-pub type Ports = Vec<EndpointPort>;
-
-/// The desired endpoints of one address family, grouped by ports.
-///
-/// A list instead of a map, since [`EndpointPort`] is neither `Ord` nor `Hash`.
-#[derive(Debug, Default)]
-pub struct Desired {
-    groups: Vec<(Ports, Vec<Endpoint>)>,
-}
-
-impl Desired {
-    /// Adds an endpoint with these ports.
-    pub fn add(&mut self, ports: Ports, endpoint: Endpoint) {
-        match self.groups.iter_mut().find(|(known, _)| *known == ports) {
-            Some((_, endpoints)) => endpoints.push(endpoint),
-            None => self.groups.push((ports, vec![endpoint])),
-        }
-    }
-}
-
-/// Properties shared by all slices of one owner.
-pub struct Frame {
-    /// The slices' owner.
-    pub owner: OwnerReference,
-    /// Prefix of their names.
-    pub name: String,
-    /// Their namespace.
-    pub namespace: String,
-    /// Their labels.
-    pub labels: BTreeMap<String, String>,
-    /// Their annotations, set whenever a slice is written.
-    pub annotations: BTreeMap<String, String>,
-}
-
-/// The slices to write.
-#[derive(Debug, Default)]
-pub struct Changes {
-    /// Slices to create.
-    pub create: Vec<EndpointSlice>,
-    /// Slices to update.
-    pub update: Vec<EndpointSlice>,
-    /// Slices to delete.
-    pub delete: Vec<Arc<EndpointSlice>>,
-}
-
-fn identity(endpoint: &Endpoint) -> (Vec<String>, Option<String>) {
-    let uid = endpoint
-        .target_ref
-        .as_ref()
-        .and_then(|target| target.uid.clone());
-    (endpoint.addresses.clone(), uid)
-}
-
-/// Computes the changes that turn the `present` slices of one address family into the `desired`
-/// ones with few writes.
-///
-/// Endpoints stay in their slice. New ones fill up slices that change anyway, then other slices,
-/// then new ones.
-pub fn reconcile(
-    frame: &Frame,
-    family: &str,
-    desired: Desired,
-    present: &[Arc<EndpointSlice>],
-) -> Changes {
-    let mut changes = Changes::default();
-    let blank = |ports: Ports| EndpointSlice {
-        metadata: ObjectMeta {
-            generate_name: Some(format!("{}-", frame.name)),
-            namespace: Some(frame.namespace.clone()),
-            labels: Some(frame.labels.clone()),
-            annotations: Some(frame.annotations.clone())
-                .filter(|annotations| !annotations.is_empty()),
-            owner_references: Some(vec![frame.owner.clone()]),
-            ..Default::default()
-        },
-        address_type: family.to_owned(),
-        endpoints: Some(Vec::new()),
-        ports: Some(ports),
-    };
-    let mut rest: Vec<&Arc<EndpointSlice>> = present.iter().collect();
-    let empty = desired.groups.is_empty();
-    for (ports, endpoints) in desired.groups {
-        let mut missing: Vec<Endpoint> = endpoints;
-        let mut slices: Vec<(&Arc<EndpointSlice>, Vec<Endpoint>, bool)> = Vec::new();
-        rest.retain(|slice| {
-            if slice.ports.clone().unwrap_or_default() != ports {
-                return true;
-            }
-            let mut kept = Vec::new();
-            let mut changed = slice.metadata.labels.as_ref() != Some(&frame.labels);
-            for old in slice.endpoints.iter().flatten() {
-                match missing
-                    .iter()
-                    .position(|new| identity(new) == identity(old))
-                {
-                    Some(index) => {
-                        let new = missing.swap_remove(index);
-                        changed |= new != *old;
-                        kept.push(new);
-                    }
-                    None => changed = true,
-                }
-            }
-            slices.push((slice, kept, changed));
-            false
-        });
-        // Sorting is not required for correctness, but makes writes reproducible.
-        missing.sort_by_key(identity);
-        slices.sort_by_key(|(_, kept, changed)| (!changed, std::cmp::Reverse(kept.len())));
-        for (_, kept, changed) in &mut slices {
-            let room = CAPACITY.saturating_sub(kept.len()).min(missing.len());
-            if room > 0 {
-                kept.extend(missing.drain(..room));
-                *changed = true;
-            }
-        }
-        for (slice, kept, changed) in slices {
-            if kept.is_empty() {
-                changes.delete.push(slice.clone());
-            } else if changed {
-                let mut updated = EndpointSlice::clone(slice);
-                updated.endpoints = Some(kept);
-                updated.metadata.labels = Some(frame.labels.clone());
-                if !frame.annotations.is_empty() {
-                    let annotations = updated.metadata.annotations.get_or_insert_default();
-                    annotations.extend(frame.annotations.clone());
-                }
-                changes.update.push(updated);
-            }
-        }
-        while !missing.is_empty() {
-            let mut slice = blank(ports.clone());
-            let count = CAPACITY.min(missing.len());
-            slice.endpoints = Some(missing.drain(..count).collect());
-            changes.create.push(slice);
-        }
-    }
-    // A service without endpoints keeps one empty slice, so that consumers can distinguish "none"
-    // from "not yet known".
-    if empty {
-        let is_blank = |slice: &&Arc<EndpointSlice>| {
-            slice.ports.as_ref().is_none_or(Vec::is_empty)
-                && slice.endpoints.as_ref().is_none_or(Vec::is_empty)
-                && slice.metadata.labels.as_ref() == Some(&frame.labels)
-        };
-        match rest.iter().position(is_blank) {
-            Some(index) => {
-                rest.remove(index);
-            }
-            None => match rest.pop() {
-                Some(slice) => {
-                    let mut updated = EndpointSlice::clone(slice);
-                    updated.endpoints = Some(Vec::new());
-                    updated.ports = Some(Vec::new());
-                    updated.metadata.labels = Some(frame.labels.clone());
-                    changes.update.push(updated);
-                }
-                None => changes.create.push(blank(Vec::new())),
-            },
-        }
-    }
-    changes.delete.extend(rest.into_iter().cloned());
-    changes
-}
-
-/// Writes the changes to the API server.
-pub async fn apply(ctx: &Context, changes: Changes) -> Result<()> {
-    let store = &ctx.informers.endpoint_slices;
-    for slice in &changes.create {
-        match ctx.create(store, slice).await {
-            Err(error) if error.is_namespace_terminating() => return Ok(()),
-            other => other.map(drop)?,
-        }
-    }
-    for slice in &changes.update {
-        ctx.update(store, slice).await?;
-    }
-    for slice in &changes.delete {
-        optional(
-            ctx.delete(store, &slice.metadata, &Deletion::default())
-                .await,
-        )?;
-    }
-    Ok(())
-}
-
-/// Returns the labels of a service's slices: the service's labels and the controller's own.
-pub fn labels(
-    of: Option<&label_selector::Labels>,
-    service: &str,
-    manager: &str,
-    headless: bool,
-) -> label_selector::Labels {
-    let mut labels = of.cloned().unwrap_or_default();
-    labels.retain(|key, _| key != HEADLESS && key != SERVICE_NAME && key != MANAGED_BY);
-    labels.insert(SERVICE_NAME.into(), service.to_owned());
-    labels.insert(MANAGED_BY.into(), manager.to_owned());
-    if headless {
-        labels.insert(HEADLESS.into(), String::new());
-    }
-    labels
-}
 
 fn ports_for(pod: &Pod, service: &Service) -> Ports {
     let ports = service
@@ -342,10 +133,6 @@ impl Controller for SliceController {
 
     fn name(&self) -> &'static str {
         NAME
-    }
-
-    fn workers(&self) -> usize {
-        CONCURRENCY
     }
 
     fn queue(&self) -> &Queue<Key> {
@@ -494,6 +281,7 @@ pub mod testing {
     use super::*;
     use crate::common::pods::testing::pod;
     use k8s_openapi::api::core::v1::{Container, ContainerPort, PodIP, ServicePort, ServiceSpec};
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
     use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
     /// Returns a service `ns/svc` with ports given as name, number and target port name.
@@ -543,6 +331,8 @@ pub mod testing {
 mod tests {
     use super::testing::{endpoint_pod, service};
     use super::*;
+    use crate::endpoints::packing::Changes;
+    use std::collections::BTreeMap;
 
     fn frame() -> Frame {
         let service = service(&[("http", 80, "web")]);

@@ -7,9 +7,9 @@
 //! ([`Store::observe`]), so that the next sync of the item sees them. This replaces upstream's
 //! "expectations".
 
-mod events;
-mod reflector;
 mod store;
+mod types;
 
-pub use reflector::{Sink, Source, reflect};
-pub use store::{Change, Key, Object, Store, Versioned};
+pub use rkube_client::reflector::{Sink, Source, Versioned, reflect};
+pub use store::Store;
+pub use types::{Change, Key, Object};

@@ -2,126 +2,22 @@
 
 use std::any::type_name;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::fmt::{self, Debug, Display};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use parking_lot::RwLock;
-use serde::Serialize;
-use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 
-/// The key of an object within its kind.
-#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Key {
-    /// The namespace; empty for cluster-scoped objects.
-    pub namespace: String,
-    /// The name.
-    pub name: String,
-}
-
-impl Key {
-    /// Returns the key of `namespace`/`name`.
-    pub fn new(namespace: impl Into<String>, name: impl Into<String>) -> Self {
-        Self {
-            namespace: namespace.into(),
-            name: name.into(),
-        }
-    }
-
-    /// Returns the key of the object with this metadata.
-    pub fn of(meta: &ObjectMeta) -> Self {
-        Self {
-            namespace: meta.namespace.clone().unwrap_or_default(),
-            name: meta.name.clone().unwrap_or_default(),
-        }
-    }
-}
-
-impl Display for Key {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.namespace.is_empty() {
-            f.write_str(&self.name)
-        } else {
-            write!(f, "{}/{}", self.namespace, self.name)
-        }
-    }
-}
-
-impl Debug for Key {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        Display::fmt(self, f)
-    }
-}
-
-/// An object that a store can hold: anything with object metadata.
-pub trait Versioned: Clone + DeserializeOwned + Debug + Send + Sync + 'static {
-    /// Returns the metadata.
-    fn metadata(&self) -> &ObjectMeta;
-    /// Returns the metadata for modification.
-    fn metadata_mut(&mut self) -> &mut ObjectMeta;
-}
-
-impl<K: kube::Resource + Clone + DeserializeOwned + Debug + Send + Sync + 'static> Versioned for K {
-    fn metadata(&self) -> &ObjectMeta {
-        self.meta()
-    }
-
-    fn metadata_mut(&mut self) -> &mut ObjectMeta {
-        self.meta_mut()
-    }
-}
-
-/// A built-in kind, whose path and names are known at compile time.
-pub trait Object: Versioned + kube::Resource<DynamicType = ()> + Serialize {}
-
-impl<K: Versioned + kube::Resource<DynamicType = ()> + Serialize> Object for K {}
-
-/// A change of an object. Changes are delivered in the order of the watch.
-#[derive(Clone, Debug)]
-pub enum Change<K> {
-    /// The object was created.
-    Added(Arc<K>),
-    /// The object was updated: its state in the last notification and its current state.
-    Updated(Arc<K>, Arc<K>),
-    /// The object was deleted: its last known state.
-    Deleted(Arc<K>),
-}
-
-impl<K> Change<K> {
-    /// Returns the object in its current or, after deletion, last state.
-    pub fn object(&self) -> &Arc<K> {
-        match self {
-            Change::Added(object) | Change::Updated(_, object) | Change::Deleted(object) => object,
-        }
-    }
-
-    /// Returns the previous state, for updates.
-    pub fn old(&self) -> Option<&Arc<K>> {
-        match self {
-            Change::Updated(old, _) => Some(old),
-            _ => None,
-        }
-    }
-
-    /// Returns all states in this change, the older one first.
-    pub fn states(&self) -> impl Iterator<Item = &Arc<K>> {
-        self.old().into_iter().chain(std::iter::once(self.object()))
-    }
-
-    /// Returns whether the object was deleted.
-    pub fn is_deletion(&self) -> bool {
-        matches!(self, Change::Deleted(_))
-    }
-}
+use super::types::{Change, Key};
+use rkube_client::reflector::{Sink, Versioned};
 
 type Handler<K> = Box<dyn Fn(&Change<K>) + Send + Sync>;
 type Index<K> = fn(&K) -> Option<String>;
 
 /// The state of an entry in the last notification of handlers.
-enum Told<K> {
+enum Notified<K> {
     /// The state that the store holds.
     Current,
     /// A different state, or none yet: the stored one is the result of a write by this process that
@@ -131,7 +27,7 @@ enum Told<K> {
 
 struct Entry<K> {
     object: Arc<K>,
-    told: Told<K>,
+    notified: Notified<K>,
 }
 
 struct Inner<K> {
@@ -204,7 +100,7 @@ impl<K: Versioned> Inner<K> {
         }
     }
 
-    fn put(&mut self, key: Key, object: Arc<K>, told: Told<K>, index: Option<Index<K>>) {
+    fn put(&mut self, key: Key, object: Arc<K>, notified: Notified<K>, index: Option<Index<K>>) {
         if let Some(old) = self.objects.get(&key).map(|entry| entry.object.clone()) {
             self.unindex(&key, &old, index);
         }
@@ -215,7 +111,7 @@ impl<K: Versioned> Inner<K> {
         if let Some(value) = index.and_then(|index| index(&object)) {
             self.by_index.entry(value).or_default().insert(key.clone());
         }
-        self.objects.insert(key, Entry { object, told });
+        self.objects.insert(key, Entry { object, notified });
     }
 
     fn take(&mut self, key: &Key, index: Option<Index<K>>) -> Option<Entry<K>> {
@@ -386,13 +282,13 @@ impl<K: Versioned> Store<K> {
             return object;
         }
         let seen = inner.revision;
-        let told = match inner.objects.get_mut(&key) {
+        let notified = match inner.objects.get_mut(&key) {
             Some(entry) if uid(entry.object.metadata()) == uid(meta) => {
                 if revision(entry.object.metadata()) >= new {
                     return object;
                 }
-                match std::mem::replace(&mut entry.told, Told::Current) {
-                    Told::Current => Told::Other(Some(entry.object.clone())),
+                match std::mem::replace(&mut entry.notified, Notified::Current) {
+                    Notified::Current => Notified::Other(Some(entry.object.clone())),
                     other => other,
                 }
             }
@@ -401,9 +297,9 @@ impl<K: Versioned> Store<K> {
             _ if new <= seen => return object,
             // An earlier object of that name, whose deletion the watch has not reported yet.
             Some(_) => return object,
-            None => Told::Other(None),
+            None => Notified::Other(None),
         };
-        inner.put(key, object.clone(), told, self.shared.index);
+        inner.put(key, object.clone(), notified, self.shared.index);
         object
     }
 
@@ -420,9 +316,9 @@ impl<K: Versioned> Store<K> {
         }
         if gone {
             if let Some(entry) = inner.take(&key, self.shared.index) {
-                let last = match entry.told {
-                    Told::Current => Some(entry.object),
-                    Told::Other(told) => told,
+                let last = match entry.notified {
+                    Notified::Current => Some(entry.object),
+                    Notified::Other(notified) => notified,
                 };
                 if let Some(last) = last {
                     inner.tombstones.insert(uid(meta).to_owned(), last);
@@ -431,11 +327,16 @@ impl<K: Versioned> Store<K> {
         } else if entry.object.metadata().deletion_timestamp.is_none() {
             let mut marked = K::clone(&entry.object);
             marked.metadata_mut().deletion_timestamp = Some(Time(now));
-            let told = match &entry.told {
-                Told::Current => Some(entry.object.clone()),
-                Told::Other(told) => told.clone(),
+            let notified = match &entry.notified {
+                Notified::Current => Some(entry.object.clone()),
+                Notified::Other(notified) => notified.clone(),
             };
-            inner.put(key, Arc::new(marked), Told::Other(told), self.shared.index);
+            inner.put(
+                key,
+                Arc::new(marked),
+                Notified::Other(notified),
+                self.shared.index,
+            );
         }
     }
 
@@ -457,12 +358,12 @@ impl<K: Versioned> Store<K> {
                     if held > new {
                         return; // a later write by this process, which the watch will report
                     }
-                    match &entry.told {
+                    match &entry.notified {
                         // Repeated by a new list.
-                        Told::Current if held == new => return,
-                        Told::Current => Change::Updated(entry.object.clone(), object.clone()),
-                        Told::Other(Some(old)) => Change::Updated(old.clone(), object.clone()),
-                        Told::Other(None) => Change::Added(object.clone()),
+                        Notified::Current if held == new => return,
+                        Notified::Current => Change::Updated(entry.object.clone(), object.clone()),
+                        Notified::Other(Some(old)) => Change::Updated(old.clone(), object.clone()),
+                        Notified::Other(None) => Change::Added(object.clone()),
                     }
                 }
                 // Another object of the same name: the deletion in between was missed because of a
@@ -476,7 +377,7 @@ impl<K: Versioned> Store<K> {
                 }
                 None => Change::Added(object.clone()),
             };
-            inner.put(key, object.clone(), Told::Current, self.shared.index);
+            inner.put(key, object.clone(), Notified::Current, self.shared.index);
             change
         };
         self.tell(&change);
@@ -534,9 +435,9 @@ impl<K: Versioned> Store<K> {
             let mut last: Vec<Arc<K>> = gone
                 .iter()
                 .filter_map(|key| inner.take(key, self.shared.index))
-                .filter_map(|entry| match entry.told {
-                    Told::Current => Some(entry.object),
-                    Told::Other(told) => told,
+                .filter_map(|entry| match entry.notified {
+                    Notified::Current => Some(entry.object),
+                    Notified::Other(notified) => notified,
                 })
                 .collect();
             let uids: BTreeSet<&str> = listed.values().map(String::as_str).collect();
@@ -557,6 +458,24 @@ impl<K: Versioned> Store<K> {
         }
         self.bookmark(at);
         self.shared.synced.send_replace(true);
+    }
+}
+
+impl<K: Versioned> Sink<K> for Store<K> {
+    fn replace(&self, objects: Vec<K>, revision: u64) {
+        Store::replace(self, objects, revision);
+    }
+
+    fn apply(&self, object: K) {
+        Store::apply(self, object);
+    }
+
+    fn remove(&self, object: K) {
+        Store::remove(self, object);
+    }
+
+    fn bookmark(&self, revision: u64) {
+        Store::bookmark(self, revision);
     }
 }
 
@@ -595,7 +514,7 @@ mod tests {
     }
 
     #[test]
-    fn an_own_write_is_seen_at_once_and_told_once() {
+    fn an_own_write_is_seen_at_once_and_notified_once() {
         let store = Store::new();
         let log = recorded(&store);
         store.replace(vec![object("a", "1", 3)], 5);

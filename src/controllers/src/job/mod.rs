@@ -31,8 +31,6 @@ use plan::{Backoff, Plan};
 pub use plan::{has as has_condition, is_finished};
 
 const NAME: &str = "job-controller";
-/// Number of jobs processed concurrently.
-const CONCURRENCY: usize = 5;
 /// Maximum number of rounds per sync: pods released in one round are counted in the next one.
 const ROUNDS: usize = 4;
 
@@ -68,10 +66,6 @@ impl Controller for JobController {
 
     fn name(&self) -> &'static str {
         NAME
-    }
-
-    fn workers(&self) -> usize {
-        CONCURRENCY
     }
 
     fn queue(&self) -> &Queue<Item> {

@@ -57,10 +57,6 @@ impl Controller for TtlController {
         NAME
     }
 
-    fn workers(&self) -> usize {
-        5
-    }
-
     fn queue(&self) -> &Queue<Key> {
         &self.queue
     }

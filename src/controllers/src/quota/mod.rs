@@ -47,10 +47,6 @@ impl Controller for QuotaController {
         NAME
     }
 
-    fn workers(&self) -> usize {
-        5
-    }
-
     fn queue(&self) -> &Queue<Key> {
         &self.queue
     }

@@ -22,8 +22,6 @@ use rkube_component_helpers::label_selector;
 use plan::Action;
 
 const NAME: &str = "statefulset-controller";
-/// Number of stateful sets processed concurrently.
-const CONCURRENCY: usize = 5;
 
 /// The controller of stateful sets.
 pub struct StatefulSetController {
@@ -46,10 +44,6 @@ impl Controller for StatefulSetController {
 
     fn name(&self) -> &'static str {
         NAME
-    }
-
-    fn workers(&self) -> usize {
-        CONCURRENCY
     }
 
     fn queue(&self) -> &Queue<Key> {
@@ -89,11 +83,7 @@ impl StatefulSetController {
         let Some(spec) = set.spec.clone() else {
             return Ok(());
         };
-        if label_selector::is_empty(&spec.selector) {
-            let text = "This stateful set is selecting all pods. A non-empty selector is required.";
-            self.ctx
-                .recorder
-                .event(NAME, &*set, Warning, "SelectingAll", text);
+        if claim::selects_all(&self.ctx, NAME, &*set, "stateful set", &spec.selector) {
             return Ok(());
         }
         let store = &self.ctx.informers.pods;

@@ -69,10 +69,6 @@ impl Controller for EphemeralController {
         NAME
     }
 
-    fn workers(&self) -> usize {
-        5
-    }
-
     fn queue(&self) -> &Queue<Key> {
         &self.queue
     }

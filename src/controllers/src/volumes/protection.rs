@@ -2,19 +2,92 @@
 //!
 //! A finalizer prevents their removal until they are no longer in use.
 
+use std::marker::PhantomData;
+
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
+use k8s_openapi::api::storage::v1::VolumeAttributesClass;
 
 use super::claims_of;
 use crate::common::pods;
 use crate::context::{Context, Result, optional};
 use crate::controller::{Controller, Watches};
 use crate::informers::{Key, Object, Store};
+use crate::kinds::Informers;
 use crate::queue::Queue;
 
-const CLAIM: &str = "kubernetes.io/pvc-protection";
-const VOLUME: &str = "kubernetes.io/pv-protection";
-const CLASS: &str = "kubernetes.io/vac-protection";
+/// A kind whose objects are protected while in use.
+pub trait Protected: Object {
+    /// Name of the controller in logs.
+    const NAME: &'static str;
+    /// The finalizer.
+    const FINALIZER: &'static str;
+    /// Number of workers.
+    const WORKERS: usize;
 
+    /// Returns the store of the kind.
+    fn store(informers: &Informers) -> &Store<Self>;
+
+    /// Declares which changes of other kinds may end a use.
+    fn watch_users(_informers: &Informers, _watches: &mut Watches<Key>) {}
+
+    /// Returns whether an object is in use.
+    fn is_used(informers: &Informers, key: &Key) -> bool;
+}
+
+/// The controller that protects the objects of one kind.
+pub struct Protection<K> {
+    ctx: Context,
+    queue: Queue<Key>,
+    kind: PhantomData<fn() -> K>,
+}
+
+/// The controller that protects claims in use.
+pub type ClaimProtection = Protection<PersistentVolumeClaim>;
+/// The controller that protects bound volumes.
+pub type VolumeProtection = Protection<PersistentVolume>;
+/// The controller that protects attribute classes in use.
+pub type ClassProtection = Protection<VolumeAttributesClass>;
+
+impl<K: Protected> Protection<K> {
+    /// Returns the controller.
+    pub fn new(ctx: &Context) -> Self {
+        Self {
+            ctx: ctx.clone(),
+            queue: Queue::new(),
+            kind: PhantomData,
+        }
+    }
+}
+
+impl<K: Protected> Controller for Protection<K> {
+    type Item = Key;
+
+    fn name(&self) -> &'static str {
+        K::NAME
+    }
+
+    fn workers(&self) -> usize {
+        K::WORKERS
+    }
+
+    fn queue(&self) -> &Queue<Key> {
+        &self.queue
+    }
+
+    fn watch(&self, watches: &mut Watches<Key>) {
+        let informers = &self.ctx.informers;
+        watches.present(K::store(informers));
+        K::watch_users(informers, watches);
+    }
+
+    async fn reconcile(&self, key: Key) -> Result<()> {
+        let informers = &self.ctx.informers;
+        let used = K::is_used(informers, &key);
+        hold(&self.ctx, K::store(informers), &key, K::FINALIZER, used).await
+    }
+}
+
+/// Adds the finalizer to an object, or removes it from one that is being deleted and not in use.
 async fn hold<K: Object>(
     ctx: &Context,
     store: &Store<K>,
@@ -55,106 +128,51 @@ async fn hold<K: Object>(
     Ok(())
 }
 
-/// The controller that protects claims in use.
-pub struct ClaimProtection {
-    ctx: Context,
-    queue: Queue<Key>,
-}
+impl Protected for PersistentVolumeClaim {
+    const NAME: &'static str = "persistentvolumeclaim-protection-controller";
+    const FINALIZER: &'static str = "kubernetes.io/pvc-protection";
+    const WORKERS: usize = 4;
 
-impl ClaimProtection {
-    /// Returns the controller.
-    pub fn new(ctx: &Context) -> Self {
-        Self {
-            ctx: ctx.clone(),
-            queue: Queue::new(),
-        }
-    }
-}
-
-impl Controller for ClaimProtection {
-    type Item = Key;
-
-    fn name(&self) -> &'static str {
-        "persistentvolumeclaim-protection-controller"
+    fn store(informers: &Informers) -> &Store<Self> {
+        &informers.claims
     }
 
-    fn workers(&self) -> usize {
-        4
+    fn watch_users(informers: &Informers, watches: &mut Watches<Key>) {
+        watches.on(&informers.pods, |change, queue| {
+            if !change.is_deletion() {
+                return;
+            }
+            let pod = change.object();
+            for claim in claims_of(pod) {
+                let namespace = pod.metadata.namespace.clone().unwrap_or_default();
+                queue.add(Key::new(namespace, claim));
+            }
+        });
     }
 
-    fn queue(&self) -> &Queue<Key> {
-        &self.queue
-    }
-
-    fn watch(&self, watches: &mut Watches<Key>) {
-        let informers = &self.ctx.informers;
-        watches
-            .present(&informers.claims)
-            .on(&informers.pods, |change, queue| {
-                if !change.is_deletion() {
-                    return;
-                }
-                let pod = change.object();
-                for claim in claims_of(pod) {
-                    let namespace = pod.metadata.namespace.clone().unwrap_or_default();
-                    queue.add(Key::new(namespace, claim));
-                }
-            });
-    }
-
-    async fn reconcile(&self, key: Key) -> Result<()> {
-        let pods = self.ctx.informers.pods.in_namespace(&key.namespace);
+    fn is_used(informers: &Informers, key: &Key) -> bool {
+        let pods = informers.pods.in_namespace(&key.namespace);
         // An unscheduled pod does not count: the scheduler rejects it once its claim is being
         // deleted.
-        let used = pods
-            .iter()
-            .any(|pod| !pods::node_name(pod).is_empty() && claims_of(pod).contains(&key.name));
-        hold(&self.ctx, &self.ctx.informers.claims, &key, CLAIM, used).await
+        pods.iter()
+            .any(|pod| !pods::node_name(pod).is_empty() && claims_of(pod).contains(&key.name))
     }
 }
 
-/// The controller that protects bound volumes.
-pub struct VolumeProtection {
-    ctx: Context,
-    queue: Queue<Key>,
-}
+impl Protected for PersistentVolume {
+    const NAME: &'static str = "persistentvolume-protection-controller";
+    const FINALIZER: &'static str = "kubernetes.io/pv-protection";
+    const WORKERS: usize = 4;
 
-impl VolumeProtection {
-    /// Returns the controller.
-    pub fn new(ctx: &Context) -> Self {
-        Self {
-            ctx: ctx.clone(),
-            queue: Queue::new(),
-        }
-    }
-}
-
-impl Controller for VolumeProtection {
-    type Item = Key;
-
-    fn name(&self) -> &'static str {
-        "persistentvolume-protection-controller"
+    fn store(informers: &Informers) -> &Store<Self> {
+        &informers.volumes
     }
 
-    fn workers(&self) -> usize {
-        4
-    }
-
-    fn queue(&self) -> &Queue<Key> {
-        &self.queue
-    }
-
-    fn watch(&self, watches: &mut Watches<Key>) {
-        watches.present(&self.ctx.informers.volumes);
-    }
-
-    async fn reconcile(&self, key: Key) -> Result<()> {
-        let store = &self.ctx.informers.volumes;
-        let used = store.by_key(&key).is_some_and(|volume| {
+    fn is_used(informers: &Informers, key: &Key) -> bool {
+        informers.volumes.by_key(key).is_some_and(|volume| {
             let status = volume.status.as_ref();
             status.and_then(|status| status.phase.as_deref()) == Some("Bound")
-        });
-        hold(&self.ctx, store, &key, VOLUME, used).await
+        })
     }
 }
 
@@ -177,41 +195,17 @@ fn class_of_volume(volume: &PersistentVolume) -> Option<&String> {
     spec.volume_attributes_class_name.as_ref()
 }
 
-/// The controller that protects attribute classes in use.
-pub struct ClassProtection {
-    ctx: Context,
-    queue: Queue<Key>,
-}
+impl Protected for VolumeAttributesClass {
+    const NAME: &'static str = "volumeattributesclass-protection-controller";
+    const FINALIZER: &'static str = "kubernetes.io/vac-protection";
+    const WORKERS: usize = 1;
 
-impl ClassProtection {
-    /// Returns the controller.
-    pub fn new(ctx: &Context) -> Self {
-        Self {
-            ctx: ctx.clone(),
-            queue: Queue::new(),
-        }
-    }
-}
-
-impl Controller for ClassProtection {
-    type Item = Key;
-
-    fn name(&self) -> &'static str {
-        "volumeattributesclass-protection-controller"
+    fn store(informers: &Informers) -> &Store<Self> {
+        &informers.attribute_classes
     }
 
-    fn workers(&self) -> usize {
-        1
-    }
-
-    fn queue(&self) -> &Queue<Key> {
-        &self.queue
-    }
-
-    fn watch(&self, watches: &mut Watches<Key>) {
-        let informers = &self.ctx.informers;
+    fn watch_users(informers: &Informers, watches: &mut Watches<Key>) {
         watches
-            .present(&informers.attribute_classes)
             // An update may remove the last use of a class.
             .on(&informers.claims, |change, queue| {
                 let before = change
@@ -230,16 +224,14 @@ impl Controller for ClassProtection {
             });
     }
 
-    async fn reconcile(&self, key: Key) -> Result<()> {
-        let informers = &self.ctx.informers;
+    fn is_used(informers: &Informers, key: &Key) -> bool {
         let claims = informers.claims.list();
         let volumes = informers.volumes.list();
-        let used = claims
+        claims
             .iter()
             .any(|claim| classes_of_claim(claim).any(|class| *class == key.name))
             || volumes
                 .iter()
-                .any(|volume| class_of_volume(volume) == Some(&key.name));
-        hold(&self.ctx, &informers.attribute_classes, &key, CLASS, used).await
+                .any(|volume| class_of_volume(volume) == Some(&key.name))
     }
 }

@@ -76,11 +76,29 @@ pub(crate) fn failure(rejection: &Reason) -> Reason {
 }
 
 /// Effective resource requests of a pod: milli-CPUs, and memory and storage in bytes.
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Default)]
 pub(crate) struct Needs {
     pub cpu: i64,
     pub memory: i64,
     pub storage: i64,
+    /// Huge pages: resource name and total size in bytes.
+    pub hugepages: BTreeMap<String, i64>,
+}
+
+impl Needs {
+    /// Returns the sum of two pods' requests; saturates.
+    fn plus(mut self, other: Self) -> Self {
+        for (name, bytes) in other.hugepages {
+            let sum = self.hugepages.entry(name).or_default();
+            *sum = sum.saturating_add(bytes);
+        }
+        Self {
+            cpu: self.cpu.saturating_add(other.cpu),
+            memory: self.memory.saturating_add(other.memory),
+            storage: self.storage.saturating_add(other.storage),
+            hugepages: self.hugepages,
+        }
+    }
 }
 
 /// Returns the pod's effective requests, computed as the scheduler does. A missing request defaults
@@ -93,12 +111,18 @@ pub(crate) fn needs(pod: &Pod) -> Needs {
         cpu: all.get("cpu").map_or(0, |q| q.milli_value()),
         memory: all.get("memory").map_or(0, |q| q.value()),
         storage: all.get("ephemeral-storage").map_or(0, |q| q.value()),
+        hugepages: all
+            .0
+            .iter()
+            .filter(|(name, _)| resource::is_hugepages(name))
+            .map(|(name, amount)| (name.clone(), amount.value()))
+            .collect(),
     }
 }
 
 /// Error returned when a node has too little of a resource.
 pub(crate) struct InsufficientResource {
-    resource: &'static str,
+    resource: String,
     pub message: String,
 }
 
@@ -113,8 +137,8 @@ pub(crate) fn check_resources(
     others: &[&Pod],
     a: &Allocatable,
 ) -> Result<(), InsufficientResource> {
-    let out_of = |resource, requested: i64, used: i64, capacity: i64| InsufficientResource {
-        resource,
+    let out_of = |resource: &str, requested: i64, used: i64, capacity: i64| InsufficientResource {
+        resource: resource.to_owned(),
         message: format!(
             "Node didn't have enough resource: {resource}, requested: {requested}, used: {used}, capacity: {capacity}"
         ),
@@ -127,16 +151,18 @@ pub(crate) fn check_resources(
     let used = others
         .iter()
         .map(|p| needs(p))
-        .fold(Needs::default(), |a, b| Needs {
-            cpu: a.cpu.saturating_add(b.cpu),
-            memory: a.memory.saturating_add(b.memory),
-            storage: a.storage.saturating_add(b.storage),
-        });
-    for (name, wanted, used, capacity) in [
+        .fold(Needs::default(), Needs::plus);
+    let hugepages = wanted.hugepages.iter().map(|(name, bytes)| {
+        let offered = a.hugepages.iter().find(|(n, _)| n == name);
+        let taken = used.hugepages.get(name).copied().unwrap_or(0);
+        (name.as_str(), *bytes, taken, offered.map_or(0, |(_, b)| *b))
+    });
+    let ordinary = [
         ("cpu", wanted.cpu, used.cpu, a.cpu_millis),
         ("memory", wanted.memory, used.memory, a.memory),
         ("ephemeral-storage", wanted.storage, used.storage, a.storage),
-    ] {
+    ];
+    for (name, wanted, used, capacity) in ordinary.into_iter().chain(hugepages) {
         if wanted > 0 && used.saturating_add(wanted) > capacity {
             return Err(out_of(name, wanted, used, capacity));
         }

@@ -104,7 +104,9 @@ pub(crate) fn go_duration_fine(d: std::time::Duration) -> String {
         format!("{text}{unit}")
     };
     match ns {
-        0..1_000_000 => trim(ns as f64 / 1e3, 3, "µs"),
+        0 => "0s".into(),
+        1..1_000 => format!("{ns}ns"),
+        1_000..1_000_000 => trim(ns as f64 / 1e3, 3, "µs"),
         1_000_000..1_000_000_000 => format!("{}ms", ns / 1_000_000),
         1_000_000_000..60_000_000_000 => trim(ns as f64 / 1e9, 3, "s"),
         _ => {

@@ -8,6 +8,14 @@ use crate::kinds::*;
 
 /// Maximum length of a host name in bytes, the kernel's limit.
 const MAX_HOSTNAME_BYTES: usize = 64;
+/// Maximum number of name servers of a resolv.conf.
+const MAX_SERVERS: usize = 3;
+/// Maximum number of search domains of a resolv.conf.
+const MAX_SEARCH_DOMAINS: usize = 32;
+/// Maximum length of a search domain in bytes. Some resolvers abort at longer ones.
+const MAX_DOMAIN_BYTES: usize = 253;
+/// Maximum length of all search domains with the spaces between them, in bytes.
+const MAX_SEARCH_BYTES: usize = 2048;
 
 /// A pod's host name and its DNS domain.
 pub(crate) struct Hostname {
@@ -113,20 +121,61 @@ pub(crate) struct Resolver {
 }
 
 impl Resolver {
-    /// Parses the content of a resolv.conf; unknown lines are ignored.
+    /// Parses the content of a resolv.conf as the kubelet does; unknown lines are ignored.
     pub(crate) fn parse(text: &str) -> Self {
         let mut r = Self::default();
         for line in text.lines() {
             let mut words = line.split_whitespace();
             match words.next() {
                 Some("nameserver") => r.servers.extend(words.next().map(str::to_owned)),
-                // Each line replaces the previous one of its kind, as in libc.
-                Some("search" | "domain") => r.search = words.map(str::to_owned).collect(),
-                Some("options") => r.options = words.map(str::to_owned).collect(),
+                // Each line replaces the previous one. A domain with and without the dot at its end
+                // is the same.
+                Some("search") => {
+                    r.search = words
+                        .filter(|domain| *domain != ".")
+                        .map(|domain| domain.strip_suffix('.').unwrap_or(domain).to_owned())
+                        .collect();
+                }
+                Some("options") => words.for_each(|option| r.set_option(option)),
                 _ => {}
             }
         }
         r
+    }
+
+    /// Sets an option, written as `name` or `name:value`; replaces an earlier value.
+    fn set_option(&mut self, option: &str) {
+        let name = |option: &str| option.split(':').next().unwrap_or_default().to_owned();
+        let new = name(option);
+        self.options.retain(|old| name(old) != new);
+        self.options.push(option.to_owned());
+    }
+
+    /// Reduces the configuration to the kubelet's limits. Returns a message for each kind of entry
+    /// of which some were left out.
+    pub(crate) fn limit(&mut self) -> Vec<String> {
+        let mut messages = Vec::new();
+        if self.servers.len() > MAX_SERVERS {
+            self.servers.truncate(MAX_SERVERS);
+            messages.push(format!(
+                "Nameserver limits were exceeded, some nameservers have been omitted, the applied nameserver line is: {}",
+                self.servers.join(" ")
+            ));
+        }
+        let all = self.search.len();
+        self.search.truncate(MAX_SEARCH_DOMAINS);
+        self.search
+            .retain(|domain| domain.len() <= MAX_DOMAIN_BYTES);
+        while self.search.join(" ").len() > MAX_SEARCH_BYTES {
+            self.search.pop();
+        }
+        if self.search.len() < all {
+            messages.push(format!(
+                "Search Line limits were exceeded, some search paths have been omitted, the applied search line is: {}",
+                self.search.join(" ")
+            ));
+        }
+        messages
     }
 
     /// Replaces name servers on the node's loopback addresses, which pods cannot reach.
@@ -158,7 +207,8 @@ impl Resolver {
     }
 }
 
-/// Returns the pod's resolver configuration according to its `dnsPolicy` and `dnsConfig`.
+/// Returns the pod's resolver configuration according to its `dnsPolicy` and `dnsConfig`, before
+/// [`Resolver::limit`].
 pub(crate) fn resolver(pod: &Pod, cluster: &ClusterConfig, node: &Resolver) -> Resolver {
     let spec = pod.spec();
     let policy = spec.dns_policy.as_deref().unwrap_or("ClusterFirst");
@@ -183,17 +233,12 @@ pub(crate) fn resolver(pod: &Pod, cluster: &ClusterConfig, node: &Resolver) -> R
             let Some(name) = option.name.as_deref() else {
                 continue;
             };
-            r.options
-                .retain(|o| o.split(':').next().unwrap_or_default() != name);
-            r.options.push(match option.value.as_deref() {
-                Some(value) if !value.is_empty() => format!("{name}:{value}"),
-                _ => name.to_owned(),
-            });
+            match option.value.as_deref() {
+                Some(value) if !value.is_empty() => r.set_option(&format!("{name}:{value}")),
+                _ => r.set_option(name),
+            }
         }
     }
-    // The kubelet's limits: 3 name servers and 32 search domains.
-    r.servers.truncate(3);
-    r.search.truncate(32);
     r
 }
 
@@ -205,7 +250,7 @@ fn cluster_first(pod: &Pod, cluster: &ClusterConfig, node: &Resolver) -> Resolve
         domain.clone(),
     ];
     for s in &node.search {
-        if !search.contains(s) && s != "." {
+        if !search.contains(s) {
             search.push(s.clone());
         }
     }
@@ -395,7 +440,8 @@ mod tests {
                 value: None,
             }]),
         });
-        let r = resolver(&p, &cluster(), &Resolver::default());
+        let mut r = resolver(&p, &cluster(), &Resolver::default());
+        assert_eq!(r.limit().len(), 2);
         assert_eq!((r.servers.len(), r.search.len()), (3, 32));
         assert_eq!(r.options, ["edns0"]);
     }

@@ -249,29 +249,4 @@ fn refresh_all(context: &PodContext) {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn strays_are_found_by_uid() {
-        let dir = tempfile::tempdir().unwrap();
-        for name in ["u1", "u2", "ns_web_u1", "ns_web_u3"] {
-            std::fs::create_dir(dir.path().join(name)).unwrap();
-        }
-        let known = HashSet::from(["u1".to_owned()]);
-        let mut found = strays(dir.path(), &known);
-        found.sort();
-        let found: Vec<(String, &str)> = found
-            .iter()
-            .map(|(path, uid)| {
-                let name = path.file_name().unwrap().to_string_lossy().into_owned();
-                (name, uid.as_str())
-            })
-            .collect();
-        assert_eq!(
-            found,
-            [("ns_web_u3".to_owned(), "u3"), ("u2".to_owned(), "u2")]
-        );
-        assert!(strays(&dir.path().join("none"), &known).is_empty());
-    }
-}
+mod tests;

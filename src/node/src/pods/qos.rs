@@ -1,7 +1,7 @@
 //! QoS classes and the kernel settings derived from them: CPU shares and quota, OOM score, cgroups.
 
 use rkube_component_helpers::qos::compute;
-use rkube_component_helpers::resource::{ResourceList, pod_limits};
+use rkube_component_helpers::resource::{ResourceList, aggregate_containers, pod_limits};
 
 pub(crate) use rkube_component_helpers::qos::QosClass as Qos;
 
@@ -81,8 +81,7 @@ pub(crate) fn cgroup_parent(pod: &Pod) -> String {
 /// Upstream's formula: guaranteed pods are killed last and best-effort pods first. Burstable
 /// containers have a higher score the smaller the share of the node's memory that they request.
 pub(crate) fn oom_score_adj(pod: &Pod, container: &Container, node_memory: i64) -> i32 {
-    // Node-critical and static pods.
-    if pod.spec().priority.unwrap_or(0) >= 2_000_001_000 || is_static(pod) {
+    if is_node_critical(pod) {
         return -997;
     }
     match class(pod) {
@@ -100,7 +99,8 @@ pub(crate) fn oom_score_adj(pod: &Pod, container: &Container, node_memory: i64) 
                 // A sidecar must not be killed before the main containers.
                 request = request.max(least);
             }
-            let score = 1000 - 1000 * i128::from(request) / i128::from(node_memory.max(1));
+            let request = i128::from(request) + i128::from(unclaimed_memory(pod));
+            let score = 1000 - 1000 * request / i128::from(node_memory.max(1));
             match score {
                 s if s < 3 => 3,
                 1000.. => 999,
@@ -110,13 +110,30 @@ pub(crate) fn oom_score_adj(pod: &Pod, container: &Container, node_memory: i64) 
     }
 }
 
-/// Returns whether the pod comes from a file on the node rather than from the API.
-pub(crate) fn is_static(pod: &Pod) -> bool {
-    pod.metadata
-        .annotations
-        .as_ref()
-        .and_then(|a| a.get("kubernetes.io/config.source"))
-        .is_some_and(|s| s != "api")
+/// Minimum priority of pods that are critical to the cluster.
+const CRITICAL_PRIORITY: i32 = 2_000_000_000;
+
+/// Returns whether the pod is of the class `system-node-critical`. Its priority is checked too:
+/// clients can set the class's name, but not a priority that is not the class's.
+fn is_node_critical(pod: &Pod) -> bool {
+    let spec = pod.spec();
+    spec.priority.unwrap_or(0) >= CRITICAL_PRIORITY
+        && spec.priority_class_name.as_deref() == Some("system-node-critical")
+}
+
+/// Returns each container's share of the memory that the pod requests beyond its containers, in
+/// bytes (KEP-2837).
+fn unclaimed_memory(pod: &Pod) -> i64 {
+    let spec = pod.spec();
+    let pod_level = requests(spec.resources.as_ref()).memory.unwrap_or(0);
+    if pod_level == 0 {
+        return 0;
+    }
+    let claimed = aggregate_containers(spec, |c| requests_or_limits(c.resources.as_ref()))
+        .get("memory")
+        .map_or(0, |amount| amount.value());
+    let count = spec.containers.len() + pod.init_containers().len();
+    pod_level.saturating_sub(claimed) / i64::try_from(count.max(1)).unwrap_or(i64::MAX)
 }
 
 /// Returns the cgroup v1 CPU shares for a request in milli-CPUs.
@@ -386,19 +403,6 @@ mod tests {
             (Some(2), None, None)
         );
         assert_eq!(r.memory_limit, None);
-    }
-
-    #[test]
-    fn critical_and_static_pods_are_killed_last() {
-        let mut p = pod(&[], &[]);
-        p.spec.as_mut().unwrap().priority = Some(2_000_001_000);
-        let container = p.spec().containers[0].clone();
-        assert_eq!(oom_score_adj(&p, &container, 4 << 30), -997);
-        let mut p = pod(&[], &[]);
-        p.metadata.annotations =
-            Some([("kubernetes.io/config.source".to_owned(), "file".to_owned())].into());
-        assert!(is_static(&p));
-        assert_eq!(oom_score_adj(&p, &container, 4 << 30), -997);
     }
 
     #[test]

@@ -144,7 +144,7 @@ async fn make(context: &PodContext, pod: &Pod, attempt: u32) -> anyhow::Result<N
         .await?;
     let finish = async {
         let ip = attach(context, pod, &sandbox).await?;
-        write_files(&context.host, pod, &names, ip).await?;
+        write_files(context, pod, &names, ip).await?;
         anyhow::Ok(ip)
     };
     match finish.await {
@@ -246,31 +246,44 @@ pub(crate) async fn stop(context: &PodContext, id: &str) {
     context.policies.detached(id).await;
 }
 
-fn host_ports(pod: &Pod) -> Vec<HostPort> {
-    pod.init_containers()
+/// Returns the ports of the node that lead to the pod, each once.
+pub(super) fn host_ports(pod: &Pod) -> Vec<HostPort> {
+    let mut ports: Vec<HostPort> = Vec::new();
+    let all = pod
+        .init_containers()
         .iter()
         .filter(|c| is_sidecar(c))
         .chain(&pod.spec().containers)
         .flat_map(|c| c.ports.iter().flatten())
         .filter_map(|p| {
             let number = |n: i32| u16::try_from(n).ok().filter(|n| *n > 0);
+            let host_ip = match p.host_ip.as_deref().unwrap_or_default() {
+                "" => None,
+                // Pods have no IPv6 address that the port could lead to.
+                ip => Some(ip.parse().ok()?),
+            };
             Some(HostPort {
                 protocol: match p.protocol.as_deref() {
                     Some("UDP") => Protocol::Udp,
                     Some("SCTP") => Protocol::Sctp,
                     _ => Protocol::Tcp,
                 },
-                host_ip: p.host_ip.as_deref().and_then(|ip| ip.parse().ok()),
+                host_ip,
                 host_port: number(p.host_port?)?,
                 container_port: number(p.container_port)?,
             })
-        })
-        .collect()
+        });
+    for port in all {
+        if !ports.contains(&port) {
+            ports.push(port);
+        }
+    }
+    ports
 }
 
 /// Writes `/etc/hosts`, `/etc/resolv.conf` and `/etc/hostname` for the pod's containers.
 async fn write_files(
-    host: &Host,
+    context: &PodContext,
     pod: &Pod,
     names: &files::Hostname,
     ip: IpAddr,
@@ -286,7 +299,13 @@ async fn write_files(
     let node_resolver = tokio::fs::read_to_string("/etc/resolv.conf")
         .await
         .unwrap_or_default();
-    let resolver = files::resolver(pod, &host.config.cluster, &Resolver::parse(&node_resolver));
+    let cluster = &context.host.config.cluster;
+    let mut resolver = files::resolver(pod, cluster, &Resolver::parse(&node_resolver));
+    for message in resolver.limit() {
+        context
+            .recorder
+            .pod(pod, Warning, "DNSConfigForming", message);
+    }
     tokio::fs::write(
         dir.join("etc-hosts"),
         files::hosts(pod, names, &[ip], &node_hosts),

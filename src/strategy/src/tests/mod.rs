@@ -1,5 +1,6 @@
 //! Tests across all kinds.
 
 mod extremes;
+mod facts;
 mod robustness;
 mod validation;

@@ -13,6 +13,7 @@
 mod collections;
 mod comparisons;
 mod costs;
+mod declared;
 mod kubernetes;
 mod language;
 mod outcome;

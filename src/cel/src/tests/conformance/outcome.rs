@@ -36,7 +36,7 @@ pub(super) fn render(value: &Value<'_>) -> String {
             format!("b\"{}\"", digits.concat())
         }
         Value::Duration(d) => format!("duration({})", crate::time::format_duration(*d)),
-        Value::Timestamp(t) => format!("timestamp({})", crate::time::format(*t)),
+        Value::Timestamp(t) => format!("timestamp({})", t),
         Value::List(list) => {
             let items: Vec<String> = list.iter().map(|v| render(&v.unwrap())).collect();
             format!("[{}]", items.join(", "))

@@ -5,10 +5,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use k8s_openapi::api::batch::v1::{Job, JobCondition, JobSpec, JobStatus};
+use k8s_openapi::api::batch::v1::{Job, JobSpec, JobStatus};
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use rkube_component_helpers::time;
+
+mod backoff;
+mod conditions;
+
+pub use backoff::Backoff;
+pub use conditions::{has, is_finished, same};
+
+use backoff::wait;
+use conditions::{condition, find, set};
 
 use super::failure::{Verdict, judge};
 use super::{indexes, pods as job_pods};
@@ -16,51 +25,6 @@ use crate::common::pods;
 
 /// Maximum number of pods created, deleted or counted per sync.
 const BURST: usize = 500;
-/// Back-off in seconds after the first failure; it doubles with each further one.
-const FIRST_WAIT: i64 = 10;
-/// Maximum back-off in seconds.
-const LAST_WAIT: i64 = 600;
-
-/// Failures since the last success, for the back-off before new pods are created.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Backoff {
-    /// Number of consecutive failures.
-    pub failures: u32,
-    /// Time of the last failure.
-    pub last: Option<Timestamp>,
-}
-
-impl Backoff {
-    /// Returns the time until the next pod may be created.
-    pub fn left(&self, now: Timestamp) -> Duration {
-        wait(self.failures, self.last, now)
-    }
-
-    /// Counts newly terminated pods: when each ended, and whether it succeeded.
-    fn note(&mut self, mut news: Vec<(Option<Timestamp>, bool)>) {
-        news.sort();
-        for (at, success) in news {
-            if success {
-                *self = Self::default();
-            } else {
-                self.failures = self.failures.saturating_add(1);
-                self.last = at.max(self.last);
-            }
-        }
-    }
-}
-
-fn wait(failures: u32, last: Option<Timestamp>, now: Timestamp) -> Duration {
-    match last {
-        Some(last) if failures > 0 => {
-            let seconds = FIRST_WAIT
-                .saturating_mul(1 << (failures - 1).min(10))
-                .min(LAST_WAIT);
-            pods::until(last, seconds, now)
-        }
-        _ => Duration::ZERO,
-    }
-}
 
 /// The actions for a job.
 #[derive(Debug, Default)]
@@ -80,53 +44,6 @@ pub struct Plan {
     pub events: Vec<(bool, String, String)>,
     /// When to sync again even without changes.
     pub requeue: Option<Duration>,
-}
-
-/// Returns whether the job has this condition with status true.
-pub fn has(status: &JobStatus, kind: &str) -> bool {
-    find(status, kind).is_some_and(|condition| condition.status == "True")
-}
-
-fn find<'a>(status: &'a JobStatus, kind: &str) -> Option<&'a JobCondition> {
-    status
-        .conditions
-        .iter()
-        .flatten()
-        .find(|condition| condition.type_ == kind)
-}
-
-/// Returns whether the job is complete or has failed.
-pub fn is_finished(status: &JobStatus) -> bool {
-    has(status, "Complete") || has(status, "Failed")
-}
-
-fn condition(
-    kind: &str,
-    status: &str,
-    reason: &str,
-    message: &str,
-    now: Timestamp,
-) -> JobCondition {
-    JobCondition {
-        type_: kind.into(),
-        status: status.into(),
-        reason: Some(reason.into()),
-        message: Some(message.into()),
-        last_probe_time: Some(Time(now)),
-        last_transition_time: Some(Time(now)),
-    }
-}
-
-fn set(status: &mut JobStatus, new: JobCondition) {
-    let conditions = status.conditions.get_or_insert_default();
-    match conditions.iter_mut().find(|old| old.type_ == new.type_) {
-        Some(old)
-            if old.status == new.status
-                && old.reason == new.reason
-                && old.message == new.message => {}
-        Some(old) => *old = new,
-        None => conditions.push(new),
-    }
 }
 
 struct Sync<'a> {
@@ -695,29 +612,6 @@ impl Sync<'_> {
             return;
         }
     }
-}
-
-/// Returns whether two statuses are equal, with absent numbers as zero.
-pub fn same(a: &JobStatus, b: &JobStatus) -> bool {
-    let numbers = |s: &JobStatus| {
-        [s.active, s.failed, s.ready, s.succeeded, s.terminating].map(|n| n.unwrap_or(0))
-    };
-    let uncounted = |s: &JobStatus| {
-        let pods = s.uncounted_terminated_pods.clone().unwrap_or_default();
-        (
-            pods.succeeded.unwrap_or_default(),
-            pods.failed.unwrap_or_default(),
-        )
-    };
-    let text = |text: &Option<String>| text.clone().unwrap_or_default();
-    numbers(a) == numbers(b)
-        && uncounted(a) == uncounted(b)
-        && text(&a.completed_indexes) == text(&b.completed_indexes)
-        && text(&a.failed_indexes) == text(&b.failed_indexes)
-        && a.start_time == b.start_time
-        && a.completion_time == b.completion_time
-        && a.conditions.as_deref().unwrap_or_default()
-            == b.conditions.as_deref().unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -41,7 +41,7 @@ fn merge(value: &mut Value, patch: &Value) {
     }
 }
 
-fn patched(object: &Value, patch: &str) -> Value {
+pub(super) fn patched(object: &Value, patch: &str) -> Value {
     let mut object = object.clone();
     let patch: Value = serde_json::from_str(patch).unwrap_or_else(|e| panic!("{patch}: {e}"));
     merge(&mut object, &patch);
@@ -49,7 +49,7 @@ fn patched(object: &Value, patch: &str) -> Value {
 }
 
 /// Formats errors in the notation of cases.
-fn summary(errors: &[FieldError]) -> String {
+pub(super) fn summary(errors: &[FieldError]) -> String {
     let errors: Vec<String> = errors
         .iter()
         .map(|e| format!("{:?} {}", e.kind, e.field))
@@ -58,7 +58,7 @@ fn summary(errors: &[FieldError]) -> String {
 }
 
 /// Returns an object with defaults, ready for validation.
-fn prepared(group: &str, kind: &str, mut object: Value) -> Value {
+pub(super) fn prepared(group: &str, kind: &str, mut object: Value) -> Value {
     let strategy = strategy_for(group, kind);
     if object["metadata"]["name"].is_null() {
         object["metadata"]["name"] = json!("x");
@@ -70,7 +70,7 @@ fn prepared(group: &str, kind: &str, mut object: Value) -> Value {
 }
 
 #[track_caller]
-fn report(differences: &[String]) {
+pub(super) fn report(differences: &[String]) {
     assert!(differences.is_empty(), "\n{}", differences.join("\n"));
 }
 

@@ -20,6 +20,7 @@ use super::beneath::Dir;
 use super::local;
 use super::types::{Dependency, Problem, VolumeSources, fs_group, problem, volume_dir};
 use crate::kinds::*;
+use crate::objects::{Known, Watched};
 use crate::pods::env::{Fields, resource_field};
 use crate::pods::object_hold::SharedHold;
 
@@ -47,6 +48,28 @@ pub(crate) fn is_content(volume: &Volume) -> bool {
 enum ObjectKind {
     ConfigMap,
     Secret,
+}
+
+impl ObjectKind {
+    /// Returns the name in messages about an object that is missing.
+    fn name(self) -> &'static str {
+        match self {
+            Self::ConfigMap => "configmap",
+            Self::Secret => "secret",
+        }
+    }
+}
+
+/// Keys of an object that become files.
+struct Wanted<'a> {
+    kind: ObjectKind,
+    name: &'a str,
+    /// The keys and their paths; all keys if absent or empty.
+    items: Option<&'a [KeyToPath]>,
+    /// Whether object and keys may be missing.
+    optional: bool,
+    /// Permission bits of files without their own.
+    mode: i32,
 }
 
 /// A service account token in a volume.
@@ -172,21 +195,24 @@ impl Contents {
         let mut files = Files::new();
         if let Some(source) = &volume.config_map {
             let mode = source.default_mode.unwrap_or(DEFAULT_MODE);
-            let optional = source.optional == Some(true);
-            self.config_map(
-                &mut files,
-                &source.name,
-                source.items.as_deref(),
-                optional,
+            let wanted = Wanted {
+                kind: ObjectKind::ConfigMap,
+                name: &source.name,
+                items: source.items.as_deref(),
+                optional: source.optional == Some(true),
                 mode,
-            )
-            .await?;
+            };
+            self.config_map(&mut files, &wanted).await?;
         } else if let Some(source) = &volume.secret {
             let mode = source.default_mode.unwrap_or(DEFAULT_MODE);
-            let name = source.secret_name.as_deref().unwrap_or_default();
-            let optional = source.optional == Some(true);
-            self.secret(&mut files, name, source.items.as_deref(), optional, mode)
-                .await?;
+            let wanted = Wanted {
+                kind: ObjectKind::Secret,
+                name: source.secret_name.as_deref().unwrap_or_default(),
+                items: source.items.as_deref(),
+                optional: source.optional == Some(true),
+                mode,
+            };
+            self.secret(&mut files, &wanted).await?;
         } else if let Some(source) = &volume.downward_api {
             let mode = source.default_mode.unwrap_or(DEFAULT_MODE);
             for item in source.items.iter().flatten() {
@@ -210,13 +236,23 @@ impl Contents {
         mode: i32,
     ) -> Result<(), Problem> {
         if let Some(s) = &source.config_map {
-            let optional = s.optional == Some(true);
-            self.config_map(files, &s.name, s.items.as_deref(), optional, mode)
-                .await
+            let wanted = Wanted {
+                kind: ObjectKind::ConfigMap,
+                name: &s.name,
+                items: s.items.as_deref(),
+                optional: s.optional == Some(true),
+                mode,
+            };
+            self.config_map(files, &wanted).await
         } else if let Some(s) = &source.secret {
-            let optional = s.optional == Some(true);
-            self.secret(files, &s.name, s.items.as_deref(), optional, mode)
-                .await
+            let wanted = Wanted {
+                kind: ObjectKind::Secret,
+                name: &s.name,
+                items: s.items.as_deref(),
+                optional: s.optional == Some(true),
+                mode,
+            };
+            self.secret(files, &wanted).await
         } else if let Some(s) = &source.downward_api {
             for item in s.items.iter().flatten() {
                 self.downward(files, item, mode)?;
@@ -231,76 +267,60 @@ impl Contents {
         }
     }
 
-    async fn config_map(
-        &mut self,
-        files: &mut Files,
-        name: &str,
-        items: Option<&[KeyToPath]>,
-        optional: bool,
-        mode: i32,
-    ) -> Result<(), Problem> {
+    /// Adds the keys of a config map, of its text and of its binary data.
+    async fn config_map(&mut self, files: &mut Files, wanted: &Wanted<'_>) -> Result<(), Problem> {
         // The pod's hold keeps the watch for its containers' environments too.
-        let watched = self.objects.lock().await.watch_config_map(name);
-        let mut receiver = watched.changes();
-        receiver.mark_unchanged();
-        let dependency = Dependency::ConfigMap(receiver);
-        let map = watched.get().await;
-        self.depend((ObjectKind::ConfigMap, name.to_owned()), dependency.clone());
-        let Some(map) = map else {
-            if optional {
-                return Ok(());
-            }
-            return Err(Problem {
-                dependency: Some(dependency),
-                ..problem(format!("configmap {name:?} not found"))
-            });
+        let watched = self.objects.lock().await.watch_config_map(wanted.name);
+        let all = |map: &ConfigMap| {
+            let text = map.data.clone().unwrap_or_default().into_iter();
+            let text = text.map(|(key, value)| (key, value.into_bytes()));
+            let binary = map.binary_data.clone().unwrap_or_default().into_iter();
+            text.chain(binary.map(|(key, value)| (key, value.0)))
+                .collect()
         };
-        let text = map.data.iter().flatten().map(|(k, v)| (k, v.as_bytes()));
-        let binary = map
-            .binary_data
-            .iter()
-            .flatten()
-            .map(|(k, v)| (k, v.0.as_slice()));
-        let all: Vec<_> = text.chain(binary).collect();
-        select(files, &all, items, optional, mode, "config").map_err(|e| Problem {
-            dependency: Some(dependency),
-            ..problem(e)
-        })
+        self.keys_of(files, wanted, &watched, Dependency::ConfigMap, all)
+            .await
     }
 
-    async fn secret(
+    /// Adds the keys of a secret.
+    async fn secret(&mut self, files: &mut Files, wanted: &Wanted<'_>) -> Result<(), Problem> {
+        let watched = self.objects.lock().await.watch_secret(wanted.name);
+        let all = |secret: &Secret| {
+            let data = secret.data.clone().unwrap_or_default().into_iter();
+            data.map(|(key, value)| (key, value.0)).collect()
+        };
+        self.keys_of(files, wanted, &watched, Dependency::Secret, all)
+            .await
+    }
+
+    /// Adds the keys of an object; `all` returns them with their values.
+    async fn keys_of<K>(
         &mut self,
         files: &mut Files,
-        name: &str,
-        items: Option<&[KeyToPath]>,
-        optional: bool,
-        mode: i32,
+        wanted: &Wanted<'_>,
+        watched: &Watched<K>,
+        dependency: fn(watch::Receiver<Known<K>>) -> Dependency,
+        all: impl Fn(&K) -> Vec<(String, Vec<u8>)>,
     ) -> Result<(), Problem> {
-        let watched = self.objects.lock().await.watch_secret(name);
         let mut receiver = watched.changes();
         receiver.mark_unchanged();
-        let dependency = Dependency::Secret(receiver);
-        let secret = watched.get().await;
-        self.depend((ObjectKind::Secret, name.to_owned()), dependency.clone());
-        let Some(secret) = secret else {
-            if optional {
-                return Ok(());
-            }
-            return Err(Problem {
-                dependency: Some(dependency),
-                ..problem(format!("secret {name:?} not found"))
-            });
-        };
-        let all: Vec<_> = secret
-            .data
-            .iter()
-            .flatten()
-            .map(|(k, v)| (k, v.0.as_slice()))
-            .collect();
-        select(files, &all, items, optional, mode, "secret").map_err(|e| Problem {
+        let dependency = dependency(receiver);
+        let object = watched.get().await;
+        let key = (wanted.kind, wanted.name.to_owned());
+        self.depend(key, dependency.clone());
+        let failed = |message: String| Problem {
             dependency: Some(dependency),
-            ..problem(e)
-        })
+            ..problem(message)
+        };
+        match object {
+            Some(object) => select(files, &all(&object), wanted).map_err(failed),
+            None if wanted.optional => Ok(()),
+            None => Err(failed(format!(
+                "{} {:?} not found",
+                wanted.kind.name(),
+                wanted.name
+            ))),
+        }
     }
 
     /// Makes the next change of the object trigger a refresh.
@@ -531,185 +551,37 @@ fn put(
     Ok(())
 }
 
-/// Adds an object's keys to `files`: those in `items`, or all of them.
+/// Adds an object's keys to `files`. `all` are its keys with their values.
 ///
-/// Fails for a missing key unless `optional` is set; `what` is the object's kind in the message.
-fn select(
-    files: &mut Files,
-    all: &[(&String, &[u8])],
-    items: Option<&[KeyToPath]>,
-    optional: bool,
-    mode: i32,
-    what: &str,
-) -> Result<(), String> {
+/// # Errors
+///
+/// A key is missing and not optional, or a path is invalid.
+fn select(files: &mut Files, all: &[(String, Vec<u8>)], wanted: &Wanted<'_>) -> Result<(), String> {
     let message = |p: Problem| p.reason;
-    let Some(items) = items.filter(|i| !i.is_empty()) else {
+    let Some(items) = wanted.items.filter(|i| !i.is_empty()) else {
         for (key, value) in all {
-            put(files, key, value.to_vec(), mode, None).map_err(message)?;
+            put(files, key, value.clone(), wanted.mode, None).map_err(message)?;
         }
         return Ok(());
     };
     for item in items {
-        match all.iter().find(|(k, _)| **k == item.key) {
+        let mode = item.mode.unwrap_or(wanted.mode);
+        match all.iter().find(|(key, _)| *key == item.key) {
             Some((_, value)) => {
-                put(
-                    files,
-                    &item.path,
-                    value.to_vec(),
-                    item.mode.unwrap_or(mode),
-                    None,
-                )
-                .map_err(message)?;
+                put(files, &item.path, value.clone(), mode, None).map_err(message)?;
             }
-            None if optional => {}
-            None => return Err(format!("references non-existent {what} key: {}", item.key)),
+            None if wanted.optional => {}
+            None => {
+                let what = match wanted.kind {
+                    ObjectKind::ConfigMap => "config",
+                    ObjectKind::Secret => "secret",
+                };
+                return Err(format!("references non-existent {what} key: {}", item.key));
+            }
         }
     }
     Ok(())
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn keys_are_selected_and_renamed() {
-        let (a, b) = ("a".to_owned(), "b".to_owned());
-        let all = [(&a, &b"1"[..]), (&b, &b"2"[..])];
-        let mut files = Files::new();
-        select(&mut files, &all, None, false, 0o644, "config").unwrap();
-        assert_eq!(files.len(), 2);
-        let item = |key: &str| KeyToPath {
-            key: key.into(),
-            path: "x/y".into(),
-            mode: Some(0o400),
-        };
-        let mut files = Files::new();
-        select(&mut files, &all, Some(&[item("b")]), false, 0o644, "config").unwrap();
-        assert_eq!(
-            (files["x/y"].content.as_slice(), files["x/y"].mode),
-            (&b"2"[..], 0o400)
-        );
-        assert_eq!(
-            select(&mut files, &all, Some(&[item("c")]), false, 0o644, "config").unwrap_err(),
-            "references non-existent config key: c"
-        );
-        assert!(select(&mut files, &all, Some(&[item("c")]), true, 0o644, "config").is_ok());
-    }
-
-    #[test]
-    fn tokens_are_replaced_in_time() {
-        let s = SignedDuration::from_secs;
-        assert_eq!(refresh_after(s(3607)), s(2885));
-        assert_eq!(refresh_after(s(10 * 86400)), MAX_TOKEN_AGE);
-    }
-
-    fn pod_of_users(pod: Option<i64>, containers: &[Option<i64>]) -> Pod {
-        use k8s_openapi::api::core::v1::{PodSecurityContext, SecurityContext};
-        Pod {
-            spec: Some(PodSpec {
-                security_context: Some(PodSecurityContext {
-                    run_as_user: pod,
-                    ..Default::default()
-                }),
-                containers: containers
-                    .iter()
-                    .map(|user| Container {
-                        security_context: Some(SecurityContext {
-                            run_as_user: *user,
-                            ..Default::default()
-                        }),
-                        ..Default::default()
-                    })
-                    .collect(),
-                ..Default::default()
-            }),
-            ..Default::default()
-        }
-    }
-
-    #[test]
-    fn a_common_user_owns_tokens() {
-        for (pod, containers, user) in [
-            (None, &[None][..], None),
-            (Some(5), &[None, None], Some(5)),
-            (Some(5), &[Some(6), Some(6)], Some(6)),
-            (Some(5), &[None, Some(6)], None),
-            (None, &[Some(6), None], None),
-            (Some(-1), &[None], None),
-        ] {
-            assert_eq!(
-                common_user(&pod_of_users(pod, containers)),
-                user,
-                "{pod:?} {containers:?}"
-            );
-        }
-    }
-
-    #[test]
-    fn paths_are_checked() {
-        let mut files = Files::new();
-        assert!(put(&mut files, "../a", vec![], 0o644, None).is_err());
-        put(&mut files, "a//b", b"x".to_vec(), -1, Some(3)).unwrap();
-        let file = &files["a/b"];
-        assert_eq!((file.mode, file.uid), (0o644, Some(3)));
-    }
-
-    #[test]
-    fn directories_have_upstreams_modes() {
-        for (memory, group, mode) in [
-            (false, None, 0o777),
-            (true, None, 0o1777),
-            (false, Some(1), 0o2777),
-            (true, Some(1), 0o3777),
-        ] {
-            assert_eq!(dir_mode(memory, group), mode);
-        }
-    }
-
-    #[test]
-    fn mount_points_of_other_volumes_are_found() {
-        let mount = |name: &str, path: &str| VolumeMount {
-            name: name.into(),
-            mount_path: path.into(),
-            ..Default::default()
-        };
-        let pod = |mounts: Vec<VolumeMount>| Pod {
-            spec: Some(PodSpec {
-                containers: vec![Container {
-                    volume_mounts: Some(mounts),
-                    ..Default::default()
-                }],
-                ..Default::default()
-            }),
-            ..Default::default()
-        };
-        let pod = pod(vec![
-            mount("v", "/etc/v/"),
-            mount("other", "/etc/v/a"),
-            mount("deeper", "/etc/v/a/b"),
-            mount("deep", "/etc/v/c/./d/"),
-            mount("outside", "/etc/v/../u"),
-            mount("beside", "/etc/v-x/e"),
-            mount("v", "/etc/w"),
-            mount("other", "/etc/w/f"),
-        ]);
-        let found = mount_points_in(&pod, "v");
-        assert_eq!(found.iter().collect::<Vec<_>>(), ["a", "c/d", "f"]);
-        assert_eq!(
-            mount_points_in(&pod, "other").iter().collect::<Vec<_>>(),
-            ["b"]
-        );
-        assert!(mount_points_in(&pod, "deep").is_empty());
-    }
-
-    #[test]
-    fn volumes_of_the_api() {
-        let mut volume = Volume::default();
-        assert!(!is_content(&volume));
-        volume.empty_dir = Some(Default::default());
-        assert!(!is_content(&volume));
-        volume.projected = Some(Default::default());
-        assert!(is_content(&volume));
-    }
-}
+mod tests;

@@ -1,6 +1,7 @@
 //! Builds the runtime's container specification from a container of a pod.
 
-use std::collections::BTreeMap;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::Path;
 
@@ -8,6 +9,10 @@ use k8s_openapi::api::core::v1::{PodSecurityContext, SecurityContext};
 use rkube_runtime::{
     ContainerSpec, ImageMount, ImageStatus, Mount, PidMode, SeccompProfile, Security,
 };
+
+mod message;
+
+pub(crate) use message::termination_message;
 
 use super::env::{EnvSources, Fields, environment, expand};
 use super::instance::keys;
@@ -17,7 +22,6 @@ use super::{plan, qos, unsupported};
 use crate::allocatable::signed;
 use crate::host::Host;
 use crate::kinds::*;
-use crate::log_line::LogLine;
 use crate::service_env::ServiceEnvReceiver;
 use crate::volumes::Mounted;
 
@@ -136,20 +140,25 @@ fn volume_mounts(
 }
 
 /// Returns the mount's path within its volume: `subPath`, or `subPathExpr` with its variables
-/// expanded.
-fn sub_path(
+/// expanded. A variable in it must not be empty.
+pub(super) fn sub_path(
     mount: &VolumeMount,
     lookup: impl Fn(&str) -> Option<String>,
 ) -> Result<Option<String>, String> {
     let Some(expression) = mount.sub_path_expr.as_deref().filter(|e| !e.is_empty()) else {
         return Ok(mount.sub_path.clone().filter(|s| !s.is_empty()));
     };
-    let text = expand(expression, lookup);
-    if text.contains("$(") {
-        return Err(format!(
-            "missing value for {:?} in subPathExpr {expression:?}",
-            mount.name
-        ));
+    let missing = RefCell::new(BTreeSet::new());
+    let text = expand(expression, |name| {
+        let value = lookup(name).filter(|value| !value.is_empty());
+        if value.is_none() {
+            missing.borrow_mut().insert(name.to_owned());
+        }
+        value
+    });
+    let missing = Vec::from_iter(missing.into_inner());
+    if !missing.is_empty() {
+        return Err(format!("missing value for {}", missing.join(", ")));
     }
     Ok(Some(text))
 }
@@ -210,7 +219,7 @@ fn image_name(image: &ImageStatus, asked: &str) -> String {
         .unwrap_or_else(|| asked.to_owned())
 }
 
-fn mounts_path(container: &Container, path: &str) -> bool {
+pub(super) fn mounts_path(container: &Container, path: &str) -> bool {
     container
         .volume_mounts
         .iter()
@@ -271,7 +280,7 @@ fn contexts<'a>(
 }
 
 /// Returns the container's security settings; its own security context overrides the pod's.
-fn security(pod: &Pod, container: &Container, fs_group: Option<i64>) -> Security {
+pub(super) fn security(pod: &Pod, container: &Container, fs_group: Option<i64>) -> Security {
     let (pod_context, own) = contexts(pod, container);
     let privileged = own.and_then(|c| c.privileged).unwrap_or(false);
     let profile = own
@@ -329,7 +338,11 @@ fn security(pod: &Pod, container: &Container, fs_group: Option<i64>) -> Security
 }
 
 /// Rejects an image that would run as root if `runAsNonRoot` is set.
-fn check_non_root(pod: &Pod, container: &Container, image: &ImageStatus) -> Result<(), String> {
+pub(super) fn check_non_root(
+    pod: &Pod,
+    container: &Container,
+    image: &ImageStatus,
+) -> Result<(), String> {
     let (pod_context, own) = contexts(pod, container);
     let non_root = own
         .and_then(|c| c.run_as_non_root)
@@ -366,288 +379,5 @@ fn check_non_root(pod: &Pod, container: &Container, image: &ImageStatus) -> Resu
     }
 }
 
-/// Maximum length of a termination message, in bytes (the kubelet's limit).
-const MAX_MESSAGE_BYTES: u64 = 4096;
-/// Maximum length of a termination message that is taken from the log, in bytes.
-const MAX_LOG_MESSAGE_BYTES: usize = 2048;
-/// Maximum number of lines of a termination message that is taken from the log.
-const MAX_LOG_MESSAGE_LINES: usize = 80;
-
-/// Returns the termination message of a container that has exited.
-///
-/// The message is the end of the container's message file. If that is empty, the container failed
-/// and its policy is `FallbackToLogsOnError`, it is the end of the log. The runtime's own message,
-/// if there is one, precedes it.
-pub(crate) fn termination_message(uid: &str, status: &rkube_runtime::ContainerStatus) -> String {
-    let spec = &status.spec;
-    let file = message_file(uid, &spec.name, spec.attempt);
-    let mut text = read_end(&file, MAX_MESSAGE_BYTES);
-    let policy = spec.annotations.get(keys::MESSAGE_POLICY);
-    if text.is_empty()
-        && policy.is_some_and(|p| p == "FallbackToLogsOnError")
-        && status.exit_code != Some(0)
-        && let Some(log) = &spec.log_path
-    {
-        text = log_tail(&read_end(log, 4 * MAX_LOG_MESSAGE_BYTES as u64));
-    }
-    join_messages(&status.message, &text)
-}
-
-/// Joins the runtime's message and the container's own.
-fn join_messages(runtime: &str, own: &str) -> String {
-    match (runtime, own) {
-        ("", text) | (text, "") => text.to_owned(),
-        (runtime, own) => format!("{runtime}: {own}"),
-    }
-}
-
-/// Returns the last lines of a log in CRI format, without timestamps and stream names.
-fn log_tail(raw: &str) -> String {
-    let lines: Vec<String> = raw
-        .lines()
-        .filter_map(|l| LogLine::parse(l.as_bytes()))
-        .map(|l| {
-            let mut text = String::from_utf8_lossy(l.content).into_owned();
-            if !l.partial {
-                text.push('\n');
-            }
-            text
-        })
-        .collect();
-    let mut text = lines[lines.len().saturating_sub(MAX_LOG_MESSAGE_LINES)..].concat();
-    if text.len() > MAX_LOG_MESSAGE_BYTES {
-        let mut cut = text.len() - MAX_LOG_MESSAGE_BYTES;
-        while !text.is_char_boundary(cut) {
-            cut += 1;
-        }
-        text.drain(..cut);
-    }
-    text
-}
-
-/// Returns at most `max` bytes from the end of a file; empty if it cannot be read.
-fn read_end(path: &Path, max: u64) -> String {
-    use std::io::{Read, Seek, SeekFrom};
-    let read = || -> std::io::Result<Vec<u8>> {
-        let mut file = std::fs::File::open(path)?;
-        let len = file.metadata()?.len();
-        if len > max {
-            file.seek(SeekFrom::Start(len - max))?;
-        }
-        let mut bytes = Vec::new();
-        file.take(max).read_to_end(&mut bytes)?;
-        Ok(bytes)
-    };
-    read().map_or_else(
-        |_| String::new(),
-        |b| String::from_utf8_lossy(&b).into_owned(),
-    )
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn with(own: SecurityContext, pod: PodSecurityContext) -> (Pod, Container) {
-        let c = Container {
-            security_context: Some(own),
-            ..Default::default()
-        };
-        let p = Pod {
-            spec: Some(PodSpec {
-                security_context: Some(pod),
-                ..Default::default()
-            }),
-            ..Default::default()
-        };
-        (p, c)
-    }
-
-    #[test]
-    fn a_containers_own_settings_win() {
-        let (p, c) = with(
-            SecurityContext {
-                run_as_user: Some(5),
-                ..Default::default()
-            },
-            PodSecurityContext {
-                run_as_user: Some(1),
-                run_as_group: Some(2),
-                fs_group: Some(3),
-                supplemental_groups: Some(vec![4]),
-                ..Default::default()
-            },
-        );
-        let s = security(&p, &c, None);
-        assert_eq!((s.run_as_user, s.run_as_group), (Some(5), Some(2)));
-        assert_eq!(s.supplemental_groups, [4, 3]);
-        assert_eq!(s.seccomp, SeccompProfile::RuntimeDefault);
-    }
-
-    #[test]
-    fn root_is_refused_where_it_must_not_be() {
-        let must = || PodSecurityContext {
-            run_as_non_root: Some(true),
-            ..Default::default()
-        };
-        let image = |uid, name: Option<&str>| ImageStatus {
-            uid,
-            username: name.map(Into::into),
-            ..Default::default()
-        };
-        let (p, c) = with(SecurityContext::default(), must());
-        assert!(check_non_root(&p, &c, &image(Some(0), None)).is_err());
-        assert!(check_non_root(&p, &c, &image(None, None)).is_err());
-        assert!(check_non_root(&p, &c, &image(None, Some("www"))).is_err());
-        assert!(check_non_root(&p, &c, &image(Some(1), None)).is_ok());
-        let (p, c) = with(
-            SecurityContext {
-                run_as_user: Some(7),
-                ..Default::default()
-            },
-            must(),
-        );
-        assert!(check_non_root(&p, &c, &image(Some(0), None)).is_ok());
-    }
-
-    #[test]
-    fn sub_paths_are_expanded() {
-        let lookup = |name: &str| (name == "POD").then(|| "web-0".to_owned());
-        let mount = |path: Option<&str>, expression: Option<&str>| VolumeMount {
-            name: "data".into(),
-            sub_path: path.map(Into::into),
-            sub_path_expr: expression.map(Into::into),
-            ..Default::default()
-        };
-        for (path, expression, expected) in [
-            (None, None, Ok(None)),
-            (Some(""), Some(""), Ok(None)),
-            (Some("a"), None, Ok(Some("a".to_owned()))),
-            (None, Some("logs/$(POD)"), Ok(Some("logs/web-0".to_owned()))),
-            (
-                None,
-                Some("$(NONE)"),
-                Err("missing value for \"data\" in subPathExpr \"$(NONE)\"".to_owned()),
-            ),
-        ] {
-            assert_eq!(sub_path(&mount(path, expression), lookup), expected);
-        }
-    }
-
-    #[test]
-    fn images_are_named_as_asked() {
-        let image = ImageStatus {
-            repo_tags: vec![
-                "docker.io/library/nginx:latest".into(),
-                "r:5000/a/b:1".into(),
-            ],
-            repo_digests: vec!["docker.io/library/nginx@sha256:0".into()],
-            ..Default::default()
-        };
-        for (asked, name) in [
-            ("nginx", "docker.io/library/nginx:latest"),
-            ("library/nginx:latest", "docker.io/library/nginx:latest"),
-            ("r:5000/a/b:1", "r:5000/a/b:1"),
-            ("other", "docker.io/library/nginx:latest"),
-        ] {
-            assert_eq!(image_name(&image, asked), name);
-        }
-        let untagged = ImageStatus {
-            repo_tags: vec![],
-            ..image
-        };
-        assert_eq!(
-            image_name(&untagged, "nginx"),
-            "docker.io/library/nginx@sha256:0"
-        );
-        assert_eq!(image_name(&ImageStatus::default(), "nginx"), "nginx");
-    }
-
-    #[test]
-    fn messages_from_logs_are_short() {
-        const TIME: &str = "2026-01-02T03:04:05.678901234Z";
-        assert_eq!(
-            log_tail(&format!(
-                "{TIME} stdout P a\n{TIME} stdout F b\nx\n{TIME} stderr F c\n"
-            )),
-            "ab\nc\n"
-        );
-        let lines: String = (0..100).map(|i| format!("{TIME} stdout F {i}\n")).collect();
-        let tail = log_tail(&lines);
-        assert_eq!(tail.lines().next(), Some("20"));
-        assert_eq!(tail.lines().count(), MAX_LOG_MESSAGE_LINES);
-        let long = log_tail(&format!("{TIME} stdout F {}\n", "\u{e9}".repeat(2000)));
-        assert!(long.len() <= MAX_LOG_MESSAGE_BYTES && long.len() > MAX_LOG_MESSAGE_BYTES - 2);
-    }
-
-    #[test]
-    fn files_are_read_from_their_end() {
-        let dir = tempfile::tempdir().unwrap();
-        let file = dir.path().join("f");
-        std::fs::write(&file, "abcdef").unwrap();
-        assert_eq!(read_end(&file, 4), "cdef");
-        assert_eq!(read_end(&file, 10), "abcdef");
-        assert_eq!(read_end(&dir.path().join("none"), 4), "");
-    }
-
-    #[test]
-    fn messages_are_joined() {
-        for (runtime, own, joined) in [
-            ("", "", ""),
-            ("OOM", "", "OOM"),
-            ("", "bye", "bye"),
-            ("OOM", "bye", "OOM: bye"),
-        ] {
-            assert_eq!(join_messages(runtime, own), joined);
-        }
-    }
-
-    #[test]
-    fn seccomp_and_masks_follow_the_contexts() {
-        use k8s_openapi::api::core::v1::SeccompProfile as Profile;
-        let profile = |type_: &str, file: Option<&str>| {
-            Some(Profile {
-                type_: type_.into(),
-                localhost_profile: file.map(Into::into),
-            })
-        };
-        let (p, c) = with(
-            SecurityContext {
-                seccomp_profile: profile("Localhost", Some("a.json")),
-                proc_mount: Some("Unmasked".into()),
-                allow_privilege_escalation: Some(false),
-                ..Default::default()
-            },
-            PodSecurityContext {
-                seccomp_profile: profile("Unconfined", None),
-                ..Default::default()
-            },
-        );
-        let s = security(&p, &c, None);
-        assert_eq!(
-            s.seccomp,
-            SeccompProfile::Localhost(Path::new(SECCOMP_ROOT).join("a.json"))
-        );
-        assert_eq!(s.masked_paths, Some(vec![]));
-        assert!(s.no_new_privileges);
-        let (p, c) = with(
-            SecurityContext::default(),
-            PodSecurityContext {
-                seccomp_profile: profile("Unconfined", None),
-                ..Default::default()
-            },
-        );
-        assert_eq!(security(&p, &c, None).seccomp, SeccompProfile::Unconfined);
-        let (p, c) = with(
-            SecurityContext {
-                privileged: Some(true),
-                ..Default::default()
-            },
-            PodSecurityContext::default(),
-        );
-        let s = security(&p, &c, Some(7));
-        assert!(s.privileged);
-        assert_eq!(s.seccomp, SeccompProfile::Unconfined);
-        assert_eq!(s.supplemental_groups, [7]);
-    }
-}
+mod tests;

@@ -1,16 +1,36 @@
-//! Keeps a store up to date with a list and a watch.
+//! Keeps a local copy of objects up to date with a list and a watch.
 
+use std::fmt::Debug;
 use std::marker::PhantomData;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::{AsyncBufReadExt as _, StreamExt as _};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::Client;
 use kube::api::{ListParams, WatchEvent, WatchParams};
 use kube::core::{ObjectList, Request, Status};
+use serde::de::DeserializeOwned;
 
-use super::events;
-use super::store::{Store, Versioned};
+mod events;
+
+/// An object that a store can hold: anything with object metadata.
+pub trait Versioned: Clone + DeserializeOwned + Debug + Send + Sync + 'static {
+    /// Returns the metadata.
+    fn metadata(&self) -> &ObjectMeta;
+    /// Returns the metadata for modification.
+    fn metadata_mut(&mut self) -> &mut ObjectMeta;
+}
+
+impl<K: kube::Resource + Clone + DeserializeOwned + Debug + Send + Sync + 'static> Versioned for K {
+    fn metadata(&self) -> &ObjectMeta {
+        self.meta()
+    }
+
+    fn metadata_mut(&mut self) -> &mut ObjectMeta {
+        self.meta_mut()
+    }
+}
 
 /// The receiver of a list and watch.
 pub trait Sink<K>: Send + Sync {
@@ -22,24 +42,6 @@ pub trait Sink<K>: Send + Sync {
     fn remove(&self, object: K);
     /// Records that the watch has progressed to this revision without further changes.
     fn bookmark(&self, revision: u64);
-}
-
-impl<K: Versioned> Sink<K> for Store<K> {
-    fn replace(&self, objects: Vec<K>, revision: u64) {
-        Store::replace(self, objects, revision);
-    }
-
-    fn apply(&self, object: K) {
-        Store::apply(self, object);
-    }
-
-    fn remove(&self, object: K) {
-        Store::remove(self, object);
-    }
-
-    fn bookmark(&self, revision: u64) {
-        Store::bookmark(self, revision);
-    }
 }
 
 impl<K, S: Sink<K>> Sink<K> for Arc<S> {
