@@ -52,6 +52,18 @@ struct Subject<'a> {
     client: bool,
 }
 
+/// The subject of a certificate with which a program of rkube's is a client.
+fn client<'a>(common_name: &'a str, organization: Option<&'a str>) -> Subject<'a> {
+    Subject {
+        common_name,
+        organization,
+        names: Vec::new(),
+        addresses: Vec::new(),
+        server: false,
+        client: true,
+    }
+}
+
 fn failed(what: &str) -> impl Fn(rcgen::Error) -> Failure + '_ {
     move |e| {
         Failure::new(
@@ -123,14 +135,7 @@ impl Pki {
         pki.issue(
             "admin",
             &pki.ca,
-            Subject {
-                common_name: "kubernetes-admin",
-                organization: Some("system:masters"),
-                names: Vec::new(),
-                addresses: Vec::new(),
-                server: false,
-                client: true,
-            },
+            client("kubernetes-admin", Some("system:masters")),
         )?;
         Ok(pki)
     }
@@ -156,28 +161,10 @@ impl Pki {
         self.issue(
             &proxy,
             &self.ca,
-            Subject {
-                common_name: "system:kube-proxy",
-                organization: Some("system:node-proxier"),
-                names: Vec::new(),
-                addresses: Vec::new(),
-                server: false,
-                client: true,
-            },
+            client("system:kube-proxy", Some("system:node-proxier")),
         )?;
         let policies = format!("network-policy-{}", node.name);
-        self.issue(
-            &policies,
-            &self.ca,
-            Subject {
-                common_name: "rkube:network-policy",
-                organization: None,
-                names: Vec::new(),
-                addresses: Vec::new(),
-                server: false,
-                client: true,
-            },
-        )?;
+        self.issue(&policies, &self.ca, client("rkube:network-policy", None))?;
         // Earlier versions had one for all nodes.
         self.remove("service-proxy");
         let mut files = vec![
@@ -194,28 +181,14 @@ impl Pki {
             self.issue(
                 "apiserver-kubelet-client",
                 &self.ca,
-                Subject {
-                    // Node agents know the API server by this name. It is in no group, so that
-                    // the certificate gives no rights at the API server itself.
-                    common_name: "kube-apiserver-kubelet-client",
-                    organization: None,
-                    names: Vec::new(),
-                    addresses: Vec::new(),
-                    server: false,
-                    client: true,
-                },
+                // Node agents know the API server by this name. It is in no group, so that
+                // the certificate gives no rights at the API server itself.
+                client("kube-apiserver-kubelet-client", None),
             )?;
             self.issue(
                 "front-proxy-client",
                 &self.front_proxy_ca,
-                Subject {
-                    common_name: "front-proxy-client",
-                    organization: None,
-                    names: Vec::new(),
-                    addresses: Vec::new(),
-                    server: false,
-                    client: true,
-                },
+                client("front-proxy-client", None),
             )?;
             files.extend(
                 [

@@ -17,7 +17,7 @@
 // again.
 use rkube_client as _;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::Context as _;
@@ -71,17 +71,11 @@ use recorder::Recorder;
 pub async fn run(config: NodeConfig) -> anyhow::Result<()> {
     // Errors only if a provider is already installed, which is fine.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let renewed = Path::new(paths::RENEWED);
-    let pki = Arc::new(client::Pki::read(paths::PKI.as_ref(), renewed, "agent")?);
+    let identities = Identities::read()?;
+    let pki = identities.agent.clone();
     let client = client::connect(&config, &pki, "kubelet")?;
-    // The node authorizer lets a node read only what its pods use. The service proxy needs all
-    // services, endpoint slices and nodes, so it has a separate identity.
-    let proxy = client::Pki::read(paths::PKI.as_ref(), renewed, "service-proxy")?;
-    let proxy_client = client::connect(&config, &proxy, "kube-proxy")?;
-    // Both may not read the pods of other nodes, which network policies depend on. As on other
-    // clusters, the program that enforces them has an identity for it.
-    let policy_pki = client::Pki::read(paths::PKI.as_ref(), renewed, "network-policy")?;
-    let policy_client = client::connect(&config, &policy_pki, "rkube-network-policy")?;
+    let proxy_client = client::connect(&config, &identities.proxy, "kube-proxy")?;
+    let policy_client = client::connect(&config, &identities.policies, "rkube-network-policy")?;
     let (runtime, network) = tokio::try_join!(open_runtime(&config), network::open(&config))?;
     let objects = Objects::new(client.clone(), {
         let (config, pki) = (config.clone(), pki.clone());
@@ -104,15 +98,7 @@ pub async fn run(config: NodeConfig) -> anyhow::Result<()> {
         runtime: runtime.clone(),
         network: network.clone(),
         pods: pods.clone(),
-        certificates: server::Certificates {
-            all: vec![
-                ("agent", pki.identity.clone()),
-                ("service-proxy", proxy.identity.clone()),
-                ("network-policy", policy_pki.identity.clone()),
-            ],
-            roots: pki.roots()?,
-            folder: renewed.to_owned(),
-        },
+        certificates: Arc::new(identities.certificates()?),
         started: jiff::Timestamp::now(),
         rates: Arc::default(),
         sizes: Arc::default(),
@@ -181,6 +167,41 @@ pub async fn run(config: NodeConfig) -> anyhow::Result<()> {
         Some(Ok(Err(e))) => Err(e),
         Some(Err(e)) => Err(anyhow::Error::new(e).context("a part of the node agent panicked")),
         None => anyhow::bail!("the node agent has nothing to do"),
+    }
+}
+
+/// Who the parts of the agent are to the API server.
+struct Identities {
+    agent: Arc<client::Pki>,
+    /// The node authorizer lets a node read only what its pods use. The service proxy needs all
+    /// services, endpoint slices and nodes, so it has a separate identity.
+    proxy: client::Pki,
+    /// Both may not read the pods of other nodes, which network policies depend on. As on other
+    /// clusters, the program that enforces them has an identity for it.
+    policies: client::Pki,
+}
+
+impl Identities {
+    fn read() -> anyhow::Result<Self> {
+        let read = |name| client::Pki::read(paths::PKI.as_ref(), paths::RENEWED.as_ref(), name);
+        Ok(Self {
+            agent: Arc::new(read("agent")?),
+            proxy: read("service-proxy")?,
+            policies: read("network-policy")?,
+        })
+    }
+
+    /// Returns the certificates that the control plane may renew.
+    fn certificates(&self) -> anyhow::Result<server::Certificates> {
+        Ok(server::Certificates {
+            all: vec![
+                ("agent", self.agent.identity.clone()),
+                ("service-proxy", self.proxy.identity.clone()),
+                ("network-policy", self.policies.identity.clone()),
+            ],
+            roots: self.agent.roots()?,
+            folder: paths::RENEWED.into(),
+        })
     }
 }
 

@@ -35,7 +35,7 @@ async fn with_agent(pages: Arc<AtomicUsize>) -> TestServer {
     let address = own_address();
     let listener = TcpListener::bind((address, 0)).await.unwrap();
     let port = listener.local_addr().unwrap().port();
-    let tls = crate::server::tls_config(&t.pki.pki).unwrap();
+    let tls = super::support::tls_config(&t.pki.pki).unwrap();
     let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(tls));
     tokio::spawn(async move {
         loop {

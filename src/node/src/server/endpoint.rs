@@ -19,7 +19,7 @@ pub(crate) struct Endpoint {
     pub runtime: Runtime,
     pub network: NodeNetwork,
     pub pods: Arc<PodTable>,
-    pub certificates: Certificates,
+    pub certificates: Arc<Certificates>,
     /// When the agent started.
     pub started: Timestamp,
     /// CPU usage at earlier requests.
