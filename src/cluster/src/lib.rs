@@ -45,7 +45,9 @@ pub use files::{
 pub use folders::{mount, unmount};
 pub use forward::Forward;
 pub use kubeconfig::{Kubeconfig, default_path as default_kubeconfig};
-pub use lifecycle::{Started, delete, exists, start, stop, wait_ready, write_context};
+pub use lifecycle::{
+    Started, delete, exists, start, stop, update_entry, wait_ready, write_context,
+};
 pub use nodes::{add_node, delete_node, start_node, stop_node};
 pub use pause::set_paused;
 pub use pki::CertificateStatus;

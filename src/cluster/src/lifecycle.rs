@@ -218,6 +218,15 @@ pub fn write_context(
     kubeconfig.put(&access::entry_for(home, profile, internal)?, true)
 }
 
+/// Writes the cluster's entry to `kubeconfig`, and leaves the current context as it is.
+pub fn update_entry(
+    home: &Home,
+    profile: &Profile,
+    kubeconfig: &Kubeconfig,
+) -> Result<(), Failure> {
+    kubeconfig.put(&access::entry_for(home, profile, false)?, false)
+}
+
 async fn undo(home: &Home, profile: &Profile, driver: &dyn Driver) {
     // The caller reports the failure that led here.
     let _ = driver.destroy(&profile.plan(home)).await;

@@ -70,7 +70,7 @@ async fn renew(home: &Home, global: &Global, output: &Output) -> Result<(), Fail
     let renewed = rkube_cluster::renew_certificates(home, name)?;
     let profile = Profile::load(home, name)?;
     let kubeconfig = Kubeconfig::at(default_kubeconfig()?);
-    rkube_cluster::write_context(home, &profile, &kubeconfig)?;
+    rkube_cluster::update_entry(home, &profile, &kubeconfig)?;
     output.say(&format!("Renewed: {}.", renewed.join(", ")));
     let status = rkube_cluster::status(home, &profile, &kubeconfig).await?;
     if status.nodes.iter().any(|node| node.host == "Running") {

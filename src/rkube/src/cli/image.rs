@@ -411,7 +411,7 @@ fn mib(bytes: u64) -> f64 {
     bytes as f64 / f64::from(1 << 20)
 }
 
-async fn load(
+pub(super) async fn load(
     home: &Home,
     profile: &Profile,
     source: &str,
