@@ -12,6 +12,9 @@ use crate::Error;
 use crate::constraints::Constraints;
 use crate::key::{Algorithm, PublicKey};
 
+/// The tag of a sequence in DER (X.690, 8.9): universal, constructed.
+const SEQUENCE: u8 = 0x30;
+
 /// The usages of an extended key usage extension.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Usages {
@@ -67,6 +70,10 @@ impl Certificate {
         let (rest, parsed) = X509Certificate::from_der(der).map_err(|e| malformed(&e))?;
         if !rest.is_empty() {
             return Err(malformed(&"trailing data"));
+        }
+        // The parser takes a primitive sequence, and bits that are not there.
+        if der.first() != Some(&SEQUENCE) || parsed.signature_value.unused_bits != 0 {
+            return Err(malformed(&"invalid DER"));
         }
         let tbs: &TbsCertificate<'_> = &parsed.tbs_certificate;
         if parsed.signature_algorithm != tbs.signature {

@@ -501,3 +501,18 @@ fn certificates_are_renewed_as_they_are() {
     let other = KeyPair::generate().unwrap().serialize_pem();
     assert!(crate::Issuer::from_pem(ca.certificate.pem().as_bytes(), other.as_bytes()).is_err());
 }
+
+#[test]
+fn what_the_signature_does_not_cover_is_strict_too() {
+    let made = root(unchanged);
+    let right = made.certificate.der().to_vec();
+    // The tag of the outer sequence, and the unused bits of the signature: the last element, of
+    // less than 128 bytes.
+    let bits = right.len() - made.parsed().signature.len() - 1;
+    for (at, value) in [(0, 0x10), (bits, 1)] {
+        let mut der = right.clone();
+        der[at] = value;
+        let refused = Certificate::parse(&der);
+        assert!(matches!(refused, Err(Error::Malformed(_))), "byte {at}");
+    }
+}

@@ -76,6 +76,19 @@ pub(super) fn failure(doing: &str, error: kube::Error) -> Failure {
     Failure::new(Source::ControlPlane, kind, format!("{doing}: {why}"))
 }
 
+/// Tells configurations that do not fit their kind from errors of the server: as upstream, it
+/// answers both with 500.
+fn of_configuration(mut error: kube::Error) -> kube::Error {
+    if let kube::Error::Api(status) = &mut error
+        && status
+            .message
+            .starts_with("failed to create typed patch object")
+    {
+        status.code = 422;
+    }
+    error
+}
+
 /// Converts the error 404 (no such object or kind) to `None`.
 pub(super) fn none_if_missing<T>(answer: kube::Result<T>) -> kube::Result<Option<T>> {
     match answer {
@@ -142,7 +155,7 @@ impl Server {
         loop {
             let error = match api.patch(name, &params, &Patch::Apply(content)).await {
                 Ok(object) => return Ok(object.uid().unwrap_or_default()),
-                Err(e) => e,
+                Err(e) => of_configuration(e),
             };
             let again = matches!(&error, kube::Error::Api(s) if s.code >= 500 || s.code == 429);
             if !again || Instant::now() >= deadline {

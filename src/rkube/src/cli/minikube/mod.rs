@@ -195,7 +195,8 @@ pub fn instead_of(command: &str, profile: &str) -> Failure {
                 "'{command}' is not supported: the nodes run no container engine to connect to"
             ),
             format!(
-                "build with the engine of this machine, then copy the image to the nodes: {}",
+                "build in the cluster: {}, or with the engine of this machine, then: {}",
+                with("image build -t NAME ."),
                 with("image load NAME")
             ),
         ),
