@@ -189,7 +189,8 @@ impl<'d> Source<'d> {
 /// Returns whether every item of a keyed list has its keys. Of those with defaults one may
 /// be left out, if another key is there.
 ///
-/// Validation refuses other items. As upstream, server-side apply takes them and loses some.
+/// Validation refuses other items. As upstream, server-side apply takes them and loses some. A key
+/// that is zero is dropped from the object, and the item is not found the next time.
 pub fn has_keys(ty: Type<'_>, value: &Value) -> bool {
     match (ty.kind(), value) {
         (Kind::Array, Value::Array(items)) => {
@@ -198,12 +199,18 @@ pub fn has_keys(ty: Type<'_>, value: &Value) -> bool {
             };
             let keys = ty.list_map_keys();
             let is_set = |item: &Value, key: &str| item.get(key).is_some_and(|key| !key.is_null());
+            let is_zero = |item: &Value, key: &str| match item.get(key) {
+                Some(Value::String(text)) => text.is_empty(),
+                Some(Value::Number(number)) => number.as_f64() == Some(0.0),
+                _ => false,
+            };
             items.iter().all(|item| {
+                let zero = keys.iter().any(|key| is_zero(item, key));
                 let any = keys.is_empty() || keys.iter().any(|key| is_set(item, key));
                 let required = keys
                     .iter()
                     .all(|key| is_set(item, key) || element.field_default(key).is_some());
-                any && required && has_keys(element, item)
+                !zero && any && required && has_keys(element, item)
             })
         }
         (Kind::Object, Value::Object(map)) => map

@@ -82,9 +82,7 @@ fn known(name: &str) -> Option<Known> {
         "metallb" => {
             Known::BuiltIn("the command tunnel gives services of type LoadBalancer addresses")
         }
-        "metrics-server" => Known::Missing(
-            "the nodes serve their metrics; install metrics-server as its project says, with kubectl",
-        ),
+        "metrics-server" => Known::BuiltIn("kubectl top and autoscaling work without it"),
         "volumesnapshots" | "csi-hostpath-driver" => {
             Known::Missing("save and restore the whole cluster with the command snapshot")
         }
