@@ -33,10 +33,10 @@ pub async fn mount(
         check_mounts(&all)?;
     }
     progress.step("mount", &format!("Mounting {}", mount.host.display()));
-    let done = change(home, &profile, &nodes, mount, true).await;
-    if let Err(failure) = done {
+    let mut done = Vec::new();
+    if let Err(failure) = change(home, &profile, &nodes, mount, true, &mut done).await {
         // Nodes that have it already lose it again; the first failure is the one to report.
-        let _ = change(home, &profile, &nodes, mount, false).await;
+        let _ = change(home, &profile, &done, mount, false, &mut Vec::new()).await;
         return Err(failure);
     }
     match node {
@@ -81,7 +81,7 @@ pub async fn unmount(
         .filter(has)
         .map(|node| node.name.clone())
         .collect();
-    change(home, &profile, &nodes, &mount, false).await?;
+    change(home, &profile, &nodes, &mount, false, &mut Vec::new()).await?;
     profile.mounts.retain(|m| m.node != path);
     for node in &mut profile.nodes {
         node.mounts.retain(|m| m.node != path);
@@ -97,13 +97,15 @@ fn names(profile: &Profile, node: Option<&str>) -> Result<Vec<String>, Failure> 
     })
 }
 
-/// Mounts a folder in those of `nodes` that run, or takes it away.
+/// Mounts a folder in those of `nodes` that run, or takes it away. Adds the names of the nodes in
+/// which it has to `done`.
 async fn change(
     home: &Home,
     profile: &Profile,
     nodes: &[String],
     mount: &HostMount,
     present: bool,
+    done: &mut Vec<String>,
 ) -> Result<(), Failure> {
     let driver = rkube_drivers::by_name(&profile.driver)?;
     let plan = profile.plan(home);
@@ -117,6 +119,7 @@ async fn change(
                 if !driver.mount(&plan, &node.name, mount, present).await? {
                     return Err(must_stop(profile, driver.name()));
                 }
+                done.push(node.name.clone());
             }
         }
     }

@@ -103,7 +103,7 @@ pub(crate) fn failure(profile: &str) -> Failure {
         format!("the cluster '{profile}' is paused"),
     )
     .advise(format!(
-        "let it go on with: {}",
+        "resume it with: {}",
         command("unpause", profile)
     ))
 }

@@ -389,7 +389,12 @@ impl View {
                     .retain_pods(|uid| listed.contains(uid) || self.attached.contains_key(uid));
                 self.pods.complete = true;
             }
-            Event::Delete(pod) => self.state.set_pod(uid(&pod), None),
+            Event::Delete(pod) => {
+                // Its processes may outlive it: until its sandbox is detached, its rules hold.
+                let running = self.attached.get(uid(&pod));
+                let running = running.and_then(|attachment| attachment.pod.clone());
+                self.state.set_pod(uid(&pod), running);
+            }
         }
     }
 
@@ -429,6 +434,9 @@ impl View {
     fn put_pod(&mut self, pod: &Pod) {
         let address = self.attached.get(uid(pod)).map(|attachment| attachment.ip);
         let known = PolicyPod::from_object(pod, &self.node, address);
+        if let Some(attachment) = self.attached.get_mut(uid(pod)) {
+            attachment.pod.clone_from(&known);
+        }
         self.state.set_pod(uid(pod), known);
     }
 
@@ -539,7 +547,10 @@ mod tests {
         assert_eq!(isolated(&mut view), 2);
         view.detach("s3");
         assert_eq!(isolated(&mut view), 1);
+        // The object is gone, but its processes are not yet.
         view.take(Change::Pod(Box::new(Event::Delete(pod("one", None)))));
+        assert_eq!(isolated(&mut view), 1);
+        view.detach("s1");
         assert_eq!(isolated(&mut view), 0);
     }
 

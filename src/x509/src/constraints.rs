@@ -7,6 +7,9 @@ use x509_parser::extensions::{GeneralName, GeneralSubtree, NameConstraints};
 use crate::Error;
 use crate::certificate::{Names, address};
 
+/// Maximum number of comparisons of a name with a constraint.
+const MAX_COMPARISONS: usize = 250_000;
+
 /// The permitted and the excluded names of a CA.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Constraints {
@@ -34,6 +37,15 @@ impl Constraints {
         Ok((found, left && right))
     }
 
+    /// Returns how many comparisons the names need at most.
+    fn comparisons(&self, names: &Names) -> usize {
+        let (yes, no) = (&self.permitted, &self.excluded);
+        names.dns.len() * (yes.dns.len() + no.dns.len())
+            + names.addresses.len() * (yes.addresses.len() + no.addresses.len())
+            + names.mail.len() * (yes.mail.len() + no.mail.len())
+            + names.uris.len() * (yes.hosts.len() + no.hosts.len())
+    }
+
     /// Checks the names of a certificate below the CA.
     pub(crate) fn check(&self, names: &Names) -> Result<(), Error> {
         let refused = |kind: &str, name: &str, why: &str| {
@@ -42,6 +54,10 @@ impl Constraints {
         let excluded = "is excluded by a constraint";
         let permitted = "is not permitted by any constraint";
         let (yes, no) = (&self.permitted, &self.excluded);
+        // Go's bound. The chain leads nowhere yet, so anybody may have made both.
+        if self.comparisons(names) > MAX_COMPARISONS {
+            return Err(Error::NameNotPermitted("too many constraints".into()));
+        }
         for name in &names.dns {
             if no.dns.iter().any(|c| below(name, c) || widens(name, c)) {
                 return refused("DNS name", name, excluded);

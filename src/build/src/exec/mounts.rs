@@ -4,6 +4,7 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use base64::Engine as _;
 use rkube_runtime::build::Workspace;
@@ -80,6 +81,7 @@ impl Running<'_> {
                 ..BindMount::bind(dir, PIPES)
             });
         }
+        self.lock_caches(run, &mut mounts).await?;
         for (number, mount) in run.mounts.iter().enumerate() {
             let dir = own.join(number.to_string());
             match mount.kind {
@@ -134,13 +136,41 @@ impl Running<'_> {
         Ok(())
     }
 
-    async fn mount_cache(&self, mount: &Mount, mounts: &mut Mounts) -> Result<()> {
-        let target = self.target(mount)?;
-        let fallback = target.to_string_lossy().into_owned();
+    /// Returns the name of a cache mount's directory.
+    fn cache_name(&self, mount: &Mount) -> Result<String> {
+        let fallback = self.target(mount)?.to_string_lossy().into_owned();
         let id = mount.options.get("id").unwrap_or(&fallback);
         let mut key = Key::new("cache mount");
         key.add(id);
-        let name = key.finish();
+        Ok(key.finish())
+    }
+
+    /// Takes the locks of the cache mounts that no other step may use meanwhile: each once, and in
+    /// the same order in all steps, so that no two wait for each other.
+    async fn lock_caches(&self, run: &Run, mounts: &mut Mounts) -> Result<()> {
+        let mut names = std::collections::BTreeSet::new();
+        for mount in run.mounts.iter().filter(|m| m.kind == MountKind::Cache) {
+            if mount.options.get("sharing").is_some_and(|s| s == "locked") {
+                names.insert(self.cache_name(mount)?);
+            }
+        }
+        let parent = &self.build.mounts;
+        fs::create_dir_all(parent).map_err(failed_at(parent))?;
+        for name in names {
+            let path = parent.join(format!("{name}.lock"));
+            let lock = blocking(move || {
+                let file = File::create(&path).map_err(failed_at(&path))?;
+                file.lock().map_err(failed_at(&path))?;
+                Ok(file)
+            });
+            mounts.locks.push(lock.await?);
+        }
+        Ok(())
+    }
+
+    async fn mount_cache(&self, mount: &Mount, mounts: &mut Mounts) -> Result<()> {
+        let target = self.target(mount)?;
+        let name = self.cache_name(mount)?;
         let parent = self.build.mounts.clone();
         fs::create_dir_all(&parent).map_err(failed_at(&parent))?;
         let sharing = mount
@@ -148,16 +178,8 @@ impl Running<'_> {
             .get("sharing")
             .map_or("shared", String::as_str);
         let (dir, lock) = match sharing {
-            "shared" => (parent.join(&name), None),
-            "locked" => {
-                let path = parent.join(format!("{name}.lock"));
-                let lock = blocking(move || {
-                    let file = File::create(&path).map_err(failed_at(&path))?;
-                    file.lock().map_err(failed_at(&path))?;
-                    Ok(file)
-                });
-                (parent.join(&name), Some(lock.await?))
-            }
+            // Its lock is taken already.
+            "shared" | "locked" => (parent.join(&name), None),
             "private" => first_free(&parent, &name)?,
             other => {
                 return Err(BuildError::new(format!(
@@ -190,7 +212,9 @@ impl Running<'_> {
             None => None,
         };
         // Filled under another name, so that a half-filled one is never used.
-        let new = dir.with_extension(format!("new-{}", std::process::id()));
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let new = dir.with_extension(format!("new-{}-{number}", std::process::id()));
         let dir = dir.to_path_buf();
         blocking(move || {
             rkube_fsutil::remove_tree(&new).map_err(failed_at(&new))?;

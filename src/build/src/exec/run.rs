@@ -146,6 +146,8 @@ impl Running<'_> {
             tmpfs: mounts.tmpfs.clone(),
             security: Security {
                 seccomp: SeccompProfile::RuntimeDefault,
+                // The step shares the node's network, through which all pods' packets go.
+                drop_capabilities: vec!["NET_RAW".into()],
                 ..Security::default()
             },
             log_path: Some(log.clone()),

@@ -47,10 +47,17 @@ fn set_aside(root: &Path, name: &str) -> io::Result<()> {
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
         // A deletion was interrupted, and a volume of the same name came back.
         Err(e) if e.kind() == io::ErrorKind::DirectoryNotEmpty => {
-            std::fs::remove_dir_all(root.join(name))
+            remove(&root.join(name))
         }
         result => result,
     }
+}
+
+/// Removes a directory. What is mounted below it, as a pod or a user may have done, is
+/// unmounted and keeps its files.
+fn remove(directory: &Path) -> io::Result<()> {
+    rkube_runtime::build::unmount_below(directory).map_err(io::Error::other)?;
+    std::fs::remove_dir_all(directory)
 }
 
 /// Removes all directories that were set aside.
@@ -62,7 +69,7 @@ fn sweep(root: &Path) {
         if !entry.file_name().to_string_lossy().starts_with(DELETED) {
             continue;
         }
-        match std::fs::remove_dir_all(entry.path()) {
+        match remove(&entry.path()) {
             Err(e) if e.kind() != io::ErrorKind::NotFound => {
                 warn!("cannot delete {}: {e}", entry.path().display());
             }
@@ -104,5 +111,27 @@ mod tests {
         assert_eq!(left.len(), 1);
         assert!(root.join("pvc-2").exists() && outside.join("file").exists());
         sweep(&dir.path().join("nothing"));
+    }
+
+    #[test]
+    fn what_is_mounted_in_a_volume_is_kept() {
+        use nix::mount::{MsFlags, mount};
+
+        let dir = tempfile::tempdir().unwrap();
+        let (outside, root) = (dir.path().join("outside"), dir.path().join("volumes"));
+        let inside = root.join("pvc-1/a/b");
+        std::fs::create_dir_all(&inside).unwrap();
+        std::fs::create_dir(&outside).unwrap();
+        std::fs::write(outside.join("file"), "x").unwrap();
+        let none: Option<&str> = None;
+        let bound = mount(Some(&outside), &inside, none, MsFlags::MS_BIND, none);
+        if bound == Err(nix::Error::EPERM) {
+            return; // without root, nobody mounts anything
+        }
+        bound.unwrap();
+        set_aside(&root, "pvc-1").unwrap();
+        sweep(&root);
+        assert_eq!(std::fs::read_dir(&root).unwrap().count(), 0);
+        assert!(outside.join("file").exists());
     }
 }

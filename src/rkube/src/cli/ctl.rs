@@ -67,7 +67,7 @@ enum Command {
     /// Build the image that standard input describes
     #[command(hide = true)]
     Build,
-    /// Forget the steps of earlier builds, and remove images without a name
+    /// Remove the build cache and images without a name
     Prune,
     /// Print the configuration of an image as JSON
     Inspect {

@@ -70,7 +70,7 @@ enum Command {
     Tag {
         /// Name or ID of the image
         image: String,
-        /// Its new name, which no other image has then
+        /// New name; an image that has it now loses it
         name: String,
     },
     /// Describe an image: its configuration and layers
@@ -83,7 +83,7 @@ enum Command {
         /// Name or ID of the image
         image: String,
     },
-    /// Forget the steps of earlier builds and remove images without a name, on all nodes
+    /// Remove the build cache and images without a name, on all nodes
     Prune,
     /// Not supported; says what to do instead
     #[command(hide = true)]

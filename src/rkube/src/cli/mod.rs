@@ -102,7 +102,7 @@ enum Command {
     Delete(delete::Args),
     /// Freeze a cluster: it keeps its memory and gets no CPU time
     Pause(pause::Args),
-    /// Let a paused cluster go on
+    /// Resume a paused cluster
     #[command(alias = "resume")]
     Unpause(pause::Args),
     /// Show the status of a cluster
@@ -117,7 +117,7 @@ enum Command {
     SshHost(ssh::HostArgs),
     /// Copy a file to or from a node
     Cp(cp::Args),
-    /// Let the nodes see a folder of this machine, or list such folders
+    /// Mount a folder of this machine into the nodes, or list the mounts
     Mount(mount::Args),
     /// Run kubectl with this cluster's context
     Kubectl(kubectl::Args),

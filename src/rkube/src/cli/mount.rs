@@ -18,10 +18,10 @@ pub struct Args {
     /// Name of the node [default: all nodes]
     #[arg(short, long, value_name = "NODE", requires = "mount")]
     node: Option<String>,
-    /// Take away what is mounted at this path of the nodes
+    /// Unmount what is at this path of the nodes
     #[arg(long, value_name = "PATH", conflicts_with = "mount")]
     remove: Option<PathBuf>,
-    /// Take away everything that is mounted
+    /// Unmount everything
     #[arg(long, conflicts_with_all = ["mount", "remove"])]
     kill: bool,
 }
@@ -49,7 +49,7 @@ pub async fn run(home: &Home, global: &Global, args: Args, output: &Output) -> R
             None => "all nodes".to_owned(),
         };
         output.say(&format!(
-            "{} is now {} of {place}, also after a restart. Take it away with: {}",
+            "Mounted {} at {} on {place}; it stays after a restart. Remove it with: {}",
             mount.host.display(),
             mount.node.display(),
             rkube_failure::command(&format!("mount --remove {}", mount.node.display()), name)

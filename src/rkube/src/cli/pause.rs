@@ -43,7 +43,7 @@ pub async fn run(
             "The cluster '{name}' is paused: it keeps its memory and needs no CPU time. Let it go on with: {}",
             rkube_failure::command("unpause", name)
         ),
-        (_, false) => format!("The cluster '{name}' goes on."),
+        (_, false) => format!("The cluster '{name}' is running again."),
     });
     Ok(())
 }

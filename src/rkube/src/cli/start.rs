@@ -28,7 +28,7 @@ pub const SERVICE_RANGE: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(10, 96, 0, 
     after_help = "Every flag can also be set by an environment variable (RKUBE_WAIT_TIMEOUT for --wait-timeout), or for good: rkube config set memory 4g"
 )]
 pub struct Args {
-    /// Cluster file that describes the cluster; - for standard input. Its format: rkube config schema
+    /// YAML file that describes the cluster; - for standard input. `rkube config init` prints one
     #[arg(short, long, value_name = "FILE")]
     file: Option<PathBuf>,
     /// Names of the flags on the command line.

@@ -271,7 +271,7 @@ fn spec(document: &Document, i: usize, group: Node) -> Result<NodeSpec, Failure>
         let Some(value) = value else {
             return Ok(None);
         };
-        let text = scalar(&value).ok_or_else(|| wrong(field, "it must be a text or a number"))?;
+        let text = scalar(&value).ok_or_else(|| wrong(field, "it must be a string or a number"))?;
         parse(&text).map(Some).map_err(|why| wrong(field, &why))
     };
     let mut spec = NodeSpec {
@@ -285,10 +285,10 @@ fn spec(document: &Document, i: usize, group: Node) -> Result<NodeSpec, Failure>
         .map(|zone| (ZONE.to_owned(), Value::String(zone)));
     for (key, value) in group.labels.into_iter().chain(zone) {
         let field = if key == ZONE { "zone" } else { "labels" };
-        let value = scalar(&value).ok_or_else(|| wrong(field, "values are texts"))?;
+        let value = scalar(&value).ok_or_else(|| wrong(field, "label values must be strings"))?;
         labels::check(&key, &value).map_err(|why| wrong(field, &why))?;
         if spec.labels.insert(key, value).is_some() {
-            return Err(wrong(field, "the label of the zone is there, too"));
+            return Err(wrong(field, "set either zone or the label topology.kubernetes.io/zone"));
         }
     }
     for (j, text) in group.taints.iter().enumerate() {
@@ -319,7 +319,7 @@ fn store(document: &Document, written: Store) -> Result<StoreOptions, Failure> {
     let text = format!("etcd={}", written.endpoints.join(","));
     match StoreOptions::parse(&text, written.ca, written.cert, written.key) {
         Ok(Some(options)) => Ok(options),
-        Ok(None) => Err(document.wrong("store.endpoints", "there are none")),
+        Ok(None) => Err(document.wrong("store.endpoints", "name at least one etcd endpoint")),
         Err(failure) => Err(document.wrong("store", failure.message)),
     }
 }

@@ -82,7 +82,7 @@ enum Command {
         #[command(subcommand)]
         what: Load,
     },
-    /// Not needed: nodes run no image
+    /// Not supported: nodes are not made from an image
     Build {
         #[command(subcommand)]
         what: Build,
@@ -224,7 +224,7 @@ struct LoadArgs {
 
 #[derive(Subcommand)]
 enum Build {
-    /// Not needed: nodes run no image
+    /// Not supported: nodes are not made from an image
     NodeImage {
         #[command(flatten)]
         rest: minikube::Rest,
