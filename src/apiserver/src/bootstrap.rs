@@ -183,7 +183,7 @@ async fn write_objects(backend: &Backend) -> Result<(), Error> {
         .map(|expected| async move { reconcile(backend, expected).await });
     let range = json!({
         "metadata": {"name": "kubernetes"},
-        "spec": {"cidrs": [backend.config.service_cidr.to_string()]},
+        "spec": {"cidrs": [backend.config.service_cidr.trunc().to_string()]},
     });
     let range = ("networking.k8s.io", "servicecidrs", range);
     let own = services::kubernetes_service(backend)

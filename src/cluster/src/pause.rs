@@ -102,8 +102,5 @@ pub(crate) fn failure(profile: &str) -> Failure {
         Kind::NotRunning,
         format!("the cluster '{profile}' is paused"),
     )
-    .advise(format!(
-        "resume it with: {}",
-        command("unpause", profile)
-    ))
+    .advise(format!("resume it with: {}", command("unpause", profile)))
 }

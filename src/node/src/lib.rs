@@ -98,6 +98,7 @@ pub async fn run(config: NodeConfig) -> anyhow::Result<()> {
         runtime: runtime.clone(),
         network: network.clone(),
         pods: pods.clone(),
+        access: Arc::new(server::Access::new(client.clone(), host.name())),
         certificates: Arc::new(identities.certificates()?),
         started: jiff::Timestamp::now(),
         rates: Arc::default(),

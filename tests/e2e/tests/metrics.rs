@@ -87,6 +87,7 @@ fn usage_is_shown_and_scaled_on() {
     );
     scale(&cluster);
     pages(&cluster);
+    scraped_by_a_service_account(&cluster);
     another_server(&cluster);
 }
 
@@ -136,6 +137,55 @@ fn pages(cluster: &Cluster) {
     for part in ["usageNanoCores", "ephemeral-storage", "rootfs"] {
         assert!(summary.contains(part), "{part}\n{summary}");
     }
+}
+
+/// Programs that monitor nodes come with the token of a service account, as Prometheus and
+/// metrics-server do.
+fn scraped_by_a_service_account(cluster: &Cluster) {
+    let token = |account: &str| {
+        let kubectl = |args: &[&str]| cluster.kubectl(args).ok();
+        kubectl(&["create", "serviceaccount", account]);
+        kubectl(&["create", "token", account])
+    };
+    let (scraper, nobody) = (token("scraper"), token("nobody"));
+    let role = [
+        "create",
+        "clusterrole",
+        "scraper",
+        "--verb=get",
+        "--resource=nodes/metrics",
+    ];
+    cluster.kubectl(&role).ok();
+    let binding = [
+        "create",
+        "clusterrolebinding",
+        "scraper",
+        "--clusterrole=scraper",
+    ];
+    let account = "--serviceaccount=default:scraper";
+    cluster.kubectl(&[&binding[..], &[account]].concat()).ok();
+    let node = cluster.rkube(&["ip"]).ok();
+    let get = |path: &str, token: &str| {
+        let url = format!("https://{}:10250{path}", node.trim());
+        let header = format!("Authorization: Bearer {}", token.trim());
+        let mut curl = std::process::Command::new("curl");
+        curl.args(["--silent", "--insecure", "--header", &header, &url]);
+        curl.args(["--write-out", "\n%{http_code}"]);
+        let out = curl.output().expect("curl runs");
+        String::from_utf8_lossy(&out.stdout).into_owned()
+    };
+    let page = get("/metrics/resource", &scraper);
+    assert!(page.contains("node_cpu_usage_seconds_total"), "{page}");
+    let refused = get("/pods", &scraper);
+    let words = "Forbidden (user=system:serviceaccount:default:scraper, verb=get, \
+                 resource=nodes, subresource(s)=[pods proxy])";
+    assert!(
+        refused.contains(words) && refused.ends_with("403"),
+        "{refused}"
+    );
+    assert!(get("/metrics/resource", &nobody).ends_with("403"));
+    assert!(get("/metrics/resource", "no.such.token").ends_with("401"));
+    assert!(get("/rkube/certificates", &scraper).ends_with("403"));
 }
 
 /// Another server may take the group over, and gives it back.

@@ -150,6 +150,8 @@ impl Running<'_> {
                 drop_capabilities: vec!["NET_RAW".into()],
                 ..Security::default()
             },
+            // As a pod without requests: the first to end when memory is short.
+            oom_score_adj: Some(1000),
             log_path: Some(log.clone()),
             ..ContainerSpec::default()
         };

@@ -40,7 +40,7 @@ fn is_of(revision: &ControllerRevision, template: &PodTemplateSpec) -> bool {
         .as_ref()
         .is_some_and(|stored| stored.0 == data(template))
         || self::template(revision)
-            .is_some_and(|stored| crate::common::semantic::equal(&stored, template))
+            .is_some_and(|stored| crate::common::semantic::same_template(&stored, template))
 }
 
 /// Properties of an owner's revisions.

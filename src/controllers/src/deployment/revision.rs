@@ -65,7 +65,7 @@ pub fn same_template(deployment: &Deployment, set: &ReplicaSet) -> bool {
     let Some(present) = set.spec.as_ref().and_then(|spec| spec.template.as_ref()) else {
         return false;
     };
-    semantic::equal(&without_hash(wanted), &without_hash(present))
+    semantic::same_template(&without_hash(wanted), &without_hash(present))
 }
 
 /// Returns the index of the first replica set with the current template. `sets` must be ordered by

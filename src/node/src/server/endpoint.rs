@@ -6,8 +6,8 @@ use jiff::Timestamp;
 use rkube_network::NodeNetwork;
 use rkube_runtime::Runtime;
 
-use super::Certificates;
 use super::stats::{Rates, Sizes};
+use super::{Access, Certificates};
 use crate::host::Host;
 use crate::pods::instance;
 use crate::pods::table::PodTable;
@@ -19,6 +19,7 @@ pub(crate) struct Endpoint {
     pub runtime: Runtime,
     pub network: NodeNetwork,
     pub pods: Arc<PodTable>,
+    pub access: Arc<Access>,
     pub certificates: Arc<Certificates>,
     /// When the agent started.
     pub started: Timestamp,

@@ -5,13 +5,15 @@ use rkube_x509::{Certificate, Roots, Usage, verify};
 use rustls_pki_types::CertificateDer;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
+use super::access::User;
+
 /// Identity of a client of the endpoint.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Identity {
     /// The client has no certificate, or one that the cluster's CA has not signed for clients.
     Anonymous,
-    /// The certificate is valid, but its user may not access the node's endpoint.
-    Unauthorized(String),
+    /// The certificate is valid. The API server knows what its user may.
+    User(User),
     /// The API server, or a member of `system:masters`.
     Trusted,
 }
@@ -20,6 +22,8 @@ pub(crate) enum Identity {
 const API_SERVER: &str = "kube-apiserver-kubelet-client";
 /// Group with full access.
 const MASTERS: &str = "system:masters";
+/// Group of all users that are known.
+const AUTHENTICATED: &str = "system:authenticated";
 
 impl Identity {
     /// Returns the identity for a certificate chain. TLS has verified that the client holds the key
@@ -40,14 +44,17 @@ impl Identity {
             .iter_common_name()
             .find_map(|n| n.as_str().ok())
             .unwrap_or_default();
-        let masters = subject
-            .iter_organization()
-            .any(|o| o.as_str() == Ok(MASTERS));
-        if masters || name == API_SERVER {
-            Self::Trusted
-        } else {
-            Self::Unauthorized(name.to_owned())
+        let organizations = subject.iter_organization().filter_map(|o| o.as_str().ok());
+        let mut groups: Vec<String> = organizations.map(str::to_owned).collect();
+        if name == API_SERVER || groups.iter().any(|group| group == MASTERS) {
+            return Self::Trusted;
         }
+        groups.push(AUTHENTICATED.to_owned());
+        Self::User(User {
+            name: name.to_owned(),
+            groups,
+            ..User::default()
+        })
     }
 }
 
@@ -94,7 +101,11 @@ mod tests {
         assert_eq!(of(leaf(&own, API_SERVER, ClientAuth)), Identity::Trusted);
         assert_eq!(
             of(leaf(&own, "jane", ClientAuth)),
-            Identity::Unauthorized("jane".into())
+            Identity::User(User {
+                name: "jane".into(),
+                groups: vec![AUTHENTICATED.into()],
+                ..User::default()
+            })
         );
         assert_eq!(of(leaf(&own, API_SERVER, ServerAuth)), Identity::Anonymous);
         assert_eq!(

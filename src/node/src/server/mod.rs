@@ -13,6 +13,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 use tracing::{debug, warn};
 
+mod access;
 mod answer;
 mod certificates;
 mod endpoint;
@@ -27,6 +28,7 @@ mod routes;
 mod stats;
 mod volumes;
 
+pub(crate) use access::Access;
 pub(crate) use certificates::Certificates;
 pub(crate) use endpoint::Endpoint;
 

@@ -19,26 +19,19 @@ use crate::pods::table::{PodTable, Snapshot};
 
 /// Serves one request.
 ///
-/// Clients that are not [`Identity::Trusted`] get an error.
+/// Clients that [`Access`](super::Access) does not admit get an error.
 pub(super) async fn handle(
     endpoint: &Endpoint,
     identity: &Identity,
     request: Request<Incoming>,
 ) -> Answer {
-    match identity {
-        Identity::Anonymous => return text(StatusCode::UNAUTHORIZED, "Unauthorized"),
-        Identity::Unauthorized(name) => {
-            return text(
-                StatusCode::FORBIDDEN,
-                format!(
-                    "Forbidden (user={name}, verb={}, resource=nodes, subresource=proxy)",
-                    request.method().as_str().to_lowercase()
-                ),
-            );
-        }
-        Identity::Trusted => {}
-    }
     let path = request.uri().path().to_owned();
+    let admitted = endpoint
+        .access
+        .admit(identity, request.method(), &path, request.headers());
+    if let Err(answer) = admitted.await {
+        return answer;
+    }
     let parts: Vec<String> = path
         .split('/')
         .filter(|p| !p.is_empty())
@@ -48,6 +41,8 @@ pub(super) async fn handle(
     let query = Query::parse(request.uri().query().unwrap_or_default());
     let get = request.method() == Method::GET;
     match parts.as_slice() {
+        // What the kubelet does not have is for the control plane.
+        ["rkube", ..] if *identity != Identity::Trusted => not_found(),
         ["healthz" | "livez" | "readyz", ..] => text(StatusCode::OK, "ok"),
         ["pods"] if get => pods(&endpoint.pods, false),
         ["runningpods"] if get => pods(&endpoint.pods, true),
@@ -174,7 +169,7 @@ fn configz(host: &Host) -> Answer {
         "port": ports::KUBELET,
         "readOnlyPort": 0,
         "address": "0.0.0.0",
-        "authentication": {"anonymous": {"enabled": false}, "webhook": {"enabled": false}},
+        "authentication": {"anonymous": {"enabled": false}, "webhook": {"enabled": true, "cacheTTL": "2m0s"}},
         "authorization": {"mode": "Webhook"},
         "cgroupDriver": "cgroupfs",
         "cgroupsPerQOS": true,

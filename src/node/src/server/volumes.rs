@@ -46,9 +46,7 @@ fn set_aside(root: &Path, name: &str) -> io::Result<()> {
     match std::fs::rename(root.join(name), root.join(format!("{DELETED}{name}"))) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
         // A deletion was interrupted, and a volume of the same name came back.
-        Err(e) if e.kind() == io::ErrorKind::DirectoryNotEmpty => {
-            remove(&root.join(name))
-        }
+        Err(e) if e.kind() == io::ErrorKind::DirectoryNotEmpty => remove(&root.join(name)),
         result => result,
     }
 }

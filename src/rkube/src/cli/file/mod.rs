@@ -288,7 +288,10 @@ fn spec(document: &Document, i: usize, group: Node) -> Result<NodeSpec, Failure>
         let value = scalar(&value).ok_or_else(|| wrong(field, "label values must be strings"))?;
         labels::check(&key, &value).map_err(|why| wrong(field, &why))?;
         if spec.labels.insert(key, value).is_some() {
-            return Err(wrong(field, "set either zone or the label topology.kubernetes.io/zone"));
+            return Err(wrong(
+                field,
+                "set either zone or the label topology.kubernetes.io/zone",
+            ));
         }
     }
     for (j, text) in group.taints.iter().enumerate() {

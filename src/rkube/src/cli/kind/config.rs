@@ -305,7 +305,8 @@ fn spec(
     }
     let mut spec = NodeSpec::default();
     for (key, value) in node.labels.unwrap_or_default() {
-        let value = scalar(&value).ok_or_else(|| wrong("labels", "label values must be strings"))?;
+        let value =
+            scalar(&value).ok_or_else(|| wrong("labels", "label values must be strings"))?;
         labels::check(&key, &value).map_err(|why| wrong("labels", &why))?;
         spec.labels.insert(key, value);
     }

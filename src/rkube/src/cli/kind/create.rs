@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 
-use rkube_cluster::{Home, NodeSpec, StartOptions, make_private_dir};
+use rkube_cluster::{Home, NodeSpec, StartOptions, io_failure};
 use rkube_failure::{Failure, Kind, Source};
 
 use super::super::file::File as ClusterFile;
@@ -42,9 +42,10 @@ pub(super) async fn run(
         .advise("choose another name with --name, or delete that cluster first"));
     }
     for mount in config.nodes.iter().flat_map(|node| &node.mounts) {
-        // As a container engine does.
+        // As a container engine does, with its mode: pods of any user may read it.
         if !mount.host.exists() {
-            make_private_dir(&mount.host)?;
+            std::fs::create_dir_all(&mount.host)
+                .map_err(|e| io_failure("create", &mount.host, &e))?;
         }
     }
     let kubeconfig = args.file.kubeconfig.clone();
