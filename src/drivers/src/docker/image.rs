@@ -153,6 +153,11 @@ async fn find(engine: &Engine, digest: Option<&str>) -> Result<Vec<ImageSummary>
         .map_err(|e| failure("cannot list the engine's images", &e))
 }
 
+/// Returns whether the engine has a node image of this ID.
+pub async fn is_there(engine: &Engine, id: &str) -> Result<bool, Failure> {
+    Ok(find(engine, None).await?.iter().any(|image| image.id == id))
+}
+
 fn config(digest: &str, architecture: &str) -> Result<Vec<u8>, Failure> {
     let broken = |e: serde_json::Error| {
         Failure::new(

@@ -36,6 +36,9 @@ use crate::types::{ClusterPlan, Driver, Endpoints, Log, NodeState, Problem};
 
 pub use boot::docker_init;
 
+/// How often a start loads the node image that another one has removed meanwhile.
+const START_ATTEMPTS: u32 = 4;
+
 /// The docker driver.
 pub struct Docker;
 
@@ -199,15 +202,23 @@ impl Driver for Docker {
     ) -> BoxFuture<'a, Result<(), Failure>> {
         Box::pin(async move {
             let engine = Engine::connect().await?;
-            let image = image::ensure(&engine, &plan.binary).await?;
-            let network = network::ensure(&engine, plan).await?;
-            let there = by_node(&engine, plan).await?;
-            let starts = nodes.iter().map(|name| {
-                let existing = there.get(name);
-                node::start(&engine, plan, name, &image, &network, existing)
-            });
-            try_join_all(starts).await?;
-            image::prune(&engine, Some(&image)).await
+            let mut attempts = START_ATTEMPTS;
+            loop {
+                attempts -= 1;
+                let image = image::ensure(&engine, &plan.binary).await?;
+                let network = network::ensure(&engine, plan).await?;
+                let there = by_node(&engine, plan).await?;
+                let starts = nodes.iter().map(|name| {
+                    let existing = there.get(name);
+                    node::start(&engine, plan, name, &image, &network, existing)
+                });
+                match try_join_all(starts).await {
+                    Ok(_) => return image::prune(&engine, Some(&image)).await,
+                    // Until a container uses the image, the end of another cluster removes it.
+                    Err(_) if attempts > 0 && !image::is_there(&engine, &image).await? => {}
+                    Err(failure) => return Err(failure),
+                }
+            }
         })
     }
 
