@@ -470,9 +470,15 @@ impl Store {
             .image_context(|| "cannot lock the image store".into())?;
         let mut used: HashSet<String> = HashSet::new();
         for path in paths_in(&self.shared.join("nodes"))? {
-            let text = fs::read_to_string(&path)
-                .image_context(|| format!("cannot read {}", path.display()))?;
-            used.extend(text.lines().map(str::to_string));
+            match fs::read_to_string(&path) {
+                Ok(text) => used.extend(text.lines().map(str::to_string)),
+                // Another removal has replaced a list: this was the new one under the name that it
+                // had while it was written. Nobody adds references meanwhile.
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                Err(e) => {
+                    return Err(e).image_context(|| format!("cannot read {}", path.display()));
+                }
+            }
         }
         // No pull or load is in progress, so partial content is abandoned.
         for path in paths_in(&self.ingest_dir())? {
