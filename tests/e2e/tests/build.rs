@@ -11,7 +11,7 @@ ARG BASE=test/base:1
 FROM $BASE AS build
 ARG VERSION=none
 ENV GREETING="hello ${VERSION}"
-WORKDIR /work
+WORKDIR /made
 COPY src/*.txt ./
 RUN --mount=type=secret,id=key --mount=type=tmpfs,target=/tmp/x <<EOF
 set -e
@@ -26,7 +26,7 @@ FROM test/base:1
 RUN --network=none ln -s /etc /out && rm /bin/seq
 USER web
 WORKDIR /home/web
-COPY --from=build --chown=web:web --chmod=640 /work/all ./
+COPY --from=build --chown=web:web --chmod=640 /made/all ./
 ENTRYPOINT ["sh", "-c"]
 CMD ["cat all; id -u; test ! -e /bin/seq && echo gone; sleep 3600"]
 "#;
