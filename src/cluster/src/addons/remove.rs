@@ -54,17 +54,19 @@ pub(super) async fn members(
     Ok(())
 }
 
-/// Returns parameters that delete only the object with this UID, after its dependents.
-pub(super) fn exactly(uid: &str) -> DeleteParams {
-    DeleteParams::foreground().preconditions(Preconditions {
+/// Returns the precondition that an object has this UID.
+pub(super) fn exactly(uid: &str) -> Preconditions {
+    Preconditions {
         uid: Some(uid.to_owned()),
         resource_version: None,
-    })
+    }
 }
 
 async fn delete(server: &Server, member: &Member) -> Result<(), Failure> {
     let api = server.api(&member.resource, member.namespace.as_deref());
-    let deleted = api.delete(&member.name, &exactly(&member.uid)).await;
+    // Its dependents go first.
+    let params = DeleteParams::foreground().preconditions(exactly(&member.uid));
+    let deleted = api.delete(&member.name, &params).await;
     match none_if_missing(deleted.map(drop)) {
         Ok(_) => Ok(()),
         // The object was replaced or is being deleted; the caller's wait detects both.

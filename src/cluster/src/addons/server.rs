@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use k8s_openapi::api::core::v1::ConfigMap;
-use kube::api::{ApiResource, DynamicObject, ListParams, Patch, PatchParams};
+use kube::api::{ApiResource, DeleteParams, DynamicObject, ListParams, Patch, PatchParams};
 use kube::core::GroupVersionKind;
 use kube::discovery::{Discovery, Scope as KindScope, verbs};
 use kube::{Api, Client, ResourceExt};
@@ -205,7 +205,9 @@ impl Server {
     /// Deletes a parent unless it has been replaced by another object.
     pub(super) async fn delete_parent(&self, addon: &str, uid: &str) -> Result<(), Failure> {
         let name = applyset::parent_name(addon);
-        let params = super::remove::exactly(uid);
+        // The parent owns nothing. In the foreground, it would exist until the garbage collector
+        // has seen that, after the caller has reported the addon as disabled.
+        let params = DeleteParams::background().preconditions(super::remove::exactly(uid));
         let deleted = self.parents().delete(&name, &params).await;
         match none_if_missing(deleted) {
             Ok(_) => Ok(()),

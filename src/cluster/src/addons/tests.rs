@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::io::{Read as _, Write as _};
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Secret};
 use kube::api::{Api, DeleteParams, ListParams, PostParams};
@@ -64,6 +64,14 @@ impl Progress for Told {
 
 impl Cluster {
     async fn start() -> Self {
+        let (cluster, server, ca) = Self::without_controllers().await;
+        let client = server.client("system:kube-controller-manager", &["system:masters"]);
+        let settings = rkube_controllers::Config::new(ca, None, "10.244.0.0/16".parse().unwrap());
+        tokio::spawn(rkube_controllers::run(client, settings));
+        cluster
+    }
+
+    async fn without_controllers() -> (Self, Arc<ApiServer>, String) {
         let folder = tempfile::tempdir().unwrap();
         let store = EmbeddedStore::open(&folder.path().join("store"), EmbeddedOptions::default());
         let (pki, ca) = authority();
@@ -79,14 +87,12 @@ impl Cluster {
             audit: None,
         };
         let server = ApiServer::new(config).await.unwrap();
-        let client = server.client("system:kube-controller-manager", &["system:masters"]);
-        let settings = rkube_controllers::Config::new(ca, None, "10.244.0.0/16".parse().unwrap());
-        tokio::spawn(rkube_controllers::run(client, settings));
-        Self {
+        let cluster = Self {
             client: server.client("tester", &["system:masters"]),
             home: Home::at(folder.path().join("home")),
             _folder: folder,
-        }
+        };
+        (cluster, server, ca)
     }
 
     /// Writes an addon to the user's directory of addons.
@@ -304,6 +310,18 @@ async fn an_addon_comes_changes_and_goes() {
     assert_eq!(cluster.disable("things").await.unwrap(), Some(()));
     assert_eq!(cluster.members().await, BTreeSet::new());
     assert_eq!(cluster.disable("things").await.unwrap(), None);
+}
+
+/// Without a garbage collector: nothing of the addon waits for it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_addon_without_objects_is_disabled_at_once() {
+    let (cluster, _server, _) = Cluster::without_controllers().await;
+    let refused = "{apiVersion: v1, kind: Secret, metadata: {name: -, namespace: default}}";
+    cluster.write("a", &["file: a.yaml"], &[("a.yaml", refused)]);
+    cluster.enable("a").await.unwrap_err();
+    assert_eq!(cluster.status("a").await, Status::Incomplete);
+    cluster.disable("a").await.unwrap().unwrap();
+    assert_eq!(cluster.status("a").await, Status::Disabled);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
