@@ -174,8 +174,11 @@ fn scraped_by_a_service_account(cluster: &Cluster) {
         let out = curl.output().expect("curl runs");
         String::from_utf8_lossy(&out.stdout).into_owned()
     };
-    let page = get("/metrics/resource", &scraper);
-    assert!(page.contains("node_cpu_usage_seconds_total"), "{page}");
+    // The role takes effect when the authorizer has seen it.
+    rkube_testing::eventually("metrics of the node", || {
+        let page = get("/metrics/resource", &scraper);
+        page.contains("node_cpu_usage_seconds_total").then_some(())
+    });
     let refused = get("/pods", &scraper);
     let words = "Forbidden (user=system:serviceaccount:default:scraper, verb=get, \
                  resource=nodes, subresource(s)=[pods proxy])";
