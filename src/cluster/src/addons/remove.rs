@@ -3,11 +3,11 @@
 use std::time::{Duration, Instant};
 
 use kube::Client;
-use kube::api::{DeleteParams, Preconditions};
+use kube::api::DeleteParams;
 use rkube_failure::{Failure, Kind, Source};
 
 use super::applyset::{self, State};
-use super::server::{Member, Server, failure, none_if_missing};
+use super::server::{Member, Server, exactly, failure, none_if_missing};
 use crate::Progress;
 
 /// Timeout of the removal. Pods have a grace period of 30 seconds.
@@ -52,14 +52,6 @@ pub(super) async fn members(
         wait_until_gone(server, step, deadline, addon).await?;
     }
     Ok(())
-}
-
-/// Returns the precondition that an object has this UID.
-pub(super) fn exactly(uid: &str) -> Preconditions {
-    Preconditions {
-        uid: Some(uid.to_owned()),
-        resource_version: None,
-    }
 }
 
 async fn delete(server: &Server, member: &Member) -> Result<(), Failure> {

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use k8s_openapi::api::core::v1::ConfigMap;
-use kube::api::{ApiResource, DeleteParams, DynamicObject, ListParams, Patch, PatchParams};
+use kube::api::{
+    ApiResource, DeleteParams, DynamicObject, ListParams, Patch, PatchParams, Preconditions,
+};
 use kube::core::GroupVersionKind;
 use kube::discovery::{Discovery, Scope as KindScope, verbs};
 use kube::{Api, Client, ResourceExt};
@@ -207,7 +209,7 @@ impl Server {
         let name = applyset::parent_name(addon);
         // The parent owns nothing. In the foreground, it would exist until the garbage collector
         // has seen that, after the caller has reported the addon as disabled.
-        let params = DeleteParams::background().preconditions(super::remove::exactly(uid));
+        let params = DeleteParams::background().preconditions(exactly(uid));
         let deleted = self.parents().delete(&name, &params).await;
         match none_if_missing(deleted) {
             Ok(_) => Ok(()),
@@ -276,6 +278,14 @@ pub(super) async fn parents(client: Client) -> kube::Result<Vec<Parent>> {
     let found = api.list(&ListParams::default().labels(ADDON)).await?;
     let parents = found.items.iter().filter_map(|o| Parent::read(o).ok());
     Ok(parents.collect())
+}
+
+/// Returns the precondition that an object has this UID.
+pub(super) fn exactly(uid: &str) -> Preconditions {
+    Preconditions {
+        uid: Some(uid.to_owned()),
+        resource_version: None,
+    }
 }
 
 async fn discover(client: &Client) -> Result<Discovery, Failure> {
