@@ -233,12 +233,6 @@ impl Controller for AccountTokens {
     }
 }
 
-/// Returns the account of a secret as text, by which the secrets of an account are found.
-pub fn index(secret: &Secret) -> Option<String> {
-    let account = account_of(secret);
-    (!account.name.is_empty()).then(|| account.to_string())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -293,7 +287,5 @@ mod tests {
         assert!(is_for(&secret(json!({}), "u1"), &account("sa")));
         assert!(!is_for(&secret(json!({}), "u2"), &account("sa")));
         assert!(!is_for(&secret(json!({}), ""), &account("other")));
-        assert_eq!(index(&secret(json!({}), "")).as_deref(), Some("ns/sa"));
-        assert_eq!(index(&Secret::default()), None);
     }
 }

@@ -15,12 +15,9 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::Config;
-use crate::events::Recorder;
+use crate::events::{FIELD_MANAGER, Recorder};
 use crate::informers::{Object, Store};
 use crate::kinds::Informers;
-
-/// Field manager of all writes, the same as upstream's.
-pub const FIELD_MANAGER: &str = "kube-controller-manager";
 
 /// Why a controller could not process an item.
 #[derive(Debug, thiserror::Error)]

@@ -15,7 +15,6 @@ use rkube_component_helpers::label_selector::{self, Labels};
 
 use crate::common::owners;
 use crate::context::Result;
-use crate::gc::{Collector, Node};
 use crate::informers::{Change, Key, Object, Store, Versioned};
 use crate::queue::Queue;
 
@@ -88,17 +87,6 @@ impl<I: Item> Watches<I> {
         let queue = self.queue.clone();
         store.on_change(move |change| map(change, &queue));
         self.reads(store)
-    }
-
-    /// Calls `map` with every object, of any kind, that was deleted.
-    pub fn on_gone(
-        &mut self,
-        collector: &Collector,
-        map: impl Fn(&Node, &Queue<I>) + Send + Sync + 'static,
-    ) -> &mut Self {
-        let queue = self.queue.clone();
-        collector.on_gone(move |node| map(node, &queue));
-        self
     }
 }
 

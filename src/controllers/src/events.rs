@@ -4,7 +4,8 @@ pub use rkube_client::events::{Recorder, Severity};
 
 use rkube_client::events::{Settings, Style};
 
-use crate::context::FIELD_MANAGER;
+/// Field manager of all writes, the same as upstream's.
+pub const FIELD_MANAGER: &str = "kube-controller-manager";
 
 /// Returns the settings of the controllers' recorder.
 pub fn settings() -> Settings {

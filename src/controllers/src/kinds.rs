@@ -22,8 +22,8 @@ use k8s_openapi::api::storage::v1::{StorageClass, VolumeAttributesClass};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::Client;
 
-use crate::discovery::Served;
 use crate::informers::{Object, Source, Store, reflect};
+use crate::served::Served;
 use rkube_client::supervise::supervise;
 
 /// Name of the config map with the cluster's CA certificate in every namespace.
@@ -159,7 +159,10 @@ informers! {
     /// Bootstrap tokens.
     bootstrap_tokens: Secret = Store::new(), Some("kube-system"), Some("type=bootstrap.kubernetes.io/token");
     /// Secrets with tokens of service accounts, indexed by `namespace/account`.
-    account_tokens: Secret = Store::indexed_by(crate::account_tokens::index), None, Some("type=kubernetes.io/service-account-token");
+    account_tokens: Secret = Store::indexed_by(|secret| {
+        let account = secret.metadata.annotations.as_ref()?.get("kubernetes.io/service-account.name")?;
+        Some(format!("{}/{account}", secret.metadata.namespace.as_deref()?))
+    }), None, Some("type=kubernetes.io/service-account-token");
     /// Resource quotas.
     quotas: ResourceQuota = Store::new(), None, None;
     /// Horizontal pod autoscalers.

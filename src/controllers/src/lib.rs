@@ -29,6 +29,7 @@ pub mod pod_gc;
 pub mod queue;
 pub mod quota;
 pub mod replicaset;
+pub mod served;
 pub mod service_accounts;
 pub mod statefulset;
 pub mod volumes;

@@ -11,10 +11,11 @@ use serde_json::json;
 
 use crate::context::{Context, Error, Result, optional};
 use crate::controller::{Controller, Watches};
-use crate::discovery::{Served, discover};
+use crate::discovery::discover;
 use crate::gc::Collector;
 use crate::informers::Key;
 use crate::queue::Queue;
+use crate::served::Served;
 
 const NAME: &str = "namespace-controller";
 /// Number of namespaces processed concurrently.
@@ -208,21 +209,21 @@ impl Controller for NamespaceController {
 
     fn watch(&self, watches: &mut Watches<Key>) {
         let namespaces = self.ctx.informers.namespaces.clone();
-        watches
-            .on(&self.ctx.informers.namespaces, |change, queue| {
-                let namespace = change.object();
-                if namespace.metadata.deletion_timestamp.is_some() && !change.is_deletion() {
-                    queue.add(Key::of(&namespace.metadata));
-                }
-            })
-            // An object was deleted; it may have been the last one.
-            .on_gone(&self.collector, move |node, queue| {
-                if let Some(namespace) = namespaces.get("", &node.namespace)
-                    && namespace.metadata.deletion_timestamp.is_some()
-                {
-                    queue.add_after(Key::of(&namespace.metadata), Duration::from_millis(20));
-                }
-            });
+        watches.on(&self.ctx.informers.namespaces, |change, queue| {
+            let namespace = change.object();
+            if namespace.metadata.deletion_timestamp.is_some() && !change.is_deletion() {
+                queue.add(Key::of(&namespace.metadata));
+            }
+        });
+        // An object was deleted; it may have been the last one.
+        let queue = self.queue.clone();
+        self.collector.on_gone(move |node| {
+            if let Some(namespace) = namespaces.get("", &node.namespace)
+                && namespace.metadata.deletion_timestamp.is_some()
+            {
+                queue.add_after(Key::of(&namespace.metadata), Duration::from_millis(20));
+            }
+        });
     }
 
     async fn reconcile(&self, key: Key) -> Result<()> {

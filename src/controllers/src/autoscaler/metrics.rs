@@ -17,7 +17,7 @@ use serde_json::Value;
 
 use super::replicas::Sample;
 use crate::context::{Context, Error};
-use crate::discovery::Served;
+use crate::served::Served;
 
 /// The result of a query, with upstream's message.
 pub type Answer<T> = Result<T, String>;

@@ -21,11 +21,11 @@ use rkube_api::selector::LabelSelector;
 
 use crate::context::{Context, Error, Result, optional};
 use crate::controller::{Controller, Watches};
-use crate::discovery::Served;
 use crate::events::Severity::{Normal, Warning};
 use crate::gc::Collector;
 use crate::informers::Key;
 use crate::queue::Queue;
+use crate::served::Served;
 use rkube_component_helpers::conditions::set_condition;
 use rkube_component_helpers::label_selector::labels_or_empty;
 

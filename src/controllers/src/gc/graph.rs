@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
-use crate::discovery::Served;
+use crate::served::Served;
 
 /// Finalizer of an object whose dependents are deleted first.
 pub const FOREGROUND: &str = "foregroundDeletion";

@@ -22,9 +22,9 @@ use serde_json::json;
 
 use crate::context::{Context, Error, Result, optional};
 use crate::controller::{Controller, Watches};
-use crate::discovery::Served;
 use crate::events::Severity::Warning;
 use crate::queue::Queue;
+use crate::served::Served;
 
 pub use graph::{Node, Task};
 pub use monitor::Monitors;
@@ -168,7 +168,7 @@ async fn patch(ctx: &Context, node: &Node, metadata: serde_json::Value) -> Resul
         "{}/{}?fieldManager={}",
         node.resource.path(&node.namespace),
         node.name,
-        crate::context::FIELD_MANAGER
+        crate::events::FIELD_MANAGER
     );
     let body = json!({ "metadata": metadata }).to_string().into_bytes();
     let answer: Result<serde::de::IgnoredAny> = ctx

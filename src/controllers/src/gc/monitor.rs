@@ -12,8 +12,9 @@ use tokio::task::JoinSet;
 
 use super::{Collector, PATIENCE};
 use crate::context::Context;
-use crate::discovery::{Served, discover};
+use crate::discovery::discover;
 use crate::informers::{Sink, Source, Versioned, reflect};
+use crate::served::Served;
 use rkube_client::supervise::supervise;
 
 /// Resources without owners or dependents that change too often to be worth watching.

@@ -59,7 +59,8 @@ impl Controller for QuotaController {
             _ => queue.add(Key::of(&change.object().metadata)),
         });
         let quotas = informers.quotas.clone();
-        watches.on_gone(&self.collector, move |node, queue| {
+        let queue = self.queue.clone();
+        self.collector.on_gone(move |node| {
             for quota in quotas.in_namespace(&node.namespace) {
                 queue.add_after(Key::of(&quota.metadata), GATHER);
             }
