@@ -21,7 +21,7 @@ use crate::apiextensions::versions::CrdVersions;
 use crate::cache::{Cache, CachedObject, FieldExtractor, ResourceCache};
 use crate::convert;
 use crate::negotiate::MediaTypes;
-use crate::usage;
+use crate::usage::kinds;
 use rkube_request::RequestInfo;
 
 /// A resource in one served version, with everything that handlers need.
@@ -99,7 +99,7 @@ impl Resource {
     /// Creates a resource of the group `metrics.k8s.io`.
     fn usage(row: ResourceInfo, cache: &Cache) -> Self {
         let storage_version = convert::StorageVersion::of(&row);
-        let kind_data = ResourceKind::Usage(Structural::root(usage::schema(&row)));
+        let kind_data = ResourceKind::Usage(Structural::root(kinds::schema(&row)));
         Self::new(row, storage_version, kind_data, cache)
     }
 
@@ -194,7 +194,7 @@ impl Resource {
     pub fn openapi_schema(&self) -> Option<&Value> {
         match &self.kind_data {
             ResourceKind::Custom { custom, .. } => Some(custom.schema_value()),
-            ResourceKind::Usage(_) => Some(usage::schema(&self.row)),
+            ResourceKind::Usage(_) => Some(kinds::schema(&self.row)),
             ResourceKind::Builtin { .. } | ResourceKind::Virtual => None,
         }
     }
@@ -342,7 +342,7 @@ impl Resource {
     pub fn columns(&self) -> Vec<Value> {
         match &self.kind_data {
             ResourceKind::Custom { custom, .. } => custom.columns(),
-            ResourceKind::Usage(_) => usage::columns(),
+            ResourceKind::Usage(_) => kinds::columns(),
             _ => table::columns(&self.row.group, &self.row.kind)
                 .iter()
                 .map(|c| c.to_value())
@@ -355,7 +355,7 @@ impl Resource {
         let now = jiff::Timestamp::now();
         match &self.kind_data {
             ResourceKind::Custom { custom, .. } => Value::Array(custom.cells(object, now)),
-            ResourceKind::Usage(_) => usage::cells(object),
+            ResourceKind::Usage(_) => kinds::cells(object),
             _ => Value::Array(table::cells(&self.row.group, &self.row.kind, object, now)),
         }
     }
@@ -448,7 +448,7 @@ impl Resources {
             .iter()
             .map(|row| Resource::builtin(row, cache))
             .chain(
-                usage::rows()
+                kinds::rows()
                     .into_iter()
                     .map(|row| Resource::usage(row, cache)),
             )
