@@ -5,6 +5,7 @@
 mod plan;
 mod revision;
 mod scale;
+mod state;
 mod status;
 
 use std::sync::Arc;
@@ -21,7 +22,8 @@ use crate::informers::{Change, Key, Store};
 use crate::queue::Queue;
 use rkube_component_helpers::label_selector;
 
-use plan::{Action, Plan};
+use plan::Plan;
+use state::Action;
 
 /// The controller's name in events.
 const COMPONENT: &str = "deployment-controller";
@@ -96,7 +98,7 @@ fn enqueue_recreate(
         .and_then(|set| owners::controller_name::<Deployment>(&set.metadata).map(str::to_owned))
         .and_then(|name| deployments.get(namespace, &name));
     if let Some(deployment) = deployment
-        && plan::is_recreate(&deployment)
+        && state::is_recreate(&deployment)
     {
         queue.add(Key::of(&deployment.metadata));
     }

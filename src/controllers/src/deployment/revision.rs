@@ -7,7 +7,7 @@ use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet, ReplicaSetSpec};
 use k8s_openapi::api::core::v1::PodTemplateSpec;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
-use super::plan::{Action, State, replicas};
+use super::state::{Action, State, replicas};
 use super::{scale, status};
 use crate::common::{hash, owners, semantic};
 

@@ -3,8 +3,8 @@
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
-use super::plan::{Action, State, available, is_recreate, replicas, set_replicas, sum};
 use super::revision;
+use super::state::{Action, State, available, is_recreate, replicas, set_replicas, sum};
 use crate::common::intstr;
 
 /// Returns `maxSurge` and `maxUnavailable` as numbers of pods.

@@ -7,8 +7,8 @@ use k8s_openapi::api::apps::v1::{Deployment, DeploymentCondition, DeploymentStat
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use rkube_component_helpers::time;
 
-use super::plan::{State, available, replicas, set_replicas, sum};
 use super::scale;
+use super::state::{State, available, replicas, set_replicas, sum};
 
 const AVAILABLE: &str = "NewReplicaSetAvailable";
 const TIMED_OUT: &str = "ProgressDeadlineExceeded";
@@ -154,7 +154,7 @@ fn calculate(state: &State) -> DeploymentStatus {
         })),
         available_replicas: Some(all_available),
         unavailable_replicas: Some(sum(&set_replicas).saturating_sub(all_available).max(0)),
-        terminating_replicas: terminating.map(super::plan::sum),
+        terminating_replicas: terminating.map(super::state::sum),
         collision_count: old.collision_count,
         conditions: old.conditions,
     };

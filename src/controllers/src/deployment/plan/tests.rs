@@ -1,4 +1,5 @@
 use super::super::revision::{DESIRED, REVISION};
+use super::super::state::available;
 use super::*;
 use crate::common::extremes;
 use crate::common::pods::testing::at;
