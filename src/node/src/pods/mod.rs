@@ -103,6 +103,7 @@ fn dispatch(context: &Arc<PodContext>, pod: Arc<Pod>, adopted: &mut HashMap<Stri
                 allocatable: host.allocatable(),
                 labels: context.node.labels(),
                 sysctls: &host.sysctls,
+                pressure: *context.pressure.borrow(),
             };
             let rejection = admission::admit(&pod, others, &node).err();
             rejection.map(|rejection| {

@@ -19,7 +19,7 @@ mod tasks;
 pub(crate) use state::Adopted;
 
 use super::context::PodContext;
-use super::reason::Reason;
+use super::reason::{Eviction, Reason};
 use super::table::{Snapshot, WorkerEvent, WorkerHandle};
 use crate::kinds::*;
 use crate::recorder::Severity::Normal;
@@ -110,9 +110,11 @@ impl Worker {
             WorkerEvent::Updated(pod) => self.update(pod),
             WorkerEvent::Removed => self.removed = true,
             WorkerEvent::ContainerChanged(id) => self.refresh(&id),
-            WorkerEvent::Evicted(reason) => {
+            WorkerEvent::Evicted(eviction) => {
                 if self.failure.is_none() && self.stage == Stage::Live {
-                    self.failure = Some(reason);
+                    let message = eviction.message.clone();
+                    self.failure = Some(Reason::new(Eviction::REASON, message));
+                    self.eviction = Some(eviction);
                 }
             }
         }

@@ -36,6 +36,7 @@ impl Worker {
                 .failure
                 .as_ref()
                 .filter(|_| self.stage != Stage::Stopping),
+            is_disrupted: self.eviction.as_ref().is_some_and(|e| e.is_disruption),
             resizing: self.resizing(),
             resources: &|i| self.record.actual(i).cloned(),
             now: now(),

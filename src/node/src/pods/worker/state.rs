@@ -16,7 +16,7 @@ use super::super::instance::{Instance, Instances};
 use super::super::object_hold::{ObjectHold, SharedHold};
 use super::super::plan::SandboxView;
 use super::super::probes::{ProbeResult, Probes};
-use super::super::reason::Reason;
+use super::super::reason::{Eviction, Reason};
 use super::super::resize::{Applied, Record};
 use super::super::sandbox::{self, NewSandbox, NotCreated};
 use super::super::start::NotStarted;
@@ -121,6 +121,8 @@ pub(crate) struct Worker {
     pub(super) stage: Stage,
     /// Why the node rejected, evicted or failed the pod.
     pub(super) failure: Option<Reason>,
+    /// How the node evicts the pod, if it does.
+    pub(super) eviction: Option<Eviction>,
     /// Whether the API no longer has the pod.
     pub(super) removed: bool,
     /// Whether the records for `kubectl logs` are removed or being removed.
@@ -180,6 +182,7 @@ impl Worker {
             resize: ResizeState::default(),
             stage: Stage::Live,
             failure,
+            eviction: None,
             removed: false,
             records_removed: false,
             cancel: CancellationToken::new(),
