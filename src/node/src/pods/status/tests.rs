@@ -40,6 +40,7 @@ fn instance(state: State, exit_code: i32, attempt: u32) -> Instance {
         created_at: jiff::Timestamp::UNIX_EPOCH,
         started_at: Some(jiff::Timestamp::UNIX_EPOCH),
         finished_at: Some(jiff::Timestamp::UNIX_EPOCH),
+        ended: None,
         exit_code,
         reason: String::new(),
         message: String::new(),

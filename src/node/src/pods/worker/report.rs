@@ -1,8 +1,8 @@
 //! Reports a pod's state to the API and to the node's endpoint.
 
 use std::sync::Arc;
+use std::time::Instant;
 
-use jiff::Timestamp;
 use kube::Api;
 use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
 
@@ -64,7 +64,7 @@ impl Worker {
         if self
             .publication
             .retry_at
-            .is_some_and(|at| at > Timestamp::now())
+            .is_some_and(|at| at > Instant::now())
         {
             return;
         }

@@ -3,8 +3,8 @@
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Instant;
 
-use jiff::Timestamp;
 use rkube_runtime::{ContainerStatus as RuntimeContainer, Sandbox, SandboxState};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -93,7 +93,7 @@ pub(super) struct InFlight {
 #[derive(Default)]
 pub(super) struct Publication {
     /// Time of the next attempt after a failure.
-    pub retry_at: Option<Timestamp>,
+    pub retry_at: Option<Instant>,
     /// Consecutive failures.
     pub failures: u32,
 }
@@ -138,7 +138,7 @@ pub(crate) struct Worker {
     /// Waiting reasons by container name.
     pub(super) waiting: HashMap<String, Reason>,
     /// Time of the next attempt by container name, or by [`SANDBOX`].
-    pub(super) retry_at: HashMap<String, Timestamp>,
+    pub(super) retry_at: HashMap<String, Instant>,
     /// IDs of the exited containers for which a `BackOff` event was recorded.
     pub(super) backoff_recorded: HashSet<String>,
     pub(super) publication: Publication,
@@ -246,6 +246,7 @@ impl Worker {
                 if known.exited() {
                     // The message was already read when the container exited.
                     instance.message.clone_from(&known.message);
+                    instance.ended = known.ended;
                 }
                 *known = instance;
             }
