@@ -40,6 +40,7 @@ impl Worker {
                 .probe
                 .and_then(|p| self.probe_grace(&kill.name, p))
                 .unwrap_or_else(|| self.pod.grace_seconds());
+            self.restarting.begin(&kill.name);
             self.stop_container(&kill.name, &kill.id, grace, Some(kill.message));
         }
         if let Some(attempt) = plan.create_sandbox {
@@ -48,6 +49,7 @@ impl Worker {
         let mut next: Option<Instant> = resize;
         for name in plan.start {
             if let Some(at) = self.held_back(&name, now) {
+                self.restarting.end(&name);
                 next = Some(next.map_or(at, |n| n.min(at)));
                 continue;
             }

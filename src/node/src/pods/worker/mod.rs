@@ -12,6 +12,7 @@ use tokio::sync::{mpsc, watch};
 mod live;
 mod report;
 mod resize;
+mod restarting;
 mod state;
 mod stop;
 mod tasks;
@@ -80,6 +81,7 @@ impl Worker {
             let pause = next
                 .into_iter()
                 .chain(self.publication.retry_at)
+                .chain(self.publication.held_until)
                 .min()
                 .map_or(RESYNC_PERIOD, |at| {
                     at.saturating_duration_since(Instant::now())

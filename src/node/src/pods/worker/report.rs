@@ -6,6 +6,7 @@ use std::time::Instant;
 use kube::Api;
 use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
 
+use super::super::instance::{Instance, latest};
 use super::super::status::{self, Facts};
 use super::super::table::Snapshot;
 use super::state::{Stage, TaskResult, Worker};
@@ -59,6 +60,13 @@ impl Worker {
             sandbox: self.sandbox.as_ref().map(|s| s.id.clone()),
         });
         if self.in_flight.publish || self.removed {
+            return;
+        }
+        self.publication.held_until = self.restarting.held(
+            |name| latest(&self.instances, name).is_some_and(Instance::running),
+            Instant::now(),
+        );
+        if self.publication.held_until.is_some() {
             return;
         }
         if self

@@ -22,6 +22,7 @@ use super::super::sandbox::{self, NewSandbox, NotCreated};
 use super::super::start::NotStarted;
 use super::super::table::{Snapshot, WorkerEvent};
 use super::resize::ResizeState;
+use super::restarting::Restarting;
 use crate::kinds::*;
 use crate::volumes::Volumes;
 
@@ -94,6 +95,8 @@ pub(super) struct InFlight {
 pub(super) struct Publication {
     /// Time of the next attempt after a failure.
     pub retry_at: Option<Instant>,
+    /// Until when it waits for a container that is restarted.
+    pub held_until: Option<Instant>,
     /// Consecutive failures.
     pub failures: u32,
 }
@@ -142,6 +145,7 @@ pub(crate) struct Worker {
     /// IDs of the exited containers for which a `BackOff` event was recorded.
     pub(super) backoff_recorded: HashSet<String>,
     pub(super) publication: Publication,
+    pub(super) restarting: Restarting,
 }
 
 /// Key of the sandbox in [`Worker::retry_at`]; it is not a valid container name.
@@ -193,6 +197,7 @@ impl Worker {
             retry_at: HashMap::new(),
             backoff_recorded: HashSet::new(),
             publication: Publication::default(),
+            restarting: Restarting::default(),
             pod,
         };
         let known = !adopted.sandboxes.is_empty();

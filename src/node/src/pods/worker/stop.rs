@@ -46,6 +46,7 @@ impl Worker {
     pub(super) fn begin_stop(&mut self) {
         self.stage = Stage::Stopping;
         self.cancel.cancel();
+        self.restarting.clear();
         self.probes.stop_restarting();
     }
 

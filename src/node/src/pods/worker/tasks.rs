@@ -85,6 +85,7 @@ impl Worker {
     fn container_started(&mut self, name: String, result: Result<(), NotStarted>) {
         self.busy.remove(&name);
         self.in_flight.start = None;
+        self.restarting.end(&name);
         self.refresh_all(&name);
         match result {
             Ok(()) => {
