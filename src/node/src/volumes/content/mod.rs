@@ -357,7 +357,13 @@ impl Contents {
                 .pod
                 .container(name)
                 .ok_or_else(|| problem(format!("container {name} not found")))?;
-            resource_field(&self.sources.host.allocatable(), &container, field).map_err(problem)?
+            resource_field(
+                &self.sources.host.allocatable(),
+                &self.pod,
+                &container,
+                field,
+            )
+            .map_err(problem)?
         } else {
             return Err(problem("a downward API item names no field"));
         };
