@@ -43,11 +43,22 @@ pub(super) fn volume_limit(volume: &Volume) -> Option<Quantity> {
     (limit.sign() > 0).then_some(limit)
 }
 
-/// Returns why a pod is evicted, in upstream's words; `None` while it keeps its limits.
-pub(super) fn exceeded(pod: &Pod, usage: &PodUsage) -> Option<String> {
-    volume(pod, usage)
-        .or_else(|| whole(pod, usage))
-        .or_else(|| container(pod, usage))
+/// A limit that a pod exceeds.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Exceeded {
+    /// The limit's name in the kubelet's metrics.
+    pub signal: &'static str,
+    /// Upstream's message.
+    pub message: String,
+}
+
+/// Returns the first limit that a pod exceeds.
+pub(super) fn exceeded(pod: &Pod, usage: &PodUsage) -> Option<Exceeded> {
+    let as_exceeded = |signal| move |message| Exceeded { signal, message };
+    let volume = || volume(pod, usage).map(as_exceeded("emptydirfs.limit"));
+    let whole = || whole(pod, usage).map(as_exceeded("ephemeralpodfs.limit"));
+    let container = || container(pod, usage).map(as_exceeded("ephemeralcontainerfs.limit"));
+    volume().or_else(whole).or_else(container)
 }
 
 fn exceeds(used: u64, limit: Quantity) -> bool {
@@ -151,7 +162,7 @@ mod tests {
         };
         assert_eq!(exceeded(&pod, &all(10)), None);
         assert_eq!(
-            exceeded(&pod, &all(11)).unwrap(),
+            exceeded(&pod, &all(11)).unwrap().message,
             "Usage of EmptyDir volume \"v\" exceeds the limit \"10Mi\". "
         );
         assert_eq!(exceeded(&pod, &PodUsage::default()), None, "not measured");
@@ -169,11 +180,15 @@ mod tests {
             None
         );
         assert_eq!(
-            exceeded(&pod, &using(&[("a", 1), ("b", 1)], &[("v", 29)])).unwrap(),
+            exceeded(&pod, &using(&[("a", 1), ("b", 1)], &[("v", 29)]))
+                .unwrap()
+                .message,
             "Pod ephemeral local storage usage exceeds the total limit of containers 30Mi. "
         );
         assert_eq!(
-            exceeded(&pod, &using(&[("b", 1), ("a", 11)], &[])).unwrap(),
+            exceeded(&pod, &using(&[("b", 1), ("a", 11)], &[]))
+                .unwrap()
+                .message,
             "Container a exceeded its local ephemeral storage limit \"10Mi\". "
         );
     }

@@ -24,13 +24,14 @@ use crate::disk::Sizes;
 use crate::gc::ImageCollector;
 use crate::host::Host;
 use crate::kinds::*;
+use crate::pods::counts;
 use crate::pods::qos::is_critical;
 use crate::pods::reason::Eviction;
 use crate::pods::table::{PodTable, Snapshot};
 use crate::pressure::Pressure;
 use crate::recorder::Severity::Warning;
 use crate::recorder::{Recorder, node_reference};
-use limits::Limited;
+use limits::{Exceeded, Limited};
 use rank::Candidate;
 use signals::{Observations, Resource, Signal};
 use thresholds::{Threshold, Tracker};
@@ -153,20 +154,20 @@ impl Evictor {
                         ..PodUsage::default()
                     },
                 };
-                let message = limits::exceeded(&snapshot.pod, &usage)?;
-                Some((snapshot.pod, message))
+                let exceeded = limits::exceeded(&snapshot.pod, &usage)?;
+                Some((snapshot.pod, exceeded))
             };
             limited.into_iter().filter_map(measure).collect::<Vec<_>>()
         });
         let mut evicted = Vec::new();
-        for (pod, message) in measured.await? {
+        for (pod, Exceeded { signal, message }) in measured.await? {
             evicted.push(pod.uid().to_owned());
             let eviction = Eviction {
                 message,
                 grace: IMMEDIATELY,
                 is_disruption: false,
             };
-            self.evict(&pod, eviction);
+            self.evict(&pod, signal, eviction);
         }
         Ok(evicted)
     }
@@ -209,7 +210,7 @@ impl Evictor {
             },
             is_disruption: true,
         };
-        self.evict(pod, eviction);
+        self.evict(pod, threshold.signal.as_str(), eviction);
         Ok(vec![pod.uid().to_owned()])
     }
 
@@ -229,7 +230,9 @@ impl Evictor {
         Ok(done.await?)
     }
 
-    fn evict(&self, pod: &Pod, eviction: Eviction) {
+    /// Evicts a pod; `signal` is what it is evicted for.
+    fn evict(&self, pod: &Pod, signal: &'static str, eviction: Eviction) {
+        counts::evicted(signal);
         warn!(pod = %pod.full_name(), "evicting: {}", eviction.message);
         self.recorder
             .pod(pod, Warning, Eviction::REASON, eviction.message.clone());

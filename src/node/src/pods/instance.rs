@@ -92,6 +92,15 @@ impl Instance {
         self.state == State::Running
     }
 
+    /// Returns why the container has exited, as in its status.
+    pub(crate) fn exit_reason(&self) -> &str {
+        match (self.reason.as_str(), self.exit_code) {
+            ("", 0) => "Completed",
+            ("", _) => "Error",
+            (reason, _) => reason,
+        }
+    }
+
     /// Returns whether the container has exited.
     pub(crate) fn exited(&self) -> bool {
         self.state == State::Exited

@@ -15,6 +15,7 @@ mod admission;
 mod backoff;
 mod container;
 pub(crate) mod context;
+pub(crate) mod counts;
 pub(crate) mod env;
 mod files;
 mod handlers;

@@ -5,13 +5,14 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
-use rkube_runtime::{ContainerStatus as RuntimeContainer, Sandbox, SandboxState};
+use rkube_runtime::{ContainerState, ContainerStatus as RuntimeContainer, Sandbox, SandboxState};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::super::backoff::Backoff;
 use super::super::container::termination_message;
 use super::super::context::PodContext;
+use super::super::counts;
 use super::super::instance::{Instance, Instances};
 use super::super::object_hold::{ObjectHold, SharedHold};
 use super::super::plan::SandboxView;
@@ -23,7 +24,7 @@ use super::super::start::NotStarted;
 use super::super::table::{Snapshot, WorkerEvent};
 use super::resize::ResizeState;
 use super::restarting::Restarting;
-use crate::kinds::*;
+use crate::kinds::{Container, Pod, PodExt as _, Time, now};
 use crate::volumes::Volumes;
 
 /// A pod's sandboxes and containers that the runtime already has when its worker starts.
@@ -230,7 +231,7 @@ impl Worker {
             self.ip = ip;
         }
         for container in &adopted.containers {
-            self.note(container);
+            self.take_over(container);
         }
     }
 
@@ -239,8 +240,38 @@ impl Worker {
         self.pod.uid()
     }
 
-    /// Adds or updates a container from the runtime's status.
+    /// Adds or updates a container from the runtime's status, and counts its end.
     fn note(&mut self, container: &RuntimeContainer) {
+        let known = self
+            .instances
+            .get(&container.spec.name)
+            .into_iter()
+            .flatten();
+        let had_ended = known.filter(|i| i.id == container.id).any(Instance::exited);
+        if container.state == ContainerState::Exited && !had_ended {
+            self.count_end(&Instance::new(container));
+        }
+        self.take_over(container);
+    }
+
+    fn count_end(&self, instance: &Instance) {
+        let is = |c: &Container| c.name == instance.name;
+        let container_type = if self.pod.init_containers().iter().any(is) {
+            "init_container"
+        } else if self.pod.spec().containers.iter().any(is) {
+            "container"
+        } else {
+            "ephemeral_container"
+        };
+        counts::ended(counts::End {
+            container_type,
+            exit_code: instance.exit_code,
+            reason: instance.exit_reason().to_owned(),
+        });
+    }
+
+    /// Adds or updates a container from the runtime's status.
+    fn take_over(&mut self, container: &RuntimeContainer) {
         let mut instance = Instance::new(container);
         if instance.exited() {
             instance.message = termination_message(self.pod.uid(), container);
