@@ -1,7 +1,8 @@
 //! Resources that the node offers to pods.
 
+use crate::eviction::signals::Signal;
+use crate::eviction::thresholds::reserved;
 use crate::machine::Machine;
-use crate::pressure::{DISK_AVAILABLE_BYTES, MEMORY_AVAILABLE_BYTES};
 
 /// Allocatable resources: the machine's capacity minus the eviction thresholds.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -30,9 +31,13 @@ impl Allocatable {
                 machine
                     .memory_bytes
                     .saturating_sub(huge)
-                    .saturating_sub(MEMORY_AVAILABLE_BYTES),
+                    .saturating_sub(reserved(Signal::MemoryAvailable, machine.memory_bytes)),
             ),
-            storage: signed(machine.storage_bytes.saturating_sub(DISK_AVAILABLE_BYTES)),
+            storage: signed(
+                machine
+                    .storage_bytes
+                    .saturating_sub(reserved(Signal::NodeFsAvailable, machine.storage_bytes)),
+            ),
             pods: i64::from(max_pods),
             hugepages: machine
                 .hugepages

@@ -31,6 +31,7 @@ use tracing::{info, warn};
 mod allocatable;
 mod client;
 mod delay;
+mod disk;
 mod eviction;
 mod gc;
 mod host;
@@ -88,6 +89,7 @@ pub async fn run(config: NodeConfig) -> anyhow::Result<()> {
     let images = Arc::new(ImagePuller::new(runtime.clone(), recorder.clone()));
     let node = NodeObject::default();
     let pressure = watch::Sender::default();
+    let sizes = Arc::<disk::Sizes>::default();
     let environment = watch::Sender::new(None);
     let (policies, notices) = policies::Policies::channel();
 
@@ -102,7 +104,7 @@ pub async fn run(config: NodeConfig) -> anyhow::Result<()> {
         certificates: Arc::new(identities.certificates()?),
         started: jiff::Timestamp::now(),
         rates: Arc::default(),
-        sizes: Arc::default(),
+        sizes: sizes.clone(),
     };
     tasks.spawn(server::Server::bind(endpoint, &pki).await?.run());
     tasks.spawn(serve_ssh(host.clone()));
@@ -144,21 +146,24 @@ pub async fn run(config: NodeConfig) -> anyhow::Result<()> {
         services,
         node,
         pods: pods.clone(),
+        pressure: pressure.subscribe(),
     })));
-    tasks.spawn(gc::run(runtime.clone(), pods.clone()));
+    let collector = Arc::new(ImageCollector::new(
+        host.name(),
+        runtime.clone(),
+        recorder.clone(),
+        images,
+    ));
+    tasks.spawn(gc::run(pods.clone(), collector.clone()));
     tasks.spawn(logrotate::run(runtime.clone(), pods.clone()));
     tasks.spawn(eviction::run(eviction::Evictor {
         host: host.clone(),
-        runtime: runtime.clone(),
-        recorder: recorder.clone(),
+        runtime,
+        recorder,
         pods,
         pressure,
-        images: ImageCollector {
-            node: host.name().to_owned(),
-            runtime,
-            recorder,
-            images,
-        },
+        images: collector,
+        sizes,
     }));
     info!(node = %host.name(), "node agent runs");
 

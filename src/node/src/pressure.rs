@@ -1,14 +1,4 @@
-//! Node pressure and its thresholds.
-
-/// Minimum available memory in bytes: the kubelet's default hard eviction threshold.
-pub(crate) const MEMORY_AVAILABLE_BYTES: u64 = 100 << 20;
-/// Minimum available disk space in bytes.
-///
-/// Not the kubelet's default of 10 %: the node shares the user's disk, which may be nearly full
-/// without any need to evict pods.
-pub(crate) const DISK_AVAILABLE_BYTES: u64 = 1 << 30;
-/// Minimum share of free inodes, in percent.
-pub(crate) const INODES_FREE_PERCENT: u64 = 1;
+//! Node pressure.
 
 /// The resources that the node is short of.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -28,9 +18,16 @@ impl Pressure {
         }
     }
 
-    /// Returns whether the node is short of any resource.
-    pub(crate) fn any(self) -> bool {
-        self != Self::default()
+    /// Returns the node conditions that are true, in the order of the kubelet's.
+    pub(crate) fn conditions(self) -> Vec<&'static str> {
+        let all = [
+            (self.memory, "MemoryPressure"),
+            (self.disk, "DiskPressure"),
+            (self.pid, "PIDPressure"),
+        ];
+        all.into_iter()
+            .filter_map(|(is_true, name)| is_true.then_some(name))
+            .collect()
     }
 }
 
@@ -48,8 +45,11 @@ mod tests {
             disk: true,
             ..Default::default()
         };
-        assert!(!Pressure::default().any());
-        assert!(memory.any());
+        assert!(Pressure::default().conditions().is_empty());
+        assert_eq!(
+            memory.or(disk).conditions(),
+            ["MemoryPressure", "DiskPressure"]
+        );
         assert_eq!(
             memory.or(disk),
             Pressure {

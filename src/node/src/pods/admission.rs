@@ -6,13 +6,17 @@ use std::sync::Arc;
 use rkube_component_helpers::host_ports::host_ports;
 use rkube_component_helpers::node_affinity::pod_matches_node;
 use rkube_component_helpers::resource;
+use rkube_component_helpers::tolerations::any_tolerates;
 
-use super::qos;
-use super::reason::Reason;
+use super::qos::{self, Qos};
+use super::reason::{Eviction, Reason};
 use super::sysctls::Sysctls;
 use super::unsupported;
+use k8s_openapi::api::core::v1::Taint;
+
 use crate::allocatable::Allocatable;
 use crate::kinds::*;
+use crate::pressure::Pressure;
 
 /// What a node offers to the pods that it admits.
 pub(crate) struct NodeOffer<'a> {
@@ -21,6 +25,8 @@ pub(crate) struct NodeOffer<'a> {
     /// The node's labels; empty before the node is registered.
     pub labels: BTreeMap<String, String>,
     pub sysctls: &'a Sysctls,
+    /// What the node is short of.
+    pub pressure: Pressure,
 }
 
 /// Returns the failure of a rejected pod, as in its event.
@@ -37,6 +43,7 @@ pub(super) fn refuse(reason: &str, message: impl std::fmt::Display) -> Reason {
 ///
 /// Returns the reason and message of the pod's event; [`failure`] returns those of its status.
 pub(crate) fn admit(pod: &Pod, others: &[Arc<Pod>], node: &NodeOffer<'_>) -> Result<(), Reason> {
+    pressure(pod, node.pressure)?;
     let others: Vec<&Pod> = others
         .iter()
         .map(AsRef::as_ref)
@@ -170,6 +177,32 @@ pub(crate) fn check_resources(
     Ok(())
 }
 
+/// Refuses pods while the node is short of something, as the kubelet's eviction manager.
+///
+/// Critical pods are admitted. Under memory pressure alone, so are pods with requests and those
+/// that tolerate it.
+fn pressure(pod: &Pod, pressure: Pressure) -> Result<(), Reason> {
+    let conditions = pressure.conditions();
+    if conditions.is_empty() || qos::is_critical(pod) {
+        return Ok(());
+    }
+    let taint = Taint {
+        key: "node.kubernetes.io/memory-pressure".into(),
+        effect: "NoSchedule".into(),
+        ..Default::default()
+    };
+    let tolerations = pod.spec().tolerations.as_deref().unwrap_or_default();
+    if conditions == ["MemoryPressure"]
+        && (qos::class(pod) != Qos::BestEffort || any_tolerates(tolerations, &taint))
+    {
+        return Ok(());
+    }
+    Err(refuse(
+        Eviction::REASON,
+        format!("The node had condition: [{}]. ", conditions.join(" ")),
+    ))
+}
+
 fn ports(pod: &Pod, others: &[&Pod]) -> Result<(), Reason> {
     for wanted in host_ports(pod.spec()) {
         let taken = others
@@ -290,6 +323,7 @@ mod tests {
                 .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
                 .collect(),
             sysctls: &sysctls,
+            pressure: Pressure::default(),
         };
         let cases: [(Change, Option<(&str, &str)>); 7] = [
             (|_| {}, None),
@@ -376,6 +410,7 @@ mod tests {
             allocatable: node(),
             labels: BTreeMap::new(),
             sysctls: &sysctls,
+            pressure: Pressure::default(),
         };
         for (phase, refused) in [("Running", true), ("Succeeded", false), ("Failed", false)] {
             let mut other = pod("1500m", 80);
@@ -386,6 +421,63 @@ mod tests {
             let answer = admit(&pod("1", 81), &[Arc::new(other)], &offer);
             assert_eq!(answer.is_err(), refused, "{phase}");
         }
+    }
+
+    /// Upstream's `TestAdmitUnderNodeConditions`.
+    #[test]
+    fn a_node_under_pressure_refuses_pods() {
+        use k8s_openapi::api::core::v1::Toleration;
+        let (memory, disk) = (
+            Pressure {
+                memory: true,
+                ..Pressure::default()
+            },
+            Pressure {
+                disk: true,
+                ..Pressure::default()
+            },
+        );
+        let best_effort = || Pod {
+            spec: Some(PodSpec::default()),
+            ..Default::default()
+        };
+        let with = |change: fn(&mut PodSpec)| {
+            let mut pod = best_effort();
+            change(pod.spec.as_mut().unwrap());
+            pod
+        };
+        let tolerant = with(|spec| {
+            spec.tolerations = Some(vec![Toleration {
+                key: Some("node.kubernetes.io/memory-pressure".into()),
+                effect: Some("NoSchedule".into()),
+                operator: Some("Exists".into()),
+                ..Default::default()
+            }]);
+        });
+        let critical = with(|spec| spec.priority = Some(2_000_000_000));
+        let burstable = pod("1", 80);
+        let both = memory.or(disk);
+        for (pod, pressure, admitted) in [
+            (&best_effort(), Pressure::default(), true),
+            (&best_effort(), memory, false),
+            (&burstable, memory, true),
+            (&tolerant, memory, true),
+            (&critical, both, true),
+            (&burstable, disk, false),
+            (&tolerant, both, false),
+        ] {
+            assert_eq!(
+                super::pressure(pod, pressure).is_ok(),
+                admitted,
+                "{pressure:?}"
+            );
+        }
+        let refused = super::pressure(&burstable, both).unwrap_err();
+        assert_eq!(refused.reason, "Evicted");
+        assert_eq!(
+            refused.message,
+            "The node had condition: [MemoryPressure DiskPressure]. "
+        );
     }
 
     #[test]

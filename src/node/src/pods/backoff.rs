@@ -1,19 +1,18 @@
 //! Exponential back-off: 10 s, doubled up to 5 min, reset 10 min after the last attempt.
 
 use std::collections::HashMap;
-
-use jiff::{SignedDuration, Timestamp};
+use std::time::{Duration, Instant};
 
 /// First delay.
-pub(crate) const INITIAL: SignedDuration = SignedDuration::from_secs(10);
+pub(crate) const INITIAL: Duration = Duration::from_secs(10);
 /// Maximum delay.
-pub(crate) const MAX: SignedDuration = SignedDuration::from_mins(5);
+pub(crate) const MAX: Duration = Duration::from_secs(300);
 
 /// Current delay of a key and the time of its last attempt.
 #[derive(Clone, Copy, Debug)]
 struct Entry {
-    pause: SignedDuration,
-    updated: Timestamp,
+    pause: Duration,
+    updated: Instant,
 }
 
 /// Back-off per key, as in client-go's `flowcontrol.Backoff`.
@@ -31,9 +30,9 @@ impl Backoff {
     pub(crate) fn holds(
         &self,
         key: &str,
-        event: Timestamp,
-        now: Timestamp,
-    ) -> Option<(SignedDuration, Timestamp)> {
+        event: Instant,
+        now: Instant,
+    ) -> Option<(Duration, Instant)> {
         let entry = self.entries.get(key)?;
         if expired(event, entry.updated) {
             return None;
@@ -44,14 +43,14 @@ impl Backoff {
 
     /// Returns the end of the delay that began with the key's last attempt; `None` if it has
     /// passed.
-    pub(crate) fn holds_since_update(&self, key: &str, now: Timestamp) -> Option<Timestamp> {
+    pub(crate) fn holds_since_update(&self, key: &str, now: Instant) -> Option<Instant> {
         let entry = self.entries.get(key)?;
         let until = entry.updated + entry.pause;
         (now < until).then_some(until)
     }
 
     /// Records an attempt after `event` and doubles the key's delay, up to [`MAX`].
-    pub(crate) fn next(&mut self, key: &str, event: Timestamp, now: Timestamp) {
+    pub(crate) fn next(&mut self, key: &str, event: Instant, now: Instant) {
         let pause = match self.entries.get(key) {
             Some(e) if !expired(event, e.updated) => (e.pause * 2).min(MAX),
             _ => INITIAL,
@@ -76,17 +75,17 @@ impl Backoff {
     }
 
     /// Removes entries that have expired.
-    pub(crate) fn collect(&mut self, now: Timestamp) {
+    pub(crate) fn collect(&mut self, now: Instant) {
         self.entries.retain(|_, e| !expired(now, e.updated));
     }
 }
 
-fn expired(event: Timestamp, updated: Timestamp) -> bool {
-    event.duration_since(updated) > MAX * 2
+fn expired(event: Instant, updated: Instant) -> bool {
+    event.saturating_duration_since(updated) > MAX * 2
 }
 
 /// Formats a duration as Go's `Duration.String` does, in whole seconds: `10s`, `2m40s`, `5m0s`.
-pub(crate) fn go_duration(d: SignedDuration) -> String {
+pub(crate) fn go_duration(d: Duration) -> String {
     let s = d.as_secs();
     match (s / 3600, s % 3600 / 60, s % 60) {
         (0, 0, s) => format!("{s}s"),
@@ -96,7 +95,7 @@ pub(crate) fn go_duration(d: SignedDuration) -> String {
 }
 
 /// Formats a duration in the style of Go's `Duration.String`: `1.234s`, `56ms`.
-pub(crate) fn go_duration_fine(d: std::time::Duration) -> String {
+pub(crate) fn go_duration_fine(d: Duration) -> String {
     let ns = d.as_nanos();
     let trim = |v: f64, digits: usize, unit: &str| {
         let text = format!("{v:.digits$}");
@@ -121,8 +120,9 @@ pub(crate) fn go_duration_fine(d: std::time::Duration) -> String {
 mod tests {
     use super::*;
 
-    fn at(s: i64) -> Timestamp {
-        Timestamp::from_second(s).unwrap()
+    fn at(s: u64) -> Instant {
+        static START: std::sync::LazyLock<Instant> = std::sync::LazyLock::new(Instant::now);
+        *START + Duration::from_secs(s)
     }
 
     #[test]
@@ -145,11 +145,11 @@ mod tests {
 
     #[test]
     fn prints_durations_as_go_does() {
-        let s = SignedDuration::from_secs;
+        let s = Duration::from_secs;
         assert_eq!(go_duration(s(10)), "10s");
         assert_eq!(go_duration(s(160)), "2m40s");
         assert_eq!(go_duration(s(300)), "5m0s");
-        let ms = std::time::Duration::from_millis;
+        let ms = Duration::from_millis;
         assert_eq!(go_duration_fine(ms(56)), "56ms");
         assert_eq!(go_duration_fine(ms(100)), "100ms");
         assert_eq!(go_duration_fine(ms(1234)), "1.234s");
@@ -184,11 +184,11 @@ mod tests {
 
     #[test]
     fn long_durations_have_hours() {
-        let s = SignedDuration::from_secs;
+        let s = Duration::from_secs;
         assert_eq!(go_duration(s(0)), "0s");
         assert_eq!(go_duration(s(3600)), "1h0m0s");
         assert_eq!(go_duration(s(3725)), "1h2m5s");
-        let us = std::time::Duration::from_micros;
+        let us = Duration::from_micros;
         assert_eq!(go_duration_fine(us(12)), "12µs");
         assert_eq!(go_duration_fine(us(1_500_000)), "1.5s");
         assert_eq!(go_duration_fine(us(60_000_000)), "1m0s");

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use rkube_network::NodeNetwork;
 use rkube_runtime::Runtime;
+use tokio::sync::watch;
 
 use super::images::ImagePuller;
 use super::table::PodTable;
@@ -11,6 +12,7 @@ use crate::host::Host;
 use crate::node_object::NodeObject;
 use crate::objects::Objects;
 use crate::policies::Policies;
+use crate::pressure::Pressure;
 use crate::recorder::Recorder;
 use crate::service_env::ServiceEnvReceiver;
 
@@ -31,4 +33,6 @@ pub(crate) struct PodContext {
     pub services: ServiceEnvReceiver,
     pub node: NodeObject,
     pub pods: Arc<PodTable>,
+    /// What the node is short of.
+    pub pressure: watch::Receiver<Pressure>,
 }

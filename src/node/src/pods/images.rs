@@ -2,10 +2,9 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use base64::Engine as _;
-use jiff::{SignedDuration, Timestamp};
 use parking_lot::Mutex;
 use rkube_runtime::{ImageError, ImageStatus, RegistryAuth, Runtime};
 use tokio::sync::watch;
@@ -19,14 +18,14 @@ use crate::recorder::Severity::{self, Normal, Warning};
 
 /// Delay after which a failed pull is reconsidered, so that the status changes from
 /// `ErrImagePull` to `ImagePullBackOff`.
-const BACKOFF_STATUS_DELAY: SignedDuration = SignedDuration::from_secs(2);
+const BACKOFF_STATUS_DELAY: Duration = Duration::from_secs(2);
 
 /// Error returned when a container's image is not available.
 #[derive(Debug)]
 pub(crate) struct NoImage {
     pub reason: Reason,
     /// Time of the next attempt; `None` means at the next event.
-    pub retry_at: Option<Timestamp>,
+    pub retry_at: Option<Instant>,
 }
 
 /// The node's image puller, shared by all pods.
@@ -124,7 +123,7 @@ impl ImagePuller {
                 request.record(Warning, "ErrImageNeverPull", message.clone());
                 return Err(NoImage {
                     reason: Reason::new("ErrImageNeverPull", message),
-                    retry_at: Some(Timestamp::now() + backoff::INITIAL),
+                    retry_at: Some(Instant::now() + backoff::INITIAL),
                 });
             }
             _ => {}
@@ -141,7 +140,7 @@ impl ImagePuller {
         let until = self
             .backoff
             .lock()
-            .holds_since_update(&key, Timestamp::now())?;
+            .holds_since_update(&key, Instant::now())?;
         let message = match self.errors.lock().get(&key) {
             Some(error) => format!("Back-off pulling image {image:?}: ErrImagePull: {error}"),
             None => format!("Back-off pulling image {image:?}"),
@@ -201,7 +200,7 @@ impl ImagePuller {
 
     /// Records a failed pull and starts or extends its back-off.
     fn failed(&self, request: &Request<'_>, error: &ImageError) -> NoImage {
-        let (now, key) = (Timestamp::now(), request.key());
+        let (now, key) = (Instant::now(), request.key());
         let until = {
             let mut backoff = self.backoff.lock();
             let mut errors = self.errors.lock();

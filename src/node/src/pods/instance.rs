@@ -1,10 +1,13 @@
 //! A pod's containers as its worker sees them: all attempts of each container.
 
 use std::collections::BTreeMap;
+use std::time::Instant;
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::ResourceRequirements;
 use rkube_runtime::{ContainerState as State, ContainerStatus as RuntimeStatus};
+
+use crate::delay;
 
 /// Labels and annotations of containers and sandboxes, with the kubelet's names where it has one.
 pub(crate) mod keys {
@@ -42,6 +45,8 @@ pub(crate) struct Instance {
     pub created_at: Timestamp,
     pub started_at: Option<Timestamp>,
     pub finished_at: Option<Timestamp>,
+    /// When it exited, by the monotonic clock.
+    pub ended: Option<Instant>,
     pub exit_code: i32,
     pub reason: String,
     /// Termination message; empty until the container has exited.
@@ -73,6 +78,8 @@ impl Instance {
             created_at: status.created_at,
             started_at: status.started_at,
             finished_at: status.finished_at,
+            ended: (status.state == State::Exited)
+                .then(|| delay::instant(status.finished_at.unwrap_or(status.created_at))),
             exit_code: status.exit_code.unwrap_or(0),
             reason: status.reason.clone(),
             message: status.message.clone(),
@@ -83,6 +90,15 @@ impl Instance {
     /// Returns whether the container is running.
     pub(crate) fn running(&self) -> bool {
         self.state == State::Running
+    }
+
+    /// Returns why the container has exited, as in its status.
+    pub(crate) fn exit_reason(&self) -> &str {
+        match (self.reason.as_str(), self.exit_code) {
+            ("", 0) => "Completed",
+            ("", _) => "Error",
+            (reason, _) => reason,
+        }
     }
 
     /// Returns whether the container has exited.
@@ -118,6 +134,7 @@ pub(crate) mod testing {
             created_at: Timestamp::UNIX_EPOCH,
             started_at: None,
             finished_at: None,
+            ended: None,
             exit_code,
             reason: String::new(),
             message: String::new(),

@@ -15,6 +15,7 @@ mod admission;
 mod backoff;
 mod container;
 pub(crate) mod context;
+pub(crate) mod counts;
 pub(crate) mod env;
 mod files;
 mod handlers;
@@ -103,6 +104,7 @@ fn dispatch(context: &Arc<PodContext>, pod: Arc<Pod>, adopted: &mut HashMap<Stri
                 allocatable: host.allocatable(),
                 labels: context.node.labels(),
                 sysctls: &host.sysctls,
+                pressure: *context.pressure.borrow(),
             };
             let rejection = admission::admit(&pod, others, &node).err();
             rejection.map(|rejection| {

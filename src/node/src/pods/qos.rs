@@ -113,12 +113,15 @@ pub(crate) fn oom_score_adj(pod: &Pod, container: &Container, node_memory: i64) 
 /// Minimum priority of pods that are critical to the cluster.
 const CRITICAL_PRIORITY: i32 = 2_000_000_000;
 
+/// Returns whether the pod is critical to the cluster or to a node: such pods are not evicted.
+pub(crate) fn is_critical(pod: &Pod) -> bool {
+    pod.spec().priority.unwrap_or(0) >= CRITICAL_PRIORITY
+}
+
 /// Returns whether the pod is of the class `system-node-critical`. Its priority is checked too:
 /// clients can set the class's name, but not a priority that is not the class's.
 fn is_node_critical(pod: &Pod) -> bool {
-    let spec = pod.spec();
-    spec.priority.unwrap_or(0) >= CRITICAL_PRIORITY
-        && spec.priority_class_name.as_deref() == Some("system-node-critical")
+    is_critical(pod) && pod.spec().priority_class_name.as_deref() == Some("system-node-critical")
 }
 
 /// Returns each container's share of the memory that the pod requests beyond its containers, in

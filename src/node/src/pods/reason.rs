@@ -17,3 +17,20 @@ impl Reason {
         }
     }
 }
+
+/// The node's decision to fail and stop a pod.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Eviction {
+    /// Message of the pod's status.
+    pub message: String,
+    /// Grace period of the containers in seconds, instead of the pod's own.
+    pub grace: i64,
+    /// Whether the pod gets the condition by which controllers know a disruption: it went for want
+    /// of a resource, not for its own faults.
+    pub is_disruption: bool,
+}
+
+impl Eviction {
+    /// Reason of the status and of the event.
+    pub(crate) const REASON: &str = "Evicted";
+}

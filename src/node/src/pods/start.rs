@@ -3,9 +3,8 @@
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use jiff::{SignedDuration, Timestamp};
 use rkube_runtime::{ContainerSpec, Runtime};
 use tokio_util::sync::CancellationToken;
 
@@ -43,13 +42,13 @@ pub(crate) struct Start {
 pub(crate) struct NotStarted {
     pub reason: Reason,
     /// Time of the next attempt; `None` leaves it to the restart back-off.
-    pub retry_at: Option<Timestamp>,
+    pub retry_at: Option<Instant>,
 }
 
 fn failed(reason: &str, message: impl Into<String>, retry: bool) -> NotStarted {
     NotStarted {
         reason: Reason::new(reason, message),
-        retry_at: retry.then(|| Timestamp::now() + backoff::INITIAL),
+        retry_at: retry.then(|| Instant::now() + backoff::INITIAL),
     }
 }
 
@@ -236,7 +235,7 @@ pub(crate) async fn run_hook(
 }
 
 /// Delay before the next attempt after a failure other than a container's exit.
-pub(crate) const RETRY_DELAY: SignedDuration = backoff::INITIAL;
+pub(crate) const RETRY_DELAY: Duration = backoff::INITIAL;
 
 #[cfg(test)]
 mod tests {
@@ -264,7 +263,7 @@ mod tests {
         let once = failed("RunContainerError", "m", false);
         assert_eq!(once.reason, Reason::new("RunContainerError", "m"));
         assert_eq!(once.retry_at, None);
-        let before = Timestamp::now();
+        let before = Instant::now();
         let again = failed("CreateContainerError", "m", true).retry_at.unwrap();
         assert!(again >= before + backoff::INITIAL);
     }

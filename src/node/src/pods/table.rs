@@ -7,7 +7,7 @@ use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::watch;
 
 use super::instance::Instances;
-use super::reason::Reason;
+use super::reason::Eviction;
 use crate::kinds::*;
 
 /// An event sent to the worker of one pod.
@@ -19,8 +19,8 @@ pub(crate) enum WorkerEvent {
     Removed,
     /// The container with this ID changed; an empty ID means the sandbox.
     ContainerChanged(String),
-    /// The node evicts the pod, for this reason.
-    Evicted(Reason),
+    /// The node evicts the pod.
+    Evicted(Eviction),
 }
 
 /// A pod's state as its worker last published it.
@@ -86,8 +86,8 @@ impl PodTable {
     }
 
     /// Asks a pod's worker to fail the pod and stop it.
-    pub(crate) fn evict(&self, uid: &str, reason: Reason) {
-        self.send(uid, WorkerEvent::Evicted(reason));
+    pub(crate) fn evict(&self, uid: &str, eviction: Eviction) {
+        self.send(uid, WorkerEvent::Evicted(eviction));
     }
 
     /// Sends an event to a pod's worker; does nothing if there is none.
@@ -242,7 +242,12 @@ mod tests {
     fn evictions_reach_the_worker() {
         let table = PodTable::default();
         let (events, _) = add(&table, &pod("a", "1", "Running", false));
-        table.evict("1", Reason::new("Evicted", "low"));
-        assert!(matches!(&events.lock()[..], [WorkerEvent::Evicted(r)] if r.message == "low"));
+        let eviction = Eviction {
+            message: "low".into(),
+            grace: 1,
+            is_disruption: true,
+        };
+        table.evict("1", eviction.clone());
+        assert!(matches!(&events.lock()[..], [WorkerEvent::Evicted(e)] if *e == eviction));
     }
 }

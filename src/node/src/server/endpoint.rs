@@ -6,8 +6,9 @@ use jiff::Timestamp;
 use rkube_network::NodeNetwork;
 use rkube_runtime::Runtime;
 
-use super::stats::{Rates, Sizes};
+use super::stats::Rates;
 use super::{Access, Certificates};
+use crate::disk::Sizes;
 use crate::host::Host;
 use crate::pods::instance;
 use crate::pods::table::PodTable;
@@ -25,7 +26,7 @@ pub(crate) struct Endpoint {
     pub started: Timestamp,
     /// CPU usage at earlier requests.
     pub rates: Arc<Rates>,
-    /// Sizes of directories at earlier requests.
+    /// Sizes of directories, shared with the eviction manager.
     pub sizes: Arc<Sizes>,
 }
 

@@ -1,5 +1,6 @@
 //! Routes requests of the node's endpoint.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
@@ -13,6 +14,7 @@ use super::endpoint::Endpoint;
 use super::identity::Identity;
 use super::query::{self, Query};
 use super::{files, forward, logs, metrics, remote, stats, volumes};
+use crate::eviction::thresholds::HARD;
 use crate::host::Host;
 use crate::pods::instance;
 use crate::pods::table::{PodTable, Snapshot};
@@ -164,6 +166,10 @@ async fn run(runtime: &Runtime, id: &str, query: &Query) -> Answer {
 /// Returns the kubelet configuration that corresponds to this agent's behavior.
 fn configz(host: &Host) -> Answer {
     let config = &host.config;
+    let eviction: BTreeMap<&str, String> = HARD
+        .iter()
+        .map(|threshold| (threshold.signal.as_str(), threshold.value_text()))
+        .collect();
     json(&serde_json::json!({"kubeletconfig": {
         "enableServer": true,
         "port": ports::KUBELET,
@@ -178,12 +184,9 @@ fn configz(host: &Host) -> Answer {
         "containerLogMaxSize": "10Mi",
         "containerLogMaxFiles": 5,
         "imageGCHighThresholdPercent": 100,
-        "evictionHard": {
-            "imagefs.available": "1Gi",
-            "memory.available": "100Mi",
-            "nodefs.available": "1Gi",
-            "nodefs.inodesFree": "1%",
-        },
+        "imageMinimumGCAge": "2m0s",
+        "evictionHard": eviction,
+        "evictionPressureTransitionPeriod": "5m0s",
         "maxPods": config.max_pods,
         "nodeLeaseDurationSeconds": 40,
         "nodeStatusReportFrequency": "5m0s",

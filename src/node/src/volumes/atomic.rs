@@ -74,7 +74,8 @@ pub(crate) fn write(volume: &Volume<'_>) -> io::Result<bool> {
     if let Some(old) = dir.link(data)?.filter(|old| is_name(old))
         && has_exactly(&dir, &old, files, group)
     {
-        return Ok(false);
+        // An agent that was killed may have left them out.
+        return link_visible(&dir, files);
     }
     let now = jiff::Timestamp::now();
     let name = OsString::from(format!(
@@ -96,12 +97,8 @@ pub(crate) fn write(volume: &Volume<'_>) -> io::Result<bool> {
     dir.remove(next)?;
     dir.make_link(next, Path::new(&name))?;
     dir.rename(next, data)?;
-    let tops: BTreeSet<&OsStr> = files.keys().map(|p| top(p)).collect();
-    for top in &tops {
-        if dir.status_of(top)?.is_none() {
-            dir.make_link(top, &Path::new(DATA).join(top))?;
-        }
-    }
+    link_visible(&dir, files)?;
+    let tops = tops(files);
     let mounts: BTreeSet<&OsStr> = volume.mount_points.iter().map(|p| top(p)).collect();
     for entry in dir.names()? {
         let entry = entry.as_os_str();
@@ -111,6 +108,24 @@ pub(crate) fn write(volume: &Volume<'_>) -> io::Result<bool> {
         }
     }
     Ok(true)
+}
+
+/// Makes the visible links into the current directory that are missing; returns whether there were
+/// any.
+fn link_visible(dir: &Dir, files: &Files) -> io::Result<bool> {
+    let mut any = false;
+    for top in tops(files) {
+        if dir.status_of(top)?.is_none() {
+            dir.make_link(top, &Path::new(DATA).join(top))?;
+            any = true;
+        }
+    }
+    Ok(any)
+}
+
+/// Returns the names of the visible links.
+fn tops(files: &Files) -> BTreeSet<&OsStr> {
+    files.keys().map(|path| top(path)).collect()
 }
 
 /// Returns the first part of a path.
@@ -271,6 +286,17 @@ mod tests {
 
     fn mode(path: &Path) -> u32 {
         std::fs::metadata(path).unwrap().permissions().mode() & 0o7777
+    }
+
+    #[test]
+    fn links_that_a_killed_agent_left_out_are_made() {
+        let dir = tempfile::tempdir().unwrap();
+        let (dir, files) = (dir.path(), files(&[("a", "1"), ("sub/b", "2")]));
+        put_all(dir, &files).unwrap();
+        std::fs::remove_file(dir.join("sub")).unwrap();
+        assert!(put_all(dir, &files).unwrap());
+        assert_eq!(std::fs::read_to_string(dir.join("sub/b")).unwrap(), "2");
+        assert!(!put_all(dir, &files).unwrap());
     }
 
     #[test]

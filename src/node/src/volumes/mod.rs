@@ -262,6 +262,41 @@ pub(crate) async fn unmount(uid: &str) {
     }
 }
 
+/// Returns the directory of a volume that takes space on the node's own disk; `None` for volumes in
+/// memory, on other disks, or that are not there.
+pub(crate) fn scratch(uid: &str, volume: &Volume) -> Option<PathBuf> {
+    let on_disk = |medium: Option<&str>| medium.is_none_or(str::is_empty);
+    let plugin = match (&volume.empty_dir, &volume.config_map) {
+        (Some(source), _) if on_disk(source.medium.as_deref()) => "empty-dir",
+        (None, Some(_)) => "configmap",
+        _ => return None,
+    };
+    let path = types::volume_dir(uid, plugin, &volume.name);
+    path.is_dir().then_some(path)
+}
+
+/// Removes the files of a stopped pod's volumes, which are of no use without it. Errors are only
+/// logged.
+pub(crate) async fn discard(uid: &str) {
+    unmount(uid).await;
+    let dir = pod_dir(uid).join("volumes");
+    if !mounts_below(&dir).is_empty() {
+        // Never delete through a mount: it may contain the user's files.
+        tracing::warn!("{} is still in use; kept", dir.display());
+        return;
+    }
+    remove(&dir).await;
+}
+
+async fn remove(dir: &Path) {
+    match tokio::fs::remove_dir_all(dir).await {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+            tracing::warn!("removing {}: {e}", dir.display());
+        }
+        _ => {}
+    }
+}
+
 /// Removes all files of a pod. May be called repeatedly.
 pub(crate) async fn tear_down(uid: &str) {
     unmount(uid).await;
@@ -271,12 +306,7 @@ pub(crate) async fn tear_down(uid: &str) {
         tracing::warn!("{} is still in use; kept", dir.display());
         return;
     }
-    match tokio::fs::remove_dir_all(&dir).await {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-            tracing::warn!("removing {}: {e}", dir.display());
-        }
-        _ => {}
-    }
+    remove(&dir).await;
 }
 
 #[cfg(test)]

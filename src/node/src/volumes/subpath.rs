@@ -5,10 +5,11 @@
 //! bind-mounted to a path that containers cannot reach, and only that path is given to the runtime.
 
 use std::ffi::CString;
+use std::fs::Permissions;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Component, Path, PathBuf};
 
 use nix::mount::{MsFlags, mount};
@@ -41,6 +42,9 @@ pub(crate) fn open_beneath(root: &OwnedFd, path: &Path, flags: i32) -> io::Resul
 }
 
 /// Opens the sub-path with `O_PATH`; creates missing directories.
+///
+/// They get the permission bits of the volume's root, as upstream, so that whoever may write to the
+/// volume may write to them.
 fn open_part(root: &Path, sub: &str) -> io::Result<OwnedFd> {
     let sub = Path::new(sub);
     let parts: Vec<&std::ffi::OsStr> = sub
@@ -63,16 +67,23 @@ fn open_part(root: &Path, sub: &str) -> io::Result<OwnedFd> {
     if parts.is_empty() {
         return Ok(root);
     }
+    let opened = |fd: &OwnedFd| PathBuf::from(format!("/proc/self/fd/{}", fd.as_raw_fd()));
+    let mode = std::fs::metadata(opened(&root))?.mode() & 0o777;
     let mut at = PathBuf::new();
+    let mut is_new = false;
     let mut parent = open_beneath(&root, Path::new("."), libc::O_PATH | libc::O_DIRECTORY)?;
     for part in parts {
         at.push(part);
         parent = match open_beneath(&root, &at, libc::O_PATH) {
-            Ok(fd) => fd,
+            Ok(fd) => {
+                is_new = false;
+                fd
+            }
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
                 let name = CString::new(part.as_bytes())?;
                 // SAFETY: the descriptor and string outlive the call.
-                let made = unsafe { libc::mkdirat(parent.as_raw_fd(), name.as_ptr(), 0o755) };
+                let made = unsafe { libc::mkdirat(parent.as_raw_fd(), name.as_ptr(), mode) };
+                is_new = made == 0;
                 if made < 0 {
                     let e = io::Error::last_os_error();
                     if e.kind() != io::ErrorKind::AlreadyExists {
@@ -83,6 +94,10 @@ fn open_part(root: &Path, sub: &str) -> io::Result<OwnedFd> {
             }
             Err(e) => return Err(e),
         };
+    }
+    if is_new {
+        // The process's mask has taken bits away.
+        std::fs::set_permissions(opened(&parent), Permissions::from_mode(mode))?;
     }
     Ok(parent)
 }
@@ -150,5 +165,25 @@ mod tests {
         assert!(open_part(&root, "inside").is_ok());
         assert!(open_part(&root, "new/deep").is_ok());
         assert!(root.join("new/deep").is_dir());
+    }
+
+    #[test]
+    fn new_directories_are_as_open_as_the_volume() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("volume");
+        std::fs::create_dir(&root).unwrap();
+        let mode = |path: &Path| std::fs::metadata(path).unwrap().mode() & 0o7777;
+        for (volume, part) in [(0o2777, 0o777), (0o700, 0o700), (0o755, 0o755)] {
+            std::fs::set_permissions(&root, Permissions::from_mode(volume)).unwrap();
+            let sub = format!("a{volume}/b");
+            open_part(&root, &sub).unwrap();
+            assert_eq!(mode(&root.join(&sub)), part, "{volume:o}");
+        }
+        // What was there is left alone.
+        let known = root.join("known");
+        std::fs::create_dir(&known).unwrap();
+        std::fs::set_permissions(&known, Permissions::from_mode(0o711)).unwrap();
+        open_part(&root, "known").unwrap();
+        assert_eq!(mode(&known), 0o711);
     }
 }

@@ -114,18 +114,24 @@ pub(crate) fn format_map(map: Option<&BTreeMap<String, String>>) -> String {
 
 /// Returns the value of a `resourceFieldRef`.
 ///
-/// A missing limit defaults to the node's allocatable amount.
+/// A missing limit defaults to the pod's own one, or else to the node's allocatable amount.
 ///
 /// # Errors
 ///
 /// Fails for an unknown resource.
 pub(crate) fn resource_field(
     node: &Allocatable,
+    pod: &Pod,
     container: &Container,
     field: &ResourceFieldSelector,
 ) -> Result<String, Problem> {
     let r = container.resources.as_ref();
     let (requests, limits) = (qos::requests(r), qos::limits(r));
+    let of_pod = qos::limits(pod.spec().resources.as_ref());
+    let limit = |own: Option<i64>, of_pod: Option<i64>, node: i64| {
+        let set = |amount: &i64| *amount > 0;
+        own.filter(set).or(of_pod.filter(set)).unwrap_or(node)
+    };
     let storage = |list: Option<&BTreeMap<String, Quantity>>| {
         list.and_then(|l| l.get("ephemeral-storage"))
             .map(quantity_value)
@@ -140,9 +146,9 @@ pub(crate) fn resource_field(
     };
     let resource = field.resource.as_str();
     Ok(match resource {
-        "limits.cpu" => cpu(limits.cpu.filter(|c| *c > 0).unwrap_or(node.cpu_millis)),
+        "limits.cpu" => cpu(limit(limits.cpu, of_pod.cpu, node.cpu_millis)),
         "requests.cpu" => cpu(requests.cpu.unwrap_or(0)),
-        "limits.memory" => bytes(limits.memory.filter(|m| *m > 0).unwrap_or(node.memory)),
+        "limits.memory" => bytes(limit(limits.memory, of_pod.memory, node.memory)),
         "requests.memory" => bytes(requests.memory.unwrap_or(0)),
         "limits.ephemeral-storage" => bytes(storage_limit.unwrap_or(node.storage)),
         "requests.ephemeral-storage" => bytes(storage_request.unwrap_or(0)),
@@ -311,7 +317,7 @@ async fn source_value(
             .as_deref()
             .and_then(|n| pod.container(n));
         let container = other.as_deref().unwrap_or(container);
-        return resource_field(sources.node, container, field).map(Some);
+        return resource_field(sources.node, pod, container, field).map(Some);
     }
     if let Some(key) = &source.config_map_key_ref {
         let optional = key.optional == Some(true);

@@ -174,7 +174,7 @@ fn resources_of_a_container() {
             divisor: divisor.map(|d| Quantity(d.into())),
             ..Default::default()
         };
-        resource_field(&node, c, &field)
+        resource_field(&node, &Pod::default(), c, &field)
     };
     for (resource, divisor, expected) in [
         ("limits.cpu", None, "2"),
@@ -236,4 +236,35 @@ fn fields_have_subscripts() {
         f.get("spec.x").unwrap_err(),
         "unsupported fieldPath: spec.x"
     );
+}
+
+/// Upstream's "should provide default limits.cpu/memory from pod level resources".
+#[test]
+fn limits_default_to_those_of_the_pod() {
+    let node = Allocatable {
+        cpu_millis: 4000,
+        memory: 8 << 30,
+        ..Default::default()
+    };
+    let pod: Pod = serde_json::from_value(serde_json::json!({
+        "spec": {
+            "containers": [
+                {"name": "free"},
+                {"name": "limited", "resources": {"limits": {"cpu": "500m"}}},
+            ],
+            "resources": {"limits": {"cpu": "1250m", "memory": "64Mi"}},
+        },
+    }))
+    .unwrap();
+    let value = |container: usize, resource: &str| {
+        let field = ResourceFieldSelector {
+            resource: resource.into(),
+            ..Default::default()
+        };
+        resource_field(&node, &pod, &pod.spec().containers[container], &field).unwrap()
+    };
+    assert_eq!(value(0, "limits.cpu"), "2");
+    assert_eq!(value(0, "limits.memory"), "67108864");
+    assert_eq!(value(1, "limits.cpu"), "1");
+    assert_eq!(value(1, "limits.memory"), "67108864");
 }

@@ -3,8 +3,6 @@
 use super::types::{Facts, find};
 use crate::kinds::*;
 
-/// Reason in the status of an evicted pod.
-pub(crate) const EVICTED: &str = "Evicted";
 /// Condition by which controllers recognize a disruption.
 pub(crate) const DISRUPTED: &str = "DisruptionTarget";
 
@@ -88,7 +86,7 @@ pub(super) fn conditions(
         wanted_names().all(|w| w != c.type_) && !RESIZE.contains(&c.type_.as_str())
     };
     all.extend(old.iter().filter(foreign).cloned());
-    if let Some(evicted) = f.failure.filter(|v| v.reason == EVICTED)
+    if let Some(evicted) = f.failure.filter(|_| f.is_disrupted)
         && !all.iter().any(|c| c.type_ == DISRUPTED)
     {
         all.push(PodCondition {

@@ -20,13 +20,7 @@ fn terminated(i: &Instance) -> ContainerStateTerminated {
     ContainerStateTerminated {
         container_id: Some(container_id(&i.id)),
         exit_code: i.exit_code,
-        reason: Some(if !i.reason.is_empty() {
-            i.reason.clone()
-        } else if i.exit_code == 0 {
-            "Completed".into()
-        } else {
-            "Error".into()
-        }),
+        reason: Some(i.exit_reason().into()),
         message: (!i.message.is_empty()).then(|| i.message.clone()),
         started_at: i
             .started_at

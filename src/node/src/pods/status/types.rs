@@ -37,6 +37,8 @@ pub(crate) struct Facts<'a> {
     pub terminal: bool,
     /// Why the node rejected, evicted or failed the pod.
     pub failure: Option<&'a Reason>,
+    /// Whether that failure is a disruption: the pod went for want of a resource.
+    pub is_disrupted: bool,
     pub resizing: Resizing,
     /// Returns the resources that a container runs with.
     pub resources: &'a dyn Fn(&Instance) -> Option<ResourceRequirements>,

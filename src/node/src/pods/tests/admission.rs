@@ -143,6 +143,7 @@ fn reasons_of_refusals() {
             allocatable: allocatable(),
             labels: BTreeMap::from([("zone".to_owned(), "a".to_owned())]),
             sysctls: &sysctls,
+            pressure: crate::pressure::Pressure::default(),
         };
         let got = admit(&wanted, &[Arc::new(taken.clone())], &node);
         assert_eq!(

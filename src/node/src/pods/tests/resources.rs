@@ -357,7 +357,7 @@ fn values_of_resource_fields() {
             ..Default::default()
         };
         assert_eq!(
-            env::resource_field(&node, &container, &selector).as_deref(),
+            env::resource_field(&node, &Pod::default(), &container, &selector).as_deref(),
             Ok(value),
             "{resources} {field} {divisor}"
         );

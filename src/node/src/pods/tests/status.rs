@@ -43,6 +43,7 @@ fn status_of(spec: &str, states: &str, change: impl FnOnce(&mut Pod)) -> PodStat
         sandbox: Some("s"),
         terminal: over && !states.is_empty() && pod.restart_policy() == "Never",
         failure: None,
+        is_disrupted: false,
         resizing: Resizing::default(),
         resources: &|_| None,
         now: Time(jiff::Timestamp::UNIX_EPOCH),

@@ -1,6 +1,6 @@
 //! Steps of a pod that is not being stopped: volumes, sandbox, containers and probes.
 
-use jiff::Timestamp;
+use std::time::Instant;
 
 use super::super::backoff;
 use super::super::instance::latest;
@@ -16,7 +16,7 @@ use crate::recorder::Severity::{Normal, Warning};
 
 impl Worker {
     /// Takes the next step of a live pod; returns when another step is due without an event.
-    pub(super) fn step_live(&mut self, now: Timestamp) -> Option<Timestamp> {
+    pub(super) fn step_live(&mut self, now: Instant) -> Option<Instant> {
         self.set_up_volumes();
         self.watch_probes();
         let (resize, restarts) = self.step_resize(now);
@@ -40,14 +40,16 @@ impl Worker {
                 .probe
                 .and_then(|p| self.probe_grace(&kill.name, p))
                 .unwrap_or_else(|| self.pod.grace_seconds());
+            self.restarting.begin(&kill.name);
             self.stop_container(&kill.name, &kill.id, grace, Some(kill.message));
         }
         if let Some(attempt) = plan.create_sandbox {
             return self.create_sandbox(attempt, now);
         }
-        let mut next: Option<Timestamp> = resize;
+        let mut next: Option<Instant> = resize;
         for name in plan.start {
             if let Some(at) = self.held_back(&name, now) {
+                self.restarting.end(&name);
                 next = Some(next.map_or(at, |n| n.min(at)));
                 continue;
             }
@@ -84,7 +86,7 @@ impl Worker {
     /// Starts to create a sandbox and to stop the old one.
     ///
     /// Returns the time of the next attempt while it is delayed after a failure.
-    pub(super) fn create_sandbox(&mut self, attempt: u32, now: Timestamp) -> Option<Timestamp> {
+    pub(super) fn create_sandbox(&mut self, attempt: u32, now: Instant) -> Option<Instant> {
         if self.in_flight.sandbox || self.volumes.is_none() {
             return None;
         }
@@ -122,12 +124,12 @@ impl Worker {
 
     /// Returns the time before which a container must not be started; `None` if it may start now. A
     /// restart back-off becomes the container's waiting reason.
-    pub(super) fn held_back(&mut self, name: &str, now: Timestamp) -> Option<Timestamp> {
+    pub(super) fn held_back(&mut self, name: &str, now: Instant) -> Option<Instant> {
         if let Some(at) = self.retry_at.get(name).filter(|at| **at > now) {
             return Some(*at);
         }
         let instance = latest(&self.instances, name).filter(|i| i.exited())?;
-        let ended = instance.finished_at.unwrap_or(instance.created_at);
+        let ended = instance.ended.unwrap_or(now);
         let (pause, until) = self.backoff.holds(&self.backoff_key(name), ended, now)?;
         let pod = self.pod.full_name();
         if self.backoff_recorded.insert(instance.id.clone()) {
@@ -153,7 +155,7 @@ impl Worker {
     }
 
     /// Starts a container in the current sandbox, and its restart back-off after an exit.
-    pub(super) fn start_container(&mut self, name: &str, now: Timestamp) {
+    pub(super) fn start_container(&mut self, name: &str, now: Instant) {
         let (Some(container), Some(sandbox), Some(volumes)) = (
             self.pod.container(name).map(std::borrow::Cow::into_owned),
             self.sandbox.as_ref(),
@@ -163,7 +165,7 @@ impl Worker {
         };
         let earlier = self.instances.get(name).cloned().unwrap_or_default();
         if let Some(last) = earlier.last().filter(|i| i.exited()) {
-            let ended = last.finished_at.unwrap_or(last.created_at);
+            let ended = last.ended.unwrap_or(now);
             self.backoff.next(&self.backoff_key(name), ended, now);
         }
         let attempt = earlier

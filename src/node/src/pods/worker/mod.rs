@@ -4,7 +4,7 @@
 //! worker itself never waits for a container, an image or the API.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use jiff::{SignedDuration, Timestamp};
 use tokio::sync::{mpsc, watch};
@@ -12,6 +12,7 @@ use tokio::sync::{mpsc, watch};
 mod live;
 mod report;
 mod resize;
+mod restarting;
 mod state;
 mod stop;
 mod tasks;
@@ -19,14 +20,18 @@ mod tasks;
 pub(crate) use state::Adopted;
 
 use super::context::PodContext;
-use super::reason::Reason;
+use super::reason::{Eviction, Reason};
 use super::table::{Snapshot, WorkerEvent, WorkerHandle};
+use crate::delay;
 use crate::kinds::*;
 use crate::recorder::Severity::Normal;
 use state::{Channels, Message, Stage, Worker};
 
 /// Maximum time between two steps without an event.
-const RESYNC_PERIOD: SignedDuration = SignedDuration::from_mins(5);
+const RESYNC_PERIOD: Duration = Duration::from_secs(300);
+
+/// Maximum time between two looks at the time of day of a pod with a deadline.
+const DEADLINE_LOOK: Duration = Duration::from_secs(60);
 
 /// Message of a pod that exceeded `activeDeadlineSeconds`, worded as upstream.
 const DEADLINE_MESSAGE: &str = "Pod was active on the node longer than the specified deadline";
@@ -76,9 +81,11 @@ impl Worker {
             let pause = next
                 .into_iter()
                 .chain(self.publication.retry_at)
+                .chain(self.publication.held_until)
                 .min()
-                .map_or(RESYNC_PERIOD, |t| t.duration_since(Timestamp::now()));
-            let pause = Duration::try_from(pause.max(SignedDuration::ZERO)).unwrap_or_default();
+                .map_or(RESYNC_PERIOD, |at| {
+                    at.saturating_duration_since(Instant::now())
+                });
             tokio::select! {
                 message = self.mailbox.recv() => {
                     let Some(message) = message else { return };
@@ -110,18 +117,22 @@ impl Worker {
             WorkerEvent::Updated(pod) => self.update(pod),
             WorkerEvent::Removed => self.removed = true,
             WorkerEvent::ContainerChanged(id) => self.refresh(&id),
-            WorkerEvent::Evicted(reason) => {
+            WorkerEvent::Evicted(eviction) => {
                 if self.failure.is_none() && self.stage == Stage::Live {
-                    self.failure = Some(reason);
+                    let message = eviction.message.clone();
+                    self.failure = Some(Reason::new(Eviction::REASON, message));
+                    self.eviction = Some(eviction);
                 }
             }
         }
     }
 
     /// Takes the next step; returns when another step is due without an event.
-    fn step(&mut self) -> Option<Timestamp> {
-        let now = Timestamp::now();
-        let deadline = self.check_deadline(now);
+    fn step(&mut self) -> Option<Instant> {
+        let now = Instant::now();
+        let deadline = self
+            .check_deadline(Timestamp::now())
+            .map(|left| now + left.min(DEADLINE_LOOK));
         match self.stage {
             Stage::Live => {
                 let over = matches!(self.pod.api_phase(), "Succeeded" | "Failed");
@@ -149,8 +160,8 @@ impl Worker {
         }
     }
 
-    /// Fails a pod that has exceeded `activeDeadlineSeconds`; otherwise returns its deadline.
-    fn check_deadline(&mut self, now: Timestamp) -> Option<Timestamp> {
+    /// Fails a pod that has exceeded `activeDeadlineSeconds`; otherwise returns the time that is left.
+    fn check_deadline(&mut self, now: Timestamp) -> Option<Duration> {
         let seconds = self.pod.spec().active_deadline_seconds?;
         if self.stage != Stage::Live || self.failure.is_some() {
             return None;
@@ -165,7 +176,7 @@ impl Worker {
         // A deadline beyond the representable times never passes.
         let end = start.checked_add(SignedDuration::from_secs(seconds)).ok()?;
         if now < end {
-            return Some(end);
+            return Some(delay::left(end, now));
         }
         self.failure = Some(Reason::new("DeadlineExceeded", DEADLINE_MESSAGE));
         self.context

@@ -1,11 +1,12 @@
 //! Reports a pod's state to the API and to the node's endpoint.
 
 use std::sync::Arc;
+use std::time::Instant;
 
-use jiff::Timestamp;
 use kube::Api;
 use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
 
+use super::super::instance::{Instance, latest};
 use super::super::status::{self, Facts};
 use super::super::table::Snapshot;
 use super::state::{Stage, TaskResult, Worker};
@@ -36,6 +37,7 @@ impl Worker {
                 .failure
                 .as_ref()
                 .filter(|_| self.stage != Stage::Stopping),
+            is_disrupted: self.eviction.as_ref().is_some_and(|e| e.is_disruption),
             resizing: self.resizing(),
             resources: &|i| self.record.actual(i).cloned(),
             now: now(),
@@ -60,10 +62,17 @@ impl Worker {
         if self.in_flight.publish || self.removed {
             return;
         }
+        self.publication.held_until = self.restarting.held(
+            |name| latest(&self.instances, name).is_some_and(Instance::running),
+            Instant::now(),
+        );
+        if self.publication.held_until.is_some() {
+            return;
+        }
         if self
             .publication
             .retry_at
-            .is_some_and(|at| at > Timestamp::now())
+            .is_some_and(|at| at > Instant::now())
         {
             return;
         }

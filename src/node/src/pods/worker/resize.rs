@@ -2,8 +2,7 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
-
-use jiff::{SignedDuration, Timestamp};
+use std::time::{Duration, Instant};
 
 use super::super::resize::{self, Applied, Outdated, Refusal};
 use super::super::sandbox;
@@ -13,7 +12,7 @@ use crate::kinds::*;
 use crate::recorder::Severity::{Normal, Warning};
 
 /// Delay before a deferred or failed resize is retried.
-const RETRY_DELAY: SignedDuration = SignedDuration::from_secs(5);
+const RETRY_DELAY: Duration = Duration::from_secs(5);
 
 /// Progress of a pod's resize.
 #[derive(Default)]
@@ -22,11 +21,13 @@ pub(super) struct ResizeState {
     asked: Option<Arc<Pod>>,
     refusal: Option<Refusal>,
     /// Time of the next attempt to get the resources granted.
-    ask_at: Option<Timestamp>,
+    ask_at: Option<Instant>,
+    /// Whether only a change of the pod makes another attempt worth while.
+    is_infeasible: bool,
     /// Whether cgroups are being changed.
     in_progress: bool,
     error: Option<String>,
-    apply_at: Option<Timestamp>,
+    apply_at: Option<Instant>,
 }
 
 impl Worker {
@@ -41,6 +42,7 @@ impl Worker {
         if asked_before != Some(pod.metadata.generation) {
             self.resize.refusal = None;
             self.resize.ask_at = None;
+            self.resize.is_infeasible = false;
         }
         self.resize.asked = Some(pod);
         Arc::new(granted)
@@ -49,7 +51,7 @@ impl Worker {
     /// Grants the pod's requests if the node has the resources, and starts to apply granted ones.
     ///
     /// Returns when the next step is due, and the containers that have to be restarted.
-    pub(super) fn step_resize(&mut self, now: Timestamp) -> (Option<Timestamp>, HashSet<String>) {
+    pub(super) fn step_resize(&mut self, now: Instant) -> (Option<Instant>, HashSet<String>) {
         let ask = self.ask(now);
         let mut outdated = self.record.outdated(&self.pod, &self.instances);
         // Containers that are being started or stopped are resized later.
@@ -64,8 +66,11 @@ impl Worker {
     }
 
     /// Decides a pending resize; returns when to decide again if it is deferred.
-    fn ask(&mut self, now: Timestamp) -> Option<Timestamp> {
+    fn ask(&mut self, now: Instant) -> Option<Instant> {
         let asked = self.resize.asked.clone()?;
+        if self.resize.is_infeasible {
+            return None;
+        }
         if let Some(at) = self.resize.ask_at.filter(|at| *at > now) {
             return Some(at);
         }
@@ -100,15 +105,15 @@ impl Worker {
                         .pod(&self.pod, Warning, reason, refusal.message.clone());
                 }
                 self.resize.refusal = Some(refusal);
-                // An infeasible request is retried only when the pod changes.
-                self.resize.ask_at = Some(again.unwrap_or(Timestamp::MAX));
+                self.resize.ask_at = again;
+                self.resize.is_infeasible = again.is_none();
                 again
             }
         }
     }
 
     /// Starts to resize containers in place; returns when to retry after a failure.
-    fn apply(&mut self, in_place: Vec<Outdated>, now: Timestamp) -> Option<Timestamp> {
+    fn apply(&mut self, in_place: Vec<Outdated>, now: Instant) -> Option<Instant> {
         if in_place.is_empty() || self.resize.in_progress {
             return None;
         }
@@ -154,7 +159,7 @@ impl Worker {
                         .pod(&self.pod, Warning, "ResizeError", error.clone());
                 }
                 self.resize.error = Some(error);
-                self.resize.apply_at = Some(Timestamp::now() + RETRY_DELAY);
+                self.resize.apply_at = Some(Instant::now() + RETRY_DELAY);
             }
         }
     }

@@ -3,26 +3,28 @@
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Instant;
 
-use jiff::Timestamp;
-use rkube_runtime::{ContainerStatus as RuntimeContainer, Sandbox, SandboxState};
+use rkube_runtime::{ContainerState, ContainerStatus as RuntimeContainer, Sandbox, SandboxState};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::super::backoff::Backoff;
 use super::super::container::termination_message;
 use super::super::context::PodContext;
+use super::super::counts;
 use super::super::instance::{Instance, Instances};
 use super::super::object_hold::{ObjectHold, SharedHold};
 use super::super::plan::SandboxView;
 use super::super::probes::{ProbeResult, Probes};
-use super::super::reason::Reason;
+use super::super::reason::{Eviction, Reason};
 use super::super::resize::{Applied, Record};
 use super::super::sandbox::{self, NewSandbox, NotCreated};
 use super::super::start::NotStarted;
 use super::super::table::{Snapshot, WorkerEvent};
 use super::resize::ResizeState;
-use crate::kinds::*;
+use super::restarting::Restarting;
+use crate::kinds::{Container, Pod, PodExt as _, Time, now};
 use crate::volumes::Volumes;
 
 /// A pod's sandboxes and containers that the runtime already has when its worker starts.
@@ -93,7 +95,9 @@ pub(super) struct InFlight {
 #[derive(Default)]
 pub(super) struct Publication {
     /// Time of the next attempt after a failure.
-    pub retry_at: Option<Timestamp>,
+    pub retry_at: Option<Instant>,
+    /// Until when it waits for a container that is restarted.
+    pub held_until: Option<Instant>,
     /// Consecutive failures.
     pub failures: u32,
 }
@@ -121,6 +125,8 @@ pub(crate) struct Worker {
     pub(super) stage: Stage,
     /// Why the node rejected, evicted or failed the pod.
     pub(super) failure: Option<Reason>,
+    /// How the node evicts the pod, if it does.
+    pub(super) eviction: Option<Eviction>,
     /// Whether the API no longer has the pod.
     pub(super) removed: bool,
     /// Whether the records for `kubectl logs` are removed or being removed.
@@ -136,10 +142,11 @@ pub(crate) struct Worker {
     /// Waiting reasons by container name.
     pub(super) waiting: HashMap<String, Reason>,
     /// Time of the next attempt by container name, or by [`SANDBOX`].
-    pub(super) retry_at: HashMap<String, Timestamp>,
+    pub(super) retry_at: HashMap<String, Instant>,
     /// IDs of the exited containers for which a `BackOff` event was recorded.
     pub(super) backoff_recorded: HashSet<String>,
     pub(super) publication: Publication,
+    pub(super) restarting: Restarting,
 }
 
 /// Key of the sandbox in [`Worker::retry_at`]; it is not a valid container name.
@@ -180,6 +187,7 @@ impl Worker {
             resize: ResizeState::default(),
             stage: Stage::Live,
             failure,
+            eviction: None,
             removed: false,
             records_removed: false,
             cancel: CancellationToken::new(),
@@ -190,6 +198,7 @@ impl Worker {
             retry_at: HashMap::new(),
             backoff_recorded: HashSet::new(),
             publication: Publication::default(),
+            restarting: Restarting::default(),
             pod,
         };
         let known = !adopted.sandboxes.is_empty();
@@ -222,7 +231,7 @@ impl Worker {
             self.ip = ip;
         }
         for container in &adopted.containers {
-            self.note(container);
+            self.take_over(container);
         }
     }
 
@@ -231,8 +240,38 @@ impl Worker {
         self.pod.uid()
     }
 
-    /// Adds or updates a container from the runtime's status.
+    /// Adds or updates a container from the runtime's status, and counts its end.
     fn note(&mut self, container: &RuntimeContainer) {
+        let known = self
+            .instances
+            .get(&container.spec.name)
+            .into_iter()
+            .flatten();
+        let had_ended = known.filter(|i| i.id == container.id).any(Instance::exited);
+        if container.state == ContainerState::Exited && !had_ended {
+            self.count_end(&Instance::new(container));
+        }
+        self.take_over(container);
+    }
+
+    fn count_end(&self, instance: &Instance) {
+        let is = |c: &Container| c.name == instance.name;
+        let container_type = if self.pod.init_containers().iter().any(is) {
+            "init_container"
+        } else if self.pod.spec().containers.iter().any(is) {
+            "container"
+        } else {
+            "ephemeral_container"
+        };
+        counts::ended(counts::End {
+            container_type,
+            exit_code: instance.exit_code,
+            reason: instance.exit_reason().to_owned(),
+        });
+    }
+
+    /// Adds or updates a container from the runtime's status.
+    fn take_over(&mut self, container: &RuntimeContainer) {
         let mut instance = Instance::new(container);
         if instance.exited() {
             instance.message = termination_message(self.pod.uid(), container);
@@ -243,6 +282,7 @@ impl Worker {
                 if known.exited() {
                     // The message was already read when the container exited.
                     instance.message.clone_from(&known.message);
+                    instance.ended = known.ended;
                 }
                 *known = instance;
             }

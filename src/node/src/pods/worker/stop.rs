@@ -46,12 +46,18 @@ impl Worker {
     pub(super) fn begin_stop(&mut self) {
         self.stage = Stage::Stopping;
         self.cancel.cancel();
+        self.restarting.clear();
         self.probes.stop_restarting();
     }
 
     /// Stops main containers, then sidecars, then the sandbox.
     pub(super) fn step_stop(&mut self) {
-        let grace = self.pod.grace_seconds().max(1);
+        let grace = match &self.eviction {
+            Some(eviction) if self.pod.deleting() => eviction.grace.min(self.pod.grace_seconds()),
+            Some(eviction) => eviction.grace,
+            None => self.pod.grace_seconds(),
+        };
+        let grace = grace.max(1);
         let sidecars: Vec<String> = self
             .pod
             .init_containers()
@@ -106,7 +112,7 @@ impl Worker {
         });
     }
 
-    /// Unmounts the volumes. For a deleted pod, also removes its files, sandboxes, cgroup and logs.
+    /// Removes the volumes; of an evicted pod also the containers, of a deleted one everything.
     pub(super) fn clean(&mut self) {
         let everything = self.pod.deleting() || self.removed;
         self.records_removed = everything;
@@ -117,8 +123,18 @@ impl Worker {
         } else {
             Vec::new()
         };
+        // The node needs the disk space of evicted pods, so only their logs are left.
+        let containers: Vec<String> = match &self.eviction {
+            Some(_) if !everything => self.ids().collect(),
+            _ => Vec::new(),
+        };
         self.spawn(async move {
-            volumes::unmount(pod.uid()).await;
+            volumes::discard(pod.uid()).await;
+            for id in containers {
+                if let Err(e) = context.runtime.remove_container(&id).await {
+                    warn!("removing container {id}: {e}");
+                }
+            }
             if everything {
                 remove_records(&context, &pod, sandboxes).await;
             }

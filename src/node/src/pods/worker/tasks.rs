@@ -1,8 +1,8 @@
 //! Handles the results of the worker's tasks.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use jiff::{SignedDuration, Timestamp};
 use tracing::{debug, warn};
 
 use super::super::probes::ProbeResult;
@@ -16,7 +16,7 @@ use crate::volumes::Volumes;
 
 /// Delay after a patch of a pod that the API server does not have. The watch will report its
 /// removal.
-const NOT_FOUND_DELAY: SignedDuration = SignedDuration::from_secs(5);
+const NOT_FOUND_DELAY: Duration = Duration::from_secs(5);
 
 impl Worker {
     /// Updates the worker's state from the result of a task.
@@ -77,7 +77,7 @@ impl Worker {
                     .recorder
                     .pod(&self.pod, Warning, e.reason, e.message);
                 self.retry_at
-                    .insert(SANDBOX.into(), Timestamp::now() + RETRY_DELAY);
+                    .insert(SANDBOX.into(), Instant::now() + RETRY_DELAY);
             }
         }
     }
@@ -85,6 +85,7 @@ impl Worker {
     fn container_started(&mut self, name: String, result: Result<(), NotStarted>) {
         self.busy.remove(&name);
         self.in_flight.start = None;
+        self.restarting.end(&name);
         self.refresh_all(&name);
         match result {
             Ok(()) => {
@@ -126,7 +127,7 @@ impl Worker {
                 self.update(Arc::new(pod));
             }
             Err(e) if client::answered(&e, 404) => {
-                self.publication.retry_at = Some(Timestamp::now() + NOT_FOUND_DELAY);
+                self.publication.retry_at = Some(Instant::now() + NOT_FOUND_DELAY);
             }
             Err(e) => {
                 if !client::unreachable(&e) {
@@ -153,7 +154,7 @@ impl Worker {
     fn retry_publication(&mut self) {
         let delay = client::retry_delay(self.publication.failures * 10);
         self.publication.failures += 1;
-        self.publication.retry_at = Timestamp::now().checked_add(delay).ok();
+        self.publication.retry_at = Some(Instant::now() + delay);
     }
 
     fn probed(&mut self, result: &ProbeResult) {

@@ -5,6 +5,7 @@ use rkube_runtime::ContainerState as State;
 use super::super::answer::Answer;
 use super::super::endpoint::Endpoint;
 use super::page::Page;
+use crate::pods::counts;
 
 /// Clock ticks per second in `/proc`; fixed by the kernel's interface.
 const TICKS: f64 = 100.0;
@@ -53,8 +54,37 @@ pub(crate) fn serve(endpoint: &Endpoint) -> Answer {
     let platform = format!("linux/{}", endpoint.host.machine.architecture);
     let labels = [("git_version", &*version), ("platform", &platform)];
     page.sample("kubernetes_build_info", &labels, 1.0, None);
+    counters(&mut page);
     process(&mut page);
     page.into_answer()
+}
+
+/// Adds what was counted since the agent's start.
+fn counters(page: &mut Page) {
+    let name = "kubelet_evictions";
+    page.family(
+        name,
+        "counter",
+        "[ALPHA] Cumulative number of pod evictions by eviction signal",
+    );
+    for (signal, count) in counts::evictions() {
+        page.sample(name, &[("eviction_signal", signal)], count as f64, None);
+    }
+    let name = "kubelet_terminated_containers_total";
+    page.family(
+        name,
+        "counter",
+        "[ALPHA] Cumulative number of containers terminated, by exit code and reason",
+    );
+    for (end, count) in counts::ends() {
+        let exit_code = end.exit_code.to_string();
+        let labels = [
+            ("container_type", end.container_type),
+            ("exit_code", &*exit_code),
+            ("reason", &*end.reason),
+        ];
+        page.sample(name, &labels, count as f64, None);
+    }
 }
 
 fn read(path: &str) -> String {

@@ -1,46 +1,16 @@
-//! Disk usage of containers, logs and volumes. Directories are walked at most once a minute.
+//! `FsStats` of containers, logs and volumes.
 
-use std::collections::HashMap;
-use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::path::Path;
 
-use parking_lot::Mutex;
-use rkube_runtime::{FsUsage, directory_usage};
+use rkube_runtime::FsUsage;
 use serde_json::{Value, json};
 
+use crate::disk::Sizes;
 use crate::machine::{self, Space};
 
-/// How long the size of a directory is kept: the kubelet's interval.
-const KEPT: Duration = Duration::from_secs(60);
-
-/// The sizes of directories that were asked for lately.
-#[derive(Default)]
-pub(crate) struct Sizes {
-    known: Mutex<HashMap<PathBuf, (Instant, FsUsage)>>,
-}
-
-impl Sizes {
-    /// Returns the size of a directory. Blocks the thread while it is walked.
-    pub(super) fn of(&self, path: &Path) -> FsUsage {
-        let now = Instant::now();
-        let is_recent = |at: &Instant| now.duration_since(*at) < KEPT;
-        let known = self.known.lock().get(path).cloned();
-        if let Some((_, usage)) = known.filter(|(at, _)| is_recent(at)) {
-            return usage;
-        }
-        let usage = directory_usage(path);
-        let mut known = self.known.lock();
-        known.retain(|_, (at, _)| is_recent(at));
-        known.insert(path.to_owned(), (now, usage.clone()));
-        usage
-    }
-
-    /// Returns the `FsStats` of a directory: its own size, and the space of its file system.
-    pub(super) fn directory(&self, path: &Path, now: &str) -> Value {
-        let usage = self.of(path);
-        let space = machine::filesystem(path);
-        within(space, &usage, now)
-    }
+/// Returns the `FsStats` of a directory: its own size, and the space of its file system.
+pub(super) fn directory(sizes: &Sizes, path: &Path, now: &str) -> Value {
+    within(machine::filesystem(path), &sizes.of(path), now)
 }
 
 /// Returns the `FsStats` of files that use a part of a file system.
@@ -76,15 +46,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn directories_are_walked_once_a_minute() {
+    fn directories_have_a_size_on_their_file_system() {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("a"), vec![1; 100_000]).unwrap();
-        let sizes = Sizes::default();
-        let first = sizes.directory(dir.path(), "now");
-        assert!(first["usedBytes"].as_u64().unwrap() >= 100_000, "{first}");
-        assert_eq!(first["inodesUsed"], 2);
-        assert!(first["capacityBytes"].as_u64().unwrap() > 0);
-        std::fs::write(dir.path().join("b"), "").unwrap();
-        assert_eq!(sizes.directory(dir.path(), "now")["inodesUsed"], 2);
+        let stats = directory(&Sizes::default(), dir.path(), "now");
+        assert!(stats["usedBytes"].as_u64().unwrap() >= 100_000, "{stats}");
+        assert_eq!(stats["inodesUsed"], 2);
+        assert!(stats["capacityBytes"].as_u64().unwrap() > 0);
     }
 }

@@ -22,7 +22,6 @@ use crate::pods::paths::{log_dir, pod_dir};
 use crate::pods::qos;
 use crate::pods::table::Snapshot;
 
-pub(crate) use disk::Sizes;
 pub(crate) use rates::Rates;
 
 /// The group of all pods.
@@ -323,7 +322,7 @@ impl Summary<'_> {
                 if !path.is_dir() {
                     return None;
                 }
-                let mut stats = self.endpoint.sizes.directory(&path, &self.now);
+                let mut stats = disk::directory(&self.endpoint.sizes, &path, &self.now);
                 stats["name"] = volume.name.as_str().into();
                 if !in_memory {
                     let usage = self.endpoint.sizes.of(&path);

@@ -19,6 +19,7 @@ use super::atomic::{self, File, Files, check_path};
 use super::beneath::Dir;
 use super::local;
 use super::types::{Dependency, Problem, VolumeSources, fs_group, problem, volume_dir};
+use crate::delay;
 use crate::kinds::*;
 use crate::objects::{Known, Watched};
 use crate::pods::env::{Fields, resource_field};
@@ -173,9 +174,12 @@ impl Contents {
     /// Waits until a refresh is due; returns false once the pod's sender is dropped.
     async fn changed(&mut self, pod: &mut watch::Receiver<Arc<Pod>>) -> bool {
         let due = self.tokens.iter().map(|t| t.refresh_at).min();
-        let rest = due.map_or(MAX_REFRESH_PERIOD, |d| {
-            Duration::try_from(d.duration_since(Timestamp::now())).unwrap_or_default()
-        });
+        let aged = async {
+            match due {
+                Some(due) => delay::until(due).await,
+                None => tokio::time::sleep(MAX_REFRESH_PERIOD).await,
+            }
+        };
         let dependencies = self.dependencies.iter_mut();
         let waits: Vec<_> = dependencies.map(|(_, d)| Box::pin(d.changed())).collect();
         let any = async {
@@ -187,7 +191,7 @@ impl Contents {
         tokio::select! {
             () = any => true,
             changed = pod.changed() => changed.is_ok(),
-            () = tokio::time::sleep(rest) => true,
+            () = aged => true,
         }
     }
 
@@ -353,7 +357,13 @@ impl Contents {
                 .pod
                 .container(name)
                 .ok_or_else(|| problem(format!("container {name} not found")))?;
-            resource_field(&self.sources.host.allocatable(), &container, field).map_err(problem)?
+            resource_field(
+                &self.sources.host.allocatable(),
+                &self.pod,
+                &container,
+                field,
+            )
+            .map_err(problem)?
         } else {
             return Err(problem("a downward API item names no field"));
         };
