@@ -32,6 +32,7 @@ mod status;
 mod store;
 mod sudo;
 mod tunnel;
+pub mod yaml;
 
 pub use access::{
     client, endpoints, kubeconfig, logs, on_node, server, ssh, ssh_address, ssh_host_key, ssh_key,
