@@ -9,6 +9,7 @@ use rkube_client as _;
 
 mod access;
 pub mod addons;
+pub mod apply;
 mod choice;
 mod download;
 mod export;

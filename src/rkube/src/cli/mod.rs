@@ -1,6 +1,7 @@
 //! The command line: one file per command, and the code they share.
 
 mod addons;
+mod apply;
 mod args;
 mod certs;
 mod config;
@@ -96,6 +97,8 @@ pub struct Global {
 enum Command {
     /// Start a cluster; create it if it does not exist
     Start(Box<start::Args>),
+    /// Bring a running cluster to what its cluster file says
+    Apply(apply::Args),
     /// Stop a cluster and keep its data
     Stop(stop::Args),
     /// Delete a cluster and all its data
@@ -166,9 +169,6 @@ enum Command {
     /// Print the version; rkube asks no server for a newer one
     #[command(hide = true)]
     UpdateCheck,
-    /// Not supported; says how to change a cluster
-    #[command(hide = true)]
-    Apply(minikube::Rest),
     /// Not supported; says how to get images to the nodes
     #[command(hide = true)]
     DockerEnv(minikube::Rest),
@@ -384,6 +384,7 @@ async fn run(cli: Cli, output: &Output) -> Result<ExitCode, Failure> {
     let done = |()| ExitCode::SUCCESS;
     match cli.command {
         Command::Start(args) => start::run(&home, &global, *args, output).await.map(done),
+        Command::Apply(args) => apply::run(&home, &global, args, output).await.map(done),
         Command::Stop(args) => stop::run(&home, &global, args, output).await.map(done),
         Command::Delete(args) => delete::run(&home, &global, args, output).await.map(done),
         Command::Status(args) => status::run(&home, &global, args, output).await,
@@ -428,7 +429,6 @@ async fn run(cli: Cli, output: &Output) -> Result<ExitCode, Failure> {
             "flags of rkube cannot be combined with kind's commands",
         )
         .advise("begin with the command: rkube kind create cluster --name NAME")),
-        Command::Apply(_) => Err(minikube::instead_of("apply", &global.profile)),
         Command::DockerEnv(_) => Err(minikube::instead_of("docker-env", &global.profile)),
         Command::PodmanEnv(_) => Err(minikube::instead_of("podman-env", &global.profile)),
         Command::Cache(_) => Err(minikube::instead_of("cache", &global.profile)),

@@ -1,6 +1,6 @@
 //! `rkube node`
 
-use rkube_cluster::{Home, Kubeconfig, Profile, default_kubeconfig};
+use rkube_cluster::{Home, Kubeconfig, NodeSpec, Profile, default_kubeconfig};
 use rkube_failure::Failure;
 
 use super::output::table;
@@ -85,8 +85,13 @@ pub async fn run(home: &Home, global: &Global, args: Args, output: &Output) -> R
             cpus,
             memory,
         } => {
+            let spec = NodeSpec {
+                cpu_millis: cpus,
+                memory_bytes: memory,
+                ..NodeSpec::default()
+            };
             for _ in 0..count {
-                let node = rkube_cluster::add_node(home, profile, cpus, memory, output).await?;
+                let node = rkube_cluster::add_node(home, profile, &spec, output).await?;
                 output.say(&format!("The node '{}' was added.", node.name));
             }
             Ok(())

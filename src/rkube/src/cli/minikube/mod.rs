@@ -207,14 +207,6 @@ pub fn instead_of(command: &str, profile: &str) -> Failure {
                 with("image load NAME")
             ),
         ),
-        "apply" => unsupported(
-            "'apply' is not supported: the nodes of a cluster file are those of a new cluster",
-            format!(
-                "add folders with: {}, and nodes with: {}; addons, images and manifests are applied by the next rkube start -f FILE",
-                with("mount HOST:NODE"),
-                with("node add")
-            ),
-        ),
         "image push" => unsupported(
             format!("'{command}' is not supported"),
             format!(
