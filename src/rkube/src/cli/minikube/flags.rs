@@ -305,12 +305,6 @@ pub(super) const FLAGS: &[Flag] = &[
     value("start", "socket-vmnet-client-path", VM),
     value("start", "socket-vmnet-path", VM),
     // stop, delete, pause.
-    no(
-        "stop",
-        "schedule",
-        "rkube has no timer; an idle cluster needs next to no CPU time",
-    ),
-    switch("stop", "cancel-scheduled", "no stop is ever scheduled"),
     switch(
         "stop",
         "keep-context-active",
