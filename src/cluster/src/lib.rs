@@ -10,6 +10,7 @@ use rkube_client as _;
 mod access;
 pub mod addons;
 pub mod apply;
+pub mod audit;
 mod choice;
 mod download;
 mod export;

@@ -200,6 +200,13 @@ pub fn properties() -> Vec<Property> {
             Some("dry-run" | "file" | "help" | "version") | None
         )
     };
+    let audit = Property {
+        name: super::audit::SETTING.to_owned(),
+        help: "Whether commands are logged (rkube logs --audit)".to_owned(),
+        variable: "-".to_owned(),
+        default: "true".to_owned(),
+        values: vec!["true".into(), "false".into()],
+    };
     flags
         .chain(profile)
         .filter(once)
@@ -224,6 +231,7 @@ pub fn properties() -> Vec<Property> {
                 name,
             })
         })
+        .chain(std::iter::once(audit))
         .collect()
 }
 

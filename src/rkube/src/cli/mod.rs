@@ -3,6 +3,7 @@
 mod addons;
 mod apply;
 mod args;
+mod audit;
 mod certs;
 mod config;
 mod cp;
@@ -88,6 +89,12 @@ pub struct Global {
         value_name = "FORMAT"
     )]
     pub output: output::Format,
+    /// User to name in the log of commands
+    #[arg(long, global = true, hide = true, value_name = "NAME")]
+    pub user: Option<String>,
+    /// Leave the command out of the log of commands
+    #[arg(long, global = true, hide = true)]
+    pub skip_audit: bool,
     /// Whether the profile was named by a flag or the environment.
     #[arg(skip)]
     pub profile_given: bool,
@@ -206,7 +213,7 @@ pub fn main() -> ExitCode {
     if let Some(words) = kind::words(&words) {
         return kind::main(words, &settings);
     }
-    let parsed = match args::parse(words, &settings) {
+    let parsed = match args::parse(words.clone(), &settings) {
         Ok(parsed) => parsed,
         Err(e) => return usage(&e),
     };
@@ -227,13 +234,23 @@ pub fn main() -> ExitCode {
         output.say(done);
         return ExitCode::SUCCESS;
     }
+    let global = &cli.global;
+    let entry = (!global.skip_audit)
+        .then(|| audit::begin(&words, &global.profile, global.user.as_deref(), &settings))
+        .flatten();
     // These commands undo their work on Ctrl-C.
     let handles_interrupt = match &cli.command {
         Command::Tunnel | Command::Start(_) | Command::Dashboard(_) | Command::Snapshot(_) => true,
         Command::Ctl(args) => args.handles_interrupt(),
         _ => false,
     };
-    execute(&output, handles_interrupt, run(cli, &output))
+    let code = execute(&output, handles_interrupt, run(cli, &output));
+    if let (Some(entry), Ok(home)) = (entry, Home::find())
+        && let Err(failure) = entry.end(&home)
+    {
+        eprintln!("the command was not logged: {}", failure.message);
+    }
+    code
 }
 
 /// Runs a command until it ends, or until Ctrl-C unless it handles that itself. Prints its failure.

@@ -92,8 +92,6 @@ pub(super) const FLAGS: &[Flag] = &[
         ),
         'b',
     ),
-    value("", "user", "rkube keeps no audit of commands"),
-    switch("", "skip-audit", "rkube keeps no audit of commands"),
     off("", "rootless", "the drivers need root or a rootful engine"),
     // start: Kubernetes.
     depends("start", "kubernetes-version", kubernetes_version),
@@ -354,11 +352,6 @@ pub(super) const FLAGS: &[Flag] = &[
         "a folder that nodes cannot write to is HOST:NODE:ro",
     ),
     switch("ssh", "native-ssh", "rkube always uses its own SSH client"),
-    off(
-        "logs",
-        "audit",
-        "rkube keeps no audit of commands; the API server's is enabled with --extra-config",
-    ),
     off(
         "kubectl",
         "ssh",
