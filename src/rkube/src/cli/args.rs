@@ -9,7 +9,7 @@ use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, ArgMatches, Command, CommandFactory, FromArgMatches};
 
 use super::settings::Settings;
-use super::{Cli, minikube};
+use super::{Cli, k3d, minikube};
 
 /// A parsed command line.
 pub struct Parsed {
@@ -21,6 +21,14 @@ pub struct Parsed {
 
 /// Parses a command line. `args` starts with the program's name.
 pub fn parse(args: Vec<OsString>, settings: &Settings) -> Result<Parsed, clap::Error> {
+    let ((args, note), refusal) = match k3d::translate(args) {
+        Ok(translated) => (translated, None),
+        // A command that is always there; the refusal is reported instead of its result.
+        Err(refusal) => {
+            let words = vec!["rkube".into(), "options".into()];
+            ((words, None), Some(refusal))
+        }
+    };
     let mut parser = parser(settings);
     let matches = match parser.try_get_matches_from_mut(args.clone()) {
         Ok(matches) => matches,
@@ -36,10 +44,10 @@ pub fn parse(args: Vec<OsString>, settings: &Settings) -> Result<Parsed, clap::E
     {
         args.given = given(start);
     }
-    Ok(Parsed {
-        cli,
-        findings: minikube::check(&matches),
-    })
+    let mut findings = minikube::check(&matches);
+    findings.refusal = refusal.or(findings.refusal);
+    findings.warnings.extend(note);
+    Ok(Parsed { cli, findings })
 }
 
 /// Returns the names of the flags that are on the command line.
@@ -210,6 +218,7 @@ pub fn properties() -> Vec<Property> {
     flags
         .chain(profile)
         .filter(once)
+        .filter(|arg| !arg.is_hide_set())
         .filter_map(|arg| {
             let name = arg.get_long()?.to_owned();
             let text = |values: &[clap::builder::OsStr]| {

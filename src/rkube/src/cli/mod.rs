@@ -20,6 +20,7 @@ mod export;
 mod file;
 mod image;
 mod ip;
+mod k3d;
 mod kind;
 mod kubectl;
 mod load;
