@@ -137,7 +137,9 @@ pub async fn wait_and_stop(
 
 /// Returns the time until a moment as Go prints it, in whole seconds: `1h2m3s`.
 fn time_to(at: Timestamp, now: Timestamp) -> String {
-    let left = at.duration_since(now).as_secs().max(0);
+    // What has begun counts, so that a stop in 5 minutes is not one in 4m59s.
+    let left = at.duration_since(now).as_millis().max(0).unsigned_abs();
+    let left = left.div_ceil(1000);
     let (hours, minutes, seconds) = (left / 3600, left / 60 % 60, left % 60);
     match (hours, minutes) {
         (0, 0) => format!("{seconds}s"),
@@ -214,6 +216,7 @@ mod tests {
         let now: Timestamp = "2026-01-01T00:00:00Z".parse().unwrap();
         for (at, text) in [
             ("2026-01-01T00:00:09Z", "9s"),
+            ("2026-01-01T00:00:08.5Z", "9s"),
             ("2026-01-01T00:05:00Z", "5m0s"),
             ("2026-01-01T01:00:02Z", "1h0m2s"),
             ("2025-01-01T00:00:00Z", "0s"),
