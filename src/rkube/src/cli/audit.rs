@@ -23,6 +23,8 @@ const LEFT_OUT: &[&str] = &[
     "completion",
     "ctl",
     "help",
+    // It becomes kubectl.
+    "kubectl",
     "logs",
     "options",
     "profile",
@@ -103,7 +105,25 @@ fn own_user() -> String {
     of("SUDO_USER")
         .or_else(|| of("USER"))
         .or_else(|| of("USERNAME"))
+        .or_else(registered_user)
         .unwrap_or_else(|| "UNKNOWN".to_owned())
+}
+
+/// Returns the name that the system has for the user of this process. Services have no variables.
+#[cfg(target_os = "linux")]
+fn registered_user() -> Option<String> {
+    let uid = nix::unistd::getuid().to_string();
+    let users = std::fs::read_to_string("/etc/passwd").ok()?;
+    users.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        let name = fields.next()?;
+        (fields.nth(1) == Some(uid.as_str())).then(|| name.to_owned())
+    })
+}
+
+#[cfg(not(target_os = "linux"))]
+fn registered_user() -> Option<String> {
+    None
 }
 
 impl Begun {
@@ -227,10 +247,7 @@ mod tests {
         );
         assert_eq!(value["user"], "ann");
         assert!(text(&[entry]).contains("--nodes 2"));
-        let secret = begun(
-            "rkube kubectl -- create secret generic s --from-literal=a=b",
-            &settings,
-        );
+        let secret = begun("rkube ssh -- echo secret", &settings);
         assert_eq!(secret.unwrap().entry().args, "-- …");
     }
 
