@@ -253,7 +253,8 @@ async fn actions(
                 name => has_addons && !wanted.contains(name),
             };
             if is_enabled && goes {
-                all.push(Action::Disable(entry.name.clone()));
+                // First: its pods need not leave the nodes that go.
+                all.insert(0, Action::Disable(entry.name.clone()));
             }
         }
         // The content of a folder may have changed without its version.
