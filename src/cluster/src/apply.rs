@@ -162,13 +162,16 @@ fn node_steps(profile: &Profile, specs: &[NodeSpec], steps: &mut Vec<Step>) -> R
         node.is_as(spec, &node.ports) && is_fixed_as(node, spec, &node.ports)
     };
     let alike = |node: &Node, spec: &NodeSpec| is_fixed_as(node, spec, &node.ports);
-    let rules: [&dyn Fn(&Node, &NodeSpec) -> bool; 2] = [&equal, &alike];
-    for rule in rules {
+    for exactly in [true, false] {
         for (i, spec) in workers.iter().enumerate() {
             if partner.contains(&Some(i)) {
                 continue;
             }
-            let free = |at: &usize| partner[*at].is_none() && rule(present[*at], spec);
+            let fits = |node: &Node| match exactly {
+                true => equal(node, spec),
+                false => alike(node, spec),
+            };
+            let free = |at: &usize| partner[*at].is_none() && fits(present[*at]);
             if let Some(at) = (0..present.len()).find(free) {
                 partner[at] = Some(i);
             }
