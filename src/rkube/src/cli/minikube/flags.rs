@@ -130,7 +130,7 @@ pub(super) const FLAGS: &[Flag] = &[
     value(
         "start",
         "cert-expiration",
-        "certificates are valid for ten years",
+        "certificates are valid for a year, and are renewed at start and while the cluster runs",
     ),
     switch("start", "disable-optimizations", "there are none"),
     switch("start", "disable-metrics", "metrics cost next to nothing"),
