@@ -93,8 +93,39 @@ fn explain(e: clap::Error, args: Vec<OsString>) -> clap::Error {
                 None => e,
             }
         }
+        ErrorKind::ValueValidation => {
+            let source = std::error::Error::source(&e).map(ToString::to_string);
+            let Some(valid) = source.as_deref().and_then(valid_instead) else {
+                return e;
+            };
+            let text = |kind| match e.get(kind) {
+                Some(ContextValue::String(text)) => text.as_str(),
+                _ => "",
+            };
+            let (arg, value) = (
+                text(ContextKind::InvalidArg),
+                text(ContextKind::InvalidValue),
+            );
+            Cli::command().error(
+                ErrorKind::ValueValidation,
+                format!("invalid value '{value}' for '{arg}': it must be {valid}"),
+            )
+        }
         _ => e,
     }
+}
+
+/// Returns what is valid where a parser of Rust's library only says what is wrong.
+fn valid_instead(error: &str) -> Option<&'static str> {
+    Some(match error {
+        "invalid digit found in string"
+        | "cannot parse integer from empty string"
+        | "number too small to fit in target type" => "a whole number, 0 or more",
+        "number too large to fit in target type" => "a smaller number",
+        "invalid IP address syntax" => "an address range such as 192.168.77.0/24",
+        "invalid IPv4 address syntax" => "an address such as 192.168.77.2",
+        _ => return None,
+    })
 }
 
 /// Returns the parser of command lines.
@@ -286,6 +317,25 @@ mod tests {
         };
         assert!(args.given.contains(&"pod-network-cidr".to_owned()));
         assert!(!args.given.contains(&"dns-domain".to_owned()));
+    }
+
+    #[test]
+    fn a_wrong_value_tells_what_is_valid() {
+        for (line, part) in [
+            (
+                "logs -n x",
+                "'x' for '--length <LINES>': it must be a whole number, 0 or more",
+            ),
+            ("start --subnet=x", "an address range such as"),
+            ("dashboard --port 99999999", "0..=65535"),
+            ("start --nodes=x", "'x' is not a number of nodes"),
+            ("status -o xml", "text, json, yaml, name"),
+        ] {
+            let words = std::iter::once("rkube").chain(line.split(' '));
+            let words = words.map(OsString::from).collect();
+            let error = parse(words, &Settings::default()).err().unwrap();
+            assert!(error.to_string().contains(part), "{line}: {error}");
+        }
     }
 
     #[test]

@@ -15,6 +15,13 @@ pub struct Args {
     command: Command,
 }
 
+impl Args {
+    /// Whether the command prints a list of names.
+    pub fn lists(&self) -> bool {
+        matches!(self.command, Command::List)
+    }
+}
+
 #[derive(clap::Subcommand)]
 enum Command {
     /// Set the default of a flag of `rkube start`, or the current profile

@@ -236,6 +236,12 @@ pub fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     let global = &cli.global;
+    if global.output == output::Format::Name && !lists(&cli.command) {
+        let failure = usage_failure("--output=name is for lists of named objects");
+        return output.fail(&failure.advise(
+            "use it with the command list of profile, node, addons, snapshot, driver, service or config",
+        ));
+    }
     let entry = (!global.skip_audit)
         .then(|| audit::begin(&words, &global.profile, global.user.as_deref(), &settings))
         .flatten();
@@ -316,6 +322,23 @@ fn words() -> Vec<std::ffi::OsString> {
         words.splice(1..1, ["kubectl".into(), "--".into()]);
     }
     words
+}
+
+/// Whether a command prints a list of names.
+fn lists(command: &Command) -> bool {
+    match command {
+        Command::Node(args) => args.lists(),
+        Command::Addons(args) => args.lists(),
+        Command::Snapshot(args) => args.lists(),
+        Command::Config(args) => args.lists(),
+        Command::Profile(args) => args.lists(),
+        Command::Service(args) => args.lists(),
+        // Its only command is a list.
+        Command::Driver(_) => true,
+        // It says that itself.
+        Command::Image(_) => true,
+        _ => false,
+    }
 }
 
 /// Returns the failure of an invalid command line.
