@@ -195,15 +195,15 @@ pub async fn run(
                 }
             }
             Some(Ok(Seen::Slice(event))) => {
-                if tunnel.slices.apply(event) {
+                if tunnel.slices.apply(*event) {
                     tunnel.lead(&mut report);
                 }
             }
             Some(Ok(Seen::Service(event))) => {
-                if matches!(event, watcher::Event::InitDone) {
+                if matches!(*event, watcher::Event::InitDone) {
                     outage = Outage::default();
                 }
-                tunnel.handle(event, &mut seen, &mut report).await?;
+                tunnel.handle(*event, &mut seen, &mut report).await?;
             }
         }
     }
@@ -214,9 +214,9 @@ pub async fn run(
 /// What the tunnel watches.
 enum Seen {
     /// A service.
-    Service(watcher::Event<Service>),
+    Service(Box<watcher::Event<Service>>),
     /// Endpoints of a service.
-    Slice(watcher::Event<EndpointSlice>),
+    Slice(Box<watcher::Event<EndpointSlice>>),
 }
 
 fn key(service: &Service) -> String {
@@ -353,8 +353,8 @@ impl Tunnel {
         let services = watcher(services, watcher::Config::default());
         let slices = watcher(slices, watcher::Config::default());
         futures::stream::select(
-            services.map(|event| event.map(Seen::Service)),
-            slices.map(|event| event.map(Seen::Slice)),
+            services.map(|event| event.map(|event| Seen::Service(Box::new(event)))),
+            slices.map(|event| event.map(|event| Seen::Slice(Box::new(event)))),
         )
         .boxed()
     }
