@@ -59,6 +59,11 @@ impl Home {
         self.root.join("config").join("config.json")
     }
 
+    /// Returns the file of the log of commands.
+    pub fn audit_file(&self) -> PathBuf {
+        self.root.join("audit.jsonl")
+    }
+
     /// Returns the directory itself.
     pub fn root(&self) -> &Path {
         &self.root
@@ -115,6 +120,12 @@ impl Home {
         let _ = fs::remove_dir(self.profiles_dir());
         let _ = fs::remove_dir(self.root.join("run"));
         let _ = fs::remove_dir(self.root.join("config"));
+        // The log of commands alone is no reason to stay.
+        let audit = self.audit_file();
+        let names = fs::read_dir(&self.root).into_iter().flatten().flatten();
+        if names.into_iter().all(|entry| entry.path() == audit) {
+            let _ = fs::remove_file(audit);
+        }
         let _ = fs::remove_dir(&self.root);
     }
 

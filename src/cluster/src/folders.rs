@@ -51,17 +51,20 @@ pub async fn mount(
     profile.save(home)
 }
 
-/// Takes the folder away that is mounted at `path` of the nodes.
+/// Takes the folder away that is mounted at `path` of the nodes, or the one of a single node's own.
 pub async fn unmount(
     home: &Home,
     profile: &str,
+    only: Option<&str>,
     path: &Path,
     progress: &dyn Progress,
 ) -> Result<(), Failure> {
     let mut profile = Profile::load(home, profile)?;
     let _lock = home.lock(&profile.name)?;
-    let of_nodes = profile.nodes.iter().flat_map(|node| &node.mounts);
-    let mut all = profile.mounts.iter().chain(of_nodes);
+    let chosen = |node: &crate::Node| only.is_none_or(|name| node.name == name);
+    let everywhere = profile.mounts.iter().filter(|_| only.is_none());
+    let of_nodes = profile.nodes.iter().filter(|node| chosen(node));
+    let mut all = everywhere.chain(of_nodes.flat_map(|node| &node.mounts));
     let Some(mount) = all.find(|mount| mount.node == path).cloned() else {
         return Err(Failure::new(
             Source::Program,
@@ -74,7 +77,9 @@ pub async fn unmount(
         )));
     };
     progress.step("unmount", &format!("Unmounting {}", path.display()));
-    let has = |node: &&crate::Node| profile.mounts_of(node).iter().any(|m| m.node == path);
+    let has = |node: &&crate::Node| {
+        chosen(node) && profile.mounts_of(node).iter().any(|m| m.node == path)
+    };
     let nodes: Vec<String> = profile
         .nodes
         .iter()
@@ -82,8 +87,8 @@ pub async fn unmount(
         .map(|node| node.name.clone())
         .collect();
     change(home, &profile, &nodes, &mount, false, &mut Vec::new()).await?;
-    profile.mounts.retain(|m| m.node != path);
-    for node in &mut profile.nodes {
+    profile.mounts.retain(|m| only.is_some() || m.node != path);
+    for node in profile.nodes.iter_mut().filter(|node| chosen(node)) {
         node.mounts.retain(|m| m.node != path);
     }
     profile.save(home)

@@ -21,8 +21,8 @@ pub struct Forward {
 }
 
 impl Forward {
-    /// Listens on `local` (on any free port if its port is 0). `target` is an address that the
-    /// control-plane node can reach.
+    /// Listens on `local` (on any free port if its port is 0). `target` is an address that every
+    /// node can reach.
     pub fn bind(local: SocketAddr, target: SocketAddr) -> Result<Self, Failure> {
         let listen = || -> std::io::Result<(std::net::TcpListener, SocketAddr)> {
             let listener = std::net::TcpListener::bind(local)?;
@@ -77,9 +77,16 @@ impl Forward {
     }
 
     async fn carry(&self, home: &Home, profile: &Profile, told: &mut bool) -> Result<(), String> {
-        let session = access::ssh(home, profile, profile.control_plane())
-            .await
-            .map_err(|e| e.message)?;
+        let mut session = access::ssh(home, profile, profile.control_plane()).await;
+        // Every node reaches the services of the cluster, so others stand in for the first one.
+        for node in profile.nodes.iter().filter(|node| !node.control_plane) {
+            if session.is_err()
+                && let Ok(other) = access::ssh(home, profile, node).await
+            {
+                session = Ok(other);
+            }
+        }
+        let session = session.map_err(|e| e.message)?;
         *told = false;
         // A duplicate, because the session takes ownership of the listener.
         let listener = self

@@ -9,6 +9,8 @@ use rkube_client as _;
 
 mod access;
 pub mod addons;
+pub mod apply;
+pub mod audit;
 mod choice;
 mod download;
 mod export;
@@ -27,11 +29,13 @@ mod provision;
 mod publish;
 mod ready;
 mod reservation;
+mod schedule;
 mod snapshots;
 mod status;
 mod store;
 mod sudo;
 mod tunnel;
+pub mod yaml;
 
 pub use access::{
     client, endpoints, kubeconfig, logs, on_node, server, ssh, ssh_address, ssh_host_key, ssh_key,
@@ -54,6 +58,7 @@ pub use pki::CertificateStatus;
 pub use plan::StartOptions;
 pub use profile::{Node, NodeSpec, Profile, check_name};
 pub use provision::{certificates, renew_certificates};
+pub use schedule::{cancel_stop, schedule_stop, time_to_stop, wait_and_stop};
 pub use snapshots::{Snapshot, Staged, delete_snapshot, save_snapshot, snapshots, stage_snapshot};
 pub use status::{ClusterStatus, NodeStatus, status};
 pub use store::StoreOptions;

@@ -17,6 +17,7 @@ use crate::provision::{AUDIT_POLICY, provision};
 use crate::publish;
 use crate::ready::{RestartedNodes, wait_for_api, wait_for_nodes};
 use crate::reservation::Reservation;
+use crate::schedule;
 
 /// A cluster that was started.
 #[derive(Debug)]
@@ -239,6 +240,8 @@ async fn undo(home: &Home, profile: &Profile, driver: &dyn Driver) {
 pub async fn stop(home: &Home, name: &str, progress: &dyn Progress) -> Result<(), Failure> {
     let profile = Profile::load(home, name)?;
     let _lock = home.lock(name)?;
+    // As minikube: a stop takes the place of the one that was going to happen.
+    schedule::cancel_stop(home, name)?;
     let driver = rkube_drivers::by_name(&profile.driver)?;
     let nodes: Vec<String> = profile.nodes.iter().map(|n| n.name.clone()).collect();
     progress.step(

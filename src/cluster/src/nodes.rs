@@ -11,7 +11,8 @@ use rkube_failure::{Failure, Kind, Source, command};
 
 use crate::files::Home;
 use crate::pki::Pki;
-use crate::profile::{Node, Profile};
+use crate::plan::check_mounts;
+use crate::profile::{Node, NodeSpec, Profile};
 use crate::provision::{configure, provision};
 use crate::publish;
 use crate::ready::{RestartedNodes, wait_for_nodes};
@@ -26,14 +27,16 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(60);
 pub async fn add_node(
     home: &Home,
     profile: &str,
-    cpu_millis: Option<u64>,
-    memory_bytes: Option<u64>,
+    spec: &NodeSpec,
     progress: &dyn Progress,
 ) -> Result<Node, Failure> {
     let mut profile = Profile::load(home, profile)?;
     let _lock = home.lock(&profile.name)?;
-    let name = profile.push_node(cpu_millis, memory_bytes)?.name.clone();
     let driver = rkube_drivers::by_name(&profile.driver)?;
+    let name = profile.push_spec(spec)?.name.clone();
+    let added = profile.node(Some(&name))?;
+    check_mounts(&profile.mounts_of(added))?;
+    publish::check(&added.ports)?;
     if driver.publishes() {
         publish::complete(home, &mut profile)?;
     }

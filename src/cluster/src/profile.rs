@@ -212,24 +212,28 @@ impl Profile {
             nodes: Vec::new(),
         };
         for spec in what.nodes {
-            profile.push_node(spec.cpu_millis, spec.memory_bytes)?;
-            let first = profile.nodes.len() == 1;
-            let Some(node) = profile.nodes.last_mut() else {
-                continue;
-            };
-            node.labels.clone_from(&spec.labels);
-            node.taints.clone_from(&spec.taints);
-            node.mounts.clone_from(&spec.mounts);
-            match first {
-                true => profile.ports.extend(&spec.ports),
-                false => node.ports.clone_from(&spec.ports),
-            }
+            profile.push_spec(spec)?;
         }
         Ok(profile)
     }
 
+    /// Adds a node that is as `spec` says.
+    pub(crate) fn push_spec(&mut self, spec: &NodeSpec) -> Result<&Node, Failure> {
+        self.push_node(spec.cpu_millis, spec.memory_bytes)?;
+        let last = self.nodes.len() - 1;
+        let node = &mut self.nodes[last];
+        node.labels.clone_from(&spec.labels);
+        node.taints.clone_from(&spec.taints);
+        node.mounts.clone_from(&spec.mounts);
+        match last {
+            0 => self.ports.extend(&spec.ports),
+            _ => node.ports.clone_from(&spec.ports),
+        }
+        Ok(&self.nodes[last])
+    }
+
     /// Adds a node with the first unused name, address and pod range.
-    pub(crate) fn push_node(
+    fn push_node(
         &mut self,
         cpu_millis: Option<u64>,
         memory_bytes: Option<u64>,

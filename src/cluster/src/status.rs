@@ -14,6 +14,7 @@ use crate::files::Home;
 use crate::kubeconfig::Kubeconfig;
 use crate::profile::Profile;
 use crate::ready::is_ready;
+use crate::schedule;
 
 /// How long the API server may take to respond.
 const API_TIMEOUT: Duration = Duration::from_secs(3);
@@ -56,6 +57,9 @@ pub struct NodeStatus {
     /// Whether this is a worker.
     #[serde(rename = "Worker")]
     pub worker: bool,
+    /// The time until the scheduled stop, such as `4m59s`; of the control-plane node, if there is one.
+    #[serde(rename = "TimeToStop", skip_serializing_if = "Option::is_none")]
+    pub time_to_stop: Option<String>,
 }
 
 impl ClusterStatus {
@@ -106,6 +110,7 @@ pub async fn status(
         None
     };
     let server = access::server(home, profile)?;
+    let time_to_stop = schedule::time_to_stop(home, &profile.name);
     let up = |yes: bool| if yes { "Running" } else { "Stopped" };
     let nodes = profile
         .nodes
@@ -149,6 +154,7 @@ pub async fn status(
                 api_server,
                 kubeconfig: configured,
                 worker: !node.control_plane,
+                time_to_stop: time_to_stop.clone().filter(|_| node.control_plane),
             }
         })
         .collect();
@@ -173,6 +179,7 @@ mod tests {
             api_server,
             kubeconfig: "Configured",
             worker: false,
+            time_to_stop: None,
         };
         let status = |node| ClusterStatus {
             name: "p".into(),

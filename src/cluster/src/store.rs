@@ -84,7 +84,7 @@ impl StoreOptions {
     }
 
     /// Returns the configuration for the profile.
-    pub(crate) fn config(&self, profile: &str) -> StoreConfig {
+    pub fn config(&self, profile: &str) -> StoreConfig {
         StoreConfig {
             endpoints: self.endpoints.clone(),
             root: format!("/rkube/{profile}"),

@@ -398,9 +398,13 @@ async fn read_json<T: for<'de> Deserialize<'de>>(
 
 /// Responds with YAML documents as JSON, or with the position of a syntax error.
 fn parse_yaml(bytes: &[u8]) -> Response<Body> {
+    let text = match std::str::from_utf8(bytes) {
+        Ok(text) => text,
+        Err(e) => return answer::json(&serde_json::json!({ "error": e.to_string() })),
+    };
     let mut documents = Vec::new();
-    for document in serde_yaml::Deserializer::from_slice(bytes) {
-        match serde_json::Value::deserialize(document) {
+    for document in rkube_cluster::yaml::documents(text) {
+        match document {
             // A document with comments only.
             Ok(serde_json::Value::Null) => {}
             Ok(value) => documents.push(value),

@@ -21,6 +21,7 @@ macro_rules! pages {
 
 pages! {
     autoscaling: "autoscaling",
+    coming_from_k3d: "from-k3d",
     coming_from_kind: "from-kind",
     coming_from_minikube: "from-minikube",
     continuous_integration: "ci",

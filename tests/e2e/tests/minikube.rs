@@ -58,7 +58,8 @@ fn what_is_not_supported_says_so() {
         (vec!["start", "--wait=etcd"], 14, "apiserver"),
         (vec!["node", "add", "--control-plane"], 16, "worker"),
         (vec!["pause", "-n", "default"], 16, "whole cluster"),
-        (vec!["apply", "-f", "x"], 16, "mount HOST:NODE -p"),
+        (vec!["registry", "create", "x"], 16, "image load NAME"),
+        (vec!["cluster", "create", "--servers=3"], 16, "--agents"),
         (vec!["docker-env"], 16, "image load NAME -p"),
         (
             vec!["start", "--mount-string", "/a"],

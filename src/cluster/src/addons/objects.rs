@@ -4,10 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use kube::core::GroupVersionKind;
 use rkube_failure::{Failure, Kind, Source};
-use serde::Deserialize as _;
 use serde_json::Value;
 
 use super::fetch::Text;
+use crate::yaml;
 
 /// A kind without its version, in the notation `Kind.group`, or `Kind` for the core group.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -96,8 +96,7 @@ impl Object {
 pub(super) fn read(texts: &[Text]) -> Result<Vec<Object>, Failure> {
     let mut objects = Vec::new();
     for text in texts {
-        let documents = serde_yaml::Deserializer::from_str(&text.text);
-        for (i, document) in documents.enumerate() {
+        for (i, document) in yaml::documents(&text.text).enumerate() {
             let wrong = |why: String| {
                 Failure::new(
                     Source::Program,
@@ -105,10 +104,7 @@ pub(super) fn read(texts: &[Text]) -> Result<Vec<Object>, Failure> {
                     format!("document {} of {} is wrong: {why}", i + 1, text.name),
                 )
             };
-            let mut value =
-                serde_yaml::Value::deserialize(document).map_err(|e| wrong(e.to_string()))?;
-            value.apply_merge().map_err(|e| wrong(e.to_string()))?;
-            let value = serde_json::to_value(value).map_err(|e| wrong(e.to_string()))?;
+            let value = document.map_err(|e| wrong(e.to_string()))?;
             // A document with comments only.
             if !value.is_null() {
                 collect(value, &mut objects).map_err(wrong)?;
@@ -161,8 +157,6 @@ fn collect(value: Value, objects: &mut Vec<Object>) -> Result<(), String> {
     }
     let (group, version) = version.split_once('/').unwrap_or(("", &version));
     let namespace = Some(text("/metadata/namespace")).filter(|n| !n.is_empty());
-    let mut value = value;
-    read_modes(&kind, &mut value);
     objects.push(Object {
         gvk: GroupVersionKind::gvk(group, version, &kind),
         name,
@@ -170,44 +164,6 @@ fn collect(value: Value, objects: &mut Vec<Object>) -> Result<(), String> {
         content: value,
     });
     Ok(())
-}
-
-/// Converts the file modes of volumes to numbers. Most manifests use octal notation such as `0644`,
-/// which is a number in YAML 1.1 and a string in YAML 1.2.
-fn read_modes(kind: &str, object: &mut Value) {
-    let pod = match kind {
-        "Pod" => "/spec/volumes",
-        "CronJob" => "/spec/jobTemplate/spec/template/spec/volumes",
-        "DaemonSet"
-        | "Deployment"
-        | "Job"
-        | "ReplicaSet"
-        | "ReplicationController"
-        | "StatefulSet" => "/spec/template/spec/volumes",
-        _ => return,
-    };
-    if let Some(volumes) = object.pointer_mut(pod) {
-        read_modes_below(volumes);
-    }
-}
-
-fn read_modes_below(value: &mut Value) {
-    match value {
-        Value::Array(items) => items.iter_mut().for_each(read_modes_below),
-        Value::Object(fields) => {
-            for (name, field) in fields {
-                let text = field.as_str().filter(|t| t.starts_with('0'));
-                let mode = text.and_then(|t| u32::from_str_radix(t, 8).ok());
-                match mode {
-                    Some(mode) if matches!(name.as_str(), "mode" | "defaultMode") => {
-                        *field = mode.into();
-                    }
-                    _ => read_modes_below(field),
-                }
-            }
-        }
-        _ => {}
-    }
 }
 
 /// The groups in which an addon's objects are applied.
@@ -311,7 +267,7 @@ metadata: {name: one}
     }
 
     #[test]
-    fn modes_are_octal_as_their_writers_meant_them() {
+    fn scalars_are_read_as_kubectl_reads_them() {
         let volumes = "
       - name: a
         configMap: {name: a, defaultMode: 0644}
@@ -333,11 +289,12 @@ metadata: {name: one}
             ]}},
         ]);
         assert_eq!(volumes, Some(&expected));
-        // In other kinds, a field of that name has another meaning.
-        let thing =
-            "{apiVersion: a/v1, kind: Thing, metadata: {name: a}, spec: {volumes: [{mode: '07'}]}}";
-        let objects = read(&text(thing)).unwrap();
-        assert_eq!(objects[0].content["spec"]["volumes"][0]["mode"], "07");
+        let pod = "{apiVersion: v1, kind: Pod, metadata: {name: p}, spec: {hostNetwork: no, containers: [{name: 'no', tty: yes, env: [{name: A, value: 'yes'}]}]}}";
+        let objects = read(&text(pod)).unwrap();
+        let expected = serde_json::json!({"hostNetwork": false, "containers": [
+            {"name": "no", "tty": true, "env": [{"name": "A", "value": "yes"}]},
+        ]});
+        assert_eq!(objects[0].content["spec"], expected);
     }
 
     #[test]

@@ -1,17 +1,18 @@
 //! Addresses for services of type LoadBalancer, reachable from the host.
 //!
 //! Every such service gets an address from the upper half of the nodes' range and keeps
-//! it: assignments are stored in the profile. The host routes the address to the
-//! control-plane node, whose service proxy forwards to the pods. If the host has no
-//! route to the nodes, services get loopback addresses, and connections are forwarded
-//! over SSH.
+//! it: assignments are stored in the profile. The host routes the address to a node
+//! whose service proxy forwards to the pods. If the host has no route to the nodes,
+//! services get loopback addresses, and connections are forwarded over SSH.
 
+mod addresses;
 mod carry;
 #[cfg(not(target_os = "linux"))]
 mod no_routes;
 mod outage;
 #[cfg(target_os = "linux")]
 mod routes;
+mod via;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::TryLockError;
@@ -22,23 +23,29 @@ use futures::StreamExt;
 use futures::stream::BoxStream;
 use ipnet::Ipv4Net;
 use k8s_openapi::api::core::v1::Service;
+use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::{Patch, PatchParams};
 use kube::runtime::watcher;
 use kube::{Api, Client, ResourceExt};
+use rkube_drivers::{Driver, NodeState};
 use rkube_failure::{Failure, Kind, Source, command};
 
 #[cfg(not(target_os = "linux"))]
 use no_routes as routes;
 
 use crate::access;
-use crate::files::{Home, Lock, io_failure, write_private};
+use crate::files::{Home, Lock, io_failure};
 use crate::profile::Profile;
 use crate::sudo::act_for_owner_of;
+use addresses::AddressAssignments;
 use outage::Outage;
+use via::{Gateway, Slices};
 
 /// The interval between checks whether the routes are still there. A restart of the nodes removes
 /// them, and the removal of the profile ends the tunnel.
 const CHECK_PERIOD: Duration = Duration::from_secs(1);
+/// How long the driver may take to tell which nodes run.
+const STATES_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Field manager of the status that the tunnel writes.
 const MANAGER: &str = "rkube-tunnel";
@@ -117,17 +124,21 @@ async fn open(home: &Home, profile: &Profile) -> Result<(Tunnel, Lock), Failure>
     })?;
     let route = if driver.endpoints(&plan).routable {
         RouteKind::Route(routes::Routes {
-            via: profile.control_plane().ip,
+            nodes: profile.node_cidr,
         })
     } else {
         RouteKind::Ssh(Box::new(carry::Carrier::new(home, profile)))
     };
-    let tunnel = Tunnel {
+    let mut tunnel = Tunnel {
+        driver,
+        gateways: Vec::new(),
+        slices: Slices::default(),
         client: access::client(home, profile).await?,
         assignments: AddressAssignments::load(home, profile, route.range(profile))?,
         route,
         up: BTreeMap::new(),
     };
+    tunnel.look(home, profile).await;
     tunnel.route.begin(profile)?;
     Ok((tunnel, lock))
 }
@@ -143,7 +154,7 @@ pub async fn run(
     let (mut tunnel, _lock) = open(home, profile).await?;
 
     tokio::pin!(stop);
-    let mut events = tunnel.services();
+    let mut events = tunnel.events();
     let mut seen = BTreeSet::new();
     let mut outage = Outage::default();
     let mut check = tokio::time::interval(CHECK_PERIOD);
@@ -157,16 +168,20 @@ pub async fn run(
             _ = check.tick() => {
                 // The same name may be another cluster by now. A profile that cannot be read
                 // is looked at again at the next check.
-                let same = Profile::try_load(home, &profile.name).map_or(true, |now| {
-                    now.is_some_and(|now| now.created == profile.created)
-                });
-                if !same {
-                    tunnel.forget(&mut report);
-                    return Ok(());
+                match Profile::try_load(home, &profile.name) {
+                    Ok(Some(now)) if now.created == profile.created => {
+                        tunnel.look(home, &now).await;
+                    }
+                    Err(_) => {}
+                    Ok(_) => {
+                        tunnel.forget(&mut report);
+                        return Ok(());
+                    }
                 }
+                tunnel.lead(&mut report);
                 if tunnel.mend() {
                     // The nodes were restarted, perhaps without closing the watch's connection.
-                    events = tunnel.services();
+                    events = tunnel.events();
                 }
                 continue;
             }
@@ -179,33 +194,29 @@ pub async fn run(
                     report(Change::Trouble(what));
                 }
             }
-            Some(Ok(watcher::Event::Init)) => seen.clear(),
-            Some(Ok(watcher::Event::InitApply(service))) => {
-                seen.insert(key(&service));
-                tunnel.apply(&service, &mut report).await;
-            }
-            Some(Ok(watcher::Event::InitDone)) => {
-                outage = Outage::default();
-                let gone: Vec<String> = tunnel
-                    .up
-                    .keys()
-                    .filter(|k| !seen.contains(*k))
-                    .cloned()
-                    .collect();
-                for service in gone {
-                    tunnel.take_down(&service, &mut report);
+            Some(Ok(Seen::Slice(event))) => {
+                if tunnel.slices.apply(*event) {
+                    tunnel.lead(&mut report);
                 }
             }
-            Some(Ok(watcher::Event::Apply(service))) => tunnel.apply(&service, &mut report).await,
-            Some(Ok(watcher::Event::Delete(service))) => {
-                let key = key(&service);
-                tunnel.take_down(&key, &mut report);
-                tunnel.assignments.forget(&key)?;
+            Some(Ok(Seen::Service(event))) => {
+                if matches!(*event, watcher::Event::InitDone) {
+                    outage = Outage::default();
+                }
+                tunnel.handle(*event, &mut seen, &mut report).await?;
             }
         }
     }
     tunnel.withdraw(&mut report).await;
     Ok(())
+}
+
+/// What the tunnel watches.
+enum Seen {
+    /// A service.
+    Service(Box<watcher::Event<Service>>),
+    /// Endpoints of a service.
+    Slice(Box<watcher::Event<EndpointSlice>>),
 }
 
 fn key(service: &Service) -> String {
@@ -250,16 +261,22 @@ impl RouteKind {
         }
     }
 
-    fn up(&mut self, key: &str, service: &Service, address: Ipv4Addr) -> Result<(), Failure> {
+    fn up(
+        &mut self,
+        key: &str,
+        service: &Service,
+        address: Ipv4Addr,
+        via: Ipv4Addr,
+    ) -> Result<(), Failure> {
         match self {
-            Self::Route(routes) => routes.add(address),
+            Self::Route(routes) => routes.add(address, via),
             Self::Ssh(carrier) => carrier.add(key, service, address),
         }
     }
 
-    fn down(&mut self, key: &str, address: Ipv4Addr) -> Result<(), Failure> {
+    fn down(&mut self, key: &str, address: Ipv4Addr, via: Ipv4Addr) -> Result<(), Failure> {
         match self {
-            Self::Route(routes) => routes.remove(address),
+            Self::Route(routes) => routes.remove(address, via),
             Self::Ssh(carrier) => {
                 carrier.remove(key);
                 Ok(())
@@ -276,16 +293,27 @@ impl RouteKind {
         }
     }
 
+    /// Leads an address to another node.
+    fn turn(&self, address: Ipv4Addr, via: Ipv4Addr) -> Result<(), Failure> {
+        match self {
+            Self::Route(routes) => routes.add(address, via),
+            // The address is the service's cluster IP, which every node serves for all pods.
+            Self::Ssh(_) => Ok(()),
+        }
+    }
+
     /// Restores the routes to `addresses` if some of them are missing. Returns whether they were
     /// restored, which fails while the nodes are stopped.
-    fn mend(&self, addresses: &[Ipv4Addr]) -> bool {
+    fn mend(&self, addresses: &[(Ipv4Addr, Ipv4Addr)]) -> bool {
         let Self::Route(routes) = self else {
             // Forwards connect to the node again on their own.
             return false;
         };
         // If the routes cannot be read, they are read at the next check.
         !routes.has_all(addresses).unwrap_or(true)
-            && addresses.iter().all(|address| routes.add(*address).is_ok())
+            && addresses
+                .iter()
+                .all(|(address, via)| routes.add(*address, *via).is_ok())
     }
 
     async fn trouble(&mut self) -> String {
@@ -296,31 +324,122 @@ impl RouteKind {
     }
 }
 
+/// A service that has its address.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Up {
+    address: Ipv4Addr,
+    ports: Vec<u16>,
+    /// Whether only nodes with its pods serve it.
+    local: bool,
+    /// The node that packets are sent to.
+    via: Ipv4Addr,
+}
+
 struct Tunnel {
     client: Client,
+    driver: Box<dyn Driver>,
     route: RouteKind,
     assignments: AddressAssignments,
-    up: BTreeMap<String, (Ipv4Addr, Vec<u16>)>,
+    gateways: Vec<Gateway>,
+    slices: Slices,
+    up: BTreeMap<String, Up>,
 }
 
 impl Tunnel {
-    /// Watches the services from now on.
-    fn services(&self) -> BoxStream<'static, watcher::Result<watcher::Event<Service>>> {
+    /// Watches services and their endpoints from now on.
+    fn events(&self) -> BoxStream<'static, watcher::Result<Seen>> {
         let services: Api<Service> = Api::all(self.client.clone());
-        watcher(services, watcher::Config::default()).boxed()
+        let slices: Api<EndpointSlice> = Api::all(self.client.clone());
+        let services = watcher(services, watcher::Config::default());
+        let slices = watcher(slices, watcher::Config::default());
+        futures::stream::select(
+            services.map(|event| event.map(|event| Seen::Service(Box::new(event)))),
+            slices.map(|event| event.map(|event| Seen::Slice(Box::new(event)))),
+        )
+        .boxed()
+    }
+
+    /// Finds out which nodes there are and which of them run.
+    async fn look(&mut self, home: &Home, profile: &Profile) {
+        let plan = profile.plan(home);
+        let states = tokio::time::timeout(STATES_TIMEOUT, self.driver.states(&plan)).await;
+        // What is not known is looked at again at the next check.
+        let states = match states {
+            Ok(Ok(states)) => states,
+            _ if self.gateways.is_empty() => vec![NodeState::Running; profile.nodes.len()],
+            _ => return,
+        };
+        let nodes = profile.nodes.iter().zip(states);
+        self.gateways = nodes
+            .map(|(node, state)| Gateway {
+                name: node.name.clone(),
+                ip: node.ip,
+                up: state == NodeState::Running,
+            })
+            .collect();
+    }
+
+    /// Leads addresses to other nodes where the ones so far do not serve them any more.
+    fn lead(&mut self, report: &mut impl FnMut(Change)) {
+        for (key, up) in &mut self.up {
+            let via = self
+                .slices
+                .via(&self.gateways, key, up.local, Some(up.via))
+                .unwrap_or(up.via);
+            if via == up.via {
+                continue;
+            }
+            match self.route.turn(up.address, via) {
+                Ok(()) => up.via = via,
+                Err(e) => report(Change::Trouble(format!(
+                    "cannot lead {} to another node: {}",
+                    up.address, e.message
+                ))),
+            }
+        }
+    }
+
+    /// Takes a change of a service over. `seen` holds the services of a list so far.
+    async fn handle(
+        &mut self,
+        event: watcher::Event<Service>,
+        seen: &mut BTreeSet<String>,
+        report: &mut impl FnMut(Change),
+    ) -> Result<(), Failure> {
+        match event {
+            watcher::Event::Init => seen.clear(),
+            watcher::Event::InitApply(service) => {
+                seen.insert(key(&service));
+                self.apply(&service, report).await;
+            }
+            watcher::Event::InitDone => {
+                let gone = self.up.keys().filter(|k| !seen.contains(*k));
+                for service in gone.cloned().collect::<Vec<_>>() {
+                    self.take_down(&service, report);
+                }
+            }
+            watcher::Event::Apply(service) => self.apply(&service, report).await,
+            watcher::Event::Delete(service) => {
+                let key = key(&service);
+                self.take_down(&key, report);
+                self.assignments.forget(&key)?;
+            }
+        }
+        Ok(())
     }
 
     /// Restores missing routes. Returns whether there were any.
     fn mend(&self) -> bool {
-        let addresses: Vec<Ipv4Addr> = self.up.values().map(|(address, _)| *address).collect();
+        let addresses: Vec<(Ipv4Addr, Ipv4Addr)> =
+            self.up.values().map(|up| (up.address, up.via)).collect();
         self.route.mend(&addresses)
     }
 
     /// Removes all addresses from the host, after the cluster was deleted.
     fn forget(&mut self, report: &mut impl FnMut(Change)) {
-        for (key, (address, _)) in std::mem::take(&mut self.up) {
+        for (key, up) in std::mem::take(&mut self.up) {
             // The route went with the nodes' network, if not, it leads nowhere.
-            let _ = self.route.down(&key, address);
+            let _ = self.route.down(&key, up.address, up.via);
         }
         report(Change::Deleted);
     }
@@ -352,22 +471,33 @@ impl Tunnel {
             .flat_map(|s| s.ports.iter().flatten())
             .filter_map(|p| u16::try_from(p.port).ok())
             .collect();
-        let now = (address, ports);
-        if self.up.get(&key) != Some(&now) {
+        let local = via::is_local(service);
+        let before = self.up.get(&key);
+        let via = before.map(|up| up.via);
+        let Some(via) = self.slices.via(&self.gateways, &key, local, via) else {
+            return;
+        };
+        let now = Up {
+            address,
+            ports,
+            local,
+            via,
+        };
+        if before != Some(&now) {
             self.take_down(&key, report);
-            if let Err(e) = self.route.up(&key, service, address) {
+            if let Err(e) = self.route.up(&key, service, address, via) {
                 let advice = e.advice.map(|a| format!(" ({a})")).unwrap_or_default();
                 return report(Change::Trouble(format!(
                     "cannot lead {address} to the cluster: {}{advice}",
                     e.message
                 )));
             }
-            self.up.insert(key.clone(), now.clone());
             report(Change::Up {
                 service: key.clone(),
                 address,
-                ports: now.1,
+                ports: now.ports.clone(),
             });
+            self.up.insert(key.clone(), now);
         }
         if published(service) != [address.to_string()]
             && let Err(e) = self.set_status(service, Some(address)).await
@@ -379,10 +509,10 @@ impl Tunnel {
     }
 
     fn take_down(&mut self, key: &str, report: &mut impl FnMut(Change)) {
-        let Some((address, _)) = self.up.remove(key) else {
+        let Some(Up { address, via, .. }) = self.up.remove(key) else {
             return;
         };
-        match self.route.down(key, address) {
+        match self.route.down(key, address, via) {
             Ok(()) => report(Change::Down {
                 service: key.to_owned(),
             }),
@@ -458,124 +588,4 @@ fn published(service: &Service) -> Vec<String> {
         .flat_map(|l| l.ingress.iter().flatten())
         .filter_map(|i| i.ip.clone())
         .collect()
-}
-
-/// The addresses of services, stored in the profile so that they survive restarts.
-struct AddressAssignments {
-    path: std::path::PathBuf,
-    range: Ipv4Net,
-    entries: BTreeMap<String, Ipv4Addr>,
-}
-
-impl AddressAssignments {
-    fn load(home: &Home, profile: &Profile, range: Ipv4Net) -> Result<Self, Failure> {
-        let path = home.profile_dir(&profile.name).join("load-balancers.yaml");
-        let mut entries: BTreeMap<String, Ipv4Addr> = match std::fs::read_to_string(&path) {
-            Ok(text) => serde_yaml::from_str(&text).map_err(|e| {
-                Failure::new(
-                    Source::Program,
-                    Kind::Config,
-                    format!("{} is damaged: {e}", path.display()),
-                )
-                .advise("remove that file; services may get other addresses then")
-            })?,
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => BTreeMap::new(),
-            Err(e) => return Err(io_failure("read", &path, &e)),
-        };
-        // The kind of route may have changed since the last run.
-        entries.retain(|_, address| range.contains(&*address));
-        Ok(Self {
-            path,
-            range,
-            entries,
-        })
-    }
-
-    /// Returns the service's address: its previous one, the requested one if it is free and in
-    /// range, or the next free one.
-    fn address(&mut self, key: &str, wished: Option<Ipv4Addr>) -> Result<Ipv4Addr, String> {
-        // A range of one address is shared by all services, which differ by their ports.
-        let shared = self.range.prefix_len() == 32;
-        let free = |ip: &Ipv4Addr, entries: &BTreeMap<String, Ipv4Addr>| {
-            shared || entries.values().all(|taken| taken != ip)
-        };
-        if let Some(address) = self.entries.get(key)
-            && wished.is_none_or(|w| w == *address)
-        {
-            return Ok(*address);
-        }
-        let address = match wished {
-            Some(ip) if !self.range.contains(&ip) => {
-                return Err(format!("{ip} is not in {}", self.range));
-            }
-            Some(ip) if !free(&ip, &self.entries) => return Err(format!("{ip} is taken")),
-            Some(ip) => ip,
-            None => self
-                .range
-                .hosts()
-                .find(|ip| free(ip, &self.entries))
-                .ok_or_else(|| format!("{} has no address left", self.range))?,
-        };
-        self.entries.insert(key.to_owned(), address);
-        self.save().map_err(|e| e.message)?;
-        Ok(address)
-    }
-
-    fn forget(&mut self, key: &str) -> Result<(), Failure> {
-        if self.entries.remove(key).is_some() {
-            self.save()?;
-        }
-        Ok(())
-    }
-
-    fn save(&self) -> Result<(), Failure> {
-        let text = serde_yaml::to_string(&self.entries)
-            .map_err(|e| Failure::new(Source::Program, Kind::Error, e.to_string()))?;
-        write_private(&self.path, text.as_bytes())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn addresses_are_kept_wished_for_and_given_back() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("book.yaml");
-        let mut assignments = AddressAssignments {
-            path,
-            range: "192.168.58.128/25".parse().unwrap(),
-            entries: BTreeMap::new(),
-        };
-        let first = assignments.address("a/x", None).unwrap();
-        assert_eq!(first, Ipv4Addr::new(192, 168, 58, 129));
-        assert_eq!(assignments.address("a/x", None).unwrap(), first);
-        assert!(assignments.address("a/y", Some(first)).is_err());
-        assert!(
-            assignments
-                .address("a/y", Some(Ipv4Addr::new(10, 0, 0, 1)))
-                .is_err()
-        );
-        let wish = Ipv4Addr::new(192, 168, 58, 200);
-        assert_eq!(assignments.address("a/y", Some(wish)).unwrap(), wish);
-        assignments.forget("a/x").unwrap();
-        assert_eq!(assignments.address("a/z", None).unwrap(), first);
-    }
-
-    #[test]
-    fn services_share_the_only_address_there_is() {
-        let dir = tempfile::tempdir().unwrap();
-        let mut assignments = AddressAssignments {
-            path: dir.path().join("book.yaml"),
-            range: Ipv4Net::from(Ipv4Addr::LOCALHOST),
-            entries: BTreeMap::new(),
-        };
-        for service in ["a/x", "a/y"] {
-            assert_eq!(
-                assignments.address(service, None).unwrap(),
-                Ipv4Addr::LOCALHOST
-            );
-        }
-    }
 }

@@ -6,10 +6,10 @@ use std::net::Ipv4Addr;
 use ipnet::Ipv4Net;
 use rkube_failure::{Failure, Kind, Source};
 
-/// Routes to single addresses through one node.
+/// Routes to single addresses through nodes.
 pub(super) struct Routes {
-    /// The node's address.
-    pub via: Ipv4Addr,
+    /// The nodes' addresses.
+    pub nodes: Ipv4Net,
 }
 
 impl Routes {
@@ -20,7 +20,7 @@ impl Routes {
             format!(
                 "rkube sets no routes on {} (to {})",
                 std::env::consts::OS,
-                self.via
+                self.nodes
             ),
         )
     }
@@ -31,17 +31,17 @@ impl Routes {
     }
 
     /// Fails.
-    pub fn add(&self, _address: Ipv4Addr) -> Result<(), Failure> {
+    pub fn add(&self, _address: Ipv4Addr, _via: Ipv4Addr) -> Result<(), Failure> {
         Err(self.unsupported())
     }
 
     /// Fails.
-    pub fn has_all(&self, _addresses: &[Ipv4Addr]) -> Result<bool, Failure> {
+    pub fn has_all(&self, _addresses: &[(Ipv4Addr, Ipv4Addr)]) -> Result<bool, Failure> {
         Err(self.unsupported())
     }
 
     /// Fails.
-    pub fn remove(&self, _address: Ipv4Addr) -> Result<(), Failure> {
+    pub fn remove(&self, _address: Ipv4Addr, _via: Ipv4Addr) -> Result<(), Failure> {
         Err(self.unsupported())
     }
 }

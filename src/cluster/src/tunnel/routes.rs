@@ -6,10 +6,10 @@ use ipnet::Ipv4Net;
 use rkube_failure::{Failure, Kind, Source};
 use rkube_network::netlink::{Netlink, Route};
 
-/// Routes to single addresses through one node.
+/// Routes to single addresses through nodes.
 pub(super) struct Routes {
-    /// The node's address.
-    pub via: Ipv4Addr,
+    /// The nodes' addresses.
+    pub nodes: Ipv4Net,
 }
 
 fn network_failure(e: impl std::fmt::Display) -> Failure {
@@ -29,7 +29,7 @@ impl Routes {
             if let ipnet::IpNet::V4(net) = route.destination
                 && net.prefix_len() == 32
                 && range.contains(&net)
-                && route.gateway == Some(self.via.into())
+                && matches!(route.gateway, Some(IpAddr::V4(via)) if self.nodes.contains(&via))
             {
                 netlink.delete_route(&route).map_err(network_failure)?;
             }
@@ -37,22 +37,21 @@ impl Routes {
         Ok(())
     }
 
-    /// Adds a route to `address` through the node.
-    pub fn add(&self, address: Ipv4Addr) -> Result<(), Failure> {
+    /// Adds the route to `address` through a node, or leads it through that node.
+    pub fn add(&self, address: Ipv4Addr, via: Ipv4Addr) -> Result<(), Failure> {
         Netlink::open()
             .map_err(network_failure)?
-            .replace_route(&self.route(address)?)
+            .replace_route(&route(address, via)?)
             .map_err(network_failure)
     }
 
-    /// Whether all of the addresses have their routes.
-    pub fn has_all(&self, addresses: &[Ipv4Addr]) -> Result<bool, Failure> {
+    /// Whether all of the addresses have their routes, each through its node.
+    pub fn has_all(&self, addresses: &[(Ipv4Addr, Ipv4Addr)]) -> Result<bool, Failure> {
         let netlink = Netlink::open().map_err(network_failure)?;
         let routes = netlink.routes().map_err(network_failure)?;
-        let via = Some(IpAddr::V4(self.via));
-        Ok(addresses.iter().all(|address| {
+        Ok(addresses.iter().all(|(address, via)| {
             routes.iter().any(|route| {
-                route.gateway == via
+                route.gateway == Some(IpAddr::V4(*via))
                     && matches!(route.destination, ipnet::IpNet::V4(net)
                         if net.prefix_len() == 32 && net.addr() == *address)
             })
@@ -60,17 +59,17 @@ impl Routes {
     }
 
     /// Removes the route. A missing route is not an error.
-    pub fn remove(&self, address: Ipv4Addr) -> Result<(), Failure> {
+    pub fn remove(&self, address: Ipv4Addr, via: Ipv4Addr) -> Result<(), Failure> {
         Netlink::open()
             .map_err(network_failure)?
-            .delete_route(&self.route(address)?)
+            .delete_route(&route(address, via)?)
             .map(|_| ())
             .map_err(network_failure)
     }
+}
 
-    fn route(&self, address: Ipv4Addr) -> Result<Route, Failure> {
-        let net = Ipv4Net::new(address, 32)
-            .map_err(|e| Failure::new(Source::LocalNetwork, Kind::Error, e.to_string()))?;
-        Ok(Route::via(net, IpAddr::V4(self.via)))
-    }
+fn route(address: Ipv4Addr, via: Ipv4Addr) -> Result<Route, Failure> {
+    let net = Ipv4Net::new(address, 32)
+        .map_err(|e| Failure::new(Source::LocalNetwork, Kind::Error, e.to_string()))?;
+    Ok(Route::via(net, IpAddr::V4(via)))
 }

@@ -14,6 +14,13 @@ pub struct Args {
     command: Command,
 }
 
+impl Args {
+    /// Whether the command prints a list of names.
+    pub fn lists(&self) -> bool {
+        matches!(self.command, Command::List)
+    }
+}
+
 #[derive(clap::Subcommand)]
 enum Command {
     /// List available addons and whether they are enabled

@@ -9,7 +9,7 @@ use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, ArgMatches, Command, CommandFactory, FromArgMatches};
 
 use super::settings::Settings;
-use super::{Cli, minikube};
+use super::{Cli, k3d, minikube};
 
 /// A parsed command line.
 pub struct Parsed {
@@ -21,6 +21,14 @@ pub struct Parsed {
 
 /// Parses a command line. `args` starts with the program's name.
 pub fn parse(args: Vec<OsString>, settings: &Settings) -> Result<Parsed, clap::Error> {
+    let ((args, note), refusal) = match k3d::translate(args) {
+        Ok(translated) => (translated, None),
+        // A command that is always there; the refusal is reported instead of its result.
+        Err(refusal) => {
+            let words = vec!["rkube".into(), "options".into()];
+            ((words, None), Some(refusal))
+        }
+    };
     let mut parser = parser(settings);
     let matches = match parser.try_get_matches_from_mut(args.clone()) {
         Ok(matches) => matches,
@@ -36,10 +44,10 @@ pub fn parse(args: Vec<OsString>, settings: &Settings) -> Result<Parsed, clap::E
     {
         args.given = given(start);
     }
-    Ok(Parsed {
-        cli,
-        findings: minikube::check(&matches),
-    })
+    let mut findings = minikube::check(&matches);
+    findings.refusal = refusal.or(findings.refusal);
+    findings.warnings.extend(note);
+    Ok(Parsed { cli, findings })
 }
 
 /// Returns the names of the flags that are on the command line.
@@ -85,8 +93,39 @@ fn explain(e: clap::Error, args: Vec<OsString>) -> clap::Error {
                 None => e,
             }
         }
+        ErrorKind::ValueValidation => {
+            let source = std::error::Error::source(&e).map(ToString::to_string);
+            let Some(valid) = source.as_deref().and_then(valid_instead) else {
+                return e;
+            };
+            let text = |kind| match e.get(kind) {
+                Some(ContextValue::String(text)) => text.as_str(),
+                _ => "",
+            };
+            let (arg, value) = (
+                text(ContextKind::InvalidArg),
+                text(ContextKind::InvalidValue),
+            );
+            Cli::command().error(
+                ErrorKind::ValueValidation,
+                format!("invalid value '{value}' for '{arg}': it must be {valid}"),
+            )
+        }
         _ => e,
     }
+}
+
+/// Returns what is valid where a parser of Rust's library only says what is wrong.
+fn valid_instead(error: &str) -> Option<&'static str> {
+    Some(match error {
+        "invalid digit found in string"
+        | "cannot parse integer from empty string"
+        | "number too small to fit in target type" => "a whole number, 0 or more",
+        "number too large to fit in target type" => "a smaller number",
+        "invalid IP address syntax" => "an address range such as 192.168.77.0/24",
+        "invalid IPv4 address syntax" => "an address such as 192.168.77.2",
+        _ => return None,
+    })
 }
 
 /// Returns the parser of command lines.
@@ -200,9 +239,17 @@ pub fn properties() -> Vec<Property> {
             Some("dry-run" | "file" | "help" | "version") | None
         )
     };
+    let audit = Property {
+        name: super::audit::SETTING.to_owned(),
+        help: "Whether commands are logged (rkube logs --audit)".to_owned(),
+        variable: "-".to_owned(),
+        default: "true".to_owned(),
+        values: vec!["true".into(), "false".into()],
+    };
     flags
         .chain(profile)
         .filter(once)
+        .filter(|arg| !arg.is_hide_set())
         .filter_map(|arg| {
             let name = arg.get_long()?.to_owned();
             let text = |values: &[clap::builder::OsStr]| {
@@ -224,6 +271,7 @@ pub fn properties() -> Vec<Property> {
                 name,
             })
         })
+        .chain(std::iter::once(audit))
         .collect()
 }
 
@@ -269,6 +317,25 @@ mod tests {
         };
         assert!(args.given.contains(&"pod-network-cidr".to_owned()));
         assert!(!args.given.contains(&"dns-domain".to_owned()));
+    }
+
+    #[test]
+    fn a_wrong_value_tells_what_is_valid() {
+        for (line, part) in [
+            (
+                "logs -n x",
+                "'x' for '--length <LINES>': it must be a whole number, 0 or more",
+            ),
+            ("start --subnet=x", "an address range such as"),
+            ("dashboard --port 99999999", "0..=65535"),
+            ("start --nodes=x", "'x' is not a number of nodes"),
+            ("status -o xml", "text, json, yaml, name"),
+        ] {
+            let words = std::iter::once("rkube").chain(line.split(' '));
+            let words = words.map(OsString::from).collect();
+            let error = parse(words, &Settings::default()).err().unwrap();
+            assert!(error.to_string().contains(part), "{line}: {error}");
+        }
     }
 
     #[test]

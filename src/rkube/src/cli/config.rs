@@ -15,6 +15,13 @@ pub struct Args {
     command: Command,
 }
 
+impl Args {
+    /// Whether the command prints a list of names.
+    pub fn lists(&self) -> bool {
+        matches!(self.command, Command::List)
+    }
+}
+
 #[derive(clap::Subcommand)]
 enum Command {
     /// Set the default of a flag of `rkube start`, or the current profile
@@ -66,7 +73,7 @@ pub async fn run(home: &Home, global: &Global, args: Args, output: &Output) -> R
             settings.set(&name, &value);
             settings.save(home)?;
             let note = match name.as_str() {
-                "profile" => String::new(),
+                "profile" | super::audit::SETTING => String::new(),
                 _ => " It applies to the next 'rkube start'; much of it to new clusters only."
                     .to_owned(),
             };
@@ -124,6 +131,10 @@ fn accepted(name: &str, value: &str, output: &Output) -> Result<Option<String>, 
         };
     }
     property(name)?;
+    if name == super::audit::SETTING {
+        let on = super::args::parse_bool(value).map_err(usage_failure)?;
+        return Ok(Some(on.to_string()));
+    }
     if name == "profile" {
         rkube_cluster::check_name(value)?;
     } else {

@@ -139,6 +139,7 @@ async fn change(
                 Format::Json => "json",
                 Format::Yaml => "yaml",
                 Format::Text => "text",
+                Format::Name => return Err(super::usage_failure("image ls has no format 'name'")),
             };
             let (code, text, error) = on_node(
                 home,

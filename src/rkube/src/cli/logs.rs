@@ -38,6 +38,9 @@ pub struct Args {
     /// Print only what each service logged since its last start
     #[arg(long)]
     last_start_only: bool,
+    /// Print the log of rkube's commands instead
+    #[arg(long)]
+    audit: bool,
     /// Write to a file instead of the terminal
     #[arg(long, value_name = "FILE")]
     file: Option<PathBuf>,
@@ -56,6 +59,9 @@ pub async fn run(home: &Home, global: &Global, args: Args, output: &Output) -> R
         return Err(usage_failure(
             "--follow prints text to the terminal; it cannot be combined with --file or --output",
         ));
+    }
+    if args.audit {
+        return super::audit::print(home, args.length, output);
     }
     let profile = Profile::load(home, &global.profile)?;
     let logs = rkube_cluster::logs(home, &profile, args.node.as_deref()).await?;
@@ -179,6 +185,7 @@ mod tests {
             node: None,
             problems: false,
             last_start_only: true,
+            audit: false,
             file: None,
         };
         let start = "2026-01-01T00:00:00Z  INFO rkube::roles: service starts version=\"v1\"";

@@ -1,7 +1,9 @@
 //! The command line: one file per command, and the code they share.
 
 mod addons;
+mod apply;
 mod args;
+mod audit;
 mod certs;
 mod config;
 mod cp;
@@ -18,6 +20,7 @@ mod export;
 mod file;
 mod image;
 mod ip;
+mod k3d;
 mod kind;
 mod kubectl;
 mod load;
@@ -87,6 +90,12 @@ pub struct Global {
         value_name = "FORMAT"
     )]
     pub output: output::Format,
+    /// User to name in the log of commands
+    #[arg(long, global = true, hide = true, value_name = "NAME")]
+    pub user: Option<String>,
+    /// Leave the command out of the log of commands
+    #[arg(long, global = true, hide = true)]
+    pub skip_audit: bool,
     /// Whether the profile was named by a flag or the environment.
     #[arg(skip)]
     pub profile_given: bool,
@@ -96,6 +105,8 @@ pub struct Global {
 enum Command {
     /// Start a cluster; create it if it does not exist
     Start(Box<start::Args>),
+    /// Bring a running cluster to what its cluster file says
+    Apply(apply::Args),
     /// Stop a cluster and keep its data
     Stop(stop::Args),
     /// Delete a cluster and all its data
@@ -166,9 +177,6 @@ enum Command {
     /// Print the version; rkube asks no server for a newer one
     #[command(hide = true)]
     UpdateCheck,
-    /// Not supported; says how to change a cluster
-    #[command(hide = true)]
-    Apply(minikube::Rest),
     /// Not supported; says how to get images to the nodes
     #[command(hide = true)]
     DockerEnv(minikube::Rest),
@@ -206,7 +214,7 @@ pub fn main() -> ExitCode {
     if let Some(words) = kind::words(&words) {
         return kind::main(words, &settings);
     }
-    let parsed = match args::parse(words, &settings) {
+    let parsed = match args::parse(words.clone(), &settings) {
         Ok(parsed) => parsed,
         Err(e) => return usage(&e),
     };
@@ -227,13 +235,29 @@ pub fn main() -> ExitCode {
         output.say(done);
         return ExitCode::SUCCESS;
     }
+    let global = &cli.global;
+    if global.output == output::Format::Name && !lists(&cli.command) {
+        let failure = usage_failure("--output=name is for lists of named objects");
+        return output.fail(&failure.advise(
+            "use it with the command list of profile, node, addons, snapshot, driver, service or config",
+        ));
+    }
+    let entry = (!global.skip_audit)
+        .then(|| audit::begin(&words, &global.profile, global.user.as_deref(), &settings))
+        .flatten();
     // These commands undo their work on Ctrl-C.
     let handles_interrupt = match &cli.command {
         Command::Tunnel | Command::Start(_) | Command::Dashboard(_) | Command::Snapshot(_) => true,
         Command::Ctl(args) => args.handles_interrupt(),
         _ => false,
     };
-    execute(&output, handles_interrupt, run(cli, &output))
+    let code = execute(&output, handles_interrupt, run(cli, &output));
+    if let (Some(entry), Ok(home)) = (entry, Home::find())
+        && let Err(failure) = entry.end(&home)
+    {
+        eprintln!("the command was not logged: {}", failure.message);
+    }
+    code
 }
 
 /// Runs a command until it ends, or until Ctrl-C unless it handles that itself. Prints its failure.
@@ -298,6 +322,23 @@ fn words() -> Vec<std::ffi::OsString> {
         words.splice(1..1, ["kubectl".into(), "--".into()]);
     }
     words
+}
+
+/// Whether a command prints a list of names.
+fn lists(command: &Command) -> bool {
+    match command {
+        Command::Node(args) => args.lists(),
+        Command::Addons(args) => args.lists(),
+        Command::Snapshot(args) => args.lists(),
+        Command::Config(args) => args.lists(),
+        Command::Profile(args) => args.lists(),
+        Command::Service(args) => args.lists(),
+        // Its only command is a list.
+        Command::Driver(_) => true,
+        // It says that itself.
+        Command::Image(_) => true,
+        _ => false,
+    }
 }
 
 /// Returns the failure of an invalid command line.
@@ -384,6 +425,7 @@ async fn run(cli: Cli, output: &Output) -> Result<ExitCode, Failure> {
     let done = |()| ExitCode::SUCCESS;
     match cli.command {
         Command::Start(args) => start::run(&home, &global, *args, output).await.map(done),
+        Command::Apply(args) => apply::run(&home, &global, args, output).await.map(done),
         Command::Stop(args) => stop::run(&home, &global, args, output).await.map(done),
         Command::Delete(args) => delete::run(&home, &global, args, output).await.map(done),
         Command::Status(args) => status::run(&home, &global, args, output).await,
@@ -428,7 +470,6 @@ async fn run(cli: Cli, output: &Output) -> Result<ExitCode, Failure> {
             "flags of rkube cannot be combined with kind's commands",
         )
         .advise("begin with the command: rkube kind create cluster --name NAME")),
-        Command::Apply(_) => Err(minikube::instead_of("apply", &global.profile)),
         Command::DockerEnv(_) => Err(minikube::instead_of("docker-env", &global.profile)),
         Command::PodmanEnv(_) => Err(minikube::instead_of("podman-env", &global.profile)),
         Command::Cache(_) => Err(minikube::instead_of("cache", &global.profile)),

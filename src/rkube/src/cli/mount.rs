@@ -74,7 +74,7 @@ pub async fn run(home: &Home, global: &Global, args: Args, output: &Output) -> R
     paths.sort();
     paths.dedup();
     for path in paths {
-        rkube_cluster::unmount(home, name, &path, output).await?;
+        rkube_cluster::unmount(home, name, None, &path, output).await?;
         output.say(&format!(
             "{} was taken away from the nodes.",
             path.display()

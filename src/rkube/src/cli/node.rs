@@ -1,6 +1,6 @@
 //! `rkube node`
 
-use rkube_cluster::{Home, Kubeconfig, Profile, default_kubeconfig};
+use rkube_cluster::{Home, Kubeconfig, NodeSpec, Profile, default_kubeconfig};
 use rkube_failure::Failure;
 
 use super::output::table;
@@ -10,6 +10,13 @@ use super::{Global, Output};
 pub struct Args {
     #[command(subcommand)]
     command: Command,
+}
+
+impl Args {
+    /// Whether the command prints a list of names.
+    pub fn lists(&self) -> bool {
+        matches!(self.command, Command::List)
+    }
 }
 
 #[derive(clap::Subcommand)]
@@ -85,8 +92,13 @@ pub async fn run(home: &Home, global: &Global, args: Args, output: &Output) -> R
             cpus,
             memory,
         } => {
+            let spec = NodeSpec {
+                cpu_millis: cpus,
+                memory_bytes: memory,
+                ..NodeSpec::default()
+            };
             for _ in 0..count {
-                let node = rkube_cluster::add_node(home, profile, cpus, memory, output).await?;
+                let node = rkube_cluster::add_node(home, profile, &spec, output).await?;
                 output.say(&format!("The node '{}' was added.", node.name));
             }
             Ok(())

@@ -26,6 +26,8 @@ pub enum Format {
     Json,
     /// Results as YAML
     Yaml,
+    /// Names only, one a line; for lists
+    Name,
 }
 
 /// Where messages go. Results are always written to standard output.
@@ -37,6 +39,22 @@ pub enum Place {
     Stderr,
     /// Nowhere; progress and warnings neither.
     Nowhere,
+}
+
+/// Returns the names of the objects of a list, also of lists in the fields of an object.
+fn names(value: &serde_json::Value) -> Vec<String> {
+    use serde_json::Value;
+    match value {
+        Value::Array(items) => items.iter().flat_map(names).collect(),
+        Value::Object(fields) => {
+            let name = fields.get("name").or_else(|| fields.get("Name"));
+            match name.and_then(Value::as_str) {
+                Some(name) => vec![name.to_owned()],
+                None => fields.values().flat_map(names).collect(),
+            }
+        }
+        _ => Vec::new(),
+    }
 }
 
 /// A command's output.
@@ -80,6 +98,10 @@ impl Output {
                 serde_json::to_string_pretty(value).unwrap_or_else(|e| format!("\"{e}\""))
             }
             Format::Yaml => serde_yaml::to_string(value).unwrap_or_else(|e| format!("\"{e}\"")),
+            Format::Name => {
+                let value = serde_json::to_value(value).unwrap_or_default();
+                names(&value).join("\n")
+            }
             Format::Text => text(),
         };
         if !text.is_empty() && !text.ends_with('\n') {
@@ -271,6 +293,16 @@ pub fn print_out(text: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn lists_have_names() {
+        for value in [
+            serde_json::json!([{"name": "a", "x": {"name": "no"}}, {"Name": "b"}]),
+            serde_json::json!({"invalid": [{"Name": "a"}], "valid": [{"Name": "b", "Config": {"Name": "no"}}]}),
+        ] {
+            assert_eq!(names(&value), ["a", "b"]);
+        }
+    }
 
     #[test]
     fn columns_line_up() {

@@ -18,6 +18,13 @@ pub struct Args {
     command: Option<Command>,
 }
 
+impl Args {
+    /// Whether the command prints a list of names.
+    pub fn lists(&self) -> bool {
+        matches!(self.command, Some(Command::List { .. }))
+    }
+}
+
 #[derive(clap::Subcommand)]
 enum Command {
     /// List all clusters

@@ -48,6 +48,13 @@ pub struct Args {
     all: bool,
 }
 
+impl Args {
+    /// Whether the command prints a list of names.
+    pub fn lists(&self) -> bool {
+        matches!(self.command, Some(Command::List { .. }))
+    }
+}
+
 #[derive(clap::Subcommand)]
 enum Command {
     /// List all services with their URLs

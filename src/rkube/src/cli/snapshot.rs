@@ -15,6 +15,13 @@ pub struct Args {
     command: Command,
 }
 
+impl Args {
+    /// Whether the command prints a list of names.
+    pub fn lists(&self) -> bool {
+        matches!(self.command, Command::List)
+    }
+}
+
 #[derive(clap::Subcommand)]
 enum Command {
     /// Save all API objects and the data of volumes of a running cluster

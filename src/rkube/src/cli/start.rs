@@ -5,7 +5,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use ipnet::Ipv4Net;
-use rkube_cluster::{Home, Kubeconfig, Profile, StartOptions, StoreOptions, default_kubeconfig};
+use rkube_cluster::{
+    Home, Kubeconfig, NodeSpec, Profile, StartOptions, StoreOptions, default_kubeconfig,
+};
 use rkube_drivers::{HostMount, MachineOptions, PortMapping};
 use rkube_failure::{Failure, Kind, Source};
 
@@ -125,6 +127,8 @@ pub struct Args {
     /// Maximum time to wait for what --wait names, such as 90s or 6m
     #[arg(long, default_value = "6m", value_name = "TIME", value_parser = parse_duration)]
     wait_timeout: Duration,
+    #[command(flatten)]
+    k3d: super::k3d::Flags,
 }
 
 /// Returns the machine's memory in bytes, where the system tells it.
@@ -156,6 +160,12 @@ const OF_FILE: &[&str] = &[
     "service-cluster-ip-range",
     "dns-domain",
     "ports",
+    "port",
+    "agents",
+    "servers",
+    "agents-memory",
+    "servers-memory",
+    "k3s-node-label",
     "store",
     "store-ca",
     "store-cert",
@@ -204,6 +214,17 @@ pub(super) fn plan(
         std::mem::take(&mut args.mount),
         output,
     );
+    let base = NodeSpec {
+        cpu_millis,
+        memory_bytes,
+        ..NodeSpec::default()
+    };
+    let k3d = std::mem::take(&mut args.k3d);
+    let described = k3d.nodes(args.nodes, &base, machine_memory)?;
+    mounts.extend(described.mounts);
+    if node_specs.is_empty() {
+        node_specs = described.specs;
+    }
     mounts.extend(file.mounts);
     let mut insecure_registries = std::mem::take(&mut args.insecure_registry);
     insecure_registries.extend(file.insecure_registries);

@@ -18,7 +18,7 @@ use super::{Global, Output, usage_failure};
 pub struct Args {
     /// Go template to print for the control-plane node, or for --node, such as '{{.Host}}'
     ///
-    /// Fields: Name, IP, Host, Kubelet, APIServer, Kubeconfig, Worker.
+    /// Fields: Name, IP, Host, Kubelet, APIServer, Kubeconfig, Worker, TimeToStop.
     #[arg(short, long, value_name = "TEMPLATE")]
     format: Option<String>,
     /// Layout of JSON: one object per node, or one for the cluster
@@ -60,8 +60,8 @@ const FIELDS: &[&str] = &[
     "APIServer",
     "Kubeconfig",
     "Worker",
-    // These are always empty.
     "TimeToStop",
+    // These are always empty.
     "DockerEnv",
     "PodManEnv",
 ];
@@ -140,6 +140,7 @@ fn value(node: &NodeStatus, field: &str) -> String {
         "APIServer" => node.api_server.to_owned(),
         "Kubeconfig" => node.kubeconfig.to_owned(),
         "Worker" => node.worker.to_string(),
+        "TimeToStop" => node.time_to_stop.clone().unwrap_or_default(),
         _ => String::new(),
     }
 }
@@ -164,6 +165,9 @@ fn text(status: &ClusterStatus) -> String {
                 "apiserver: {}\nkubeconfig: {}\n",
                 node.api_server, node.kubeconfig
             );
+        }
+        if let Some(time) = &node.time_to_stop {
+            let _ = writeln!(text, "timeToStop: {time}");
         }
         let _ = writeln!(text, "address: {}\n", node.ip);
     }
@@ -227,6 +231,7 @@ mod tests {
                 "Misconfigured"
             },
             worker,
+            time_to_stop: None,
         };
         let value = cluster(&ClusterStatus {
             name: "a".into(),

@@ -1,27 +1,141 @@
 //! `rkube stop`
 
+use std::time::Duration;
+
 use rkube_cluster::Home;
 use rkube_failure::Failure;
 
+use super::start_values::parse_duration;
 use super::{Global, Output};
+
+/// How long the process that waits may take to begin.
+#[cfg(unix)]
+const BEGIN_TIMEOUT: Duration = Duration::from_secs(20);
 
 #[derive(clap::Args)]
 pub struct Args {
     /// Stop all clusters
     #[arg(long)]
     all: bool,
+    /// Stop the cluster after this time, such as 5m, and return at once
+    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+    schedule: Option<Duration>,
+    /// Do not stop the cluster, and cancel the stop that is scheduled
+    #[arg(long)]
+    cancel_scheduled: bool,
+    /// Wait for the time of this schedule. Run by --schedule in a process of its own
+    #[arg(long, hide = true, value_name = "ID")]
+    scheduled: Option<String>,
 }
 
 /// Runs the command.
 pub async fn run(home: &Home, global: &Global, args: Args, output: &Output) -> Result<(), Failure> {
+    if let Some(id) = &args.scheduled {
+        return wait(home, &global.profile, id, output).await;
+    }
     let names = if args.all {
         home.profile_names()?
     } else {
         vec![global.profile.clone()]
     };
     for name in names {
+        if args.cancel_scheduled {
+            rkube_cluster::Profile::load(home, &name)?;
+            output.say(&match rkube_cluster::cancel_stop(home, &name)? {
+                true => format!("The scheduled stop of the cluster '{name}' was cancelled."),
+                false => format!("No stop of the cluster '{name}' is scheduled."),
+            });
+            continue;
+        }
+        // As with minikube, no time is now.
+        if let Some(delay) = args.schedule.filter(|delay| !delay.is_zero()) {
+            schedule(home, &name, delay, output).await?;
+            continue;
+        }
         rkube_cluster::stop(home, &name, output).await?;
         output.say(&format!("The cluster '{name}' was stopped."));
     }
     Ok(())
+}
+
+/// Waits in the process that outlives the terminal.
+#[cfg(unix)]
+async fn wait(home: &Home, name: &str, id: &str, output: &Output) -> Result<(), Failure> {
+    // Fails only for the leader of a group, which a shell has started; that may stay.
+    #[cfg(target_os = "linux")]
+    let _ = nix::unistd::setsid();
+    rkube_cluster::wait_and_stop(home, name, id, output).await
+}
+
+#[cfg(not(unix))]
+async fn wait(home: &Home, name: &str, id: &str, output: &Output) -> Result<(), Failure> {
+    rkube_cluster::wait_and_stop(home, name, id, output).await
+}
+
+/// Starts the process that waits and stops the cluster.
+#[cfg(unix)]
+async fn schedule(
+    home: &Home,
+    name: &str,
+    delay: Duration,
+    output: &Output,
+) -> Result<(), Failure> {
+    use std::process::{Command, Stdio};
+
+    use rkube_failure::{Kind, Source};
+
+    let failed = |why: String| {
+        let message = format!("cannot start the process that waits for the stop: {why}");
+        Failure::new(Source::Host, Kind::Error, message)
+    };
+    let id = rkube_cluster::schedule_stop(home, name, delay)?;
+    let program = std::env::current_exe().map_err(|e| failed(e.to_string()))?;
+    let mut command = Command::new(program);
+    command
+        .args(["stop", "--skip-audit", "-p", name, "--scheduled", &id])
+        // It keeps no folder busy, so paths must not depend on this one.
+        .current_dir("/")
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
+    if std::env::var_os("RKUBE_HOME").is_some_and(|home| !home.is_empty()) {
+        command.env("RKUBE_HOME", home.root());
+    }
+    // Elsewhere it becomes the leader of a session, which leaves the terminal altogether.
+    #[cfg(not(target_os = "linux"))]
+    std::os::unix::process::CommandExt::process_group(&mut command, 0);
+    let mut child = command.spawn().map_err(|e| failed(e.to_string()))?;
+    let deadline = std::time::Instant::now() + BEGIN_TIMEOUT;
+    let left = loop {
+        if let Some(left) = rkube_cluster::time_to_stop(home, name) {
+            break left;
+        }
+        let ended = child.try_wait().map_err(|e| failed(e.to_string()))?;
+        if let Some(status) = ended {
+            return Err(failed(format!("it ended with {status}")));
+        }
+        if std::time::Instant::now() > deadline {
+            return Err(failed("it does not begin".to_owned()));
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    };
+    output.say(&format!(
+        "The cluster '{name}' will be stopped in {left}. Cancel that with: {}",
+        rkube_failure::command("stop --cancel-scheduled", name)
+    ));
+    Ok(())
+}
+
+/// Is refused, as by minikube.
+#[cfg(not(unix))]
+async fn schedule(
+    _home: &Home,
+    name: &str,
+    _delay: Duration,
+    _output: &Output,
+) -> Result<(), Failure> {
+    Err(super::minikube::unsupported(
+        "--schedule is not supported on this system",
+        format!("stop it now with: {}", rkube_failure::command("stop", name)),
+    ))
 }

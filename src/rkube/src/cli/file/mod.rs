@@ -69,6 +69,15 @@ pub struct File {
     pub namespace: Option<String>,
     /// Whether kubectl's current context is kept.
     pub keep_context: bool,
+    /// The lists that the file has, also empty ones, such as `addons`.
+    pub lists: Vec<&'static str>,
+}
+
+impl File {
+    /// Whether the file has a list of this name, so that the cluster is to have nothing else.
+    pub fn has(&self, list: &str) -> bool {
+        self.lists.contains(&list)
+    }
 }
 
 /// What every document has.
@@ -89,20 +98,15 @@ struct Written {
     name: Option<String>,
     driver: Option<String>,
     nodes: Option<Vec<Node>>,
-    #[serde(default)]
-    mounts: Vec<String>,
+    mounts: Option<Vec<String>>,
     networking: Option<Networking>,
-    #[serde(default)]
-    insecure_registries: Vec<String>,
+    insecure_registries: Option<Vec<String>>,
     store: Option<Store>,
     machine: Option<Machine>,
     audit_policy_file: Option<PathBuf>,
-    #[serde(default)]
-    addons: Vec<String>,
-    #[serde(default)]
-    images: Vec<String>,
-    #[serde(default)]
-    manifests: Vec<String>,
+    addons: Option<Vec<String>>,
+    images: Option<Vec<String>>,
+    manifests: Option<Vec<String>>,
     kubeconfig: Option<Context>,
     /// Known, so that its error can say more.
     #[serde(default)]
@@ -203,25 +207,33 @@ pub fn read(document: &Document) -> Result<File, Failure> {
         dns_domain: None,
     });
     let context = written.kubeconfig;
+    let lists = [
+        ("mounts", written.mounts.is_some()),
+        ("insecureRegistries", written.insecure_registries.is_some()),
+        ("addons", written.addons.is_some()),
+        ("manifests", written.manifests.is_some()),
+    ];
+    let lists = lists.into_iter().filter(|(_, there)| *there);
     Ok(File {
+        lists: lists.map(|(name, _)| name).collect(),
         name: written.name,
         driver: written.driver,
         nodes,
-        mounts: mounts(document, "mounts", &written.mounts)?,
+        mounts: mounts(document, "mounts", &written.mounts.unwrap_or_default())?,
         subnet: networking.node_subnet,
         pods: networking.pod_subnet,
         services: networking.service_subnet,
         dns_domain: networking.dns_domain,
-        insecure_registries: written.insecure_registries,
+        insecure_registries: written.insecure_registries.unwrap_or_default(),
         store: written.store.map(|s| store(document, s)).transpose()?,
         machine: match written.machine {
             Some(written) => machine(document, written)?,
             None => MachineOptions::default(),
         },
         audit_policy: written.audit_policy_file,
-        addons: written.addons,
-        images: written.images,
-        manifests: written.manifests,
+        addons: written.addons.unwrap_or_default(),
+        images: written.images.unwrap_or_default(),
+        manifests: written.manifests.unwrap_or_default(),
         namespace: context.as_ref().and_then(|c| c.namespace.clone()),
         keep_context: context.is_some_and(|c| c.keep_current),
     })

@@ -65,6 +65,7 @@ const ENGINE: &str = "the nodes run no container engine";
 const REGISTRIES: &str = "nodes pull from the registry that the image's name says; name the mirror in the image, or load images with the command image load";
 const API: &str = "the API server is reached as the kubeconfig says";
 const MOUNT: &str = "folders are bind-mounted, which needs no protocol, port or address";
+const NO_BALANCER: &str = "there is no proxy before the nodes; ports lead to the first one";
 const OWNER: &str = "files in mounted folders keep their owners";
 
 /// All flags.
@@ -92,8 +93,6 @@ pub(super) const FLAGS: &[Flag] = &[
         ),
         'b',
     ),
-    value("", "user", "rkube keeps no audit of commands"),
-    switch("", "skip-audit", "rkube keeps no audit of commands"),
     off("", "rootless", "the drivers need root or a rootful engine"),
     // start: Kubernetes.
     depends("start", "kubernetes-version", kubernetes_version),
@@ -131,7 +130,7 @@ pub(super) const FLAGS: &[Flag] = &[
     value(
         "start",
         "cert-expiration",
-        "certificates are valid for ten years",
+        "certificates are valid for a year, and are renewed at start and while the cluster runs",
     ),
     switch("start", "disable-optimizations", "there are none"),
     switch("start", "disable-metrics", "metrics cost next to nothing"),
@@ -304,13 +303,68 @@ pub(super) const FLAGS: &[Flag] = &[
     value("start", "ssh-port", VM),
     value("start", "socket-vmnet-client-path", VM),
     value("start", "socket-vmnet-path", VM),
-    // stop, delete, pause.
+    // start: k3d's flags.
+    depends("start", "api-port", |value| match value {
+        "" | "random" => Verdict::Fine,
+        _ => Verdict::Refused(API.into()),
+    }),
     no(
-        "stop",
-        "schedule",
-        "rkube has no timer; an idle cluster needs next to no CPU time",
+        "start",
+        "config",
+        "the file of a cluster is --file; print the format with: rkube config schema",
     ),
-    switch("stop", "cancel-scheduled", "no stop is ever scheduled"),
+    no(
+        "start",
+        "env",
+        "nodes have no environment of their own; set variables in the containers of pods",
+    ),
+    no(
+        "start",
+        "host-alias",
+        "nodes use the DNS servers of this machine; pods have hostAliases",
+    ),
+    off(
+        "start",
+        "host-pid-mode",
+        "nodes have processes of their own",
+    ),
+    depends("start", "image", node_image),
+    depends("start", "k3s-arg", k3s_argument),
+    flag(
+        "start",
+        "kubeconfig-update-default",
+        false,
+        Rule::Depends(|value| match value {
+            "false" => Verdict::Refused(
+                "set KUBECONFIG to a file of its own, or print it with: rkube export kubeconfig"
+                    .into(),
+            ),
+            _ => Verdict::Fine,
+        }),
+    ),
+    no("start", "lb-config-override", NO_BALANCER),
+    switch("start", "no-image-volume", "images need no volume here"),
+    switch("start", "no-lb", NO_BALANCER),
+    off(
+        "start",
+        "no-rollback",
+        "a cluster whose creation failed is always removed",
+    ),
+    no("start", "registry-config", REGISTRIES),
+    no("start", "registry-create", REGISTRIES),
+    no("start", "registry-use", REGISTRIES),
+    no("start", "runtime-label", ENGINE),
+    no(
+        "start",
+        "runtime-ulimit",
+        "nodes have the limits of systemd's services",
+    ),
+    value(
+        "start",
+        "token",
+        "nodes join with certificates that rkube makes",
+    ),
+    // stop, delete, pause.
     switch(
         "stop",
         "keep-context-active",
@@ -360,11 +414,6 @@ pub(super) const FLAGS: &[Flag] = &[
         "a folder that nodes cannot write to is HOST:NODE:ro",
     ),
     switch("ssh", "native-ssh", "rkube always uses its own SSH client"),
-    off(
-        "logs",
-        "audit",
-        "rkube keeps no audit of commands; the API server's is enabled with --extra-config",
-    ),
     off(
         "kubectl",
         "ssh",
@@ -465,6 +514,39 @@ fn cni(value: &str) -> Verdict {
             Verdict::Harmless("pods have rkube's own network, which does the same".into())
         }
         _ => Verdict::Refused("pods have rkube's own network, and it takes no plug-ins".into()),
+    }
+}
+
+/// Accepts k3s' images of the version that rkube implements, such as `rancher/k3s:v1.36.1-k3s1`.
+fn node_image(value: &str) -> Verdict {
+    let tag = value.rsplit_once(':').map_or(value, |(_, tag)| tag);
+    let version = tag.split(['-', '+']).find(|part| !part.is_empty());
+    match kubernetes_version(version.unwrap_or_default()) {
+        Verdict::Refused(why) => Verdict::Refused(why),
+        _ => Verdict::Harmless("nodes run no image".into()),
+    }
+}
+
+/// Accepts arguments that leave out what rkube does not have, or whose default is the same.
+fn k3s_argument(value: &str) -> Verdict {
+    let argument = value.split('@').next().unwrap_or(value);
+    match argument.replace(' ', "=").as_str() {
+        "--disable=traefik"
+        | "--no-deploy=traefik"
+        | "--disable=servicelb"
+        | "--no-deploy=servicelb"
+        | "--disable=helm-controller"
+        | "--disable-helm-controller"
+        | "--disable-cloud-controller" => {
+            Verdict::Harmless("clusters have none unless you add it".into())
+        }
+        "--disable=metrics-server" | "--no-deploy=metrics-server" => {
+            Verdict::Harmless("metrics are built in, and give way to a metrics-server".into())
+        }
+        _ => Verdict::Refused(
+            "nodes run no k3s; labels and taints of nodes are those of a cluster file (rkube config schema)"
+                .into(),
+        ),
     }
 }
 

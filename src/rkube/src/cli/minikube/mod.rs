@@ -207,14 +207,6 @@ pub fn instead_of(command: &str, profile: &str) -> Failure {
                 with("image load NAME")
             ),
         ),
-        "apply" => unsupported(
-            "'apply' is not supported: the nodes of a cluster file are those of a new cluster",
-            format!(
-                "add folders with: {}, and nodes with: {}; addons, images and manifests are applied by the next rkube start -f FILE",
-                with("mount HOST:NODE"),
-                with("node add")
-            ),
-        ),
         "image push" => unsupported(
             format!("'{command}' is not supported"),
             format!(
@@ -233,13 +225,9 @@ pub fn instead_of(command: &str, profile: &str) -> Failure {
 pub fn suggestion(words: &[String]) -> Option<&'static str> {
     let word = |i: usize| words.get(i).map(String::as_str);
     Some(match (word(0)?, word(1)) {
-        ("up" | "create", _) | ("cluster", Some("create")) => "rkube start -p NAME",
+        ("up" | "create", _) => "rkube start -p NAME",
         ("down", _) => "rkube stop, or: rkube delete",
-        ("rm" | "remove" | "destroy", _) | ("cluster", Some("delete" | "rm")) => {
-            "rkube delete -p NAME"
-        }
-        ("cluster", Some("stop")) => "rkube stop -p NAME",
-        ("cluster", Some("start")) => "rkube start -p NAME",
+        ("rm" | "remove" | "destroy", _) => "rkube delete -p NAME",
         ("cluster", _) | ("get", Some("clusters")) | ("ls" | "ps", _) => "rkube profile list",
         ("get", Some("nodes")) => "rkube node list",
         ("kubeconfig", _) | ("get", Some("kubeconfig")) => "rkube export kubeconfig",

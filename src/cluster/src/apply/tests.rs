@@ -1,0 +1,149 @@
+use rkube_drivers::MachineOptions;
+
+use super::*;
+use crate::labels::parse_taint;
+use crate::profile::NewProfile;
+
+fn profile(nodes: &[NodeSpec]) -> Profile {
+    Profile::new(&NewProfile {
+        name: "demo",
+        driver: "native",
+        nodes,
+        node_cidr: "192.168.77.0/24".parse().unwrap(),
+        pod_cidr: "10.244.0.0/16".parse().unwrap(),
+        service_cidr: "10.96.0.0/12".parse().unwrap(),
+        dns_domain: "cluster.local",
+        insecure_registries: &["r:5000".to_owned()],
+        ports: &[],
+        mounts: &["/srv:/srv".parse().unwrap()],
+        kind: false,
+        store: None,
+        machine: &MachineOptions::default(),
+    })
+    .unwrap()
+}
+
+fn spec(tier: &str) -> NodeSpec {
+    NodeSpec {
+        labels: BTreeMap::from([("tier".to_owned(), tier.to_owned())]),
+        ..NodeSpec::default()
+    }
+}
+
+fn texts(profile: &Profile, nodes: &[NodeSpec]) -> Vec<String> {
+    let wanted = Wanted {
+        nodes: Some(nodes.to_vec()),
+        ..Wanted::default()
+    };
+    let steps = changes(profile, &wanted).unwrap();
+    steps.iter().map(ToString::to_string).collect()
+}
+
+#[test]
+fn what_a_file_does_not_mention_stays() {
+    let all = [spec("a"), spec("b")];
+    let profile = profile(&all);
+    assert_eq!(changes(&profile, &Wanted::default()), Ok(Vec::new()));
+    let same = Wanted {
+        nodes: Some(all.to_vec()),
+        mounts: Some(profile.mounts.clone()),
+        insecure_registries: Some(profile.insecure_registries.clone()),
+    };
+    assert_eq!(changes(&profile, &same), Ok(Vec::new()));
+    let none = Wanted {
+        nodes: None,
+        mounts: Some(vec!["/srv:/srv:ro".parse().unwrap()]),
+        insecure_registries: Some(Vec::new()),
+    };
+    let steps = changes(&profile, &none).unwrap();
+    let texts: Vec<String> = steps.iter().map(ToString::to_string).collect();
+    assert_eq!(
+        texts,
+        [
+            "unmount /srv in all nodes",
+            "mount /srv:/srv:ro in all nodes",
+            "set the registries without TLS: none",
+        ]
+    );
+}
+
+#[test]
+fn nodes_are_paired_with_those_that_are_most_alike() {
+    let profile = profile(&[spec("a"), spec("b"), spec("c"), spec("c")]);
+    // The order of workers is of no account, and one of the last ones goes.
+    assert_eq!(
+        texts(&profile, &[spec("a"), spec("c"), spec("b")]),
+        ["delete the node demo-m04"]
+    );
+    // The one without an equal is changed instead of replaced.
+    assert_eq!(
+        texts(&profile, &[spec("a"), spec("c"), spec("d"), spec("c")]),
+        ["label the node demo-m02: tier=d"]
+    );
+    let large = NodeSpec {
+        memory_bytes: Some(4 << 30),
+        ..spec("b")
+    };
+    assert_eq!(
+        texts(&profile, &[spec("a"), large.clone(), spec("c"), spec("c")]),
+        ["add a worker node", "delete the node demo-m02"]
+    );
+    let wanted = Wanted {
+        nodes: Some(vec![large]),
+        ..Wanted::default()
+    };
+    let refusal = changes(&profile, &wanted).unwrap_err();
+    assert!(refusal.contains("demo cannot be changed"), "{refusal}");
+}
+
+#[test]
+fn a_node_that_takes_over_ports_comes_after_the_one_that_had_them() {
+    let with_port = |memory: Option<u64>| NodeSpec {
+        memory_bytes: memory,
+        ports: vec!["8080:80".parse().unwrap()],
+        ..NodeSpec::default()
+    };
+    let profile = profile(&[NodeSpec::default(), with_port(None)]);
+    assert_eq!(
+        texts(&profile, &[NodeSpec::default(), with_port(Some(1 << 30))]),
+        ["delete the node demo-m02", "add a worker node"]
+    );
+}
+
+#[test]
+fn taints_and_labels_are_changed_by_key() {
+    let tainted = |text: &str| NodeSpec {
+        taints: vec![parse_taint(text).unwrap()],
+        ..NodeSpec::default()
+    };
+    let profile = profile(&[tainted("a=b:NoSchedule"), spec("x")]);
+    assert_eq!(
+        texts(&profile, &[tainted("a=c:NoSchedule"), NodeSpec::default()]),
+        [
+            "taint the node demo: a=c:NoSchedule a=b:NoSchedule-",
+            "label the node demo-m02: tier-",
+        ]
+    );
+    let api = |key: &str, value: Option<&str>| ApiTaint {
+        key: key.to_owned(),
+        value: value.map(str::to_owned),
+        effect: "NoSchedule".to_owned(),
+        time_added: None,
+    };
+    let now = vec![
+        api("a", Some("b")),
+        api("node.kubernetes.io/not-ready", None),
+    ];
+    let then = with_taints(
+        now,
+        &[parse_taint("a=c:NoSchedule").unwrap()],
+        &[parse_taint("a=b:NoSchedule").unwrap()],
+    );
+    assert_eq!(
+        then,
+        [
+            api("node.kubernetes.io/not-ready", None),
+            api("a", Some("c"))
+        ]
+    );
+}

@@ -1,0 +1,112 @@
+//! The file of the log of commands. It is bounded: the oldest lines go first.
+
+use std::io::{ErrorKind, Write as _};
+use std::time::SystemTime;
+
+use rkube_failure::Failure;
+
+use crate::files::{Home, io_failure, owned, write_private};
+use crate::sudo::act_for_owner_of;
+
+/// The most lines that are kept, minikube's default.
+const MAX_LINES: usize = 1000;
+/// The size from which on the lines are counted. A line has 2 KiB at most.
+const CHECKED_SIZE: u64 = 256 << 10;
+
+/// Appends a line. Does nothing if rkube has no directory, which a log alone does not justify.
+pub fn add(home: &Home, line: &str) -> Result<(), Failure> {
+    let path = home.audit_file();
+    if !home.root().is_dir() {
+        return Ok(());
+    }
+    let size = {
+        let _owner = act_for_owner_of(&path);
+        let mut options = std::fs::File::options();
+        let mut append = || {
+            // One write, so that lines of commands at the same time do not mix.
+            let mut file = owned(options.create(true).append(true), 0o600).open(&path)?;
+            file.write_all(format!("{line}\n").as_bytes())?;
+            file.metadata().map(|data| data.len())
+        };
+        match append() {
+            // The last cluster was deleted in the meantime.
+            Err(e) if e.kind() == ErrorKind::NotFound => return Ok(()),
+            result => result.map_err(|e| io_failure("write", &path, &e))?,
+        }
+    };
+    if size > CHECKED_SIZE {
+        let lines = lines(home)?;
+        if lines.len() > MAX_LINES {
+            let kept = &lines[lines.len() - MAX_LINES / 2..];
+            write_private(&path, format!("{}\n", kept.join("\n")).as_bytes())?;
+        }
+    }
+    Ok(())
+}
+
+/// Returns the lines, the newest last; none if there is no log.
+pub fn lines(home: &Home) -> Result<Vec<String>, Failure> {
+    let path = home.audit_file();
+    match std::fs::read(&path) {
+        Ok(bytes) => {
+            let text = String::from_utf8_lossy(&bytes);
+            Ok(text.lines().map(str::to_owned).collect())
+        }
+        Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
+            Ok(Vec::new())
+        }
+        Err(e) => Err(io_failure("read", &path, &e)),
+    }
+}
+
+/// Returns a time as the log has it, RFC 3339 in UTC with seconds.
+pub fn time(at: SystemTime) -> String {
+    let at = jiff::Timestamp::try_from(at).unwrap_or_default();
+    let rounded = at.round(jiff::Unit::Second).unwrap_or(at);
+    rounded.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_log_is_private_and_bounded() {
+        let dir = tempfile::tempdir().unwrap();
+        let home = Home::at(dir.path().join("home"));
+        add(&home, "lost").unwrap();
+        assert!(!home.root().exists() && lines(&home).unwrap().is_empty());
+        std::fs::create_dir(home.root()).unwrap();
+        let line = |i: usize| format!("{i} {}", "x".repeat(400));
+        for i in 0..1500 {
+            add(&home, &line(i)).unwrap();
+        }
+        let all = lines(&home).unwrap();
+        assert!(all.len() <= MAX_LINES && all.len() >= MAX_LINES / 2);
+        assert_eq!(all.last(), Some(&line(1499)));
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::PermissionsExt as _;
+            let mode = home.audit_file().metadata().unwrap().permissions().mode();
+            assert_eq!(mode & 0o777, 0o600);
+        }
+    }
+
+    #[test]
+    fn the_log_goes_with_the_last_cluster() {
+        let dir = tempfile::tempdir().unwrap();
+        let home = Home::at(dir.path().join("home"));
+        std::fs::create_dir_all(home.profile_dir("a")).unwrap();
+        add(&home, "one").unwrap();
+        home.tidy();
+        assert_eq!(lines(&home).unwrap(), ["one"]);
+        std::fs::remove_dir(home.profile_dir("a")).unwrap();
+        home.tidy();
+        assert!(!home.root().exists());
+    }
+
+    #[test]
+    fn times_have_seconds() {
+        assert_eq!(time(SystemTime::UNIX_EPOCH), "1970-01-01T00:00:00Z");
+    }
+}

@@ -1,0 +1,227 @@
+//! Stops that are to happen later: `rkube stop --schedule`.
+//!
+//! A file of the profile says when, and a process of its own waits for it. The process holds the file
+//! locked, so that a file without a process, as after a reboot, counts as no schedule. It ends by
+//! itself when the file is removed or replaced, also with the profile.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use rkube_failure::{Failure, Kind, Source};
+use serde::{Deserialize, Serialize};
+
+use crate::Progress;
+use crate::files::{Home, Lock, io_failure, write_private};
+use crate::lifecycle;
+use crate::profile::Profile;
+
+/// How often the process looks at the clock and at the file. The clock may jump when a laptop wakes.
+const PERIOD: Duration = Duration::from_millis(500);
+/// How often a stop is tried that another command or the driver prevents.
+const ATTEMPTS: u32 = 120;
+
+/// What the file holds.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Schedule {
+    /// When the cluster is stopped.
+    at: Timestamp,
+    /// Tells this schedule from earlier and later ones.
+    id: String,
+}
+
+fn path(home: &Home, name: &str) -> PathBuf {
+    home.profile_dir(name).join("scheduled-stop.json")
+}
+
+/// Reads the schedule of a profile; `None` if there is none.
+fn read(home: &Home, name: &str) -> Result<Option<Schedule>, Failure> {
+    let path = path(home, name);
+    let text = match std::fs::read_to_string(&path) {
+        Ok(text) => text,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(e) => return Err(io_failure("read", &path, &e)),
+    };
+    serde_json::from_str(&text).map(Some).map_err(|e| {
+        let message = format!("{} is damaged: {e}", path.display());
+        Failure::new(Source::Program, Kind::Config, message).advise("remove that file")
+    })
+}
+
+/// Takes the lock that the waiting process holds; `None` if another process has it.
+fn take(home: &Home, name: &str) -> Option<Lock> {
+    let file = std::fs::File::options().write(true).open(path(home, name));
+    Lock::take(file.ok()?).ok()
+}
+
+/// Writes down that a cluster is to be stopped after `delay`, instead of what was scheduled before.
+/// Returns the name of the schedule, with which [`wait_and_stop`] must be called in a process of its
+/// own.
+pub fn schedule_stop(home: &Home, name: &str, delay: Duration) -> Result<String, Failure> {
+    Profile::load(home, name)?;
+    let _lock = home.lock(name)?;
+    let too_far = |e: jiff::Error| {
+        let message = format!("a stop cannot be scheduled then: {e}");
+        Failure::new(Source::Program, Kind::Usage, message)
+    };
+    let now = Timestamp::now();
+    let delay = jiff::SignedDuration::try_from(delay).map_err(too_far)?;
+    let schedule = Schedule {
+        at: now.checked_add(delay).map_err(too_far)?,
+        id: format!("{}-{}", now.as_nanosecond(), std::process::id()),
+    };
+    let text = serde_json::to_string(&schedule)
+        .map_err(|e| Failure::new(Source::Program, Kind::Error, e.to_string()))?;
+    write_private(&path(home, name), text.as_bytes())?;
+    Ok(schedule.id)
+}
+
+/// Removes the schedule of a profile. Returns whether a stop was going to happen.
+pub fn cancel_stop(home: &Home, name: &str) -> Result<bool, Failure> {
+    let was = scheduled_stop(home, name).is_some();
+    let path = path(home, name);
+    match std::fs::remove_file(&path) {
+        Ok(()) => Ok(was),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(false),
+        Err(e) => Err(io_failure("remove", &path, &e)),
+    }
+}
+
+/// Returns the time until the scheduled stop of a cluster, such as `4m59s`; `None` if no process waits
+/// for that.
+pub fn time_to_stop(home: &Home, name: &str) -> Option<String> {
+    scheduled_stop(home, name).map(|at| time_to(at, Timestamp::now()))
+}
+
+/// Returns when a cluster is going to be stopped.
+fn scheduled_stop(home: &Home, name: &str) -> Option<Timestamp> {
+    // A damaged file schedules nothing; the next schedule replaces it.
+    let schedule = read(home, name).ok()??;
+    match take(home, name) {
+        Some(_free) => None,
+        None => Some(schedule.at),
+    }
+}
+
+/// Waits for the time of a schedule and stops the cluster. Returns early if the schedule is removed or
+/// replaced.
+pub async fn wait_and_stop(
+    home: &Home,
+    name: &str,
+    id: &str,
+    progress: &dyn Progress,
+) -> Result<(), Failure> {
+    let Some(_lock) = take(home, name) else {
+        return Ok(());
+    };
+    loop {
+        match read(home, name)? {
+            Some(schedule) if schedule.id == id => {
+                if schedule.at <= Timestamp::now() {
+                    break;
+                }
+            }
+            _ => return Ok(()),
+        }
+        tokio::time::sleep(PERIOD).await;
+    }
+    let mut attempt = 1;
+    loop {
+        match lifecycle::stop(home, name, progress).await {
+            Err(e) if e.kind == Kind::Conflict && attempt < ATTEMPTS => attempt += 1,
+            done => return done,
+        }
+        tokio::time::sleep(PERIOD).await;
+    }
+}
+
+/// Returns the time until a moment as Go prints it, in whole seconds: `1h2m3s`.
+fn time_to(at: Timestamp, now: Timestamp) -> String {
+    // What has begun counts, so that a stop in 5 minutes is not one in 4m59s.
+    let left = at.duration_since(now).as_millis().max(0).unsigned_abs();
+    let left = left.div_ceil(1000);
+    let (hours, minutes, seconds) = (left / 3600, left / 60 % 60, left % 60);
+    match (hours, minutes) {
+        (0, 0) => format!("{seconds}s"),
+        (0, _) => format!("{minutes}m{seconds}s"),
+        _ => format!("{hours}h{minutes}m{seconds}s"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Silent;
+
+    impl Progress for Silent {
+        fn step(&self, _: &str, _: &str) {}
+        fn warn(&self, _: &str) {}
+    }
+
+    fn home_with(schedule: &Schedule) -> (tempfile::TempDir, Home) {
+        let dir = tempfile::tempdir().unwrap();
+        let home = Home::at(dir.path());
+        std::fs::create_dir_all(home.profile_dir("p")).unwrap();
+        let text = serde_json::to_string(schedule).unwrap();
+        write_private(&path(&home, "p"), text.as_bytes()).unwrap();
+        (dir, home)
+    }
+
+    #[test]
+    fn a_schedule_counts_only_while_a_process_waits_for_it() {
+        let at: Timestamp = "2100-01-01T00:00:00Z".parse().unwrap();
+        let id = "1-1".to_owned();
+        let (_dir, home) = home_with(&Schedule { at, id });
+        assert_eq!(scheduled_stop(&home, "p"), None);
+        let lock = take(&home, "p").unwrap();
+        assert_eq!(scheduled_stop(&home, "p"), Some(at));
+        assert!(cancel_stop(&home, "p").unwrap());
+        drop(lock);
+        assert!(!cancel_stop(&home, "p").unwrap());
+        assert_eq!(scheduled_stop(&home, "other"), None);
+    }
+
+    #[tokio::test]
+    async fn the_process_ends_when_its_schedule_is_gone() {
+        let at: Timestamp = "2100-01-01T00:00:00Z".parse().unwrap();
+        let id = "2-1".to_owned();
+        let (_dir, home) = home_with(&Schedule { at, id });
+        // It was replaced before the process came to it.
+        wait_and_stop(&home, "p", "1-1", &Silent).await.unwrap();
+        let waiting = wait_and_stop(&home, "p", "2-1", &Silent);
+        let cancel = async {
+            while scheduled_stop(&home, "p").is_none() {
+                tokio::task::yield_now().await;
+            }
+            cancel_stop(&home, "p").unwrap()
+        };
+        let (done, was) = tokio::join!(waiting, cancel);
+        done.unwrap();
+        assert!(was);
+    }
+
+    #[tokio::test]
+    async fn a_stop_that_is_due_is_tried() {
+        let at: Timestamp = "2000-01-01T00:00:00Z".parse().unwrap();
+        let id = "1-1".to_owned();
+        let (_dir, home) = home_with(&Schedule { at, id });
+        // There is no such cluster, which only the stop finds out.
+        let failure = wait_and_stop(&home, "p", "1-1", &Silent).await.unwrap_err();
+        assert_eq!(failure.kind, Kind::NotFound);
+    }
+
+    #[test]
+    fn times_are_gos() {
+        let now: Timestamp = "2026-01-01T00:00:00Z".parse().unwrap();
+        for (at, text) in [
+            ("2026-01-01T00:00:09Z", "9s"),
+            ("2026-01-01T00:00:08.5Z", "9s"),
+            ("2026-01-01T00:05:00Z", "5m0s"),
+            ("2026-01-01T01:00:02Z", "1h0m2s"),
+            ("2025-01-01T00:00:00Z", "0s"),
+        ] {
+            assert_eq!(time_to(at.parse().unwrap(), now), text);
+        }
+    }
+}
