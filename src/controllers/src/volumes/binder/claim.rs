@@ -21,6 +21,22 @@ const STORAGE_PROVISIONER: [&str; 2] = [
     "volume.beta.kubernetes.io/storage-provisioner",
 ];
 
+/// Reason of events about volumes that could not be made.
+const PROVISIONING_FAILED: &str = "ProvisioningFailed";
+
+/// Returns reason and message of the event about a claim whose pods without a node are `waiting`.
+fn waits_for(waiting: &[&str]) -> (&'static str, String) {
+    let text = match waiting {
+        [] => {
+            let text = "waiting for first consumer to be created before binding";
+            return ("WaitForFirstConsumer", text.into());
+        }
+        [pod] => format!("waiting for pod {pod} to be scheduled"),
+        several => format!("waiting for pods {} to be scheduled", several.join(",")),
+    };
+    ("WaitForPodScheduled", text)
+}
+
 impl Binder {
     pub(super) async fn sync_claim(&self, key: Key) -> Result<()> {
         let informers = &self.ctx.informers;
@@ -34,25 +50,7 @@ impl Binder {
             return Ok(());
         }
         if let Some(name) = volume_of(&claim) {
-            // The user has chosen the volume.
-            let Some(volume) = informers.volumes.get("", name) else {
-                return self.set_pending(&claim).await;
-            };
-            let free = volume
-                .spec
-                .as_ref()
-                .is_some_and(|spec| spec.claim_ref.is_none());
-            if free && let Some(why) = matching::mismatch(&volume, &claim) {
-                let text = format!("Cannot bind to requested volume {name:?}: {why}");
-                self.ctx
-                    .recorder
-                    .event(NAME, &*claim, Warning, "VolumeMismatch", text);
-                return self.set_pending(&claim).await;
-            }
-            if free || matching::is_reserved_for(&volume, &claim) {
-                return self.bind(&claim, &volume).await;
-            }
-            return self.set_pending(&claim).await;
+            return self.sync_chosen(&claim, name).await;
         }
         let Some(claim) = self.with_class(claim).await? else {
             return Ok(());
@@ -73,10 +71,8 @@ impl Binder {
             if let Some(volume) = reserved {
                 return self.bind(&claim, volume).await;
             }
-            let text = "waiting for first consumer to be created before binding";
-            self.ctx
-                .recorder
-                .event(NAME, &*claim, Normal, "WaitForFirstConsumer", text);
+            let (reason, text) = self.awaited(&claim);
+            self.ctx.recorder.event(NAME, &*claim, Normal, reason, text);
             return self.set_pending(&claim).await;
         }
         if let Some(volume) = matching::choose(&claim, &volumes, node.as_deref()) {
@@ -86,7 +82,7 @@ impl Binder {
             Some(class) => self.provision(&claim, &class, node).await,
             None => {
                 let text = match matching::class_of(&claim).filter(|class| !class.is_empty()) {
-                    Some(class) => ("ProvisioningFailed", format!("storageclass.storage.k8s.io {class:?} not found")),
+                    Some(class) => (PROVISIONING_FAILED, format!("storageclass.storage.k8s.io {class:?} not found")),
                     None => (
                         "FailedBinding",
                         "no persistent volumes available for this claim and no storage class is set".to_owned(),
@@ -103,6 +99,48 @@ impl Binder {
                 self.set_pending(&claim).await
             }
         }
+    }
+
+    /// Binds a claim to the volume of this name, which the user has chosen, as soon as that is possible.
+    async fn sync_chosen(&self, claim: &PersistentVolumeClaim, name: &str) -> Result<()> {
+        let Some(volume) = self.ctx.informers.volumes.get("", name) else {
+            return self.set_pending(claim).await;
+        };
+        let spec = volume.spec.as_ref();
+        let free = spec.is_some_and(|spec| spec.claim_ref.is_none());
+        let (reason, text) = if free {
+            match matching::mismatch(&volume, claim) {
+                None => return self.bind(claim, &volume).await,
+                Some(why) => (
+                    "VolumeMismatch",
+                    format!("Cannot bind to requested volume {name:?}: {why}"),
+                ),
+            }
+        } else if matching::is_reserved_for(&volume, claim) {
+            return self.bind(claim, &volume).await;
+        } else {
+            (
+                "FailedBinding",
+                format!("volume {name:?} already bound to a different claim."),
+            )
+        };
+        self.ctx.recorder.event(NAME, claim, Warning, reason, text);
+        self.set_pending(claim).await
+    }
+
+    /// Returns reason and message of the event about what a claim with delayed binding waits for.
+    fn awaited(&self, claim: &PersistentVolumeClaim) -> (&'static str, String) {
+        let name = claim.metadata.name.clone().unwrap_or_default();
+        let namespace = claim.metadata.namespace.as_deref().unwrap_or_default();
+        let pods = self.ctx.informers.pods.in_namespace(namespace);
+        let mut waiting: Vec<&str> = pods
+            .iter()
+            .filter(|pod| !pods::is_terminal(pod) && pods::node_name(pod).is_empty())
+            .filter(|pod| claims_of(pod).contains(&name))
+            .filter_map(|pod| pod.metadata.name.as_deref())
+            .collect();
+        waiting.sort_unstable();
+        waits_for(&waiting)
     }
 
     /// Returns the claim with a storage class. A claim without one is updated to use the default
@@ -182,30 +220,34 @@ impl Binder {
             };
             claim = PersistentVolumeClaim::clone(&updated);
         }
-        if class.provisioner == "kubernetes.io/no-provisioner" {
+        // As for upstream, provisioners of this domain would have to be built in.
+        if class.provisioner.starts_with("kubernetes.io/") {
+            let text = format!("no volume plugin matched name: {}", class.provisioner);
+            recorder.event(NAME, &claim, Warning, PROVISIONING_FAILED, text);
             return self.set_pending(&claim).await;
         }
         if class.provisioner != provisioner::NAME {
             let text = format!(
-                "Waiting for the provisioner '{}' to create a volume",
+                "Waiting for a volume to be created either by the external provisioner '{}' or \
+                 manually by the system administrator. If volume creation is delayed, please verify \
+                 that the provisioner is running and correctly registered.",
                 class.provisioner
             );
             recorder.event(NAME, &claim, Normal, "ExternalProvisioning", text);
             return self.set_pending(&claim).await;
         }
+        let failed = |claim: &PersistentVolumeClaim, why: &str| {
+            let class = class.metadata.name.as_deref().unwrap_or_default();
+            let text = format!("failed to provision volume with StorageClass {class:?}: {why}");
+            recorder.event(NAME, claim, Warning, PROVISIONING_FAILED, text);
+        };
         if let Some(why) = provisioner::unsupported(&claim) {
-            recorder.event(NAME, &claim, Warning, "ProvisioningFailed", why);
+            failed(&claim, why);
             return self.set_pending(&claim).await;
         }
         let node = node.or_else(|| self.any_node());
         let Some(node) = node.as_ref().and_then(|node| node.metadata.name.as_deref()) else {
-            recorder.event(
-                NAME,
-                &claim,
-                Warning,
-                "ProvisioningFailed",
-                "no node is ready to hold the volume",
-            );
+            failed(&claim, "no node is ready to hold the volume");
             return self.set_pending(&claim).await;
         };
         let wanted = provisioner::volume(&claim, class, node, &self.ctx.config.volumes);
@@ -221,13 +263,7 @@ impl Binder {
                 store.observe(self.ctx.get("", &provisioner::volume_name(&claim)).await?)
             }
             Err(error) => {
-                recorder.event(
-                    NAME,
-                    &claim,
-                    Warning,
-                    "ProvisioningFailed",
-                    error.to_string(),
-                );
+                failed(&claim, &error.to_string());
                 return Err(error);
             }
         };
@@ -260,5 +296,33 @@ impl Binder {
             taints::condition(node, "Ready") == Some("True") && !unschedulable
         });
         nodes.into_iter().min_by_key(|node| holds(node))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn delayed_claims_tell_what_they_wait_for() {
+        for (waiting, reason, text) in [
+            (
+                &[][..],
+                "WaitForFirstConsumer",
+                "waiting for first consumer to be created before binding",
+            ),
+            (
+                &["a"],
+                "WaitForPodScheduled",
+                "waiting for pod a to be scheduled",
+            ),
+            (
+                &["a", "b"],
+                "WaitForPodScheduled",
+                "waiting for pods a,b to be scheduled",
+            ),
+        ] {
+            assert_eq!(waits_for(waiting), (reason, text.to_owned()));
+        }
     }
 }
