@@ -681,6 +681,14 @@ async fn stateful_pods_have_volumes_of_their_own() {
         .unwrap();
     cluster.until_none("pods", |_: &Pod| true).await;
     assert_eq!(cluster.all::<PersistentVolumeClaim>().await.len(), 2);
+    // Nor does a volume vanish that is deleted before its claim.
+    let volumes: Api<PersistentVolume> = Api::all(cluster.client.clone());
+    let first = volumes.list(&ListParams::default()).await.unwrap();
+    let first = first.items[0].metadata.name.clone().unwrap();
+    volumes
+        .delete(&first, &DeleteParams::default())
+        .await
+        .unwrap();
     for name in ["data-db-0", "data-db-1"] {
         cluster
             .api::<PersistentVolumeClaim>()
@@ -698,6 +706,8 @@ async fn stateful_pods_have_volumes_of_their_own() {
             |volume: &PersistentVolume| {
                 let status = volume.status.as_ref();
                 status.and_then(|s| s.phase.as_deref()) == Some("Failed")
+                    && volume.metadata.name.as_ref() == Some(&first)
+                    && volume.metadata.deletion_timestamp.is_some()
             },
         )
         .await;

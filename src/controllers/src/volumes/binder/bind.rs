@@ -2,14 +2,14 @@
 
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, PersistentVolumeStatus};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use kube::Resource;
 
 use super::{BIND_COMPLETED, Binder, NAME, phase, volume_of};
 use crate::context::{Result, optional};
 use crate::events::Severity::Warning;
+use crate::volumes::provisioner::reference_to;
 
 /// Annotation on objects bound by this controller rather than by a user.
-const BOUND_BY_CONTROLLER: &str = "pv.kubernetes.io/bound-by-controller";
+pub(super) const BOUND_BY_CONTROLLER: &str = "pv.kubernetes.io/bound-by-controller";
 
 impl Binder {
     pub(super) async fn set_pending(&self, claim: &PersistentVolumeClaim) -> Result<()> {
@@ -42,9 +42,7 @@ impl Binder {
             .as_ref()
             .is_some_and(|reference| reference.uid == claim.metadata.uid);
         if !bound {
-            let mut reference = claim.object_ref(&());
-            reference.field_path = None;
-            spec.claim_ref = Some(reference);
+            spec.claim_ref = Some(reference_to(claim));
             if by_controller {
                 let annotations = volume.metadata.annotations.get_or_insert_default();
                 annotations.insert(BOUND_BY_CONTROLLER.into(), "yes".into());
@@ -105,11 +103,18 @@ impl Binder {
                 Some(reference) if reference.uid == claim.metadata.uid => {
                     return self.set_bound(claim, volume).await;
                 }
-                Some(_) => ("ClaimMisbound", "The volume belongs to another claim"),
+                Some(_) => (
+                    "ClaimMisbound",
+                    "Two claims are bound to the same volume, this one is bound incorrectly",
+                ),
             },
+            None if volume_of(claim).is_none() => (
+                "ClaimLost",
+                "Bound claim has lost reference to PersistentVolume. Data on the volume is lost!",
+            ),
             None => (
                 "ClaimLost",
-                "The volume of this bound claim is gone, and its data with it",
+                "Bound claim has lost its PersistentVolume. Data on the volume is lost!",
             ),
         };
         if phase(claim) == "Lost" {
@@ -131,18 +136,16 @@ impl Binder {
         .map(drop)
     }
 
+    /// Sets the phase of a volume. Returns whether it had another one.
     pub(super) async fn set_volume_phase(
         &self,
         volume: &PersistentVolume,
         phase: &str,
         message: Option<&str>,
-    ) -> Result<()> {
-        let present = volume
-            .status
-            .as_ref()
-            .and_then(|status| status.phase.as_deref());
-        if present == Some(phase) {
-            return Ok(());
+    ) -> Result<bool> {
+        let status = volume.status.as_ref();
+        if status.and_then(|status| status.phase.as_deref()) == Some(phase) {
+            return Ok(false);
         }
         let mut changed = volume.clone();
         changed.status = Some(PersistentVolumeStatus {
@@ -151,11 +154,8 @@ impl Binder {
             last_phase_transition_time: Some(Time(self.ctx.now())),
             reason: None,
         });
-        optional(
-            self.ctx
-                .update_status(&self.ctx.informers.volumes, &changed)
-                .await,
-        )
-        .map(drop)
+        let store = &self.ctx.informers.volumes;
+        let updated = optional(self.ctx.update_status(store, &changed).await)?;
+        Ok(updated.is_some())
     }
 }
