@@ -681,6 +681,14 @@ async fn stateful_pods_have_volumes_of_their_own() {
         .unwrap();
     cluster.until_none("pods", |_: &Pod| true).await;
     assert_eq!(cluster.all::<PersistentVolumeClaim>().await.len(), 2);
+    // Nor does a volume vanish that is deleted before its claim.
+    let volumes: Api<PersistentVolume> = Api::all(cluster.client.clone());
+    let first = volumes.list(&ListParams::default()).await.unwrap();
+    let first = first.items[0].metadata.name.clone().unwrap();
+    volumes
+        .delete(&first, &DeleteParams::default())
+        .await
+        .unwrap();
     for name in ["data-db-0", "data-db-1"] {
         cluster
             .api::<PersistentVolumeClaim>()
@@ -698,6 +706,8 @@ async fn stateful_pods_have_volumes_of_their_own() {
             |volume: &PersistentVolume| {
                 let status = volume.status.as_ref();
                 status.and_then(|s| s.phase.as_deref()) == Some("Failed")
+                    && volume.metadata.name.as_ref() == Some(&first)
+                    && volume.metadata.deletion_timestamp.is_some()
             },
         )
         .await;
@@ -797,6 +807,7 @@ async fn roles_quotas_and_certificates() {
         .await
         .unwrap();
     cluster.until("a free quota", used("0")).await;
+    quotas_count_what_their_selectors_select(&cluster).await;
 
     let mut params = rcgen::CertificateParams::default();
     params
@@ -845,6 +856,84 @@ async fn roles_quotas_and_certificates() {
         })
         .await;
     cluster.is_quiet().await;
+}
+
+async fn quotas_count_what_their_selectors_select(cluster: &Cluster) {
+    for (name, resource, scope) in [
+        (
+            "ends",
+            "pods",
+            json!({"scopeName": "Terminating", "operator": "Exists"}),
+        ),
+        (
+            "stays",
+            "pods",
+            json!({"scopeName": "NotTerminating", "operator": "Exists"}),
+        ),
+        (
+            "gold",
+            "persistentvolumeclaims",
+            json!({"scopeName": "VolumeAttributesClass", "operator": "In", "values": ["gold"]}),
+        ),
+    ] {
+        let quota = json!({
+            "metadata": {"name": name},
+            "spec": {"hard": {resource: "5"}, "scopeSelector": {"matchExpressions": [scope]}},
+        });
+        cluster.create::<ResourceQuota>(quota).await;
+    }
+    let used = |name: &'static str, amount: &'static str| {
+        move |quota: &ResourceQuota| {
+            let used = quota
+                .status
+                .as_ref()
+                .and_then(|status| status.used.as_ref());
+            let mut amounts = used.into_iter().flatten();
+            quota.metadata.name.as_deref() == Some(name)
+                && amounts.any(|(_, used)| used.0 == amount)
+        }
+    };
+    for name in ["ends", "stays", "gold"] {
+        cluster.until("an empty quota", used(name, "0")).await;
+    }
+    let containers = json!([{"name": "c", "image": "i"}]);
+    for (name, spec) in [
+        (
+            "a",
+            json!({"containers": containers, "activeDeadlineSeconds": 3600}),
+        ),
+        (
+            "b",
+            json!({"containers": containers, "activeDeadlineSeconds": 3600}),
+        ),
+        ("c", json!({"containers": containers})),
+    ] {
+        let pod = json!({"metadata": {"name": name}, "spec": spec});
+        cluster.create::<Pod>(pod).await;
+    }
+    let claim = json!({
+        "metadata": {"name": "gold"},
+        "spec": {
+            "accessModes": ["ReadWriteOnce"], "volumeAttributesClassName": "gold",
+            "resources": {"requests": {"storage": "1Gi"}},
+        },
+    });
+    cluster.create::<PersistentVolumeClaim>(claim).await;
+    cluster.until("two that end", used("ends", "2")).await;
+    cluster.until("one that stays", used("stays", "1")).await;
+    cluster.until("one of gold", used("gold", "1")).await;
+    for name in ["a", "b", "c"] {
+        let now = DeleteParams::default().grace_period(0);
+        cluster.api::<Pod>().delete(name, &now).await.unwrap();
+    }
+    let claims = cluster.api::<PersistentVolumeClaim>();
+    claims
+        .delete("gold", &DeleteParams::default())
+        .await
+        .unwrap();
+    for name in ["ends", "stays", "gold"] {
+        cluster.until("an empty quota", used(name, "0")).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -138,7 +138,11 @@ impl Recorder {
         reason: &str,
         message: impl Into<String>,
     ) {
-        self.event_about(component, object.object_ref(&()), severity, reason, message);
+        let regarding = ObjectReference {
+            resource_version: object.meta().resource_version.clone(),
+            ..object.object_ref(&())
+        };
+        self.event_about(component, regarding, severity, reason, message);
     }
 
     /// Records an event about the object that `regarding` refers to.
@@ -159,5 +163,23 @@ impl Recorder {
             message: message.into(),
             at: Timestamp::now(),
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use k8s_openapi::api::core::v1::Pod;
+
+    #[test]
+    fn events_tell_the_version_of_their_object() {
+        let (sender, mut receiver) = mpsc::channel(1);
+        let mut pod = Pod::default();
+        pod.metadata.name = Some("web".into());
+        pod.metadata.resource_version = Some("7".into());
+        Recorder { sender }.event("c", &pod, Severity::Normal, "R", "m");
+        let regarding = receiver.try_recv().unwrap().regarding;
+        assert_eq!(regarding.resource_version.as_deref(), Some("7"));
+        assert_eq!(regarding.kind.as_deref(), Some("Pod"));
     }
 }

@@ -1,17 +1,23 @@
 //! Signs approved requests with the cluster's CA, subject to the rules of upstream's built-in
 //! signers.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use jiff::Timestamp;
 use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
 use rcgen::{
-    CertificateSigningRequestParams, DistinguishedName, ExtendedKeyUsagePurpose, IsCa, Issuer,
-    KeyPair, KeyUsagePurpose, SanType, SerialNumber,
+    CertificateParams, DistinguishedName, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose, SanType, SerialNumber, SubjectPublicKeyInfo,
 };
 use ring::rand::SecureRandom;
 use rkube_x509::{Certificate, to_pem};
-use x509_parser::oid_registry::{OID_X509_COMMON_NAME, OID_X509_ORGANIZATION_NAME};
+use x509_parser::certification_request::X509CertificationRequest;
+use x509_parser::cri_attributes::ParsedCriAttribute;
+use x509_parser::extensions::{GeneralName, ParsedExtension};
+use x509_parser::oid_registry::{
+    OID_X509_COMMON_NAME, OID_X509_EXT_SUBJECT_ALT_NAME, OID_X509_ORGANIZATION_NAME,
+};
 use x509_parser::prelude::{FromDer, X509Certificate, X509Name};
 
 use super::approve::node_usages;
@@ -115,6 +121,45 @@ fn attributes(subject: &X509Name<'_>) -> Result<Attributes, String> {
     })
 }
 
+/// Returns the alternative names that a request asks for: as upstream, those of the kinds that Go
+/// reads. Nothing else that a request asks for is signed, so its other extensions do not matter.
+///
+/// # Errors
+///
+/// The names cannot be parsed.
+fn alternative_names(request: &X509CertificationRequest<'_>) -> Result<Vec<SanType>, String> {
+    let attributes = request.certification_request_info.iter_attributes();
+    let extensions = attributes.flat_map(|attribute| match attribute.parsed_attribute() {
+        ParsedCriAttribute::ExtensionRequest(requested) => requested.extensions.as_slice(),
+        _ => &[],
+    });
+    let mut found = Vec::new();
+    for extension in extensions.filter(|e| e.oid == OID_X509_EXT_SUBJECT_ALT_NAME) {
+        let ParsedExtension::SubjectAlternativeName(names) = extension.parsed_extension() else {
+            return Err("the subject alternative names are malformed".into());
+        };
+        for name in &names.general_names {
+            let text = |error: rcgen::Error| error.to_string();
+            found.push(match name {
+                GeneralName::DNSName(name) => SanType::DnsName((*name).try_into().map_err(text)?),
+                GeneralName::RFC822Name(name) => {
+                    SanType::Rfc822Name((*name).try_into().map_err(text)?)
+                }
+                GeneralName::URI(name) => SanType::URI((*name).try_into().map_err(text)?),
+                GeneralName::IPAddress(octets) => SanType::IpAddress(address(octets)?),
+                _ => continue,
+            });
+        }
+    }
+    Ok(found)
+}
+
+fn address(octets: &[u8]) -> Result<IpAddr, String> {
+    let v4 = <[u8; 4]>::try_from(octets).map(IpAddr::from);
+    v4.or_else(|_| <[u8; 16]>::try_from(octets).map(IpAddr::from))
+        .map_err(|_| format!("x509: cannot parse IP address of length {}", octets.len()))
+}
+
 impl Subject {
     /// Parses the subject of a request.
     ///
@@ -123,11 +168,9 @@ impl Subject {
     /// Fails if the request cannot be parsed, or if its subject repeats an attribute other than the
     /// organization.
     pub fn of(request: &CertificateSigningRequest) -> Result<Self, String> {
-        use x509_parser::extensions::{GeneralName, ParsedExtension};
         let der = der(request)?;
         let (_, parsed) =
-            x509_parser::certification_request::X509CertificationRequest::from_der(&der)
-                .map_err(|error| error.to_string())?;
+            X509CertificationRequest::from_der(&der).map_err(|error| error.to_string())?;
         let subject = attributes(&parsed.certification_request_info.subject)?;
         let mut found = Self {
             common_name: subject.common_name,
@@ -136,19 +179,12 @@ impl Subject {
             der: parsed.certification_request_info.subject.as_raw().to_vec(),
             names: Names::default(),
         };
-        let extensions = parsed.requested_extensions().into_iter().flatten();
-        let names = extensions.flat_map(|extension| match extension {
-            ParsedExtension::SubjectAlternativeName(names) => names.general_names.as_slice(),
-            _ => &[],
-        });
-        for name in names {
+        for name in alternative_names(&parsed)? {
             match name {
-                GeneralName::DNSName(_) => found.names.dns = true,
-                GeneralName::IPAddress(_) => found.names.ip = true,
-                GeneralName::RFC822Name(_) => found.names.mail = true,
-                GeneralName::URI(_) => found.names.uri = true,
-                // Names of other kinds are not signed.
-                _ => {}
+                SanType::DnsName(_) => found.names.dns = true,
+                SanType::IpAddress(_) => found.names.ip = true,
+                SanType::Rfc822Name(_) => found.names.mail = true,
+                _ => found.names.uri = true,
             }
         }
         Ok(found)
@@ -315,7 +351,12 @@ fn issue(
 ) -> Result<String, String> {
     let text = |error: rcgen::Error| error.to_string();
     let der = der(request)?;
-    let mut parsed = CertificateSigningRequestParams::from_der(&der.into()).map_err(text)?;
+    let (_, parsed) = X509CertificationRequest::from_der(&der).map_err(|e| e.to_string())?;
+    parsed
+        .verify_signature()
+        .map_err(|e| format!("unable to verify certificate request signature: {e}"))?;
+    let holder = parsed.certification_request_info.subject_pki.raw;
+    let holder = SubjectPublicKeyInfo::from_der(holder).map_err(text)?;
     let asked = request
         .spec
         .expiration_seconds
@@ -331,7 +372,7 @@ fn issue(
         .fill(&mut serial)
         .map_err(|_| "no randomness is to be had".to_owned())?;
     serial[0] &= 0x7f; // DER integers are signed; keep the serial positive
-    let params = &mut parsed.params;
+    let mut params = CertificateParams::default();
     params.distinguished_name = DistinguishedName::new();
     params.not_before = moment(begin);
     params.not_after = moment(end);
@@ -347,16 +388,10 @@ fn issue(
         .filter_map(|usage| extended_usage(usage))
         .collect();
     params.use_authority_key_identifier_extension = true;
-    // None of the signers accepts other types of alternative names.
-    params.subject_alt_names.retain(|name| {
-        matches!(
-            name,
-            SanType::DnsName(_) | SanType::IpAddress(_) | SanType::URI(_) | SanType::Rfc822Name(_)
-        )
-    });
+    params.subject_alt_names = alternative_names(&parsed)?;
     let key = KeyPair::from_pem(authority.key).map_err(text)?;
     let issuer = Issuer::from_ca_cert_pem(authority.certificate, key).map_err(text)?;
-    let certificate = parsed.signed_by(&issuer).map_err(text)?;
+    let certificate = params.signed_by(&holder, &issuer).map_err(text)?;
     // rcgen cannot write every subject, so it gets none, and that of the request is put in.
     let unnamed = Certificate::parse(certificate.der()).map_err(|e| e.to_string())?;
     let (ca, key) = (authority.certificate.as_bytes(), authority.key.as_bytes());

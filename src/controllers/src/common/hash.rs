@@ -1,4 +1,4 @@
-//! Hashes and random suffixes used in names and labels.
+//! Hashes used in names and labels.
 
 use serde::Serialize;
 
@@ -31,13 +31,6 @@ pub fn of<T: Serialize>(value: &T, collisions: Option<i32>) -> String {
         bytes.extend_from_slice(&collisions.to_le_bytes());
     }
     safe_encode(&fnv32a(&bytes).to_string())
-}
-
-/// Returns `length` random characters of the alphabet that the API server uses for `generateName`.
-pub fn random_suffix(length: usize) -> String {
-    (0..length)
-        .map(|_| char::from(ALPHABET[rand::random_range(0..ALPHABET.len())]))
-        .collect()
 }
 
 #[cfg(test)]

@@ -9,8 +9,8 @@ use k8s_openapi::api::core::v1::{
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use super::{
-    HEADLESS, addresses, enqueue_services, hostname, is_candidate, is_headless, selector_of,
-    target, target_port,
+    HEADLESS, TRIGGER_TIME, addresses, enqueue_services, hostname, is_candidate, is_headless,
+    selector_of, target, target_port, trigger_time,
 };
 use crate::common::pods;
 use crate::context::{Context, Deletion, Result};
@@ -142,21 +142,33 @@ pub fn desired(service: &Service, selected: &[Arc<Pod>], present: Option<&Endpoi
         labels.insert(HEADLESS.into(), String::new());
     }
     wanted.metadata.labels = Some(labels);
+    let annotations = wanted.metadata.annotations.get_or_insert_default();
+    annotations.remove(OVER_CAPACITY);
     if over {
-        let annotations = wanted.metadata.annotations.get_or_insert_default();
         annotations.insert(OVER_CAPACITY.into(), "truncated".into());
-    } else if let Some(annotations) = wanted.metadata.annotations.as_mut() {
-        annotations.remove(OVER_CAPACITY);
+    }
+    annotations.remove(TRIGGER_TIME);
+    if let Some(time) = trigger_time(service, selected) {
+        annotations.insert(TRIGGER_TIME.into(), time.to_string());
+    }
+    if annotations.is_empty() {
+        wanted.metadata.annotations = None;
     }
     wanted.subsets = (!subsets.is_empty()).then_some(subsets);
     wanted
 }
 
+/// Returns whether two states differ in nothing but the time of the last change.
 fn same(a: &Endpoints, b: &Endpoints) -> bool {
+    let annotations = |endpoints: &Endpoints| {
+        let mut annotations = endpoints.metadata.annotations.clone().unwrap_or_default();
+        annotations.remove(TRIGGER_TIME);
+        annotations
+    };
     let subsets = |endpoints: &Endpoints| endpoints.subsets.clone().unwrap_or_default();
     subsets(a) == subsets(b)
         && a.metadata.labels == b.metadata.labels
-        && a.metadata.annotations == b.metadata.annotations
+        && annotations(a) == annotations(b)
 }
 
 /// The controller of endpoints.
@@ -305,5 +317,19 @@ mod tests {
         let subsets = endpoints.subsets.unwrap();
         assert_eq!(subsets[0].ports, None);
         assert_eq!(subsets[0].addresses.as_ref().unwrap().len(), 1);
+    }
+
+    #[test]
+    fn the_time_of_the_last_change_is_told_and_is_no_change() {
+        let mut service = service(&[("http", 80, "web")]);
+        let time = |text: &str| Some(serde_json::from_value(serde_json::json!(text)).unwrap());
+        service.metadata.creation_timestamp = time("2026-01-01T00:00:00Z");
+        let old = desired(&service, &[], None);
+        let annotations = old.metadata.annotations.clone().unwrap();
+        assert_eq!(annotations[TRIGGER_TIME], "2026-01-01T00:00:00Z");
+        service.metadata.creation_timestamp = time("2026-01-02T00:00:00Z");
+        let new = desired(&service, &[], Some(&old));
+        assert_ne!(old.metadata.annotations, new.metadata.annotations);
+        assert!(same(&old, &new));
     }
 }

@@ -6,6 +6,9 @@ pub mod mirror;
 mod packing;
 pub mod slices;
 
+use std::sync::Arc;
+
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{ObjectReference, Pod, Service, ServicePort};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
@@ -41,6 +44,21 @@ pub fn selector_of(service: &Service) -> Option<&label_selector::Labels> {
     spec.selector
         .as_ref()
         .filter(|selector| !selector.is_empty())
+}
+
+/// Returns the time of the last change that triggered an update: the latest of the service's
+/// creation and the pods' readiness changes.
+pub fn trigger_time(service: &Service, selected: &[Arc<Pod>]) -> Option<Timestamp> {
+    let pods = selected.iter().filter_map(|pod| {
+        let ready = pods::condition(pod, "Ready")?;
+        ready.last_transition_time.as_ref().map(|time| time.0)
+    });
+    let made = service
+        .metadata
+        .creation_timestamp
+        .as_ref()
+        .map(|time| time.0);
+    pods.chain(made).max()
 }
 
 /// Returns the pod's IP addresses.

@@ -1,8 +1,5 @@
 //! Endpoint slices: the addresses behind a service.
 
-use std::sync::Arc;
-
-use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Node, Pod, Service};
 use k8s_openapi::api::discovery::v1::{
     Endpoint, EndpointConditions, EndpointHints, EndpointPort, EndpointSlice, ForNode, ForZone,
@@ -11,7 +8,7 @@ use k8s_openapi::api::discovery::v1::{
 use super::packing::{Desired, Frame, Ports, apply, labels, reconcile};
 use super::{
     MANAGED_BY, SERVICE_NAME, TRIGGER_TIME, addresses, enqueue_services, hostname, is_candidate,
-    is_headless, selector_of, target, target_port,
+    is_headless, selector_of, target, target_port, trigger_time,
 };
 use crate::common::{owners, pods};
 use crate::context::{Context, Deletion, Error, Result, optional};
@@ -95,21 +92,6 @@ fn families(service: &Service) -> Vec<String> {
     families
         .filter(|families| !families.is_empty())
         .unwrap_or_else(|| vec!["IPv4".into()])
-}
-
-/// Returns the time of the last change that triggered an update: the latest of the service's
-/// creation and the pods' readiness changes.
-fn trigger_time(service: &Service, selected: &[Arc<Pod>]) -> Option<Timestamp> {
-    let pods = selected.iter().filter_map(|pod| {
-        let ready = pods::condition(pod, "Ready")?;
-        ready.last_transition_time.as_ref().map(|time| time.0)
-    });
-    let made = service
-        .metadata
-        .creation_timestamp
-        .as_ref()
-        .map(|time| time.0);
-    pods.chain(made).max()
 }
 
 /// The controller of endpoint slices.
@@ -331,6 +313,8 @@ pub mod testing {
 mod tests {
     use super::testing::{endpoint_pod, service};
     use super::*;
+    use std::sync::Arc;
+
     use crate::endpoints::packing::Changes;
     use std::collections::BTreeMap;
 

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 
 use crate::served::Served;
 
@@ -13,10 +13,16 @@ pub const FOREGROUND: &str = "foregroundDeletion";
 pub const ORPHAN: &str = "orphan";
 
 /// An owner reference of a dependent.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Owner {
     /// UID of the owner.
     pub uid: String,
+    /// API group of the owner. Any version of it names the same object.
+    pub group: String,
+    /// Kind of the owner.
+    pub kind: String,
+    /// Name of the owner.
+    pub name: String,
     /// Whether a foreground deletion of the owner must wait for this dependent.
     pub blocks: bool,
 }
@@ -40,11 +46,33 @@ pub struct Node {
     pub orphans_dependents: bool,
 }
 
+impl Owner {
+    /// Returns the owner that `reference` names.
+    pub fn of(reference: &OwnerReference) -> Self {
+        let group = reference.api_version.split_once('/');
+        Self {
+            uid: reference.uid.clone(),
+            group: group.map_or("", |(group, _)| group).to_owned(),
+            kind: reference.kind.clone(),
+            name: reference.name.clone(),
+            blocks: reference.block_owner_deletion == Some(true),
+        }
+    }
+}
+
 impl Node {
     /// Returns whether this object may own `dependent`: it is cluster-scoped, or in the same
     /// namespace. A reference to another owner counts as one to an object that does not exist.
     pub fn may_own(&self, dependent: &Node) -> bool {
         self.namespace.is_empty() || self.namespace == dependent.namespace
+    }
+
+    /// Returns whether `reference`, whose UID is this object's, also has its group, kind and name.
+    /// If not, only the API server can tell whether the owner exists.
+    pub fn is_meant_by(&self, reference: &Owner) -> bool {
+        self.name == reference.name
+            && self.resource.kind == reference.kind
+            && self.resource.group == reference.group
     }
 }
 
@@ -134,13 +162,13 @@ impl Graph {
         }
     }
 
-    /// Returns whether all owners of the object are known, may own it, and none is being deleted in
-    /// the foreground.
+    /// Returns whether all owners of the object are known under the names that it gives them, may own
+    /// it, and none is being deleted in the foreground.
     pub fn owners_stand(&self, node: &Node) -> bool {
-        node.owners.iter().all(|owner| {
-            self.nodes
-                .get(&owner.uid)
-                .is_some_and(|owner| owner.may_own(node) && !owner.waits_for_dependents)
+        node.owners.iter().all(|reference| {
+            self.nodes.get(&reference.uid).is_some_and(|owner| {
+                owner.is_meant_by(reference) && owner.may_own(node) && !owner.waits_for_dependents
+            })
         })
     }
 
@@ -164,10 +192,7 @@ impl Graph {
                 .owner_references
                 .iter()
                 .flatten()
-                .map(|owner| Owner {
-                    uid: owner.uid.clone(),
-                    blocks: owner.block_owner_deletion == Some(true),
-                })
+                .map(Owner::of)
                 .collect(),
             deleting,
             waits_for_dependents: deleting && has(FOREGROUND),
@@ -234,7 +259,7 @@ impl Graph {
 mod tests {
     use super::*;
     use jiff::Timestamp;
-    use k8s_openapi::apimachinery::pkg::apis::meta::v1::{OwnerReference, Time};
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
     fn resource() -> Arc<Served> {
         Arc::new(Served {
@@ -256,6 +281,9 @@ mod tests {
                 owners
                     .iter()
                     .map(|owner| OwnerReference {
+                        api_version: "v1".into(),
+                        kind: "Pod".into(),
+                        name: (*owner).into(),
                         uid: (*owner).into(),
                         block_owner_deletion: Some(true),
                         ..Default::default()
@@ -338,5 +366,25 @@ mod tests {
         cluster.namespace = None;
         graph.put(&resource(), &cluster);
         assert_eq!(graph.put(&resource(), &meta("b", &["cluster"])), []);
+    }
+
+    #[test]
+    fn an_owner_known_under_another_name_does_not_stand() {
+        let as_owner = |api_version: &str, kind: &str, name: &str| {
+            let mut graph = Graph::default();
+            graph.put(&resource(), &meta("owner", &[]));
+            let mut child = meta("child", &["owner"]);
+            for reference in child.owner_references.iter_mut().flatten() {
+                reference.api_version = api_version.into();
+                reference.kind = kind.into();
+                reference.name = name.into();
+            }
+            graph.put(&resource(), &child)
+        };
+        assert_eq!(as_owner("v1", "Pod", "owner"), []);
+        assert_eq!(as_owner("v2", "Pod", "owner"), []); // the same group
+        assert_eq!(as_owner("v1", "Pod", "other"), [check("child")]);
+        assert_eq!(as_owner("v1", "ConfigMap", "owner"), [check("child")]);
+        assert_eq!(as_owner("apps/v1", "Pod", "owner"), [check("child")]);
     }
 }

@@ -29,7 +29,7 @@ use crate::served::Served;
 pub use graph::{Node, Task};
 pub use monitor::Monitors;
 
-use graph::{FOREGROUND, Graph, ORPHAN};
+use graph::{FOREGROUND, Graph, ORPHAN, Owner};
 
 const NAME: &str = "garbage-collector-controller";
 /// How long to wait at most for resources that cannot be listed.
@@ -249,22 +249,23 @@ async fn classify(
     references: &[OwnerReference],
 ) -> Result<Option<Owners>> {
     let mut owners = Owners::default();
-    let mut asked: HashMap<&str, Standing> = HashMap::new();
+    let mut asked: HashMap<Owner, Standing> = HashMap::new();
     for reference in references {
+        let named = Owner::of(reference);
         let known = collector.shared.graph.lock().get(&reference.uid).cloned();
         if known.as_ref().is_some_and(|owner| !owner.may_own(node)) {
             tell_invalid_owner(ctx, node, uid, reference);
         }
         // An owner missing from the graph may just have been created.
-        let known = known.filter(|owner| owner.may_own(node));
-        let standing = match (known, asked.get(reference.uid.as_str())) {
+        let known = known.filter(|owner| owner.may_own(node) && owner.is_meant_by(&named));
+        let standing = match (known, asked.get(&named)) {
             (Some(owner), _) => Standing::Exists {
                 waits: owner.waits_for_dependents,
             },
             (None, Some(standing)) => *standing,
             (None, None) => {
                 let standing = ask_for_owner(ctx, collector, node, reference).await?;
-                asked.insert(&reference.uid, standing);
+                asked.insert(named, standing);
                 standing
             }
         };

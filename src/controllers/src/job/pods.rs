@@ -4,12 +4,14 @@ use jiff::Timestamp;
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{Container, EnvVar, EnvVarSource, ObjectFieldSelector, Pod};
 
-use crate::common::{hash, pod_control, pods};
+use crate::common::{pod_control, pods};
 
 /// Finalizer that keeps a pod until it is counted.
 pub const TRACKING: &str = "batch.kubernetes.io/job-tracking";
 /// Label and annotation with a pod's completion index.
 const INDEX: &str = "batch.kubernetes.io/job-completion-index";
+/// The longest `generateName` that the API server does not cut.
+const LONGEST_PREFIX: usize = 58;
 /// Annotation with the number of earlier failures of the pod's index.
 const INDEX_FAILURES: &str = "batch.kubernetes.io/job-index-failure-count";
 
@@ -131,6 +133,15 @@ fn add_index_variable(container: &mut Container) {
     });
 }
 
+/// Returns the prefix of the names of an index's pods. Long names of jobs are cut, so that the API
+/// server's suffix does not cut off the index.
+fn generate_name(job: &str, index: i32) -> String {
+    let end = format!("-{index}-");
+    let room = LONGEST_PREFIX.saturating_sub(end.len());
+    let start = job.get(..room).unwrap_or(job);
+    format!("{start}{end}")
+}
+
 /// Returns a new pod of the job with this completion index, of which `failures` pods have failed
 /// before.
 pub fn make(job: &Job, index: Option<i32>, failures: Option<i32>) -> Pod {
@@ -146,11 +157,7 @@ pub fn make(job: &Job, index: Option<i32>, failures: Option<i32>) -> Pod {
         .push(TRACKING.into());
     let Some(index) = index else { return pod };
     let name = job.metadata.name.as_deref().unwrap_or_default();
-    // The name is also a host name and a label value: at most 63 bytes including the suffix.
-    let mut base = format!("{name}-{index}-");
-    base.truncate(58);
-    pod.metadata.generate_name = None;
-    pod.metadata.name = Some(format!("{base}{}", hash::random_suffix(5)));
+    pod.metadata.generate_name = Some(generate_name(name, index));
     let annotations = pod.metadata.annotations.get_or_insert_default();
     annotations.insert(INDEX.into(), index.to_string());
     if let Some(failures) = failures {
@@ -166,4 +173,18 @@ pub fn make(job: &Job, index: Option<i32>, failures: Option<i32>) -> Pod {
         .flatten()
         .for_each(add_index_variable);
     pod
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_index_is_never_cut_off() {
+        assert_eq!(generate_name("ji", 0), "ji-0-");
+        let long = "x".repeat(63);
+        let name = generate_name(&long, 123);
+        assert_eq!(name, format!("{}-123-", "x".repeat(53)));
+        assert_eq!(name.len(), LONGEST_PREFIX);
+    }
 }

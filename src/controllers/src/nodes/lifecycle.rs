@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::Lease;
@@ -31,19 +31,22 @@ const STARTUP_GRACE: Duration = Duration::from_secs(60);
 /// Number of nodes processed concurrently.
 const CONCURRENCY: usize = 8;
 
-/// When each node's last heartbeat was received, according to the local clock.
+/// When each node's last heartbeat was received, by the monotonic clock: a step of the wall clock
+/// neither silences nodes nor hides that they are silent.
 #[derive(Default)]
 struct Heartbeats {
-    heard: Mutex<HashMap<String, Timestamp>>,
+    heard: Mutex<HashMap<String, Instant>>,
 }
 
 impl Heartbeats {
-    fn note(&self, node: &str, at: Timestamp) {
+    fn note(&self, node: &str, at: Instant) {
         self.heard.lock().insert(node.to_owned(), at);
     }
 
-    fn first(&self, node: &str, at: Timestamp) -> Timestamp {
-        *self.heard.lock().entry(node.to_owned()).or_insert(at)
+    /// Returns how long the node may remain silent. A node that was never heard counts as heard now.
+    fn left(&self, node: &str, grace: Duration, now: Instant) -> Duration {
+        let heard = *self.heard.lock().entry(node.to_owned()).or_insert(now);
+        grace.saturating_sub(now.saturating_duration_since(heard))
     }
 
     fn forget(&self, node: &str) {
@@ -130,13 +133,13 @@ fn note_node(ctx: &Context, heartbeats: &Heartbeats, change: &Change<Node>) {
     let name = name(node);
     match change {
         Change::Added(_) => {
-            heartbeats.note(name, ctx.now());
+            heartbeats.note(name, Instant::now());
             let message = format!("Node {name} event: Registered Node {name} in Controller");
             ctx.recorder
                 .event(NAME, &**node, Normal, "RegisteredNode", message);
         }
         Change::Updated(old, _) if heartbeat(old) != heartbeat(node) => {
-            heartbeats.note(name, ctx.now());
+            heartbeats.note(name, Instant::now());
         }
         Change::Updated(..) => {}
         Change::Deleted(_) => {
@@ -157,7 +160,7 @@ fn note_lease(ctx: &Context, heartbeats: &Heartbeats, change: &Change<Lease>) {
     // Anyone with the permission can create leases of any name, and a lease outlives its node for a
     // while: remember heartbeats of nodes only. A node that appears later begins with its own.
     if is_renewal && ctx.informers.nodes.get("", name).is_some() {
-        heartbeats.note(name, ctx.now());
+        heartbeats.note(name, Instant::now());
     }
 }
 
@@ -168,12 +171,11 @@ impl LifecycleController {
             return Ok(());
         };
         let now = self.ctx.now();
-        let heard = self.heartbeats.first(&key.name, now);
         let grace = match heartbeat(&node) {
             Some(_) => self.ctx.config.node_grace_period,
             None => STARTUP_GRACE,
         };
-        let left = pods::until(heard, grace.as_secs().cast_signed(), now);
+        let left = self.heartbeats.left(&key.name, grace, Instant::now());
         if left.is_zero() {
             if let Some(conditions) = health::silent(&node, now) {
                 tracing::info!(node = %key, "node is silent");
@@ -273,4 +275,25 @@ fn not_ready(pod: &Pod, now: Timestamp) -> serde_json::Value {
         "metadata": {"uid": pod.metadata.uid},
         "status": {"conditions": [{"type": "Ready", "status": "False", "lastTransitionTime": Time(now)}]},
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_is_silent_when_its_grace_is_over() {
+        let (heartbeats, start) = (Heartbeats::default(), Instant::now());
+        let seconds = Duration::from_secs;
+        let grace = seconds(40);
+        let left = |after| heartbeats.left("n", grace, start + seconds(after));
+        assert_eq!(left(0), grace);
+        assert_eq!(left(30), seconds(10));
+        heartbeats.note("n", start + seconds(30));
+        assert_eq!(left(30), grace);
+        assert_eq!(left(70), Duration::ZERO);
+        assert_eq!(left(90), Duration::ZERO);
+        heartbeats.forget("n");
+        assert_eq!(left(90), grace);
+    }
 }

@@ -49,7 +49,7 @@ pub fn pod(set: &StatefulSet, template: &PodTemplateSpec, revision: &str, ordina
         "{}-{ordinal}",
         set.metadata.name.as_deref().unwrap_or_default()
     );
-    pod.metadata.generate_name = None;
+    // As upstream's, the pod keeps `generateName` beside its name.
     pod.metadata.name = Some(name.clone());
     let labels = pod.metadata.labels.get_or_insert_default();
     labels.insert(POD_NAME.into(), name.clone());

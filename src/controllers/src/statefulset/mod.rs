@@ -201,20 +201,22 @@ impl StatefulSetController {
         }
     }
 
-    fn tell(&self, set: &StatefulSet, verb: &str, object: &str, outcome: &Result<()>) {
+    fn tell_pod(&self, set: &StatefulSet, verb: &str, pod: &str, outcome: &Result<()>) {
         let name = set.metadata.name.as_deref().unwrap_or_default();
-        let (lower, recorder) = (verb.to_lowercase(), &self.ctx.recorder);
-        match outcome {
-            Ok(()) => {
-                let message = format!("{lower} {object} in StatefulSet {name} successful");
-                recorder.event(NAME, set, Normal, &format!("Successful{verb}"), message);
-            }
-            Err(error) => {
-                let message =
-                    format!("{lower} {object} in StatefulSet {name} failed error: {error}");
-                recorder.event(NAME, set, Warning, &format!("Failed{verb}"), message);
-            }
-        }
+        let message = match outcome {
+            Ok(()) => format!("{verb} Pod {pod} in StatefulSet {name} successful"),
+            Err(error) => format!("{verb} Pod {pod} in StatefulSet {name} failed error: {error}"),
+        };
+        self.tell(set, verb, outcome, message);
+    }
+
+    fn tell(&self, set: &StatefulSet, verb: &str, outcome: &Result<()>, message: String) {
+        let (severity, start) = match outcome {
+            Ok(()) => (Normal, "Successful"),
+            Err(_) => (Warning, "Failed"),
+        };
+        let recorder = &self.ctx.recorder;
+        recorder.event(NAME, set, severity, &format!("{start}{verb}"), message);
     }
 
     async fn create(&self, set: &StatefulSet, pod: &Pod) -> Result<()> {
@@ -228,7 +230,7 @@ impl StatefulSetController {
             Err(error) if error.is_namespace_terminating() => return Ok(()),
             Err(error) => Err(error),
         };
-        self.tell(set, "Create", &format!("Pod {name}"), &outcome);
+        self.tell_pod(set, "Create", &name, &outcome);
         outcome
     }
 
@@ -240,7 +242,7 @@ impl StatefulSetController {
             .delete(store, &pod.metadata, &Deletion::default())
             .await;
         let outcome = optional(outcome).map(drop);
-        self.tell(set, "Delete", &format!("Pod {name}"), &outcome);
+        self.tell_pod(set, "Delete", &name, &outcome);
         outcome
     }
 
@@ -258,12 +260,15 @@ impl StatefulSetController {
                 Err(error) if error.is_already_exists() => Ok(()),
                 other => other.map(drop),
             };
-            let object = format!(
-                "Claim {} Pod {}",
-                key.name,
-                pod.metadata.name.as_deref().unwrap_or_default()
-            );
-            self.tell(set, "Create", &object, &outcome);
+            let pod = pod.metadata.name.as_deref().unwrap_or_default();
+            let (claim, owner) = (&key.name, set.metadata.name.as_deref().unwrap_or_default());
+            let message = match &outcome {
+                Ok(()) => format!("Create Claim {claim} Pod {pod} in StatefulSet {owner} success"),
+                Err(error) => format!(
+                    "Create Claim {claim} for Pod {pod} in StatefulSet {owner} failed error: {error}"
+                ),
+            };
+            self.tell(set, "Create", &outcome, message);
             outcome?;
         }
         Ok(())

@@ -7,10 +7,9 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::{StatefulSet, StatefulSetStatus};
 use k8s_openapi::api::core::v1::{Pod, PodTemplateSpec};
-use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::identity::{self, ordinal, revision_of};
-use crate::common::{intstr, pods};
+use crate::common::pods;
 
 /// Maximum number of pods that one plan creates.
 const BURST: usize = 500;
@@ -100,18 +99,6 @@ fn rolls(set: &StatefulSet) -> bool {
 fn partition(set: &StatefulSet) -> Option<i32> {
     let strategy = set.spec.as_ref()?.update_strategy.as_ref()?;
     Some(strategy.rolling_update.as_ref()?.partition.unwrap_or(0))
-}
-
-fn max_unavailable(set: &StatefulSet) -> i32 {
-    let strategy = set
-        .spec
-        .as_ref()
-        .and_then(|spec| spec.update_strategy.as_ref());
-    let value = strategy
-        .and_then(|strategy| strategy.rolling_update.as_ref())
-        .and_then(|rolling| rolling.max_unavailable.clone())
-        .unwrap_or(IntOrString::Int(1));
-    intstr::scaled(&value, replicas(set), false).max(1)
 }
 
 fn is_running_and_ready(pod: &Pod) -> bool {
@@ -243,8 +230,11 @@ pub fn plan(set: &StatefulSet, templates: &Templates, owned: &[Arc<Pod>], now: T
     plan
 }
 
-/// Plans the replacement of outdated pods from the highest ordinal down to the partition, within
-/// `maxUnavailable`.
+/// How many pods may be unavailable during an update. The feature `MaxUnavailableStatefulSet` is off
+/// by default in 1.36, and the field of earlier objects has no effect, as upstream.
+const MOST_UNAVAILABLE: i64 = 1;
+
+/// Plans the replacement of outdated pods from the highest ordinal down to the partition.
 fn roll(
     set: &StatefulSet,
     templates: &Templates,
@@ -254,7 +244,6 @@ fn roll(
 ) {
     let end = wanted(set).end;
     let lowest = first(set).saturating_add(partition(set).unwrap_or(0).max(0));
-    let most = i64::from(max_unavailable(set));
     let mut unavailable = 0;
     let mut delete = Vec::new();
     let mut above = end;
@@ -262,7 +251,7 @@ fn roll(
         // Missing pods are unavailable, too.
         unavailable += i64::from(above) - i64::from(ordinal) - 1;
         above = ordinal;
-        if unavailable >= most {
+        if unavailable >= MOST_UNAVAILABLE {
             break;
         }
         if !pods::is_deleting(pod) && revision_of(pod) != Some(&templates.update.0) {
@@ -348,6 +337,7 @@ mod tests {
         RollingUpdateStatefulSetStrategy, StatefulSetSpec, StatefulSetUpdateStrategy,
     };
     use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+    use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
     fn set(replicas: i32, policy: &str, partition: i32) -> StatefulSet {
         StatefulSet {
@@ -483,6 +473,19 @@ mod tests {
         assert_eq!(
             summary(&plan(&set, &templates(), &[Arc::new(failed)], at(9))),
             ["~web-0"]
+        );
+    }
+
+    #[test]
+    fn pods_are_replaced_one_by_one() {
+        let mut set = set(3, "OrderedReady", 0);
+        let owned = [0, 1, 2].map(|ordinal| member(&set, ordinal, "web-1", true));
+        let strategy = set.spec.as_mut().unwrap().update_strategy.as_mut();
+        let rolling = strategy.unwrap().rolling_update.as_mut();
+        rolling.unwrap().max_unavailable = Some(IntOrString::Int(2));
+        assert_eq!(
+            summary(&plan(&set, &templates(), &owned, at(9))),
+            ["-web-2"]
         );
     }
 

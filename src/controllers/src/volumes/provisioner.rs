@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use k8s_openapi::api::core::v1::{
-    HostPathVolumeSource, NodeSelector, NodeSelectorRequirement, NodeSelectorTerm,
+    HostPathVolumeSource, NodeSelector, NodeSelectorRequirement, NodeSelectorTerm, ObjectReference,
     PersistentVolume, PersistentVolumeClaim, PersistentVolumeSpec, VolumeNodeAffinity,
 };
 use k8s_openapi::api::storage::v1::StorageClass;
@@ -20,6 +20,8 @@ pub const NAME: &str = "rkube.io/hostpath";
 pub const DEFAULT_CLASS: &str = "storageclass.kubernetes.io/is-default-class";
 /// Annotation with the provisioner that created a volume.
 pub const PROVISIONED_BY: &str = "pv.kubernetes.io/provisioned-by";
+/// Finalizer of volumes whose data are deleted before them.
+pub const DELETION_PROTECTION: &str = "external-provisioner.volume.kubernetes.io/finalizer";
 /// Label of nodes by which volumes are tied to theirs.
 pub const HOSTNAME: &str = "kubernetes.io/hostname";
 
@@ -89,6 +91,12 @@ impl Controller for DefaultClassController {
     }
 }
 
+/// Returns the provisioner that created a volume, `None` if it was made by hand.
+pub fn of(volume: &PersistentVolume) -> Option<&str> {
+    let annotations = volume.metadata.annotations.as_ref()?;
+    annotations.get(PROVISIONED_BY).map(String::as_str)
+}
+
 /// Returns the name of the volume provisioned for a claim.
 pub fn volume_name(claim: &PersistentVolumeClaim) -> String {
     format!("pvc-{}", claim.metadata.uid.as_deref().unwrap_or_default())
@@ -104,6 +112,14 @@ pub fn unsupported(claim: &PersistentVolumeClaim) -> Option<&'static str> {
         .then_some("rkube's provisioner does not make block volumes")
 }
 
+/// Returns the reference to a claim in its volume.
+pub fn reference_to(claim: &PersistentVolumeClaim) -> ObjectReference {
+    ObjectReference {
+        resource_version: claim.metadata.resource_version.clone(),
+        ..claim.object_ref(&())
+    }
+}
+
 /// Returns the volume for a claim: a directory below `root` on this node.
 pub fn volume(
     claim: &PersistentVolumeClaim,
@@ -113,18 +129,20 @@ pub fn volume(
 ) -> PersistentVolume {
     let name = volume_name(claim);
     let spec = claim.spec.clone().unwrap_or_default();
-    let mut reference = claim.object_ref(&());
-    reference.field_path = None;
+    let policy = class.reclaim_policy.clone();
+    let policy = policy.unwrap_or_else(|| "Delete".into());
+    let finalizers = (policy == "Delete").then(|| vec![DELETION_PROTECTION.to_owned()]);
     PersistentVolume {
         metadata: ObjectMeta {
             name: Some(name.clone()),
+            finalizers,
             annotations: Some([(PROVISIONED_BY.to_owned(), NAME.to_owned())].into()),
             ..Default::default()
         },
         spec: Some(PersistentVolumeSpec {
             access_modes: spec.access_modes,
             capacity: spec.resources.and_then(|resources| resources.requests),
-            claim_ref: Some(reference),
+            claim_ref: Some(reference_to(claim)),
             host_path: Some(HostPathVolumeSource {
                 path: root.join(&name).display().to_string(),
                 type_: Some("DirectoryOrCreate".into()),
@@ -142,10 +160,7 @@ pub fn volume(
                     }],
                 }),
             }),
-            persistent_volume_reclaim_policy: class
-                .reclaim_policy
-                .clone()
-                .or_else(|| Some("Delete".into())),
+            persistent_volume_reclaim_policy: Some(policy),
             storage_class_name: class.metadata.name.clone(),
             volume_mode: spec.volume_mode.or_else(|| Some("Filesystem".into())),
             ..Default::default()

@@ -8,8 +8,10 @@ use k8s_openapi::api::core::v1::PersistentVolume;
 use super::provisioner;
 use crate::context::{Context, api_message};
 
-/// The time limit for the node's answer. Nodes move the data away and delete it afterwards.
-const TIMEOUT: Duration = Duration::from_secs(5);
+/// The time limit for the node's answer. Nodes move the data away and delete it afterwards, and
+/// refuse requests that come later: meanwhile a user may have decided to keep the volume.
+const TIMEOUT: Duration = Duration::from_millis(TIMEOUT_MILLIS.unsigned_abs());
+const TIMEOUT_MILLIS: i64 = 5000;
 
 /// The place of a provisioned volume's data.
 #[derive(Debug, PartialEq, Eq)]
@@ -56,8 +58,9 @@ pub async fn delete_data(
     if ctx.informers.nodes.get("", place.node).is_none() {
         return Ok(());
     }
+    let deadline = ctx.now().as_millisecond().saturating_add(TIMEOUT_MILLIS);
     let path = format!(
-        "/api/v1/nodes/{}/proxy/rkube/volumes/{}",
+        "/api/v1/nodes/{}/proxy/rkube/volumes/{}?before={deadline}",
         place.node, place.directory
     );
     let request = http::Request::delete(path)

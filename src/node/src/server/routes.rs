@@ -97,7 +97,7 @@ pub(super) async fn handle(
             endpoint.certificates.replace(request.into_body()).await
         }
         ["rkube", "volumes", name] if request.method() == Method::DELETE => {
-            volumes::delete(name).await
+            volumes::delete(name, query.get("before")).await
         }
         ["checkpoint", ..] => text(
             StatusCode::NOT_FOUND,

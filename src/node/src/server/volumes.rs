@@ -13,10 +13,20 @@ use super::answer::{Answer, text};
 const DELETED: &str = ".deleted-";
 
 /// Deletes the directory of a volume. Succeeds if there is none.
-pub(super) async fn delete(name: &str) -> Answer {
+///
+/// After the time `before`, in milliseconds since 1970, the request is refused: nobody waits for it
+/// any more, and the volume may be wanted again.
+pub(super) async fn delete(name: &str, before: Option<&str>) -> Answer {
     let name = name.to_owned();
+    let before = match before.map(str::parse).transpose() {
+        Ok(before) => before,
+        Err(e) => return text(StatusCode::BAD_REQUEST, format!("before: {e}")),
+    };
     let root = Path::new(paths::VOLUMES);
-    let done = tokio::task::spawn_blocking(move || set_aside(root, &name));
+    let done = tokio::task::spawn_blocking(move || {
+        in_time(before, jiff::Timestamp::now().as_millisecond())?;
+        set_aside(root, &name)
+    });
     match done.await.map_err(io::Error::other).flatten() {
         Ok(()) => {
             tokio::task::spawn_blocking(|| sweep(root));
@@ -25,8 +35,20 @@ pub(super) async fn delete(name: &str) -> Answer {
         Err(e) if e.kind() == io::ErrorKind::InvalidInput => {
             text(StatusCode::BAD_REQUEST, e.to_string())
         }
+        Err(e) if e.kind() == io::ErrorKind::TimedOut => {
+            text(StatusCode::REQUEST_TIMEOUT, e.to_string())
+        }
         Err(e) => text(StatusCode::INTERNAL_SERVER_ERROR, e.to_string()),
     }
+}
+
+/// Refuses what comes after its deadline.
+fn in_time(before: Option<i64>, now: i64) -> io::Result<()> {
+    if before.is_some_and(|before| now > before) {
+        let why = "the request came too late: the node was busy, or its clock differs";
+        return Err(io::Error::new(io::ErrorKind::TimedOut, why));
+    }
+    Ok(())
 }
 
 /// Deletes what an agent before this one had begun to delete.
@@ -109,6 +131,14 @@ mod tests {
         assert_eq!(left.len(), 1);
         assert!(root.join("pvc-2").exists() && outside.join("file").exists());
         sweep(&dir.path().join("nothing"));
+    }
+
+    #[test]
+    fn late_requests_are_refused() {
+        assert!(in_time(None, 1000).is_ok());
+        assert!(in_time(Some(1000), 1000).is_ok());
+        let error = in_time(Some(999), 1000).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
     }
 
     #[test]

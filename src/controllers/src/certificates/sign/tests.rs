@@ -3,7 +3,7 @@ use super::*;
 use crate::common::pods::testing::at;
 use k8s_openapi::ByteString;
 use k8s_openapi::api::certificates::v1::CertificateSigningRequestSpec;
-use rcgen::{BasicConstraints, CertificateParams, DnType};
+use rcgen::{BasicConstraints, CustomExtension, DnType};
 
 fn request(
     common_name: &str,
@@ -63,6 +63,74 @@ fn a_nodes_request_is_recognized_and_signed() {
     );
     assert_eq!(parsed.validity().not_after.timestamp(), 1_800_003_600);
     assert_eq!(parsed.issuer().to_string(), "CN=ca");
+}
+
+#[test]
+fn what_else_a_request_asks_for_does_not_matter() {
+    let key = KeyPair::generate().unwrap();
+    let mut params = CertificateParams::default();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.distinguished_name.push(DnType::CommonName, "ca");
+    let certificate = params.self_signed(&key).unwrap().pem();
+    let authority = Authority {
+        certificate: &certificate,
+        key: &key.serialize_pem(),
+        lifetime: Duration::from_secs(3600),
+    };
+    // A subject key identifier, "I am a CA", and an extension that nobody knows; all of them
+    // critical, which Go does not mind in requests.
+    let extensions = [
+        (&[2, 5, 29, 14][..], &[0x04, 0x02, 0xab, 0xcd][..]),
+        (&[2, 5, 29, 19], &[0x30, 0x03, 0x01, 0x01, 0xff]),
+        (&[1, 3, 6, 1, 4, 1, 99_999, 1], &[0x05, 0x00]),
+    ];
+    let mut params = CertificateParams::new(vec!["a.example.com".into(), "10.0.0.1".into()]);
+    let params = params.as_mut().unwrap();
+    params.distinguished_name.push(DnType::CommonName, "bob");
+    params.custom_extensions = extensions
+        .iter()
+        .map(|(oid, content)| {
+            let mut extension = CustomExtension::from_oid_content(oid, content.to_vec());
+            extension.set_criticality(true);
+            extension
+        })
+        .collect();
+    let holder = KeyPair::generate_for(&rcgen::PKCS_ED25519).unwrap();
+    let pem = params.serialize_request(&holder).unwrap().pem().unwrap();
+    let client = "kubernetes.io/kube-apiserver-client";
+    let mut request = request("bob", "dev", client, CLIENT);
+    request.spec.request = ByteString(pem.into_bytes());
+    let signed = sign(&request, &authority, at(1_800_000_000))
+        .unwrap()
+        .unwrap();
+    let (_, pem) = x509_parser::pem::parse_x509_pem(signed.as_bytes()).unwrap();
+    let parsed = pem.parse_x509().unwrap();
+    assert!(!parsed.is_ca());
+    assert_eq!(
+        parsed.public_key().raw,
+        rcgen::PublicKeyData::subject_public_key_info(&holder)
+    );
+    for (oid, content) in extensions {
+        let asked = |found: &x509_parser::extensions::X509Extension<'_>| {
+            let mut parts = found.oid.iter().unwrap();
+            oid.iter().all(|part| parts.next() == Some(*part)) && found.value == content
+        };
+        assert!(!parsed.extensions().iter().any(asked), "{oid:?}");
+    }
+    let names = parsed.subject_alternative_name().unwrap().unwrap();
+    assert_eq!(names.value.general_names.len(), 2);
+    // The signature of the request counts.
+    let mut der = params.serialize_request(&holder).unwrap().der().to_vec();
+    *der.last_mut().unwrap() ^= 1;
+    let text = rkube_x509::to_pem(&der).replace("CERTIFICATE", "CERTIFICATE REQUEST");
+    request.spec.request = ByteString(text.into_bytes());
+    let error = sign(&request, &authority, at(1_800_000_000))
+        .unwrap()
+        .unwrap_err();
+    assert!(
+        error.starts_with("unable to verify certificate request signature"),
+        "{error}"
+    );
 }
 
 #[test]
