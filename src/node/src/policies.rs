@@ -15,7 +15,8 @@ use k8s_openapi::api::networking::v1::NetworkPolicy;
 use kube::runtime::watcher::{self, Event};
 use kube::{Api, ResourceExt};
 use rkube_network::nft::Table;
-use rkube_network::{Policy, PolicyEnforcer, PolicyPod, PolicyState};
+use rkube_network::{NodeNetwork, Policy, PolicyEnforcer, PolicyPod, PolicyState};
+use rkube_runtime::{Runtime, Sandbox};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -32,6 +33,56 @@ const MIN_SYNC_PERIOD: Duration = Duration::from_millis(10);
 const MAX_SYNC_DELAY: Duration = Duration::from_secs(30);
 /// Maximum time that a new pod waits for its rules.
 const ATTACH_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Annotation of a sandbox with what decides about its pod's connections, as JSON.
+const RECORD: &str = "rkube.dev/network-policy-pod";
+
+/// A sandbox that an earlier agent attached.
+pub(crate) struct Adopted {
+    sandbox: String,
+    /// The pod's UID.
+    uid: String,
+    ip: Ipv4Addr,
+    /// The pod when the sandbox was created. `None` if that was not recorded.
+    pod: Option<PolicyPod>,
+}
+
+/// Returns the annotation of a new sandbox, from which the next agent knows its pod even if the API
+/// does not any more. `None` for a pod without own addresses.
+pub(crate) fn record(pod: &Pod) -> Option<(String, String)> {
+    // The sandbox has no address yet.
+    let known = PolicyPod::from_object(pod, "", Some(Ipv4Addr::UNSPECIFIED))?;
+    let text = serde_json::to_string(&known).expect("plain data");
+    Some((RECORD.to_owned(), text))
+}
+
+/// Returns the attached sandboxes of earlier agents, in the order of their creation.
+pub(crate) fn adopted(runtime: &Runtime, network: &NodeNetwork) -> Vec<Adopted> {
+    let mut sandboxes = runtime.list_sandboxes();
+    sandboxes.sort_by_key(|sandbox| sandbox.spec.attempt);
+    let attached = |sandbox: Sandbox| {
+        let ip = network.pod(&sandbox.id)?.ip;
+        Some(Adopted::new(sandbox, ip))
+    };
+    sandboxes.into_iter().filter_map(attached).collect()
+}
+
+impl Adopted {
+    fn new(sandbox: Sandbox, ip: Ipv4Addr) -> Self {
+        let recorded = sandbox.spec.annotations.get(RECORD);
+        let pod = recorded.and_then(|text| serde_json::from_str::<PolicyPod>(text).ok());
+        Self {
+            pod: pod.map(|pod| PolicyPod {
+                ips: vec![ip],
+                local: true,
+                ..pod
+            }),
+            ip,
+            sandbox: sandbox.id,
+            uid: sandbox.spec.uid,
+        }
+    }
+}
 
 /// A message of a pod worker.
 pub(crate) enum Notice {
@@ -100,6 +151,8 @@ pub(crate) struct PolicyFeed {
     /// Client with an identity that may watch policies, namespaces and all pods.
     pub client: kube::Client,
     pub notices: mpsc::Receiver<Notice>,
+    /// What earlier agents attached.
+    pub adopted: Vec<Adopted>,
 }
 
 /// An event of one of the watches.
@@ -114,6 +167,7 @@ pub(crate) async fn run(mut feed: PolicyFeed) -> anyhow::Result<()> {
     let config = &feed.host.config;
     let enforcer = Arc::new(PolicyEnforcer::new().context("enforcing network policies")?);
     let mut view = View::new(&config.name, config.cluster.dns_ip);
+    view.restore(std::mem::take(&mut feed.adopted));
     let mut watches = Watches::new(feed.client.clone());
     let mut waiting: Vec<oneshot::Sender<()>> = Vec::new();
     let mut failures: u32 = 0;
@@ -277,7 +331,7 @@ struct View {
     policies: Listing,
     namespaces: Listing,
     pods: Listing,
-    /// The pods that this agent attached, by UID. Their addresses come before those of the API.
+    /// The pods that this agent attached or adopted, by UID. Their addresses come before those of the API.
     attached: HashMap<String, Attachment>,
 }
 
@@ -440,6 +494,19 @@ impl View {
         self.state.set_pod(uid(pod), known);
     }
 
+    /// Takes over what earlier agents attached. Of several sandboxes of a pod, the last one counts.
+    fn restore(&mut self, adopted: Vec<Adopted>) {
+        for Adopted {
+            sandbox,
+            uid,
+            ip,
+            pod,
+        } in adopted
+        {
+            self.attached.insert(uid, Attachment { sandbox, ip, pod });
+        }
+    }
+
     fn attach(&mut self, sandbox: String, pod: &Pod, ip: Ipv4Addr) {
         let known = PolicyPod::from_object(pod, &self.node, Some(ip));
         if self.needs_cluster() {
@@ -552,6 +619,46 @@ mod tests {
         assert_eq!(isolated(&mut view), 1);
         view.detach("s1");
         assert_eq!(isolated(&mut view), 0);
+    }
+
+    #[test]
+    fn what_earlier_agents_attached_is_isolated_from_the_start() {
+        let sandbox = |id: &str, of: &str, attempt| Sandbox {
+            id: id.into(),
+            state: rkube_runtime::SandboxState::Ready,
+            netns_path: None,
+            pid: None,
+            created_at: jiff::Timestamp::UNIX_EPOCH,
+            spec: rkube_runtime::SandboxSpec {
+                uid: of.into(),
+                attempt,
+                annotations: record(&pod(of, None)).into_iter().collect(),
+                ..Default::default()
+            },
+        };
+        let ip = |last| Ipv4Addr::new(10, 244, 0, last);
+        let mut unknown = sandbox("s4", "three", 0);
+        unknown.spec.annotations.clear();
+        let mut view = View::new("here", DNS);
+        view.restore(vec![
+            Adopted::new(sandbox("s1", "one", 0), ip(2)),
+            Adopted::new(sandbox("s2", "one", 1), ip(3)),
+            Adopted::new(sandbox("s3", "two", 0), ip(4)),
+            Adopted::new(unknown, ip(5)),
+        ]);
+        view.take(Change::Policy(Event::InitApply(policy())));
+        view.take(Change::Policy(Event::InitDone));
+        // The objects of two of them are gone. That of the third has no address yet.
+        let listed = Event::InitApply(pod("three", None));
+        view.take(Change::Pod(Box::new(listed)));
+        complete(&mut view);
+        assert_eq!(isolated(&mut view), 3);
+        view.detach("s1");
+        assert_eq!(isolated(&mut view), 3, "its pod has a later sandbox");
+        for (id, left) in [("s2", 2), ("s3", 1), ("s4", 0)] {
+            view.detach(id);
+            assert_eq!(isolated(&mut view), left, "{id}");
+        }
     }
 
     #[test]
