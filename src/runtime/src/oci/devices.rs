@@ -5,9 +5,9 @@ use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
+use rkube_cgroups::devices::DeviceRule;
 use serde_json::{Value, json};
 
-use crate::device_filter::DeviceRule;
 use crate::error::{Context, Result, RuntimeError};
 use crate::spec::Device;
 
