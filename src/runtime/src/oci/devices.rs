@@ -49,14 +49,16 @@ impl Devices {
     pub fn all() -> Result<Self> {
         let mut devices = Self {
             nodes: Vec::new(),
-            rules: vec![json!({"allow": true, "access": "rwm"})],
+            rules: Vec::new(),
             allowed: None,
         };
         let dev = Path::new("/dev");
         devices
             .walk(dev, dev, "rwm", &|name| OWN.contains(&name))
             .context(|| "cannot list /dev".into())?;
-        devices.rules.truncate(1);
+        // A new group may use what its parent may. It cannot have more, so "all" would be refused on
+        // nodes that are restricted themselves.
+        devices.rules.clear();
         Ok(devices)
     }
 
