@@ -260,6 +260,38 @@ fn only_what_is_needed_is_compiled() {
     assert_eq!(rules.health_checks[&31000].local_endpoints, 0);
 }
 
+#[test]
+fn health_checks_count_ready_endpoints_only() {
+    let lb = service(
+        "s",
+        json!({"type": "LoadBalancer", "clusterIP": "10.96.0.20", "externalTrafficPolicy": "Local",
+                "healthCheckNodePort": 31000, "ports": [{"port": 80, "nodePort": 30080}]}),
+    );
+    let count = |conditions: &[Value]| {
+        let endpoints: Value = (2..)
+            .zip(conditions)
+            .map(|(last, conditions)| {
+                json!({"addresses": [format!("10.244.1.{last}")], "nodeName": config().node_name,
+                        "conditions": conditions})
+            })
+            .collect();
+        let state = state(
+            std::slice::from_ref(&lb),
+            &[slice("s", &[("", "TCP")], endpoints)],
+        );
+        let rules = compile(&state, &config());
+        (
+            rules.health_checks[&31000].local_endpoints,
+            rules.table.sets["no-endpoint-ips"].elements.len(),
+        )
+    };
+    let ready = json!({"ready": true, "serving": true, "terminating": false});
+    let terminating = json!({"ready": false, "serving": true, "terminating": true});
+    assert_eq!(count(&[ready.clone(), terminating.clone()]), (1, 0));
+    // They still serve what arrives, but no more shall.
+    assert_eq!(count(&[terminating]), (0, 0));
+}
+
 struct Proxied {
     lab: Lab,
     proxy: ServiceProxy,
@@ -507,6 +539,38 @@ fn udp_clients_are_moved_from_endpoints_that_are_gone() {
     .unwrap();
     let error = ask_udp(&fresh, at(20, 53)).unwrap_err();
     assert_eq!(error.kind(), std::io::ErrorKind::ConnectionRefused);
+}
+
+#[test]
+fn udp_clients_of_a_node_port_follow_its_target_port() {
+    if !root() {
+        return;
+    }
+    let p = Proxied::new();
+    let (client, server) = (p.lab.pod("client"), p.lab.pod("server"));
+    let serve =
+        |port, words| Serve::udp_saying(&server.netns, SocketAddrV4::new(server.ip, port), words);
+    let (_old, _new) = (serve(8080, "old"), serve(8081, "new"));
+    let services = [service(
+        "s",
+        json!({"type": "NodePort", "clusterIP": "10.96.0.20",
+                "ports": [{"port": 53, "nodePort": 30053, "protocol": "UDP"}]}),
+    )];
+    let at_node = SocketAddrV4::new(p.lab.node_ip(), 30053);
+    let bind = |netns: &std::os::fd::OwnedFd| {
+        in_netns(netns.as_fd(), || UdpSocket::bind("0.0.0.0:0").unwrap()).unwrap()
+    };
+    let sockets = [bind(&client.netns), bind(&p.lab.node), bind(&p.lab.world)];
+    for (port, words) in [(8080, "old"), (8081, "new")] {
+        let mut slice = slice("s", &[("", "UDP")], on(&[&server]));
+        for target in Arc::make_mut(&mut slice).ports.iter_mut().flatten() {
+            target.port = Some(port);
+        }
+        p.sync(&services, &[slice]);
+        for socket in &sockets {
+            assert_eq!(ask_udp(socket, at_node).unwrap(), words);
+        }
+    }
 }
 
 #[test]
