@@ -12,6 +12,11 @@ use super::types::{ProxyConfig, SyncReport};
 use crate::error::Result;
 use crate::netlink::Netlink;
 use crate::nft::{Family, Nftables};
+use crate::sysctl;
+
+/// Timeouts of tracked TCP connections, in seconds: kube-proxy's defaults. A connection that one side
+/// has closed may go on for an hour; the kernel would forget it after a minute.
+const TCP_TIMEOUTS: [(&str, &str); 2] = [("established", "86400"), ("close_wait", "3600")];
 
 /// The service proxy of one network namespace.
 pub struct ServiceProxy {
@@ -36,6 +41,12 @@ impl ServiceProxy {
     /// Returns a proxy for the calling thread's network namespace. Health checks are served only if
     /// it is called inside a tokio runtime.
     pub fn new(config: ProxyConfig) -> Result<Self> {
+        for (name, seconds) in TCP_TIMEOUTS {
+            let name = format!("net/netfilter/nf_conntrack_tcp_timeout_{name}");
+            if let Err(error) = sysctl::write_if_present(&name, seconds) {
+                tracing::warn!(%error, "connections are tracked with the kernel's timeouts");
+            }
+        }
         Ok(Self {
             config,
             nft: Nftables::open()?,

@@ -292,6 +292,20 @@ fn health_checks_count_ready_endpoints_only() {
     assert_eq!(count(&[terminating]), (0, 0));
 }
 
+#[test]
+fn tracked_connections_have_upstreams_timeouts() {
+    if !root() {
+        return;
+    }
+    let p = Proxied::new();
+    let timeout = |name: &str| {
+        let name = format!("net/netfilter/nf_conntrack_tcp_timeout_{name}");
+        in_netns(p.lab.node.as_fd(), || crate::sysctl::read(&name).unwrap()).unwrap()
+    };
+    assert_eq!(timeout("close_wait"), "3600");
+    assert_eq!(timeout("established"), "86400");
+}
+
 struct Proxied {
     lab: Lab,
     proxy: ServiceProxy,
