@@ -8,6 +8,7 @@ use super::compile::{Ruleset, TABLE, UdpBackends, compile};
 use super::conntrack::Conntrack;
 use super::health::HealthServer;
 use super::state::ServiceState;
+use super::status::StatusServer;
 use super::types::{ProxyConfig, SyncReport};
 use crate::error::Result;
 use crate::netlink::Netlink;
@@ -24,6 +25,7 @@ pub struct ServiceProxy {
     nft: Nftables,
     conntrack: Conntrack,
     health: HealthServer,
+    status: StatusServer,
     netlink: Netlink,
     state: Mutex<Synced>,
 }
@@ -52,6 +54,7 @@ impl ServiceProxy {
             nft: Nftables::open()?,
             conntrack: Conntrack::open()?,
             health: HealthServer::new(),
+            status: StatusServer::new(),
             netlink: Netlink::open()?,
             state: Mutex::default(),
         })
@@ -66,6 +69,17 @@ impl ServiceProxy {
     /// they did not change. Then serves the health checks and deletes stale conntrack entries, also
     /// those that an earlier sync failed to delete.
     pub fn sync(&self, state: &ServiceState) -> Result<SyncReport> {
+        let result = self.write(state);
+        self.status.synced(result.is_ok());
+        result
+    }
+
+    /// Sets whether the node is about to be deleted, which the health endpoint tells.
+    pub fn set_node_leaving(&self, leaving: bool) {
+        self.status.set_leaving(leaving);
+    }
+
+    fn write(&self, state: &ServiceState) -> Result<SyncReport> {
         let wanted = compile(state, &self.config);
         let mut synced = self.state.lock();
         let mut report = SyncReport::default();
