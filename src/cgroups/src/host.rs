@@ -1,9 +1,12 @@
 //! One group in every hierarchy of a host.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use crate::devices::{self, DeviceRule};
+use crate::freezer::Freezer;
 use crate::group;
 use crate::hierarchy::{Hierarchy, enable_controllers};
 use crate::types::{Context, Error, Result};
@@ -90,6 +93,65 @@ impl<'a> HostGroups<'a> {
             write(&group.join("cgroup.procs"), &pid.to_string())?;
         }
         Ok(())
+    }
+
+    /// Restricts the groups and those below to these devices, unless they are restricted already.
+    /// Must be called before there are groups below. The version 1 controller is used if the host
+    /// has it.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the host has neither version with control of devices, or the kernel refuses.
+    pub fn restrict_devices(&self, rules: &[DeviceRule]) -> Result<()> {
+        let version_1 = self.hierarchies.iter().find(|h| h.has("devices"));
+        let hierarchy = version_1
+            .or_else(|| self.hierarchies.iter().find(|h| h.unified))
+            .ok_or_else(|| Error::Invalid("no control group restricts devices".into()))?;
+        let group = hierarchy.mount_point.join(&self.path);
+        let done = if hierarchy.unified {
+            devices::restrict_v2(&group, rules)
+        } else {
+            devices::restrict_v1(&group, rules)
+        };
+        done.context(|| format!("cannot restrict the devices of {}", group.display()))
+    }
+
+    /// Freezes the processes of the groups and those below, or lets them go on. Does nothing if
+    /// there are no groups, or they are in that state already. If not all processes are frozen
+    /// within `limit`, they go on, and an error is returned.
+    pub fn set_frozen(&self, frozen: bool, limit: Duration) -> Result<()> {
+        let Some(freezer) = Freezer::of(self.hierarchies, &self.path) else {
+            return Ok(());
+        };
+        if freezer.is_on() == frozen {
+            return Ok(());
+        }
+        freezer.set(frozen, limit).inspect_err(|_| {
+            // The caller reports the failure that led here.
+            let _ = freezer.set(false, limit);
+        })
+    }
+
+    /// Returns whether the processes are frozen.
+    pub fn is_frozen(&self) -> bool {
+        Freezer::of(self.hierarchies, &self.path).is_some_and(|freezer| freezer.is_on())
+    }
+
+    /// Returns the names of the groups directly below, of all hierarchies.
+    pub fn children(&self) -> BTreeSet<String> {
+        let entries = |hierarchy: &Hierarchy| {
+            // A group that does not exist has no children.
+            fs::read_dir(hierarchy.mount_point.join(&self.path))
+                .into_iter()
+                .flatten()
+                .flatten()
+        };
+        self.hierarchies
+            .iter()
+            .flat_map(entries)
+            .filter(|entry| entry.file_type().is_ok_and(|t| t.is_dir()))
+            .filter_map(|entry| entry.file_name().into_string().ok())
+            .collect()
     }
 
     /// Kills every process of the groups and those below, until none is left. Fails with
@@ -234,6 +296,60 @@ mod tests {
             .unwrap();
         HostGroups::new(&hierarchies, "rkube").remove_if_empty();
         assert!(!v1.join("rkube").exists() && !v2.join("rkube").exists());
+    }
+
+    #[test]
+    fn one_hierarchy_freezes_a_group() {
+        // Plain files behave like the kernel's, except that they keep what is written.
+        let dir = tempfile::tempdir().unwrap();
+        let (v1, v2) = (dir.path().join("freezer"), dir.path().join("unified"));
+        for path in [&v1, &v2] {
+            fs::create_dir_all(path.join("rkube/p/n")).unwrap();
+        }
+        let old = v1.join("rkube/p/n/freezer.state");
+        let new = v2.join("rkube/p/n/cgroup.freeze");
+        fs::write(&old, "THAWED\n").unwrap();
+        fs::write(&new, "0\n").unwrap();
+        let both = [hierarchy(&v2, &[]), hierarchy(&v1, &["freezer"])];
+        let limit = Duration::from_millis(20);
+        assert!(!HostGroups::new(&both, "rkube/p/n").is_frozen());
+        HostGroups::new(&both, "rkube/p/n")
+            .set_frozen(true, limit)
+            .unwrap();
+        assert!(HostGroups::new(&both, "rkube/p/n").is_frozen());
+        assert_eq!(fs::read_to_string(&new).unwrap(), "0\n");
+        HostGroups::new(&both, "rkube/p/n")
+            .set_frozen(false, limit)
+            .unwrap();
+        assert_eq!(fs::read_to_string(&old).unwrap(), "THAWED");
+        HostGroups::new(&both, "rkube/p/n")
+            .set_frozen(true, limit)
+            .unwrap();
+        for node in HostGroups::new(&both, "rkube/p").children() {
+            HostGroups::new(&both, format!("rkube/p/{node}"))
+                .set_frozen(false, limit)
+                .unwrap();
+        }
+        assert_eq!(fs::read_to_string(&old).unwrap(), "THAWED");
+        // A group that is not there is not frozen, and need not be.
+        HostGroups::new(&both, "rkube/p/other")
+            .set_frozen(true, limit)
+            .unwrap();
+
+        let unified = [hierarchy(&v2, &[])];
+        let events = v2.join("rkube/p/n/cgroup.events");
+        fs::write(&events, "populated 1\nfrozen 0\n").unwrap();
+        assert!(
+            HostGroups::new(&unified, "rkube/p/n")
+                .set_frozen(true, limit)
+                .is_err()
+        );
+        assert!(!HostGroups::new(&unified, "rkube/p/n").is_frozen());
+        fs::write(&events, "populated 1\nfrozen 1\n").unwrap();
+        HostGroups::new(&unified, "rkube/p/n")
+            .set_frozen(true, limit)
+            .unwrap();
+        assert!(HostGroups::new(&unified, "rkube/p/n").is_frozen());
     }
 
     #[test]

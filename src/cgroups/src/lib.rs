@@ -4,6 +4,7 @@
 //! - [`HostGroups`]: the same group in every hierarchy of a host, with limits.
 //! - [`node`]: groups below `/sys/fs/cgroup` of a node: limits, statistics, removal.
 //! - [`details`]: everything that the kernel accounts for a group.
+//! - [`devices`]: the devices that a group's processes may use.
 //! - [`group`]: one group's directory.
 //!
 //! Everything is synchronous file I/O. Functions with a timeout block the thread.
@@ -11,6 +12,8 @@
 #![warn(missing_docs)]
 
 pub mod details;
+pub mod devices;
+mod freezer;
 pub mod group;
 mod hierarchy;
 mod host;

@@ -75,6 +75,9 @@ pub enum Error {
     /// Processes of a group are still alive after they were killed.
     #[error("{0} processes do not end after SIGKILL")]
     Alive(usize),
+    /// Processes of a group are still running after it was frozen.
+    #[error("the processes of {0} do not freeze")]
+    NotFrozen(String),
 }
 
 /// The result of an operation on control groups.

@@ -68,6 +68,7 @@ fn agent() {
                 "mkdir -p /tmp/m && mount -t tmpfs t /tmp/m && echo mounts; \
                  mknod /tmp/m/n c 1 3 && echo makes devices; \
                  test -e /dev/fuse && echo has fuse; \
+                 mknod /tmp/m/d b 259 77; head -c 1 /tmp/m/d 2>&1 | grep -o 'not permitted'; \
                  umount /tmp/m; (: > /proc/sysrq-trigger) 2>/dev/null && echo requests",
             ),
         ),
@@ -232,7 +233,7 @@ fn limited(report: &str) {
         assert!(has.contains(&kept), "{has:?}");
     }
     let rights = section(report, "rights");
-    assert_eq!(rights, "mounts\nmakes devices\nhas fuse");
+    assert_eq!(rights, "mounts\nmakes devices\nhas fuse\nnot permitted");
 }
 
 fn isolated(name: &str, report: &str) {

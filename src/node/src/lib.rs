@@ -133,6 +133,7 @@ pub async fn run(config: NodeConfig) -> anyhow::Result<()> {
         host: host.clone(),
         client: policy_client,
         notices,
+        adopted: policies::adopted(&runtime, &network),
     }));
     tasks.spawn(pods::run(Arc::new(PodContext {
         host: host.clone(),

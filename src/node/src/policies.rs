@@ -15,7 +15,8 @@ use k8s_openapi::api::networking::v1::NetworkPolicy;
 use kube::runtime::watcher::{self, Event};
 use kube::{Api, ResourceExt};
 use rkube_network::nft::Table;
-use rkube_network::{Policy, PolicyEnforcer, PolicyPod, PolicyState};
+use rkube_network::{NodeNetwork, Policy, PolicyEnforcer, PolicyPod, PolicyState};
+use rkube_runtime::{Runtime, Sandbox};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -32,6 +33,56 @@ const MIN_SYNC_PERIOD: Duration = Duration::from_millis(10);
 const MAX_SYNC_DELAY: Duration = Duration::from_secs(30);
 /// Maximum time that a new pod waits for its rules.
 const ATTACH_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Annotation of a sandbox with what decides about its pod's connections, as JSON.
+const RECORD: &str = "rkube.dev/network-policy-pod";
+
+/// A sandbox that an earlier agent attached.
+pub(crate) struct Adopted {
+    sandbox: String,
+    /// The pod's UID.
+    uid: String,
+    ip: Ipv4Addr,
+    /// The pod when the sandbox was created. `None` if that was not recorded.
+    pod: Option<PolicyPod>,
+}
+
+/// Returns the annotation of a new sandbox, from which the next agent knows its pod even if the API
+/// does not any more. `None` for a pod without own addresses.
+pub(crate) fn record(pod: &Pod) -> Option<(String, String)> {
+    // The sandbox has no address yet.
+    let known = PolicyPod::from_object(pod, "", Some(Ipv4Addr::UNSPECIFIED))?;
+    let text = serde_json::to_string(&known).expect("plain data");
+    Some((RECORD.to_owned(), text))
+}
+
+/// Returns the attached sandboxes of earlier agents, in the order of their creation.
+pub(crate) fn adopted(runtime: &Runtime, network: &NodeNetwork) -> Vec<Adopted> {
+    let mut sandboxes = runtime.list_sandboxes();
+    sandboxes.sort_by_key(|sandbox| sandbox.spec.attempt);
+    let attached = |sandbox: Sandbox| {
+        let ip = network.pod(&sandbox.id)?.ip;
+        Some(Adopted::new(sandbox, ip))
+    };
+    sandboxes.into_iter().filter_map(attached).collect()
+}
+
+impl Adopted {
+    fn new(sandbox: Sandbox, ip: Ipv4Addr) -> Self {
+        let recorded = sandbox.spec.annotations.get(RECORD);
+        let pod = recorded.and_then(|text| serde_json::from_str::<PolicyPod>(text).ok());
+        Self {
+            pod: pod.map(|pod| PolicyPod {
+                ips: vec![ip],
+                local: true,
+                ..pod
+            }),
+            ip,
+            sandbox: sandbox.id,
+            uid: sandbox.spec.uid,
+        }
+    }
+}
 
 /// A message of a pod worker.
 pub(crate) enum Notice {
@@ -100,6 +151,8 @@ pub(crate) struct PolicyFeed {
     /// Client with an identity that may watch policies, namespaces and all pods.
     pub client: kube::Client,
     pub notices: mpsc::Receiver<Notice>,
+    /// What earlier agents attached.
+    pub adopted: Vec<Adopted>,
 }
 
 /// An event of one of the watches.
@@ -114,6 +167,7 @@ pub(crate) async fn run(mut feed: PolicyFeed) -> anyhow::Result<()> {
     let config = &feed.host.config;
     let enforcer = Arc::new(PolicyEnforcer::new().context("enforcing network policies")?);
     let mut view = View::new(&config.name, config.cluster.dns_ip);
+    view.restore(std::mem::take(&mut feed.adopted));
     let mut watches = Watches::new(feed.client.clone());
     let mut waiting: Vec<oneshot::Sender<()>> = Vec::new();
     let mut failures: u32 = 0;
@@ -277,7 +331,7 @@ struct View {
     policies: Listing,
     namespaces: Listing,
     pods: Listing,
-    /// The pods that this agent attached, by UID. Their addresses come before those of the API.
+    /// The pods that this agent attached or adopted, by UID. Their addresses come before those of the API.
     attached: HashMap<String, Attachment>,
 }
 
@@ -440,6 +494,19 @@ impl View {
         self.state.set_pod(uid(pod), known);
     }
 
+    /// Takes over what earlier agents attached. Of several sandboxes of a pod, the last one counts.
+    fn restore(&mut self, adopted: Vec<Adopted>) {
+        for Adopted {
+            sandbox,
+            uid,
+            ip,
+            pod,
+        } in adopted
+        {
+            self.attached.insert(uid, Attachment { sandbox, ip, pod });
+        }
+    }
+
     fn attach(&mut self, sandbox: String, pod: &Pod, ip: Ipv4Addr) {
         let known = PolicyPod::from_object(pod, &self.node, Some(ip));
         if self.needs_cluster() {
@@ -468,138 +535,4 @@ impl View {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use serde_json::{Value, json};
-
-    const DNS: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 10);
-
-    fn object<K: serde::de::DeserializeOwned>(value: Value) -> K {
-        serde_json::from_value(value).unwrap()
-    }
-
-    fn policy() -> NetworkPolicy {
-        object(json!({
-            "metadata": {"namespace": "default", "name": "deny"},
-            "spec": {"podSelector": {"matchLabels": {"app": "a"}}, "policyTypes": ["Ingress"]},
-        }))
-    }
-
-    fn pod(uid: &str, ip: Option<&str>) -> Pod {
-        object(json!({
-            "metadata": {"namespace": "default", "name": uid, "uid": uid, "labels": {"app": "a"}},
-            "spec": {"nodeName": "here", "containers": []},
-            "status": {"podIP": ip},
-        }))
-    }
-
-    fn complete(view: &mut View) {
-        view.take(Change::Namespace(Event::InitDone));
-        view.take(Change::Pod(Box::new(Event::InitDone)));
-    }
-
-    /// Returns the number of addresses that are isolated for ingress.
-    fn isolated(view: &mut View) -> usize {
-        let table = view.state.table();
-        table.map_or(0, |table| table.sets["isolated-ingress"].elements.len())
-    }
-
-    #[test]
-    fn without_policies_nothing_else_is_needed() {
-        let mut view = View::new("here", DNS);
-        assert!(!view.is_complete(), "the policies are unknown");
-        view.take(Change::Policy(Event::Init));
-        view.take(Change::Policy(Event::InitDone));
-        assert!(view.is_complete() && !view.needs_cluster());
-        view.take(Change::Policy(Event::Apply(policy())));
-        assert!(view.needs_cluster() && !view.is_complete());
-        complete(&mut view);
-        assert!(view.is_complete());
-        view.take(Change::Policy(Event::Delete(policy())));
-        assert!(!view.needs_cluster());
-        view.forget_cluster();
-        assert!(view.is_complete());
-    }
-
-    #[test]
-    fn a_new_pod_is_isolated_before_the_api_knows_its_address() {
-        let mut view = View::new("here", DNS);
-        // Attached before there is a policy.
-        view.attach("s1".into(), &pod("one", None), Ipv4Addr::new(10, 244, 0, 2));
-        view.take(Change::Policy(Event::InitApply(policy())));
-        view.take(Change::Policy(Event::InitDone));
-        complete(&mut view);
-        assert_eq!(isolated(&mut view), 1);
-        view.attach("s2".into(), &pod("two", None), Ipv4Addr::new(10, 244, 0, 3));
-        assert_eq!(isolated(&mut view), 2);
-        // The watch reports it without an address, then with it.
-        for ip in [None, Some("10.244.0.3")] {
-            view.take(Change::Pod(Box::new(Event::Apply(pod("two", ip)))));
-            assert_eq!(isolated(&mut view), 2, "{ip:?}");
-        }
-        // A list that is older than the pods does not make them forgotten.
-        view.take(Change::Pod(Box::new(Event::Init)));
-        complete(&mut view);
-        assert_eq!(isolated(&mut view), 2);
-        // Its sandbox is made anew, then the old one is removed.
-        view.attach("s3".into(), &pod("two", None), Ipv4Addr::new(10, 244, 0, 4));
-        view.detach("s2");
-        assert_eq!(isolated(&mut view), 2);
-        view.detach("s3");
-        assert_eq!(isolated(&mut view), 1);
-        // The object is gone, but its processes are not yet.
-        view.take(Change::Pod(Box::new(Event::Delete(pod("one", None)))));
-        assert_eq!(isolated(&mut view), 1);
-        view.detach("s1");
-        assert_eq!(isolated(&mut view), 0);
-    }
-
-    #[test]
-    fn pods_wait_for_rules_only_if_there_may_be_any() {
-        let mut view = View::new("here", DNS);
-        let waits = |view: &mut View| {
-            let (done, mut told) = oneshot::channel();
-            let waiting = view.notice(Notice::Attached {
-                sandbox: "s".into(),
-                pod: Box::new(pod("one", None)),
-                ip: Ipv4Addr::new(10, 244, 0, 2),
-                done,
-            });
-            assert_eq!(told.try_recv().is_ok(), waiting.is_none());
-            waiting.is_some()
-        };
-        assert!(waits(&mut view), "the policies are unknown");
-        view.take(Change::Policy(Event::InitDone));
-        assert!(!waits(&mut view));
-        view.take(Change::Policy(Event::Apply(policy())));
-        assert!(waits(&mut view));
-        complete(&mut view);
-        assert!(waits(&mut view), "the rules are not written yet");
-    }
-
-    #[test]
-    fn a_list_replaces_what_was_known() {
-        let mut view = View::new("here", DNS);
-        view.take(Change::Policy(Event::Apply(policy())));
-        view.take(Change::Pod(Box::new(Event::Apply(pod(
-            "one",
-            Some("10.244.0.2"),
-        )))));
-        assert_eq!(isolated(&mut view), 1);
-        view.take(Change::Pod(Box::new(Event::Init)));
-        view.take(Change::Pod(Box::new(Event::InitApply(pod(
-            "two",
-            Some("10.244.0.3"),
-        )))));
-        assert_eq!(
-            isolated(&mut view),
-            2,
-            "nothing is removed before the list is complete"
-        );
-        view.take(Change::Pod(Box::new(Event::InitDone)));
-        assert_eq!(isolated(&mut view), 1);
-        view.take(Change::Policy(Event::Init));
-        view.take(Change::Policy(Event::InitDone));
-        assert!(!view.needs_cluster());
-    }
-}
+mod tests;

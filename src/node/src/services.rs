@@ -31,6 +31,9 @@ const MAX_SYNC_DELAY: Duration = Duration::from_secs(30);
 /// The label with a node's zone.
 const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
 
+/// The taint of nodes that an autoscaler is about to remove.
+const TO_BE_DELETED_TAINT: &str = "ToBeDeletedByClusterAutoscaler";
+
 /// The current objects of one kind, from a watch.
 struct ObjectSet<K> {
     objects: HashMap<String, Arc<K>>,
@@ -156,6 +159,7 @@ pub(crate) async fn run(feed: ServiceFeed) -> anyhow::Result<()> {
                         let now = zone_of(&nodes, &config.name);
                         pending.services |= now != zone;
                         zone = now;
+                        proxy.set_node_leaving(is_leaving(&nodes, &config.name));
                     }
                 }
                 // Of a kind without a complete list, nothing is written yet; the end of its list
@@ -274,6 +278,21 @@ impl ServiceFeed {
     }
 }
 
+/// Returns whether a node is being deleted, or is about to be. Unknown nodes are not.
+fn is_leaving(nodes: &ObjectSet<Node>, name: &str) -> bool {
+    let Some(node) = nodes.objects.get(&format!("/{name}")) else {
+        return false;
+    };
+    let taints = node
+        .spec
+        .iter()
+        .flat_map(|spec| spec.taints.iter().flatten());
+    node.metadata.deletion_timestamp.is_some()
+        || taints
+            .into_iter()
+            .any(|taint| taint.key == TO_BE_DELETED_TAINT)
+}
+
 /// Returns the zone of a node.
 fn zone_of(nodes: &ObjectSet<Node>, name: &str) -> Option<String> {
     let node = nodes.objects.get(&format!("/{name}"))?;
@@ -384,6 +403,16 @@ mod tests {
         }
         assert_eq!(zone_of(&set, "own").as_deref(), Some("east"));
         assert_eq!(zone_of(&set, "bare"), None);
+        assert!(!is_leaving(&set, "own") && !is_leaving(&set, "unknown"));
+        let mut tainted = node("own", "", "");
+        tainted.spec.get_or_insert_default().taints =
+            Some(vec![k8s_openapi::api::core::v1::Taint {
+                key: TO_BE_DELETED_TAINT.into(),
+                effect: "NoSchedule".into(),
+                ..Default::default()
+            }]);
+        set.apply(Event::Apply(tainted));
+        assert!(is_leaving(&set, "own"));
     }
 
     #[test]

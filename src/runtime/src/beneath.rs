@@ -80,20 +80,6 @@ pub fn open_dir(path: &Path) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// Opens a directory for reading, for system calls that do not accept `O_PATH`.
-pub(crate) fn open_dir_readable(path: &Path) -> io::Result<OwnedFd> {
-    let text = c_path(path)?;
-    // SAFETY: the string outlives the call.
-    let fd = check(unsafe {
-        libc::open(
-            text.as_ptr(),
-            libc::O_RDONLY | libc::O_DIRECTORY | libc::O_CLOEXEC,
-        )
-    })?;
-    // SAFETY: the kernel has just returned this descriptor, which nothing else owns.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
-}
-
 /// Normalizes a path lexically: relative, without `.`, and with `..` resolved, but never above the
 /// top. Returns `None` for the top itself.
 pub(crate) fn clean(path: &Path) -> Option<PathBuf> {

@@ -21,7 +21,6 @@ mod blocking;
 pub mod build;
 mod client;
 mod container;
-mod device_filter;
 mod error;
 mod handle;
 mod image;

@@ -10,6 +10,8 @@ pub mod keys;
 mod modes;
 // Only nodes run the server, and nodes are Linux.
 #[cfg(target_os = "linux")]
+mod logins;
+#[cfg(target_os = "linux")]
 mod pty;
 #[cfg(target_os = "linux")]
 mod server;

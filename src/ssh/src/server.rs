@@ -10,8 +10,10 @@ use russh::server::{
 };
 use russh::{Channel, ChannelId, ChannelOpenFailure, MethodKind, MethodSet, Pty, Sig};
 use tokio::net::{TcpListener, TcpStream, UnixStream};
+use tokio::sync::oneshot;
 use tracing::{debug, warn};
 
+use crate::logins::{Limits, Login, Logins};
 use crate::{SshError, keys, session};
 
 /// Paths of sftp-server in various distributions.
@@ -55,6 +57,8 @@ pub struct Server {
     listener: TcpListener,
     config: Arc<SshConfig>,
     protocol: Arc<server::Config>,
+    logins: Logins,
+    pub(crate) limits: Limits,
 }
 
 /// Binds and serves until the future is dropped.
@@ -84,6 +88,8 @@ impl Server {
             listener,
             config: Arc::new(config),
             protocol: Arc::new(protocol),
+            logins: Logins::default(),
+            limits: Limits::default(),
         })
     }
 
@@ -105,18 +111,54 @@ impl Server {
                     continue;
                 }
             };
+            let Some(login) = self.logins.begin(peer.ip(), self.limits) else {
+                debug!("ssh: too many connections without a login; {peer} is refused");
+                continue;
+            };
             if let Err(e) = stream.set_nodelay(true) {
                 debug!("ssh nodelay: {e}");
             }
             let local = stream.local_addr().unwrap_or(self.config.listen);
+            let (succeeded, success) = oneshot::channel();
             let handler = Connection {
                 config: self.config.clone(),
                 peer,
                 local,
+                login: Some((login, succeeded)),
             };
+            let (stream, closer) = match closable(stream) {
+                Ok(both) => both,
+                Err(e) => {
+                    warn!("ssh connection of {peer}: {e}");
+                    continue;
+                }
+            };
+            tokio::spawn(close_unless(success, self.limits.time, closer, peer));
             let protocol = self.protocol.clone();
             tokio::spawn(serve_connection(protocol, stream, handler));
         }
+    }
+}
+
+/// Returns the stream, and another handle to it, with which it can be closed.
+fn closable(stream: TcpStream) -> std::io::Result<(TcpStream, std::net::TcpStream)> {
+    let stream = stream.into_std()?;
+    let closer = stream.try_clone()?;
+    Ok((TcpStream::from_std(stream)?, closer))
+}
+
+/// Closes a connection whose client has not authenticated in time.
+async fn close_unless(
+    success: oneshot::Receiver<()>,
+    time: Duration,
+    closer: std::net::TcpStream,
+    peer: SocketAddr,
+) {
+    // An error means that the connection has ended.
+    if tokio::time::timeout(time, success).await.is_err() {
+        debug!("ssh: {peer} does not authenticate");
+        // Fails only if the connection has ended meanwhile.
+        let _ = closer.shutdown(std::net::Shutdown::Both);
     }
 }
 
@@ -138,6 +180,8 @@ struct Connection {
     config: Arc<SshConfig>,
     peer: SocketAddr,
     local: SocketAddr,
+    /// Until the client has authenticated: what counts it, and who is told.
+    login: Option<(Login, oneshot::Sender<()>)>,
 }
 
 impl Connection {
@@ -193,6 +237,14 @@ impl Handler for Connection {
         key: VerifiedPublicKey<'_>,
     ) -> Result<Auth, Self::Error> {
         Ok(self.auth(user, key.public_key))
+    }
+
+    async fn auth_succeeded(&mut self, _session: &mut server::Session) -> Result<(), Self::Error> {
+        if let Some((_, succeeded)) = self.login.take() {
+            // The receiver has ended if the time was over just now.
+            let _ = succeeded.send(());
+        }
+        Ok(())
     }
 
     async fn channel_open_session(

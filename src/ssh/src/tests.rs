@@ -4,6 +4,7 @@ use std::process::Stdio;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::client::Session;
+use crate::logins::Limits;
 use crate::{Server, SshConfig, SshError, keys};
 
 struct Fixture {
@@ -14,12 +15,16 @@ struct Fixture {
 
 impl Fixture {
     async fn start() -> Self {
+        Self::start_with(Limits::default()).await
+    }
+
+    async fn start_with(limits: Limits) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let host_key = keys::generate_files(&dir.path().join("host"), "host").unwrap();
         let public = keys::generate_files(&dir.path().join("id"), "me").unwrap();
         std::fs::write(dir.path().join("authorized_keys"), format!("{public}\n")).unwrap();
         keys::generate_files(&dir.path().join("stranger"), "stranger").unwrap();
-        let server = Server::bind(SshConfig {
+        let mut server = Server::bind(SshConfig {
             listen: ([127, 0, 0, 1], 0).into(),
             host_key_path: dir.path().join("host"),
             authorized_keys_path: dir.path().join("authorized_keys"),
@@ -29,6 +34,7 @@ impl Fixture {
         })
         .await
         .unwrap();
+        server.limits = limits;
         let addr = server.local_addr().unwrap();
         tokio::spawn(server.run());
         Self {
@@ -251,4 +257,59 @@ fn signals_have_the_numbers_of_the_system() {
     ] {
         assert_eq!(ours, theirs);
     }
+}
+
+/// Reads until the server closes the connection. Returns what it sent.
+async fn read_all(mut stream: tokio::net::TcpStream) -> Vec<u8> {
+    let mut text = Vec::new();
+    // A reset is an end as well.
+    let _ = stream.read_to_end(&mut text).await;
+    text
+}
+
+#[tokio::test]
+async fn connections_without_a_login_are_limited() {
+    let f = Fixture::start_with(Limits {
+        all: 2,
+        per_address: 2,
+        ..Limits::default()
+    })
+    .await;
+    // Those who have logged in do not count.
+    let (one, two) = (f.session().await, f.session().await);
+    let mut idle = Vec::new();
+    for _ in 0..2 {
+        let mut stream = tokio::net::TcpStream::connect(f.addr).await.unwrap();
+        // The server has counted it when it speaks.
+        stream.read_u8().await.unwrap();
+        idle.push(stream);
+    }
+    let refused = tokio::net::TcpStream::connect(f.addr).await.unwrap();
+    assert!(read_all(refused).await.is_empty());
+    for session in [&one, &two] {
+        assert_eq!(run(session, "echo hi", None).await.1, b"hi\n");
+    }
+    drop(idle);
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
+    while f.connect("id", &f.host_key).await.is_err() {
+        assert!(std::time::Instant::now() < deadline, "the ended ones count");
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+}
+
+#[tokio::test]
+async fn who_does_not_log_in_is_disconnected() {
+    let f = Fixture::start_with(Limits {
+        time: std::time::Duration::from_secs(2),
+        ..Limits::default()
+    })
+    .await;
+    let session = f.session().await;
+    for greeting in ["", "SSH-2.0-idle\r\n"] {
+        let mut stream = tokio::net::TcpStream::connect(f.addr).await.unwrap();
+        stream.write_all(greeting.as_bytes()).await.unwrap();
+        assert!(read_all(stream).await.starts_with(b"SSH-2.0-"));
+    }
+    // Meanwhile, the time of a login is over for the one who did log in.
+    assert_eq!(run(&session, "echo hi", None).await.1, b"hi\n");
 }

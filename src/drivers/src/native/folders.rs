@@ -9,12 +9,14 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 
 use anyhow::Context;
 use nix::mount::{MntFlags, umount2};
 use nix::sched::{CloneFlags, setns, unshare};
 use nix::unistd::Pid;
+use rkube_cgroups::devices::DeviceRule;
 use rkube_init::rootfs::make_dir;
 
 use crate::types::HostMount;
@@ -62,6 +64,36 @@ pub fn detach(mount: &HostMount) -> anyhow::Result<Detached> {
         tree,
         is_dir: meta.is_dir(),
     })
+}
+
+/// Returns rules for the devices that a mount of this path of the host shows to a node: the device
+/// at the path, or those below it if it is in `/dev`.
+pub fn devices(path: &Path) -> Vec<DeviceRule> {
+    let Ok(path) = path.canonicalize() else {
+        // The mount fails later, with a better error.
+        return Vec::new();
+    };
+    let mut rules = Vec::new();
+    let mut open = vec![path];
+    while let Some(path) = open.pop() {
+        // A device may have been removed meanwhile.
+        let Ok(meta) = std::fs::symlink_metadata(&path) else {
+            continue;
+        };
+        let kind = meta.file_type();
+        if kind.is_dir() && path.starts_with("/dev") {
+            let entries = std::fs::read_dir(&path).into_iter().flatten().flatten();
+            open.extend(entries.map(|entry| entry.path()));
+        } else if kind.is_char_device() || kind.is_block_device() {
+            rules.push(DeviceRule {
+                block: kind.is_block_device(),
+                major: Some(libc::major(meta.rdev())),
+                minor: Some(libc::minor(meta.rdev())),
+                access: "rwm".into(),
+            });
+        }
+    }
+    rules
 }
 
 /// Attaches a folder to a path of this process's mount namespace. Creates the path.
@@ -127,4 +159,18 @@ fn descriptor(result: libc::c_long) -> io::Result<OwnedFd> {
     let fd = RawFd::try_from(result).map_err(io::Error::other)?;
     // SAFETY: the system call has returned a new descriptor, which nothing else uses.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn devices_of_declared_mounts_are_found() {
+        let null = DeviceRule::character(1, Some(3));
+        assert_eq!(devices(Path::new("/dev/null")), std::slice::from_ref(&null));
+        assert!(devices(Path::new("/dev")).contains(&null));
+        assert!(devices(Path::new("/usr")).is_empty());
+        assert!(devices(Path::new("/nowhere")).is_empty());
+    }
 }

@@ -369,7 +369,7 @@ fn spawn_supervisor(plan: &ClusterPlan) -> anyhow::Result<()> {
 fn set_frozen(plan: &ClusterPlan, nodes: &[String], frozen: bool) -> anyhow::Result<()> {
     let hierarchies = rkube_cgroups::hierarchies()?;
     for node in nodes {
-        cgroup::set_frozen(&hierarchies, &plan.name, node, frozen, FREEZE_TIMEOUT)?;
+        cgroup::groups(&hierarchies, &plan.name, Some(node)).set_frozen(frozen, FREEZE_TIMEOUT)?;
     }
     Ok(())
 }
@@ -408,7 +408,7 @@ fn states(plan: &ClusterPlan) -> anyhow::Result<Vec<NodeState>> {
         .iter()
         .map(|node| {
             if running.contains_key(&node.name) {
-                match cgroup::is_frozen(&hierarchies, &plan.name, &node.name) {
+                match cgroup::groups(&hierarchies, &plan.name, Some(&node.name)).is_frozen() {
                     true => NodeState::Paused,
                     false => NodeState::Running,
                 }

@@ -24,6 +24,7 @@ use nix::unistd::Pid;
 
 use super::cgroup;
 use super::control::{self, Request, Response};
+use super::folders;
 use super::network;
 use super::sandbox::{self, PendingInit};
 use super::state::{ProcessId, State};
@@ -565,6 +566,9 @@ fn prepare(
         cpu_millis: node.cpu_millis,
         memory_bytes: node.memory_bytes,
     };
+    let declared = plan.nodes.iter().flat_map(|node| &node.mounts);
+    let declared = declared.flat_map(|mount| folders::devices(&mount.host));
+    cgroup::create_cluster(hierarchies, &plan.name, declared.collect())?;
     let groups = cgroup::groups(hierarchies, &plan.name, Some(&node.name));
     groups.create(limits)?;
     groups.add_process(pid.as_raw())?;

@@ -26,6 +26,9 @@ const FRAME: usize = 70_000;
 /// How long to wait for a port with a full queue. After that the frame is dropped, and the other
 /// ports are not delayed any further.
 const WRITE_TIMEOUT: Duration = Duration::from_millis(20);
+/// Maximum number of source addresses that the switch remembers. A frame to any other one goes to
+/// all ports.
+const MAX_ADDRESSES: usize = 4096;
 /// Length of a frame's destination and source address, in bytes.
 const HEAD: usize = 12;
 
@@ -61,6 +64,10 @@ impl<P: PartialEq> Table<P> {
         if source[0] & 1 == 0
             && let Ok(mac) = Mac::try_from(source)
         {
+            // Rather all anew than without limit: a machine can invent any number of addresses.
+            if self.seen.len() >= MAX_ADDRESSES && !self.seen.contains_key(&mac) {
+                self.seen.clear();
+            }
             self.seen.insert(mac, from);
         }
         let known = Mac::try_from(to)
@@ -230,5 +237,20 @@ mod tests {
         assert_eq!(table.route("a", &frame(b, a)), [&"d"]);
         assert!(table.route("a", &frame(a, a)).is_empty());
         assert!(table.route("a", &[0; 5]).is_empty());
+    }
+
+    #[test]
+    fn invented_addresses_do_not_fill_the_memory() {
+        let everyone = [0xff; 6];
+        let mut table = Table::new(vec!["a", "b"]);
+        for number in 0..3 * u16::try_from(MAX_ADDRESSES).unwrap() {
+            let [high, low] = number.to_be_bytes();
+            table.route("a", &frame(everyone, [2, 0, 0, 0, high, low]));
+            assert!(table.seen.len() <= MAX_ADDRESSES);
+        }
+        // Others are learnt as before.
+        let other = [2, 1, 0, 0, 0, 1];
+        table.route("b", &frame(everyone, other));
+        assert_eq!(table.route("a", &frame(other, [2, 0, 0, 0, 0, 1])), [&"b"]);
     }
 }

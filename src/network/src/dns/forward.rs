@@ -11,9 +11,9 @@ use hickory_proto::rr::{Name, RData, Record, RecordType};
 use parking_lot::Mutex;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpStream, UdpSocket};
-use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
+use super::shares::Shares;
 use super::types::DnsConfig;
 
 /// Timeout of one attempt at one server.
@@ -22,6 +22,8 @@ const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(2);
 const QUERY_TIMEOUT: Duration = Duration::from_millis(4500);
 /// Maximum number of concurrent queries. It also bounds forwarding loops.
 const MAX_CONCURRENT_QUERIES: usize = 256;
+/// Maximum number of concurrent queries of one client, so that no pod takes all of them.
+const MAX_QUERIES_PER_CLIENT: usize = 64;
 /// Maximum number of cached responses.
 const MAX_CACHED_ANSWERS: usize = 1024;
 /// Maximum time that a response is cached, in seconds.
@@ -42,7 +44,7 @@ pub(super) struct Forwarder {
     /// The cache.
     memory: Mutex<HashMap<Question, Remembered>>,
     /// Permits for concurrent queries.
-    under_way: Semaphore,
+    under_way: Shares,
 }
 
 /// The servers of `resolv.conf`, as of the last check.
@@ -98,7 +100,7 @@ impl Forwarder {
             resolv_conf: config.resolv_conf.clone(),
             found: Mutex::default(),
             memory: Mutex::default(),
-            under_way: Semaphore::new(MAX_CONCURRENT_QUERIES),
+            under_way: Shares::new(MAX_CONCURRENT_QUERIES, MAX_QUERIES_PER_CLIENT),
         }
     }
 
@@ -136,8 +138,14 @@ impl Forwarder {
     }
 
     /// Resolves a name from the cache or from a server. Returns `None` if no server responds in
-    /// time or too many queries are in flight.
-    pub(super) async fn ask(&self, name: &Name, kind: RecordType, dnssec: bool) -> Option<Answer> {
+    /// time or too many queries, of all clients or of this one, are in flight.
+    pub(super) async fn ask(
+        &self,
+        client: IpAddr,
+        name: &Name,
+        kind: RecordType,
+        dnssec: bool,
+    ) -> Option<Answer> {
         let question = Question {
             name: name.to_lowercase(),
             kind,
@@ -147,7 +155,7 @@ impl Forwarder {
             return Some(answer);
         }
         let servers = self.servers();
-        let _permit = self.under_way.try_acquire().ok()?;
+        let _permit = self.under_way.take(client)?;
         let answer = timeout(QUERY_TIMEOUT, try_all(&servers, &question))
             .await
             .ok()??;

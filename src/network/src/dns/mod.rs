@@ -7,6 +7,7 @@
 mod forward;
 mod respond;
 mod server;
+mod shares;
 #[cfg(test)]
 mod tests;
 mod types;

@@ -1,7 +1,7 @@
 //! The listening sockets of the name server.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -10,12 +10,12 @@ use hickory_proto::rr::Name;
 use parking_lot::RwLock;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
-use tokio::sync::Semaphore;
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::timeout;
 
 use super::forward::Forwarder;
 use super::respond::{Outcome, Zone, encode, respond, udp_limit};
+use super::shares::Shares;
 use super::types::DnsConfig;
 use super::zone::DnsState;
 use crate::error::{NetworkError, Result};
@@ -24,6 +24,8 @@ use crate::error::{NetworkError, Result};
 const IDLE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Maximum number of concurrent TCP connections.
 const MAX_CONNECTIONS: usize = 128;
+/// Maximum number of TCP connections of one client. More are closed at once.
+const MAX_CONNECTIONS_PER_CLIENT: usize = 32;
 
 /// A running name server over UDP and TCP. Stops when dropped.
 pub struct DnsServer {
@@ -125,14 +127,14 @@ impl Shared {
     }
 
     /// Completes a partial response by forwarding a query for `name`.
-    async fn complete(&self, mut response: Message, name: &Name) -> Message {
+    async fn complete(&self, client: IpAddr, mut response: Message, name: &Name) -> Message {
         let kind = response.queries.first().map(|query| query.query_type());
         let dnssec = response
             .edns
             .as_ref()
             .is_some_and(|edns| edns.flags().dnssec_ok);
         let answer = match kind {
-            Some(kind) => self.forwarder.ask(name, kind, dnssec).await,
+            Some(kind) => self.forwarder.ask(client, name, kind, dnssec).await,
             None => None,
         };
         match answer {
@@ -172,7 +174,7 @@ async fn serve_udp(socket: UdpSocket, shared: Arc<Shared>) {
                 let limit = udp_limit(bytes);
                 let (socket, shared) = (socket.clone(), shared.clone());
                 asking.spawn(async move {
-                    let message = shared.complete(message, &name).await;
+                    let message = shared.complete(peer.ip(), message, &name).await;
                     send(&socket, peer, message, limit).await;
                 });
             }
@@ -190,22 +192,22 @@ async fn send(socket: &UdpSocket, peer: SocketAddr, message: Message, limit: usi
     }
 }
 
-/// Accepts at most [`MAX_CONNECTIONS`] TCP connections at a time.
+/// Accepts TCP connections. Closes those beyond the limits of all clients or of one at once.
 async fn serve_tcp(listener: TcpListener, shared: Arc<Shared>) {
-    let limit = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let limit = Shares::new(MAX_CONNECTIONS, MAX_CONNECTIONS_PER_CLIENT);
     let mut connections = JoinSet::new();
     loop {
-        let Ok(permit) = limit.clone().acquire_owned().await else {
-            return;
-        };
         match listener.accept().await {
-            Ok((stream, _)) => {
+            Ok((stream, peer)) => {
                 while connections.try_join_next().is_some() {}
+                let Some(share) = limit.take(peer.ip()) else {
+                    continue;
+                };
                 let shared = shared.clone();
                 connections.spawn(async move {
-                    let _permit = permit;
+                    let _share = share;
                     // Errors concern only this client.
-                    let _ = serve_connection(stream, &shared).await;
+                    let _ = serve_connection(stream, peer.ip(), &shared).await;
                 });
             }
             Err(error) => {
@@ -217,7 +219,11 @@ async fn serve_tcp(listener: TcpListener, shared: Arc<Shared>) {
 }
 
 /// Serves length-prefixed queries until the client closes the connection or is idle.
-async fn serve_connection(mut stream: TcpStream, shared: &Shared) -> io::Result<()> {
+async fn serve_connection(
+    mut stream: TcpStream,
+    client: IpAddr,
+    shared: &Shared,
+) -> io::Result<()> {
     loop {
         let length = timeout(IDLE_TIMEOUT, stream.read_u16()).await??;
         let mut bytes = vec![0; usize::from(length)];
@@ -225,7 +231,7 @@ async fn serve_connection(mut stream: TcpStream, shared: &Shared) -> io::Result<
         let message = match shared.respond(&bytes) {
             Outcome::Silence => return Ok(()),
             Outcome::Answer(message) => message,
-            Outcome::Elsewhere(message, name) => shared.complete(message, &name).await,
+            Outcome::Elsewhere(message, name) => shared.complete(client, message, &name).await,
         };
         let Some(answer) = encode(message, usize::from(u16::MAX)) else {
             return Ok(());

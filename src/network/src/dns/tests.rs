@@ -496,3 +496,36 @@ async fn other_names_are_asked_elsewhere_and_remembered() {
         assert_eq!(answer.answers.len(), 2);
     }
 }
+
+#[tokio::test]
+async fn one_client_does_not_use_up_the_queries_of_others() {
+    // A server that never answers.
+    let silent = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let server = start(vec![silent.local_addr().unwrap()]).await;
+    let greedy = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let mut failed = 0;
+    let mut buffer = [0; 4096];
+    // Twice the part of a client: what exceeds it is refused at once.
+    for number in 0..128 {
+        let query = question(&format!("{number}.example.com"), RecordType::A);
+        let bytes = query.to_vec().unwrap();
+        greedy.send_to(&bytes, server.address()).await.unwrap();
+        if number >= 64 {
+            greedy.recv(&mut buffer).await.unwrap();
+            failed += 1;
+        }
+    }
+    assert_eq!(failed, 64);
+    // Another one is still served: its query reaches the server.
+    let other = UdpSocket::bind("127.0.0.2:0").await.unwrap();
+    let query = question("other.example.com", RecordType::A);
+    let bytes = query.to_vec().unwrap();
+    other.send_to(&bytes, server.address()).await.unwrap();
+    loop {
+        let length = silent.recv(&mut buffer).await.unwrap();
+        let asked = Message::from_vec(&buffer[..length]).unwrap();
+        if asked.queries[0].name().to_string() == "other.example.com." {
+            break;
+        }
+    }
+}

@@ -8,9 +8,9 @@ use std::time::Duration;
 use ipnet::{IpNet, Ipv4Net};
 use parking_lot::Mutex;
 
-use super::rules;
 use super::state::{self, State};
 use super::types::{AttachPod, NetworkConfig, PodNetwork, mac_of};
+use super::{guard, rules};
 use crate::error::{NetworkError, Result};
 use crate::netlink::{Link, Netlink, Netns, Route, Veth, in_netns, open_netns};
 use crate::nft::{Nftables, Table};
@@ -43,6 +43,15 @@ struct Inner {
     state: Mutex<State>,
     /// The table as last applied; `None` before `setup`.
     table: Mutex<Option<Table>>,
+    guard: Mutex<Guard>,
+}
+
+/// The table that checks what pods send.
+enum Guard {
+    /// As last applied; `None` if unknown.
+    Table(Option<Table>),
+    /// The kernel cannot filter frames.
+    Unsupported,
 }
 
 impl NodeNetwork {
@@ -61,6 +70,7 @@ impl NodeNetwork {
                 nft: Nftables::open()?,
                 state: Mutex::new(State::open(&config.state_dir, config.pod_cidr)?),
                 table: Mutex::new(None),
+                guard: Mutex::new(Guard::Table(None)),
                 config,
             }),
         })
@@ -106,6 +116,9 @@ impl NodeNetwork {
         // ports are added and removed.
         let gateway = self.gateway();
         netlink.set_mac(bridge, mac_of(gateway))?;
+        if let Err(error) = netlink.learn_no_link_local(bridge) {
+            tracing::warn!(%error, "a pod can have frames for another pod sent to itself");
+        }
         netlink.set_mtu(bridge, config.mtu)?;
         netlink.add_address(bridge, with_prefix(gateway, config.pod_cidr))?;
         netlink.set_up(bridge)?;
@@ -124,7 +137,24 @@ impl NodeNetwork {
             })?;
         }
         *self.inner.table.lock() = None;
-        self.apply_rules()
+        self.apply_rules()?;
+        self.set_up_guard()
+    }
+
+    /// Guards the attached pods, or finds out that the kernel cannot.
+    fn set_up_guard(&self) -> Result<()> {
+        *self.inner.guard.lock() = Guard::Table(None);
+        match self.apply_guard() {
+            Err(NetworkError::Netlink(error)) if guard::is_unsupported(&error) => {
+                tracing::warn!(
+                    %error,
+                    "the kernel has no packet filter for bridges (CONFIG_NF_TABLES_BRIDGE): a pod can send with the address of another pod of its node"
+                );
+                *self.inner.guard.lock() = Guard::Unsupported;
+                Ok(())
+            }
+            other => other,
+        }
     }
 
     /// Adds a `/32` address to the node's loopback interface, such as the cluster DNS address.
@@ -157,7 +187,11 @@ impl NodeNetwork {
         if known && netlink.link(&host_link)?.is_some() {
             return Ok(record);
         }
-        let attached = self.make_link(netns.as_fd(), &record).and_then(|()| {
+        // Guarded first: what the pod sends before would be lost, and ARP retries after a second.
+        let made = self
+            .apply_guard()
+            .and_then(|()| self.make_link(netns.as_fd(), &record));
+        let attached = made.and_then(|()| {
             if pod.host_ports.is_empty() {
                 Ok(())
             } else {
@@ -234,6 +268,7 @@ impl NodeNetwork {
         let Some(pod) = state.lock().release(sandbox_id)? else {
             return Ok(());
         };
+        self.apply_guard()?;
         if pod.host_ports.is_empty() {
             Ok(())
         } else {
@@ -322,11 +357,21 @@ impl NodeNetwork {
         self.apply_rules()
     }
 
+    /// Makes the guard know the current pods.
+    fn apply_guard(&self) -> Result<()> {
+        // Locked before the state is read, so that the latest state is written last.
+        let mut guard = self.inner.guard.lock();
+        let Guard::Table(known) = &mut *guard else {
+            return Ok(());
+        };
+        let wanted = guard::table(LINK_PREFIX, self.inner.state.lock().pods());
+        self.replace(known, wanted)
+    }
+
     /// Applies the base table for the current pods and peers.
     fn apply_rules(&self) -> Result<()> {
         let Inner {
             config,
-            nft,
             state,
             table,
             ..
@@ -337,8 +382,14 @@ impl NodeNetwork {
             let state = state.lock();
             rules::base_table(config, &state.peers, state.pods())
         };
+        self.replace(&mut table, wanted)
+    }
+
+    /// Replaces a table by `wanted`. `known` is the table as last applied.
+    fn replace(&self, known: &mut Option<Table>, wanted: Table) -> Result<()> {
+        let nft = &self.inner.nft;
         // Unknown until the transaction is complete.
-        let old = table.take();
+        let old = known.take();
         match nft.apply(old.as_ref(), &wanted) {
             Ok(_) => {}
             // Another program changed or flushed the table, so replace it.
@@ -348,7 +399,7 @@ impl NodeNetwork {
             }
             Err(error) => return Err(error.into()),
         }
-        *table = Some(wanted);
+        *known = Some(wanted);
         Ok(())
     }
 }

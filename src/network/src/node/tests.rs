@@ -1,13 +1,14 @@
 //! Tests with a node, its pods and an outside machine in separate network namespaces.
 
 use std::net::{Ipv4Addr, SocketAddrV4};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::time::{Duration, Instant};
 
 use ipnet::{IpNet, Ipv4Net};
 
 use super::*;
 use crate::netlink::{Netlink, Route, Veth, in_netns};
-use crate::testing::{Lab, Serve, ask_in_vain, root};
+use crate::testing::{Lab, Serve, ask_in_vain, listed, root};
 
 #[test]
 fn pods_reach_each_other_the_node_and_the_world() {
@@ -173,4 +174,164 @@ fn attaching_is_quick() {
     }
     eprintln!("detached: {:?} a pod", start.elapsed() / 20);
     assert!(lab.network.pods().is_empty());
+}
+
+/// Returns a frame to the gateway, with a tag at its end.
+fn frame(pod: &PodNetwork, source: [u8; 6], kind: u16, body: &[u8], tag: &str) -> Vec<u8> {
+    let to = types::mac_of(pod.gateway);
+    [&to, &source, &kind.to_be_bytes()[..], body, tag.as_bytes()].concat()
+}
+
+fn ipv4(source: Ipv4Addr, to: Ipv4Addr) -> Vec<u8> {
+    let head = [0x45, 0, 0, 40, 0, 0, 0, 0, 64, 253, 0, 0];
+    [&head[..], &source.octets(), &to.octets()].concat()
+}
+
+fn arp(mac: [u8; 6], ip: Ipv4Addr, to: Ipv4Addr) -> Vec<u8> {
+    let head = [0, 1, 8, 0, 6, 4, 0, 2];
+    [&head[..], &mac, &ip.octets(), &[0; 6], &to.octets()].concat()
+}
+
+/// Returns the tags of the frames that arrive at the bridge, up to the tag `last`.
+fn arriving(at_bridge: &OwnedFd, last: &str) -> Vec<String> {
+    let mut tags = Vec::new();
+    let deadline = Instant::now() + Duration::from_secs(20);
+    loop {
+        assert!(Instant::now() < deadline, "only {tags:?} arrived");
+        let mut buffer = [0; 2048];
+        let Ok(length) = nix::unistd::read(at_bridge.as_raw_fd(), &mut buffer) else {
+            continue;
+        };
+        let frame = String::from_utf8_lossy(&buffer[..length]).into_owned();
+        if let Some((_, tag)) = frame.rsplit_once("tag:") {
+            tags.push(tag.to_owned());
+            if tag == last {
+                return tags;
+            }
+        }
+    }
+}
+
+#[test]
+fn pods_send_with_their_own_addresses_only() {
+    if !root() {
+        return;
+    }
+    let lab = Lab::new();
+    let (one, two) = (lab.pod("one"), lab.pod("two"));
+    let (own, other) = (
+        lab.network.pod("one").unwrap(),
+        lab.network.pod("two").unwrap(),
+    );
+    // As the next agent finds them.
+    let again = in_netns(lab.node.as_fd(), || {
+        let network = NodeNetwork::new(lab.network.config().clone()).unwrap();
+        network.setup().unwrap();
+        network
+    })
+    .unwrap();
+    let from = packet_socket(&one.netns, "eth0");
+    let at_bridge = packet_socket(&lab.node, "rk0");
+    let gateway = own.gateway;
+    let unused = Ipv4Addr::new(10, 244, 1, 200);
+    let vlan = [&[0, 1, 8, 0][..], &ipv4(other.ip, gateway)].concat();
+    let zero = Ipv4Addr::UNSPECIFIED;
+    let frames = [
+        ("tag:ip", own.mac, 0x0800, ipv4(other.ip, gateway)),
+        ("tag:unused ip", own.mac, 0x0800, ipv4(unused, gateway)),
+        ("tag:no ip", own.mac, 0x0800, ipv4(zero, gateway)),
+        ("tag:mac", other.mac, 0x0800, ipv4(own.ip, gateway)),
+        (
+            "tag:gateway",
+            types::mac_of(gateway),
+            0x0800,
+            ipv4(own.ip, gateway),
+        ),
+        ("tag:both", other.mac, 0x0800, ipv4(other.ip, gateway)),
+        (
+            "tag:arp ip",
+            own.mac,
+            0x0806,
+            arp(own.mac, other.ip, gateway),
+        ),
+        (
+            "tag:arp gateway",
+            own.mac,
+            0x0806,
+            arp(own.mac, gateway, other.ip),
+        ),
+        (
+            "tag:arp mac",
+            own.mac,
+            0x0806,
+            arp(other.mac, own.ip, gateway),
+        ),
+        (
+            "tag:arp frame",
+            other.mac,
+            0x0806,
+            arp(own.mac, own.ip, gateway),
+        ),
+        ("tag:short arp", own.mac, 0x0806, vec![0, 1]),
+        ("tag:ipv6", own.mac, 0x86dd, vec![0x60; 40]),
+        ("tag:vlan", own.mac, 0x8100, vlan),
+        ("tag:llc", own.mac, 0x0026, vec![0x42, 0x42, 3]),
+        ("tag:own probe", own.mac, 0x0806, arp(own.mac, zero, own.ip)),
+        (
+            "tag:own arp",
+            own.mac,
+            0x0806,
+            arp(own.mac, own.ip, gateway),
+        ),
+        ("tag:own ip", own.mac, 0x0800, ipv4(own.ip, gateway)),
+    ];
+    for (tag, mac, kind, body) in frames {
+        nix::unistd::write(&from, &frame(&own, mac, kind, &body, tag)).unwrap();
+    }
+    let arrived = arriving(&at_bridge, "own ip");
+    assert_eq!(arrived, ["own probe", "own arp", "own ip"]);
+
+    // Link-local frames pass the filter, but do not tell the bridge where a pod is.
+    let port = SocketAddrV4::new(two.ip, 8080);
+    let _two = Serve::tcp(&two.netns, port);
+    lab.ask_from_node(port).unwrap();
+    let lldp = [0x01, 0x80, 0xc2, 0, 0, 0x0e];
+    let forged = [&lldp, &other.mac, &[0x88, 0xcc, 0, 0][..]].concat();
+    nix::unistd::write(&from, &forged).unwrap();
+    lab.ask_from_node(port).unwrap();
+
+    again.detach_pod("two").unwrap();
+    if let Some(rules) = listed(&lab.node) {
+        assert!(
+            rules.contains(&own.host_link) && !rules.contains(&other.host_link),
+            "{rules}"
+        );
+    }
+}
+
+/// Opens a socket for all frames of an interface.
+fn packet_socket(netns: &OwnedFd, link: &str) -> OwnedFd {
+    let index = Netlink::open_in(netns.as_fd())
+        .unwrap()
+        .index_of(link)
+        .unwrap();
+    in_netns(netns.as_fd(), || {
+        let all = (libc::ETH_P_ALL as u16).to_be();
+        let kind = libc::SOCK_RAW | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
+        // SAFETY: plain system calls; the address is complete and outlives its call.
+        unsafe {
+            let fd = libc::socket(libc::AF_PACKET, kind, i32::from(all));
+            assert!(fd >= 0, "{}", std::io::Error::last_os_error());
+            let fd = OwnedFd::from_raw_fd(fd);
+            let mut address: libc::sockaddr_ll = std::mem::zeroed();
+            address.sll_family = libc::AF_PACKET as u16;
+            address.sll_protocol = all;
+            address.sll_ifindex = index.cast_signed();
+            let length = size_of::<libc::sockaddr_ll>() as libc::socklen_t;
+            let bound = libc::bind(fd.as_raw_fd(), (&raw const address).cast(), length);
+            assert_eq!(bound, 0, "{}", std::io::Error::last_os_error());
+            fd
+        }
+    })
+    .unwrap()
 }

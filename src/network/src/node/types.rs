@@ -114,9 +114,13 @@ impl Protocol {
     }
 }
 
+/// First bytes of pods' hardware addresses.
+pub(super) const MAC_PREFIX: [u8; 2] = [0x0a, 0x58];
+
 /// Returns the hardware address for an IP address. Neighbours' caches stay valid when another pod
 /// gets the address.
 pub(super) fn mac_of(ip: Ipv4Addr) -> [u8; 6] {
     let [a, b, c, d] = ip.octets();
-    [0x0a, 0x58, a, b, c, d]
+    let [first, second] = MAC_PREFIX;
+    [first, second, a, b, c, d]
 }

@@ -5,11 +5,12 @@ use std::net::Ipv4Addr;
 
 use ipnet::Ipv4Net;
 use rkube_component_helpers::label_selector::{Labels, Selector};
+use serde::{Deserialize, Serialize};
 
 use crate::node::Protocol;
 
 /// A pod with own addresses.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PolicyPod {
     /// Its namespace.
     pub namespace: String,
@@ -24,7 +25,7 @@ pub struct PolicyPod {
 }
 
 /// A port of a container that has a name.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PodPort {
     /// The port's name.
     pub name: String,

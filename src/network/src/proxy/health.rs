@@ -2,23 +2,15 @@
 //! service with `externalTrafficPolicy: Local`.
 
 use std::collections::BTreeMap;
-use std::io;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::sync::Arc;
-use std::time::Duration;
 
 use parking_lot::Mutex;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Handle;
 use tokio::task::AbortHandle;
 
 use super::compile::HealthCheck;
-
-/// Timeout of a client's connection.
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
-/// Maximum length of a request head that is read, in bytes.
-const MAX_REQUEST_LENGTH: usize = 8 * 1024;
+use super::http;
 
 /// The HTTP servers of all health checks, one per port.
 pub(super) struct HealthServer {
@@ -60,10 +52,12 @@ impl HealthServer {
                 *listener.check.lock() = check.clone();
                 continue;
             }
-            match open(runtime, *port) {
+            match http::open(runtime, SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, *port)) {
                 Ok(socket) => {
                     let shared = Arc::new(Mutex::new(check.clone()));
-                    let task = runtime.spawn(serve(socket, shared.clone())).abort_handle();
+                    let seen = shared.clone();
+                    let serve = http::serve(socket, move |_: &str| response(&seen.lock()));
+                    let task = runtime.spawn(serve).abort_handle();
                     listeners.insert(
                         *port,
                         Listener {
@@ -80,60 +74,22 @@ impl HealthServer {
     }
 }
 
-/// Listens on a port of all IPv4 addresses.
-fn open(runtime: &Handle, port: u16) -> io::Result<TcpListener> {
-    let listener = std::net::TcpListener::bind((Ipv4Addr::UNSPECIFIED, port))?;
-    listener.set_nonblocking(true)?;
-    let _in_runtime = runtime.enter();
-    TcpListener::from_std(listener)
-}
-
-/// Serves one health check port.
-async fn serve(listener: TcpListener, check: Arc<Mutex<HealthCheck>>) {
-    loop {
-        match listener.accept().await {
-            Ok((stream, _)) => {
-                let response = response(&check.lock());
-                tokio::spawn(tokio::time::timeout(
-                    REQUEST_TIMEOUT,
-                    answer(stream, response),
-                ));
-            }
-            // For example out of file descriptors: wait before the next attempt.
-            Err(_) => tokio::time::sleep(Duration::from_secs(1)).await,
-        }
-    }
-}
-
-/// Reads the head of any request and responds to it.
-async fn answer(mut stream: TcpStream, response: String) -> io::Result<()> {
-    let mut head = Vec::new();
-    while !head.windows(4).any(|four| four == b"\r\n\r\n") {
-        if head.len() > MAX_REQUEST_LENGTH || stream.read_buf(&mut head).await? == 0 {
-            return Ok(());
-        }
-    }
-    stream.write_all(response.as_bytes()).await?;
-    stream.shutdown().await
-}
-
 /// Returns the response, as of kube-proxy: 200 if this node has endpoints, otherwise 503.
-fn response(check: &HealthCheck) -> String {
+fn response(check: &HealthCheck) -> http::Response {
     let count = check.local_endpoints;
-    let status = if count > 0 {
-        "200 OK"
-    } else {
-        "503 Service Unavailable"
-    };
     let body = serde_json::json!({
         "service": {"namespace": check.namespace, "name": check.name},
         "localEndpoints": count,
         "serviceProxyHealthy": true,
-    })
-    .to_string();
-    format!(
-        "HTTP/1.1 {status}\r\nContent-Type: application/json\r\nX-Content-Type-Options: nosniff\r\n\
-         X-Load-Balancing-Endpoint-Weight: {count}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
-        body.len()
-    )
+    });
+    http::Response {
+        status: if count > 0 {
+            "200 OK"
+        } else {
+            "503 Service Unavailable"
+        },
+        content_type: "application/json",
+        headers: format!("X-Load-Balancing-Endpoint-Weight: {count}\r\n"),
+        body: body.to_string(),
+    }
 }

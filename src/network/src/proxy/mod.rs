@@ -8,8 +8,10 @@ mod compile;
 mod conntrack;
 mod endpoints;
 mod health;
+mod http;
 mod service_proxy;
 mod state;
+mod status;
 #[cfg(test)]
 mod tests;
 mod types;

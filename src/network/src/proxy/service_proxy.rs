@@ -8,10 +8,16 @@ use super::compile::{Ruleset, TABLE, UdpBackends, compile};
 use super::conntrack::Conntrack;
 use super::health::HealthServer;
 use super::state::ServiceState;
+use super::status::StatusServer;
 use super::types::{ProxyConfig, SyncReport};
 use crate::error::Result;
 use crate::netlink::Netlink;
 use crate::nft::{Family, Nftables};
+use crate::sysctl;
+
+/// Timeouts of tracked TCP connections, in seconds: kube-proxy's defaults. A connection that one side
+/// has closed may go on for an hour; the kernel would forget it after a minute.
+const TCP_TIMEOUTS: [(&str, &str); 2] = [("established", "86400"), ("close_wait", "3600")];
 
 /// The service proxy of one network namespace.
 pub struct ServiceProxy {
@@ -19,6 +25,7 @@ pub struct ServiceProxy {
     nft: Nftables,
     conntrack: Conntrack,
     health: HealthServer,
+    status: StatusServer,
     netlink: Netlink,
     state: Mutex<Synced>,
 }
@@ -36,11 +43,18 @@ impl ServiceProxy {
     /// Returns a proxy for the calling thread's network namespace. Health checks are served only if
     /// it is called inside a tokio runtime.
     pub fn new(config: ProxyConfig) -> Result<Self> {
+        for (name, seconds) in TCP_TIMEOUTS {
+            let name = format!("net/netfilter/nf_conntrack_tcp_timeout_{name}");
+            if let Err(error) = sysctl::write_if_present(&name, seconds) {
+                tracing::warn!(%error, "connections are tracked with the kernel's timeouts");
+            }
+        }
         Ok(Self {
             config,
             nft: Nftables::open()?,
             conntrack: Conntrack::open()?,
             health: HealthServer::new(),
+            status: StatusServer::new(),
             netlink: Netlink::open()?,
             state: Mutex::default(),
         })
@@ -55,6 +69,17 @@ impl ServiceProxy {
     /// they did not change. Then serves the health checks and deletes stale conntrack entries, also
     /// those that an earlier sync failed to delete.
     pub fn sync(&self, state: &ServiceState) -> Result<SyncReport> {
+        let result = self.write(state);
+        self.status.synced(result.is_ok());
+        result
+    }
+
+    /// Sets whether the node is about to be deleted, which the health endpoint tells.
+    pub fn set_node_leaving(&self, leaving: bool) {
+        self.status.set_leaving(leaving);
+    }
+
+    fn write(&self, state: &ServiceState) -> Result<SyncReport> {
         let wanted = compile(state, &self.config);
         let mut synced = self.state.lock();
         let mut report = SyncReport::default();

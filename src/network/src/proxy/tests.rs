@@ -14,6 +14,8 @@ use crate::netlink::in_netns;
 use crate::nft::{Family, Nftables, Table};
 use crate::testing::{Lab, Pod, Serve, ask_in_vain, ask_udp, listed, net, root};
 
+mod conntrack;
+
 fn service(name: &str, spec: Value) -> Arc<Service> {
     with_status(name, spec, json!({}))
 }
@@ -260,6 +262,38 @@ fn only_what_is_needed_is_compiled() {
     assert_eq!(rules.health_checks[&31000].local_endpoints, 0);
 }
 
+#[test]
+fn health_checks_count_ready_endpoints_only() {
+    let lb = service(
+        "s",
+        json!({"type": "LoadBalancer", "clusterIP": "10.96.0.20", "externalTrafficPolicy": "Local",
+                "healthCheckNodePort": 31000, "ports": [{"port": 80, "nodePort": 30080}]}),
+    );
+    let count = |conditions: &[Value]| {
+        let endpoints: Value = (2..)
+            .zip(conditions)
+            .map(|(last, conditions)| {
+                json!({"addresses": [format!("10.244.1.{last}")], "nodeName": config().node_name,
+                        "conditions": conditions})
+            })
+            .collect();
+        let state = state(
+            std::slice::from_ref(&lb),
+            &[slice("s", &[("", "TCP")], endpoints)],
+        );
+        let rules = compile(&state, &config());
+        (
+            rules.health_checks[&31000].local_endpoints,
+            rules.table.sets["no-endpoint-ips"].elements.len(),
+        )
+    };
+    let ready = json!({"ready": true, "serving": true, "terminating": false});
+    let terminating = json!({"ready": false, "serving": true, "terminating": true});
+    assert_eq!(count(&[ready.clone(), terminating.clone()]), (1, 0));
+    // They still serve what arrives, but no more shall.
+    assert_eq!(count(&[terminating]), (0, 0));
+}
+
 struct Proxied {
     lab: Lab,
     proxy: ServiceProxy,
@@ -474,39 +508,6 @@ fn node_ports_and_external_addresses_follow_the_policy() {
         let error = p.lab.ask_from_world(address).unwrap_err();
         assert_eq!(error.kind(), std::io::ErrorKind::ConnectionRefused);
     }
-}
-
-#[test]
-fn udp_clients_are_moved_from_endpoints_that_are_gone() {
-    if !root() {
-        return;
-    }
-    let p = Proxied::new();
-    let client = p.lab.pod("client");
-    let (old, new) = (p.lab.pod("old"), p.lab.pod("new"));
-    let _old = Serve::udp_saying(&old.netns, SocketAddrV4::new(old.ip, 8080), "old");
-    let _new = Serve::udp_saying(&new.netns, SocketAddrV4::new(new.ip, 8080), "new");
-    let services = [service(
-        "dns",
-        json!({"clusterIP": "10.96.0.20", "ports": [{"port": 53, "protocol": "UDP"}]}),
-    )];
-    let socket = in_netns(client.netns.as_fd(), || {
-        UdpSocket::bind("0.0.0.0:0").unwrap()
-    })
-    .unwrap();
-    p.sync(&services, &[slice("dns", &[("", "UDP")], on(&[&old]))]);
-    assert_eq!(ask_udp(&socket, at(20, 53)).unwrap(), "old");
-    let report = p.sync(&services, &[slice("dns", &[("", "UDP")], on(&[&new]))]);
-    assert_eq!(report.conntrack_removed, 1);
-    assert_eq!(ask_udp(&socket, at(20, 53)).unwrap(), "new");
-    // Without endpoints, the packet is rejected by ICMP once the entry is gone.
-    p.sync(&services, &[]);
-    let fresh = in_netns(client.netns.as_fd(), || {
-        UdpSocket::bind("0.0.0.0:0").unwrap()
-    })
-    .unwrap();
-    let error = ask_udp(&fresh, at(20, 53)).unwrap_err();
-    assert_eq!(error.kind(), std::io::ErrorKind::ConnectionRefused);
 }
 
 #[test]

@@ -5,8 +5,9 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use libc::{RTM_DELLINK, RTM_GETLINK, RTM_NEWLINK, RTM_SETLINK};
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, Parseable, ParseableParametrized};
 use netlink_packet_route::link::{
-    BridgePortState, InfoBridgePort, InfoData, InfoKind, InfoPortData, InfoPortKind, InfoVeth,
-    LinkAttribute, LinkFlags, LinkHeader, LinkInfo, LinkMessage, LinkMessageBuffer,
+    BridgeBooleanOptionFlags, BridgeBooleanOptions, BridgePortState, InfoBridge, InfoBridgePort,
+    InfoData, InfoKind, InfoPortData, InfoPortKind, InfoVeth, LinkAttribute, LinkFlags, LinkHeader,
+    LinkInfo, LinkMessage, LinkMessageBuffer,
 };
 use nix::errno::Errno;
 
@@ -338,6 +339,28 @@ impl Netlink {
         on: bool,
     ) -> Result<(), NetlinkError> {
         self.set_port(port.into(), "isolate", InfoBridgePort::Isolated(on))
+    }
+
+    /// Makes a bridge learn no addresses from link-local frames, such as those of LLDP. The packet
+    /// filter does not see these. Fails with `EOPNOTSUPP` or `EINVAL` on kernels before 5.0.
+    pub fn learn_no_link_local<'a>(
+        &self,
+        bridge: impl Into<LinkRef<'a>>,
+    ) -> Result<(), NetlinkError> {
+        let bridge = bridge.into();
+        let flag = BridgeBooleanOptionFlags::NoLinkLocalLearn;
+        let option = InfoBridge::MultiBoolOpt(BridgeBooleanOptions {
+            value: flag,
+            mask: flag,
+        });
+        let mut message = link_message(self.index_of(bridge)?.into());
+        message.attributes.push(LinkAttribute::LinkInfo(vec![
+            LinkInfo::Kind(InfoKind::Bridge),
+            LinkInfo::Data(InfoData::Bridge(vec![option])),
+        ]));
+        self.socket
+            .request(RTM_NEWLINK, 0, |w| w.emit(&message))
+            .map_err(|refusal| refusal.because(format!("cannot limit what bridge {bridge} learns")))
     }
 
     fn set_port(

@@ -68,6 +68,7 @@ pub(super) fn family_number(family: Family) -> u8 {
         Family::Inet => libc::NFPROTO_INET,
         Family::Ip => libc::NFPROTO_IPV4,
         Family::Ip6 => libc::NFPROTO_IPV6,
+        Family::Bridge => libc::NFPROTO_BRIDGE,
     };
     number as u8
 }

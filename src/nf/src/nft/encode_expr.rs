@@ -273,6 +273,7 @@ fn meta_key(key: Meta) -> libc::c_int {
 
 fn payload_base(base: PayloadBase) -> libc::c_int {
     match base {
+        PayloadBase::Link => libc::NFT_PAYLOAD_LL_HEADER,
         PayloadBase::Network => libc::NFT_PAYLOAD_NETWORK_HEADER,
         PayloadBase::Transport => libc::NFT_PAYLOAD_TRANSPORT_HEADER,
     }

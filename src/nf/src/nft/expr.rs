@@ -133,6 +133,8 @@ pub enum Meta {
 /// The header that a field's offset is relative to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PayloadBase {
+    /// The link-layer header.
+    Link,
     /// The network header.
     Network,
     /// The transport header.

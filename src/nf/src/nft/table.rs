@@ -21,6 +21,8 @@ pub enum Family {
     Ip6,
     /// Both.
     Inet,
+    /// Frames of bridges.
+    Bridge,
 }
 
 /// Priorities of hooks. Chains with lower values run earlier.
@@ -31,6 +33,8 @@ pub mod priority {
     pub const DNAT: i32 = -100;
     /// Filtering.
     pub const FILTER: i32 = 0;
+    /// Filtering of frames that a bridge received (`NF_BR_PRI_FILTER_BRIDGED`).
+    pub const BRIDGE_FILTER: i32 = -200;
     /// Translation of sources.
     pub const SNAT: i32 = 100;
 }

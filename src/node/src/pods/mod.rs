@@ -158,6 +158,7 @@ async fn clean_up(context: &PodContext, orphans: HashMap<String, Adopted>) {
         .filter(|s| !orphans.contains_key(&s.spec.uid))
         .map(|s| s.id)
         .collect();
+    let mut removed = Vec::new();
     for (uid, adopted) in orphans {
         info!(pod = %uid, "removing a pod that is gone");
         for sandbox in adopted.sandboxes {
@@ -168,12 +169,16 @@ async fn clean_up(context: &PodContext, orphans: HashMap<String, Adopted>) {
                 .runtime
                 .remove_cgroup(&sandbox.spec.cgroup_parent)
                 .await;
+            removed.push(sandbox.id);
         }
         crate::volumes::tear_down(&uid).await;
     }
     let done = tokio::task::spawn_blocking(move || network.retain(|id| live.contains(id))).await;
     if let Ok(Err(e)) = done {
         warn!("removing links of pods that are gone: {e}");
+    }
+    for sandbox in removed {
+        context.policies.detached(&sandbox).await;
     }
     let known: HashSet<String> = context.pods.uids().into_iter().collect();
     for (_, uid) in strays(Path::new(rkube_config::paths::PODS), &known) {

@@ -19,6 +19,7 @@ use super::{qos, unsupported};
 use crate::delay::doubled;
 use crate::host::Host;
 use crate::kinds::*;
+use crate::policies;
 use crate::recorder::Severity::Warning;
 use crate::volumes::{self, VolumeSources, Volumes};
 
@@ -197,7 +198,7 @@ fn specification(pod: &Pod, hostname: &str, attempt: u32) -> SandboxSpec {
         cgroup_parent: qos::cgroup_parent(pod),
         shm_bytes: None,
         labels,
-        annotations: BTreeMap::new(),
+        annotations: policies::record(pod).into_iter().collect(),
     }
 }
 

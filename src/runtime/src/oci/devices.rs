@@ -5,9 +5,9 @@ use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
+use rkube_cgroups::devices::DeviceRule;
 use serde_json::{Value, json};
 
-use crate::device_filter::DeviceRule;
 use crate::error::{Context, Result, RuntimeError};
 use crate::spec::Device;
 
@@ -49,14 +49,16 @@ impl Devices {
     pub fn all() -> Result<Self> {
         let mut devices = Self {
             nodes: Vec::new(),
-            rules: vec![json!({"allow": true, "access": "rwm"})],
+            rules: Vec::new(),
             allowed: None,
         };
         let dev = Path::new("/dev");
         devices
             .walk(dev, dev, "rwm", &|name| OWN.contains(&name))
             .context(|| "cannot list /dev".into())?;
-        devices.rules.truncate(1);
+        // A new group may use what its parent may. It cannot have more, so "all" would be refused on
+        // nodes that are restricted themselves.
+        devices.rules.clear();
         Ok(devices)
     }
 

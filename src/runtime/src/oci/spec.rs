@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use rkube_cgroups::devices::DeviceRule;
 use rkube_cgroups::{Resources, node as cgroup};
 use serde_json::{Map, Value, json};
 
 use super::capabilities;
 use super::devices::Devices;
 use super::user::Resolved;
-use crate::device_filter::DeviceRule;
 use crate::error::{Context, Result, RuntimeError};
 use crate::image::manifest::RunConfig;
 use crate::seccomp;

@@ -19,7 +19,7 @@ use libcontainer::workload::{
 
 use super::error::ShimError;
 use super::plan::Plan;
-use crate::device_filter::{self, DeviceRule};
+use rkube_cgroups::devices::{self, DeviceRule};
 use rkube_cgroups::node as cgroup;
 
 /// A process's standard streams, or the socket that its terminal is sent to.
@@ -82,10 +82,12 @@ impl Launcher for Libcontainer {
             .ok_or("the launcher returned no process")?
             .as_raw();
         // On v1, the library applies the device rules. On v2, it is built without this feature.
-        if let Some(devices) = launch.devices
+        if let Some(allowed) = launch.devices
             && cgroup::is_v2()
         {
-            device_filter::attach(&cgroup::v2_dir(launch.cgroup), devices)
+            let mut rules = devices::defaults();
+            rules.extend_from_slice(allowed);
+            devices::attach(&cgroup::v2_dir(launch.cgroup), &rules)
                 .map_err(ShimError::io("cannot restrict the container's devices"))?;
         }
         // Report the PID before the process runs, so that its exit cannot be observed first.

@@ -4,12 +4,12 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use rkube_cgroups::devices::DeviceRule;
 use rkube_fsutil::write_atomic;
 use serde::{Deserialize, Serialize};
 
 use super::frame::Exit;
 use super::plan::Plan;
-use crate::device_filter::DeviceRule;
 
 /// Timeout for the exit of a container's last processes. The agent retries afterwards.
 pub(super) const CGROUP_TIMEOUT: Duration = Duration::from_millis(500);

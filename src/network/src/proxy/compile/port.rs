@@ -286,8 +286,10 @@ impl<'a> Port<'a> {
             name: service.name.clone(),
             local_endpoints: 0,
         });
-        // All ports of a service have the same pods.
-        check.local_endpoints = check.local_endpoints.max(self.endpoints.local.len());
+        // Endpoints that are terminating still serve, but load balancers must choose other nodes. All
+        // ports of a service have the same pods.
+        let ready = service.endpoints.iter().filter(|e| e.local && e.ready);
+        check.local_endpoints = check.local_endpoints.max(ready.count());
     }
 
     /// Records the serving endpoints of a UDP service.

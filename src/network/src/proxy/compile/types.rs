@@ -23,7 +23,7 @@ pub struct HealthCheck {
     pub namespace: String,
     /// The service's name.
     pub name: String,
-    /// Number of the service's endpoints on this node.
+    /// Number of the service's ready endpoints on this node.
     pub local_endpoints: usize,
 }
 

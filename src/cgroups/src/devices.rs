@@ -1,13 +1,14 @@
-//! Device access control for cgroup v2. Since v2 has no files for device rules, they are compiled
-//! to an eBPF program of the type `BPF_PROG_TYPE_CGROUP_DEVICE`.
+//! Device access control.
+//!
+//! Version 1 has files for device rules. Version 2 has none: rules are compiled to an eBPF program of
+//! the type `BPF_PROG_TYPE_CGROUP_DEVICE`.
 
+use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
-
-use crate::beneath::open_dir_readable;
 
 /// A rule that allows a device or a range of devices.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -32,20 +33,21 @@ const WRITE: i32 = 4;
 /// Commands and constants of `bpf(2)` that the crate `libc` lacks.
 const PROG_LOAD: libc::c_long = 5;
 const PROG_ATTACH: libc::c_long = 8;
+const PROG_QUERY: libc::c_long = 16;
 const TYPE_CGROUP_DEVICE: u32 = 15;
 const ATTACH_CGROUP_DEVICE: u32 = 6;
 const ALLOW_MULTI: u32 = 2;
 
 /// Returns the devices that all containers may use, as in other runtimes: `mknod` of any device,
 /// and null, zero, full, random, urandom, tty, console, ptmx and pseudo-terminals.
-fn defaults() -> Vec<DeviceRule> {
-    let rule = |block, major, minor, access: &str| DeviceRule {
+pub fn defaults() -> Vec<DeviceRule> {
+    let make = |block| DeviceRule {
         block,
-        major,
-        minor,
-        access: access.into(),
+        major: None,
+        minor: None,
+        access: "m".into(),
     };
-    let mut rules = vec![rule(true, None, None, "m"), rule(false, None, None, "m")];
+    let mut rules = vec![make(true), make(false)];
     for (major, minor) in [
         (1, 3),
         (1, 5),
@@ -56,11 +58,65 @@ fn defaults() -> Vec<DeviceRule> {
         (5, 1),
         (5, 2),
     ] {
-        rules.push(rule(false, Some(major), Some(minor), "rwm"));
+        rules.push(DeviceRule::character(major, Some(minor)));
     }
-    rules.push(rule(false, Some(136), None, "rwm"));
+    rules.push(DeviceRule::character(136, None));
     rules
 }
+
+impl DeviceRule {
+    /// Returns a rule that allows everything with a character device, or with all of a major
+    /// number.
+    pub fn character(major: u32, minor: Option<u32>) -> Self {
+        Self {
+            block: false,
+            major: Some(major),
+            minor,
+            access: "rwm".into(),
+        }
+    }
+
+    /// Returns the rule as version 1 reads it: `c 1:3 rwm`.
+    fn line(&self) -> String {
+        let number = |n: Option<u32>| n.map_or_else(|| "*".to_owned(), |n| n.to_string());
+        format!(
+            "{} {}:{} {}",
+            if self.block { 'b' } else { 'c' },
+            number(self.major),
+            number(self.minor),
+            self.access
+        )
+    }
+}
+
+/// Restricts the version 1 group at `dir` to `rules`, unless it is restricted already. Must be called
+/// before the group has children, which get its rules and cannot extend them. Rules that exceed
+/// those of the group's parent are left out.
+pub(crate) fn restrict_v1(dir: &Path, rules: &[DeviceRule]) -> io::Result<()> {
+    if fs::read_to_string(dir.join("devices.list"))?.trim() != ALL_DEVICES {
+        return Ok(());
+    }
+    fs::write(dir.join("devices.deny"), "a")?;
+    for rule in rules {
+        match fs::write(dir.join("devices.allow"), rule.line()) {
+            // The parent does not have this device either.
+            Err(e) if e.kind() == io::ErrorKind::PermissionDenied => {}
+            other => other?,
+        }
+    }
+    Ok(())
+}
+
+/// Restricts the version 2 group at `dir` to `rules`, unless it is restricted already.
+pub(crate) fn restrict_v2(dir: &Path, rules: &[DeviceRule]) -> io::Result<()> {
+    if programs(dir)? == 0 {
+        attach(dir, rules)?;
+    }
+    Ok(())
+}
+
+/// What version 1 lists for a group without restrictions.
+const ALL_DEVICES: &str = "a *:* rwm";
 
 /// One eBPF instruction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -139,12 +195,49 @@ fn compile(rules: &[DeviceRule]) -> Vec<Instruction> {
     code
 }
 
-/// Restricts the cgroup at the directory `dir` to the default devices and `rules`.
+/// Returns how many device programs a version 2 group has of its own.
+fn programs(dir: &Path) -> io::Result<u32> {
+    #[repr(C)]
+    struct Query {
+        target: u32,
+        kind: u32,
+        query_flags: u32,
+        attach_flags: u32,
+        ids: u64,
+        count: u32,
+        padding: u32,
+    }
+    let cgroup = File::open(dir)?;
+    let mut query = Query {
+        target: number(cgroup.as_raw_fd()),
+        kind: ATTACH_CGROUP_DEVICE,
+        query_flags: 0,
+        attach_flags: 0,
+        ids: 0,
+        count: 0,
+        padding: 0,
+    };
+    // SAFETY: the struct has the layout of `bpf_attr` for this command. Without room for their
+    // numbers, the kernel only counts the programs.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            PROG_QUERY,
+            &raw mut query,
+            size_of::<Query>(),
+        )
+    };
+    if result == 0 {
+        Ok(query.count)
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
+/// Restricts the version 2 group at the directory `dir` to `rules`, besides its other restrictions.
 pub fn attach(dir: &Path, rules: &[DeviceRule]) -> io::Result<()> {
-    let mut all = defaults();
-    all.extend(rules.iter().cloned());
-    let program = load(&compile(&all))?;
-    let cgroup = open_dir_readable(dir)?;
+    let program = load(&compile(rules))?;
+    let cgroup = File::open(dir)?;
     #[repr(C)]
     struct Attach {
         target: u32,
@@ -293,7 +386,9 @@ mod tests {
         };
         let dir = mounted.join(format!("rkube-test-devices-{}", std::process::id()));
         std::fs::create_dir(&dir).unwrap();
-        let result = attach(&dir, &[]);
+        let result = restrict_v2(&dir, &defaults());
+        let again = restrict_v2(&dir, &defaults());
+        let count = programs(&dir);
         let script = format!(
             "echo $$ > {}/cgroup.procs && cat /dev/null && ! cat /dev/kmsg 2>/dev/null && mknod $0/n c 1 11 && ! head -c 1 $0/n 2>/dev/null",
             dir.display()
@@ -312,5 +407,52 @@ mod tests {
             return;
         }
         assert!(status.unwrap().success());
+        again.unwrap();
+        assert_eq!(count.unwrap(), 1, "one program is enough");
+    }
+
+    #[test]
+    fn version_1_is_restricted_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = |name: &str| dir.path().join(name);
+        fs::write(file("devices.list"), "a *:* rwm\n").unwrap();
+        let rules = [DeviceRule::character(136, None)];
+        restrict_v1(dir.path(), &rules).unwrap();
+        assert_eq!(fs::read_to_string(file("devices.deny")).unwrap(), "a");
+        let allowed = || fs::read_to_string(file("devices.allow")).unwrap();
+        assert_eq!(allowed(), "c 136:* rwm");
+        // The kernel lists exceptions from then on.
+        fs::write(file("devices.list"), "c 136:* rwm\n").unwrap();
+        fs::remove_file(file("devices.deny")).unwrap();
+        restrict_v1(dir.path(), &rules).unwrap();
+        assert!(!file("devices.deny").exists());
+    }
+
+    /// Checks that a group below a restricted one has what containers get, if version 1 is mounted.
+    #[test]
+    fn containers_fit_into_a_restricted_group() {
+        // SAFETY: no memory is involved.
+        let root = unsafe { libc::geteuid() } == 0;
+        let mounted = Path::new("/sys/fs/cgroup/devices");
+        if !root || !mounted.join("devices.list").exists() {
+            rkube_testing::not_applicable("not root, or no cgroup v1 with devices");
+            return;
+        }
+        let dir = mounted.join(format!("rkube-test-devices-{}", std::process::id()));
+        let child = dir.join("child");
+        fs::create_dir(&dir).unwrap();
+        let result = restrict_v1(&dir, &defaults()).and_then(|()| {
+            fs::create_dir(&child)?;
+            fs::write(child.join("devices.deny"), "a")?;
+            for rule in defaults() {
+                fs::write(child.join("devices.allow"), rule.line())?;
+            }
+            let disk = fs::write(child.join("devices.allow"), "b 8:0 rwm");
+            let all = fs::write(child.join("devices.allow"), "a");
+            Ok((disk.is_err(), all.is_err()))
+        });
+        let _ = fs::remove_dir(&child);
+        fs::remove_dir(&dir).unwrap();
+        assert_eq!(result.unwrap(), (true, true));
     }
 }

@@ -1,0 +1,173 @@
+use super::*;
+use serde_json::{Value, json};
+
+const DNS: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 10);
+
+fn object<K: serde::de::DeserializeOwned>(value: Value) -> K {
+    serde_json::from_value(value).unwrap()
+}
+
+fn policy() -> NetworkPolicy {
+    object(json!({
+        "metadata": {"namespace": "default", "name": "deny"},
+        "spec": {"podSelector": {"matchLabels": {"app": "a"}}, "policyTypes": ["Ingress"]},
+    }))
+}
+
+fn pod(uid: &str, ip: Option<&str>) -> Pod {
+    object(json!({
+        "metadata": {"namespace": "default", "name": uid, "uid": uid, "labels": {"app": "a"}},
+        "spec": {"nodeName": "here", "containers": []},
+        "status": {"podIP": ip},
+    }))
+}
+
+fn complete(view: &mut View) {
+    view.take(Change::Namespace(Event::InitDone));
+    view.take(Change::Pod(Box::new(Event::InitDone)));
+}
+
+/// Returns the number of addresses that are isolated for ingress.
+fn isolated(view: &mut View) -> usize {
+    let table = view.state.table();
+    table.map_or(0, |table| table.sets["isolated-ingress"].elements.len())
+}
+
+#[test]
+fn without_policies_nothing_else_is_needed() {
+    let mut view = View::new("here", DNS);
+    assert!(!view.is_complete(), "the policies are unknown");
+    view.take(Change::Policy(Event::Init));
+    view.take(Change::Policy(Event::InitDone));
+    assert!(view.is_complete() && !view.needs_cluster());
+    view.take(Change::Policy(Event::Apply(policy())));
+    assert!(view.needs_cluster() && !view.is_complete());
+    complete(&mut view);
+    assert!(view.is_complete());
+    view.take(Change::Policy(Event::Delete(policy())));
+    assert!(!view.needs_cluster());
+    view.forget_cluster();
+    assert!(view.is_complete());
+}
+
+#[test]
+fn a_new_pod_is_isolated_before_the_api_knows_its_address() {
+    let mut view = View::new("here", DNS);
+    // Attached before there is a policy.
+    view.attach("s1".into(), &pod("one", None), Ipv4Addr::new(10, 244, 0, 2));
+    view.take(Change::Policy(Event::InitApply(policy())));
+    view.take(Change::Policy(Event::InitDone));
+    complete(&mut view);
+    assert_eq!(isolated(&mut view), 1);
+    view.attach("s2".into(), &pod("two", None), Ipv4Addr::new(10, 244, 0, 3));
+    assert_eq!(isolated(&mut view), 2);
+    // The watch reports it without an address, then with it.
+    for ip in [None, Some("10.244.0.3")] {
+        view.take(Change::Pod(Box::new(Event::Apply(pod("two", ip)))));
+        assert_eq!(isolated(&mut view), 2, "{ip:?}");
+    }
+    // A list that is older than the pods does not make them forgotten.
+    view.take(Change::Pod(Box::new(Event::Init)));
+    complete(&mut view);
+    assert_eq!(isolated(&mut view), 2);
+    // Its sandbox is made anew, then the old one is removed.
+    view.attach("s3".into(), &pod("two", None), Ipv4Addr::new(10, 244, 0, 4));
+    view.detach("s2");
+    assert_eq!(isolated(&mut view), 2);
+    view.detach("s3");
+    assert_eq!(isolated(&mut view), 1);
+    // The object is gone, but its processes are not yet.
+    view.take(Change::Pod(Box::new(Event::Delete(pod("one", None)))));
+    assert_eq!(isolated(&mut view), 1);
+    view.detach("s1");
+    assert_eq!(isolated(&mut view), 0);
+}
+
+#[test]
+fn what_earlier_agents_attached_is_isolated_from_the_start() {
+    let sandbox = |id: &str, of: &str, attempt| Sandbox {
+        id: id.into(),
+        state: rkube_runtime::SandboxState::Ready,
+        netns_path: None,
+        pid: None,
+        created_at: jiff::Timestamp::UNIX_EPOCH,
+        spec: rkube_runtime::SandboxSpec {
+            uid: of.into(),
+            attempt,
+            annotations: record(&pod(of, None)).into_iter().collect(),
+            ..Default::default()
+        },
+    };
+    let ip = |last| Ipv4Addr::new(10, 244, 0, last);
+    let mut unknown = sandbox("s4", "three", 0);
+    unknown.spec.annotations.clear();
+    let mut view = View::new("here", DNS);
+    view.restore(vec![
+        Adopted::new(sandbox("s1", "one", 0), ip(2)),
+        Adopted::new(sandbox("s2", "one", 1), ip(3)),
+        Adopted::new(sandbox("s3", "two", 0), ip(4)),
+        Adopted::new(unknown, ip(5)),
+    ]);
+    view.take(Change::Policy(Event::InitApply(policy())));
+    view.take(Change::Policy(Event::InitDone));
+    // The objects of two of them are gone. That of the third has no address yet.
+    let listed = Event::InitApply(pod("three", None));
+    view.take(Change::Pod(Box::new(listed)));
+    complete(&mut view);
+    assert_eq!(isolated(&mut view), 3);
+    view.detach("s1");
+    assert_eq!(isolated(&mut view), 3, "its pod has a later sandbox");
+    for (id, left) in [("s2", 2), ("s3", 1), ("s4", 0)] {
+        view.detach(id);
+        assert_eq!(isolated(&mut view), left, "{id}");
+    }
+}
+
+#[test]
+fn pods_wait_for_rules_only_if_there_may_be_any() {
+    let mut view = View::new("here", DNS);
+    let waits = |view: &mut View| {
+        let (done, mut told) = oneshot::channel();
+        let waiting = view.notice(Notice::Attached {
+            sandbox: "s".into(),
+            pod: Box::new(pod("one", None)),
+            ip: Ipv4Addr::new(10, 244, 0, 2),
+            done,
+        });
+        assert_eq!(told.try_recv().is_ok(), waiting.is_none());
+        waiting.is_some()
+    };
+    assert!(waits(&mut view), "the policies are unknown");
+    view.take(Change::Policy(Event::InitDone));
+    assert!(!waits(&mut view));
+    view.take(Change::Policy(Event::Apply(policy())));
+    assert!(waits(&mut view));
+    complete(&mut view);
+    assert!(waits(&mut view), "the rules are not written yet");
+}
+
+#[test]
+fn a_list_replaces_what_was_known() {
+    let mut view = View::new("here", DNS);
+    view.take(Change::Policy(Event::Apply(policy())));
+    view.take(Change::Pod(Box::new(Event::Apply(pod(
+        "one",
+        Some("10.244.0.2"),
+    )))));
+    assert_eq!(isolated(&mut view), 1);
+    view.take(Change::Pod(Box::new(Event::Init)));
+    view.take(Change::Pod(Box::new(Event::InitApply(pod(
+        "two",
+        Some("10.244.0.3"),
+    )))));
+    assert_eq!(
+        isolated(&mut view),
+        2,
+        "nothing is removed before the list is complete"
+    );
+    view.take(Change::Pod(Box::new(Event::InitDone)));
+    assert_eq!(isolated(&mut view), 1);
+    view.take(Change::Policy(Event::Init));
+    view.take(Change::Policy(Event::InitDone));
+    assert!(!view.needs_cluster());
+}
