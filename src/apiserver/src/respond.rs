@@ -221,7 +221,10 @@ impl Backend {
                 if i > 0 {
                     out.put_u8(b',');
                 }
-                item.put_json(&mut out);
+                match resource.crd_version() {
+                    None => item.put_item(&mut out),
+                    Some(_) => item.put_json(&mut out),
+                }
             }
             out.put_slice(b"]}\n");
             return Ok(bytes(call, StatusCode::OK, Encoding::Json, out.freeze()).await);
@@ -254,7 +257,7 @@ impl Backend {
                 "kind": resource.list_kind,
                 "apiVersion": resource.api_version(),
                 "metadata": meta.to_value(),
-                "items": objects,
+                "items": as_items(resource, objects),
             }),
             View::Metadata(version) => json!({
                 "kind": "PartialObjectMetadataList",
@@ -272,6 +275,18 @@ impl Backend {
         };
         Ok(value(call, StatusCode::OK, accepted.encoding, &list).await)
     }
+}
+
+/// Removes `apiVersion` and `kind` of a list's items, which upstream's typed lists do not have.
+/// Items of custom resources have them.
+fn as_items(resource: &Resource, mut objects: Vec<Object>) -> Vec<Object> {
+    if resource.crd_version().is_none() {
+        for object in objects.iter_mut().filter_map(Value::as_object_mut) {
+            object.remove("apiVersion");
+            object.remove("kind");
+        }
+    }
+    objects
 }
 
 /// Logs that an object is left out of a list or a watch, because it has no protobuf form.

@@ -801,3 +801,31 @@ pub fn client_tls(t: &super::support::TestServer, identity: bool) -> rustls::Cli
         builder.with_no_client_auth()
     }
 }
+
+#[tokio::test]
+async fn items_of_typed_lists_have_no_type() {
+    let t = start().await;
+    t.post(MAPS, config_map("a")).await;
+    for (query, accept) in [
+        ("", "application/json"),
+        ("?pretty=true", "application/json"),
+    ] {
+        let (_, list) = t.get_as(&format!("{MAPS}{query}"), accept).await;
+        assert_eq!(list["kind"], "ConfigMapList");
+        let item = list["items"][0].as_object().unwrap();
+        let members: Vec<&str> = item.keys().map(String::as_str).collect();
+        assert_eq!(members, ["data", "metadata"]);
+        assert!(item["metadata"]["resourceVersion"].is_string());
+    }
+    let (_, list) = t.get_as(MAPS, "application/yaml").await;
+    assert!(
+        !list.as_str().unwrap().contains("kind: ConfigMap\n"),
+        "{list}"
+    );
+    let (_, one) = t.get(&format!("{MAPS}/a")).await;
+    assert_eq!(
+        (&one["kind"], &one["apiVersion"]),
+        (&json!("ConfigMap"), &json!("v1"))
+    );
+}
+}
