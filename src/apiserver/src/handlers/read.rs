@@ -66,6 +66,7 @@ pub fn filter(info: &RequestInfo, resource: &Resource) -> Result<Filter, Status>
             for requirement in selector.requirements() {
                 resource.check_field(&requirement.field)?;
             }
+            let selector = selector.renamed(|field| resource.stored_field(field));
             Some(selector).filter(|s| !s.is_empty())
         }
         None => None,
