@@ -63,9 +63,14 @@ pub async fn watch(
     resource: &Arc<Resource>,
     request: Incoming,
 ) -> Result<Response<Body>, Status> {
-    let accepted = negotiate::accept(&call.headers, resource.media_types().watched())?;
-    respond::validate_table_options(call, accepted)?;
     let query = &call.info.query;
+    let media_types = resource.media_types();
+    let offer = match query.is_true("sendInitialEvents") && query.is_true("allowWatchBookmarks") {
+        true => media_types.watch_listed(),
+        false => media_types.watched(),
+    };
+    let accepted = negotiate::accept(&call.headers, offer)?;
+    respond::validate_table_options(call, accepted)?;
     let filter = filter(&call.info, resource)?;
     let text = query.non_empty("resourceVersion");
     let revision = parse_revision(text)?;

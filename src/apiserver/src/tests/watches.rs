@@ -176,6 +176,25 @@ async fn a_watch_ends_in_time() {
 }
 
 #[tokio::test]
+async fn a_watch_that_begins_with_a_list_has_no_tables() {
+    let t = start().await;
+    let path = "/api/v1/secrets?watch=true&allowWatchBookmarks=true&resourceVersionMatch=NotOlderThan&sendInitialEvents=";
+    let table = "application/json;as=Table;v=v1;g=meta.k8s.io";
+    let ask = async |path: String, accept: String| {
+        let request = http::Request::builder()
+            .uri(path)
+            .header("accept", accept)
+            .body(crate::body::empty())
+            .unwrap();
+        t.send(request).await.status().as_u16()
+    };
+    let listed = ask(format!("{path}true"), table.into()).await;
+    let listed_or_plain = ask(format!("{path}true"), format!("{table},application/json")).await;
+    let plain = ask(format!("{path}false"), table.into()).await;
+    assert_eq!((listed, listed_or_plain, plain), (406, 200, 200));
+}
+
+#[tokio::test]
 async fn events_are_selected_by_the_labels_of_each_group() {
     let t = start().await;
     let event = json!({
