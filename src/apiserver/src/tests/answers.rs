@@ -90,6 +90,16 @@ async fn uids_and_revisions_of_others() {
     map["data"] = json!({"?": "x"});
     assert_eq!(t.post(MAPS, map).await.0, 422);
 }
+
+#[tokio::test]
+async fn unknown_fields_are_told_in_the_documents_order() {
+    let t = start().await;
+    let body = r#"{"zz": 1, "metadata": {"name": "a", "b": 2}, "aa": 3}"#;
+    let path = format!("{MAPS}?fieldValidation=Strict");
+    let (code, answer) = t.call(Method::POST, &path, "application/json", body).await;
+    let why = r#"ConfigMap in version "v1" cannot be handled as a ConfigMap: strict decoding error: unknown field "zz", unknown field "metadata.b", unknown field "aa""#;
+    assert_eq!((code, message(&answer)), (400, why));
+}
     assert_eq!(t.call(Method::HEAD, "/healthz", "", "").await.0, 200);
     for path in [
         "/apis/none",
