@@ -424,6 +424,12 @@ impl Snapshot {
         self.by_path.get(path(group, version, plural).as_str())
     }
 
+    /// Returns whether a group has built-in resources.
+    pub fn has_builtin(&self, group: &str) -> bool {
+        let mut all = self.all.iter();
+        all.any(|r| r.group == group && r.crd_version().is_none())
+    }
+
     /// Returns all versions of a built-in kind; `None` if it has only one.
     pub fn versions(&self, resource: &Resource) -> Option<&Arc<[Arc<Resource>]>> {
         self.several.get(resource.prefix())

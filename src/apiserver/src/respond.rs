@@ -69,6 +69,22 @@ pub fn status(call: &Call, status: &Status) -> Response<Body> {
     response
 }
 
+/// Returns the 404 response for a path that no API group has, with upstream's text.
+pub fn nothing_here() -> Response<Body> {
+    let mut response = Response::new(body::full("404 page not found\n"));
+    *response.status_mut() = StatusCode::NOT_FOUND;
+    let headers = response.headers_mut();
+    headers.insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("text/plain; charset=utf-8"),
+    );
+    headers.insert(
+        header::X_CONTENT_TYPE_OPTIONS,
+        HeaderValue::from_static("nosniff"),
+    );
+    response
+}
+
 /// Encodes a value, and returns the encoding used: JSON for values that have no protobuf form (such
 /// as the list of paths).
 fn encode_value(call: &Call, value: &Value, encoding: Encoding) -> (Bytes, Encoding) {

@@ -100,6 +100,30 @@ async fn unknown_fields_are_told_in_the_documents_order() {
     let why = r#"ConfigMap in version "v1" cannot be handled as a ConfigMap: strict decoding error: unknown field "zz", unknown field "metadata.b", unknown field "aa""#;
     assert_eq!((code, message(&answer)), (400, why));
 }
+
+#[tokio::test]
+async fn methods_and_paths_that_are_not_served() {
+    let t = start().await;
+    t.post(MAPS, config_map("a")).await;
+    let one = format!("{MAPS}/a");
+    let not_allowed = "the server does not allow this method on the requested resource";
+    for (method, path) in [
+        (Method::POST, one.as_str()),
+        (Method::PUT, MAPS),
+        (Method::HEAD, MAPS),
+        (Method::HEAD, &one),
+        (Method::OPTIONS, MAPS),
+        (Method::HEAD, "/apis"),
+        (Method::HEAD, "/version"),
+        (Method::POST, "/api/v1/configmaps"),
+    ] {
+        let (code, answer) = t.call(method.clone(), path, "", "").await;
+        assert_eq!(
+            (code, message(&answer)),
+            (405, not_allowed),
+            "{method} {path}"
+        );
+    }
     assert_eq!(t.call(Method::HEAD, "/healthz", "", "").await.0, 200);
     for path in [
         "/apis/none",
@@ -120,6 +144,21 @@ async fn unknown_fields_are_told_in_the_documents_order() {
         assert_eq!((code, message(&answer)), (404, why), "{path}");
     }
 }
+
+#[tokio::test]
+async fn parameters_that_are_no_numbers() {
+    let t = start().await;
+    let log = "/api/v1/namespaces/default/pods/none/log";
+    let why = r#"strconv.ParseInt: parsing "abc": invalid syntax"#;
+    for path in [
+        format!("{MAPS}?timeoutSeconds=abc"),
+        format!("{MAPS}?limit=abc"),
+        format!("{MAPS}?watch=true&timeoutSeconds=abc"),
+        format!("{log}?tailLines=abc"),
+    ] {
+        let (code, answer) = t.get(&path).await;
+        assert_eq!((code, message(&answer)), (400, why), "{path}");
+    }
     // The options of a log are judged before the pod is looked for.
     for (query, code) in [("tailLines=-1", 422), ("limitBytes=0", 422), ("", 404)] {
         assert_eq!(t.get(&format!("{log}?{query}")).await.0, code, "{query}");
