@@ -215,6 +215,11 @@ pub async fn list(
     };
     if let Some(revision) = exact {
         at_least(backend, revision).await?;
+        if backend.compaction.has_compacted(revision) {
+            return Err(Status::gone(
+                "The resourceVersion for the provided list is too old.",
+            ));
+        }
         let now = backend.cache.revision();
         if revision == now || resource.cache.last_change() <= revision {
             return page(
@@ -347,6 +352,9 @@ async fn next_page(
             backend.current(resource, filter)
         }
         Ok(revision) => {
+            if backend.compaction.has_compacted(revision) {
+                return Ok(expired(call, accepted, token).await);
+            }
             if let Some(all) = resource.cache.further_page(revision) {
                 let rest = all.partition_point(|item| key_of(item) <= token.start);
                 (filtered(&all[rest..], filter), revision)

@@ -174,6 +174,13 @@ async fn parameters_that_are_no_numbers() {
         "{answer}"
     );
 }
+
+#[tokio::test]
+async fn lists_at_old_revisions_expire() {
+    let t = start().await;
+    for name in ["a", "b", "c"] {
+        t.post(MAPS, config_map(name)).await;
+    }
     let (_, page) = t.get(&format!("{MAPS}?limit=1")).await;
     let token = page["metadata"]["continue"].as_str().unwrap();
     let revision = page["metadata"]["resourceVersion"].as_str().unwrap();
