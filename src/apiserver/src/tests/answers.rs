@@ -207,6 +207,33 @@ async fn lists_at_old_revisions_expire() {
         .collect();
     assert_eq!((code, names), (200, vec![&json!("b"), &json!("c")]));
 }
+
+#[tokio::test]
+async fn what_is_nested_too_deeply_to_be_read_is_not_stored() {
+    let t = start().await;
+    let group = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
+    let schema = json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true});
+    let definition = json!({"metadata": {"name": "things.example.com"}, "spec": {
+        "group": "example.com", "scope": "Cluster", "names": {"plural": "things", "kind": "Thing"},
+        "versions": [{"name": "v1", "served": true, "storage": true, "schema": {"openAPIV3Schema": schema}}],
+    }});
+    let (code, made) = t.post(group, definition).await;
+    assert_eq!(code, 201, "{made}");
+    let path = "/apis/example.com/v1/things";
+    let deep = |levels: usize| {
+        let (open, close) = ("{\"a\":".repeat(levels), "}".repeat(levels));
+        format!(
+            r#"{{"apiVersion":"example.com/v1","kind":"Thing","metadata":{{"name":"d{levels}"}},"spec":{open}1{close}}}"#
+        )
+    };
+    let deadline = tokio::time::Instant::now() + std::time::Duration::from_secs(60);
+    while t.get(path).await.0 != 200 {
+        assert!(
+            tokio::time::Instant::now() < deadline,
+            "the resource is not served"
+        );
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
     let mut codes = Vec::new();
     for levels in 110..130 {
         let (code, answer) = t
