@@ -2,6 +2,8 @@
 
 use std::fmt::Write as _;
 
+use serde_json::Value;
+
 /// Returns `text` in double quotes with Go's escapes, as `strconv.Quote`.
 pub fn quote(text: &str) -> String {
     let mut out = String::with_capacity(text.len() + 2);
@@ -47,9 +49,40 @@ fn is_printable(c: char) -> bool {
     text.escape_debug().nth(1) != Some('\\')
 }
 
+/// Formats a value as Go's `fmt` does with `%+v` if it holds maps and lists of interfaces.
+pub fn go_value(value: &Value) -> String {
+    match value {
+        Value::Null => "<nil>".into(),
+        Value::String(text) => text.clone(),
+        Value::Array(items) => {
+            let items: Vec<String> = items.iter().map(go_value).collect();
+            format!("[{}]", items.join(" "))
+        }
+        Value::Object(map) => {
+            let mut entries: Vec<_> = map.iter().collect();
+            entries.sort_by_key(|(key, _)| *key);
+            let entries: Vec<String> = entries
+                .into_iter()
+                .map(|(key, value)| format!("{key}:{}", go_value(value)))
+                .collect();
+            format!("map[{}]", entries.join(" "))
+        }
+        other => other.to_string(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use super::quote;
+    use super::{go_value, quote};
+
+    #[test]
+    fn values_are_shown_as_by_go() {
+        let value = serde_json::json!({"b": [1, "x", null, {}], "a": {"c": true, "d": 1.5}});
+        assert_eq!(
+            go_value(&value),
+            "map[a:map[c:true d:1.5] b:[1 x <nil> map[]]]"
+        );
+    }
 
     #[test]
     fn quotes_as_go_does() {

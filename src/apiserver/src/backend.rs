@@ -7,6 +7,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::cache::Cache;
+use crate::compaction::Compaction;
 use crate::config::Config;
 use crate::resources::Resources;
 use crate::webhooks::client::WebhookClient;
@@ -23,6 +24,8 @@ pub struct Backend {
     pub resources: Resources,
     /// The client of conversion and admission webhooks.
     pub webhook_client: Arc<WebhookClient>,
+    /// The revisions that lists may still refer to.
+    pub compaction: Compaction,
     /// Changes whenever a bookmark is due for running watches.
     pub bookmarks: watch::Sender<u64>,
     /// Cancelled when the server shuts down.

@@ -23,6 +23,7 @@ use crate::backend::Backend;
 use crate::cache::{Cache, Event};
 use crate::certificates::Certificates;
 use crate::codec::encode;
+use crate::compaction::Compaction;
 use crate::controller::{self, Controller};
 use crate::flowcontrol::FlowController;
 use crate::policies::{Policies, TypeChecker};
@@ -84,6 +85,7 @@ pub async fn start(config: Config) -> Result<Arc<ApiServer>, Error> {
         store: config.store.clone(),
         cache: cache.clone(),
         resources,
+        compaction: Compaction::default(),
         bookmarks: tokio::sync::watch::Sender::new(0),
         shutdown: CancellationToken::new(),
         config,

@@ -23,13 +23,14 @@ use rkube_request::is_read;
 pub async fn handle(server: &Arc<ApiServer>, call: &Call) -> Result<Response<Body>, Status> {
     let path = call.info.path.trim_end_matches('/');
     if !is_read(&call.method) {
-        return Err(Status::new(
-            405,
-            "MethodNotAllowed",
-            "the server does not allow this method on the requested resource",
-        ));
+        return Err(Status::method_not_allowed());
     }
     let parts: Vec<&str> = path.split('/').skip(1).collect();
+    if call.method == http::Method::HEAD
+        && matches!(parts.as_slice(), ["api" | "apis" | "version", ..])
+    {
+        return Err(Status::method_not_allowed());
+    }
     let answer = match parts.as_slice() {
         [] => json!({"paths": root_paths(server)}),
         ["version"] => version(server),
@@ -56,11 +57,14 @@ pub async fn handle(server: &Arc<ApiServer>, call: &Call) -> Result<Response<Bod
         ["apis", group] => {
             let served = Served::now(server);
             if !served.groups().iter().any(|g| g == group) {
-                return Err(Status::page_not_found());
+                return Ok(respond::nothing_here());
             }
             group_value(&served, group, true)
         }
         ["api", version] => resource_list(server, "", version)?,
+        ["apis", group, _] if !Served::now(server).groups().iter().any(|g| g == group) => {
+            return Ok(respond::nothing_here());
+        }
         ["apis", group, version] => resource_list(server, group, version)?,
         [".well-known", "openid-configuration"] => {
             let jwks = format!(
@@ -82,7 +86,7 @@ pub async fn handle(server: &Arc<ApiServer>, call: &Call) -> Result<Response<Bod
             );
             return Ok(response);
         }
-        _ => return Err(Status::page_not_found()),
+        _ => return Ok(respond::nothing_here()),
     };
     let encoding = negotiate::accept(&call.headers, negotiate::MediaTypes::Plain)?.encoding;
     Ok(respond::value(call, StatusCode::OK, encoding, &answer).await)

@@ -1,4 +1,4 @@
-//! Periodic maintenance: deletes expired events, requests bookmarks, repairs service reservations.
+//! Periodic maintenance: deletes expired events, requests bookmarks, lets old lists expire, repairs service reservations.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,6 +15,8 @@ use crate::services;
 const EVENT_TTL: SignedDuration = SignedDuration::from_hours(1);
 /// Interval between sweeps of old events, in ticks of [`BOOKMARK_EVERY`].
 const SWEEP_EVERY: u64 = 5;
+/// Interval between compactions, in ticks of [`BOOKMARK_EVERY`]; upstream's default.
+const COMPACT_EVERY: u64 = 5;
 /// Interval between repairs of reservations, in ticks of [`BOOKMARK_EVERY`]; upstream's default.
 const REPAIR_EVERY: u64 = 3;
 /// Interval between bookmarks of watches.
@@ -30,6 +32,9 @@ pub async fn upkeep(backend: Arc<Backend>) {
         }
         ticks += 1;
         backend.bookmarks.send_replace(ticks);
+        if ticks.is_multiple_of(COMPACT_EVERY) {
+            backend.compaction.round(backend.cache.revision());
+        }
         if ticks.is_multiple_of(SWEEP_EVERY) {
             sweep(&backend, Timestamp::now()).await;
         }

@@ -15,24 +15,54 @@ use crate::call::Call;
 const STORE_PATIENCE: Duration = Duration::from_secs(2);
 
 /// The checks in the order of their output, and whether each is part of readiness only.
-const CHECKS: [(&str, bool); 15] = [
+///
+/// The names are upstream's. Its hooks run after the server has begun to serve; here the objects,
+/// caches and tasks that they stand for exist before the first request, so that those checks pass
+/// as soon as there is an answer.
+const CHECKS: [(&str, bool); 29] = [
     ("ping", false),
     ("log", false),
     ("etcd", false),
     ("etcd-readiness", true),
     ("informer-sync", true),
+    ("poststarthook/start-apiserver-admission-initializer", false),
+    (
+        "poststarthook/start-kube-apiserver-admission-initializer",
+        false,
+    ),
+    ("poststarthook/generic-apiserver-start-informers", false),
+    ("poststarthook/priority-and-fairness-config-consumer", false),
+    ("poststarthook/priority-and-fairness-filter", false),
+    ("poststarthook/start-apiextensions-informers", false),
     ("poststarthook/start-apiextensions-controllers", false),
     ("poststarthook/crd-informer-synced", false),
-    ("poststarthook/bootstrap-controller", false),
+    ("poststarthook/start-system-namespaces-controller", false),
+    (
+        "poststarthook/start-cluster-authentication-info-controller",
+        false,
+    ),
+    ("poststarthook/start-service-ip-repair-controllers", false),
     ("poststarthook/rbac/bootstrap-roles", false),
     (
         "poststarthook/scheduling/bootstrap-system-priority-classes",
         false,
     ),
     ("poststarthook/priority-and-fairness-config-producer", false),
-    ("poststarthook/priority-and-fairness-config-consumer", false),
+    ("poststarthook/bootstrap-controller", false),
+    ("poststarthook/start-kube-aggregator-informers", false),
+    (
+        "poststarthook/apiservice-status-local-available-controller",
+        false,
+    ),
+    (
+        "poststarthook/apiservice-status-remote-available-controller",
+        false,
+    ),
     ("poststarthook/apiservice-registration-controller", false),
+    ("poststarthook/apiservice-discovery-controller", false),
+    ("poststarthook/kube-apiserver-autoregistration", false),
     ("autoregister-completion", false),
+    ("poststarthook/apiservice-openapi-controller", false),
     ("shutdown", true),
 ];
 

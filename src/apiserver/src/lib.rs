@@ -23,6 +23,7 @@ pub mod cache;
 mod call;
 mod certificates;
 mod codec;
+mod compaction;
 mod conditions;
 mod config;
 mod connect;

@@ -60,6 +60,10 @@ pub enum MediaTypes {
     BuiltinWatch,
     /// The event stream of [`Self::Custom`].
     CustomWatch,
+    /// As [`Self::BuiltinWatch`], without tables: for watches that begin with a list.
+    BuiltinWatchList,
+    /// As [`Self::CustomWatch`], without tables: for watches that begin with a list.
+    CustomWatchList,
 }
 
 impl MediaTypes {
@@ -72,6 +76,22 @@ impl MediaTypes {
         }
     }
 
+    /// Returns the media types of a watch that sends all objects first and then marks their end.
+    pub fn watch_listed(self) -> Self {
+        match self {
+            Self::Builtin => Self::BuiltinWatchList,
+            Self::Custom => Self::CustomWatchList,
+            other => other,
+        }
+    }
+
+    fn is_watch(self) -> bool {
+        matches!(
+            self,
+            Self::BuiltinWatch | Self::CustomWatch | Self::BuiltinWatchList | Self::CustomWatchList
+        )
+    }
+
     /// Returns the encodings, in the order of preference for wildcards.
     fn encodings(self) -> &'static [Encoding] {
         match self {
@@ -80,7 +100,7 @@ impl MediaTypes {
                 &[Encoding::Json, Encoding::Yaml, Encoding::Protobuf]
             }
             // Event streams have no YAML form.
-            Self::BuiltinWatch | Self::CustomWatch => &[Encoding::Json, Encoding::Protobuf],
+            _ => &[Encoding::Json, Encoding::Protobuf],
         }
     }
 
@@ -92,7 +112,11 @@ impl MediaTypes {
     fn has(self, encoding: Encoding, view: View) -> bool {
         match (encoding, view) {
             (Encoding::Protobuf, View::Table(_)) => false,
-            (Encoding::Protobuf, View::Whole) => !matches!(self, Self::Custom | Self::CustomWatch),
+            (Encoding::Protobuf, View::Whole) => !matches!(
+                self,
+                Self::Custom | Self::CustomWatch | Self::CustomWatchList
+            ),
+            (_, View::Table(_)) => !matches!(self, Self::BuiltinWatchList | Self::CustomWatchList),
             _ => true,
         }
     }
@@ -101,7 +125,7 @@ impl MediaTypes {
     fn refusal(self) -> Status {
         Status::not_acceptable(match self {
             Self::Document => &["application/json", "application/yaml"],
-            Self::BuiltinWatch | Self::CustomWatch => &[
+            _ if self.is_watch() => &[
                 "application/json;stream=watch",
                 "application/vnd.kubernetes.protobuf;stream=watch",
             ],

@@ -307,6 +307,18 @@ impl Resource {
         }))
     }
 
+    /// Returns the selectable field of the storage version that a field of this version is another
+    /// name of. Only the events of `events.k8s.io` have such fields.
+    pub fn stored_field(&self, field: &str) -> Option<String> {
+        if !self.is("events.k8s.io", "events") {
+            return None;
+        }
+        match field.strip_prefix("regarding.") {
+            Some(rest) => Some(format!("involvedObject.{rest}")),
+            None => (field == "reportingController").then(|| "reportingComponent".to_owned()),
+        }
+    }
+
     /// Returns the function that extracts selectable fields, if the resource has any.
     fn extractor(&self) -> Option<FieldExtractor> {
         let selectable = match self.crd_versions() {
@@ -410,6 +422,12 @@ impl Snapshot {
     /// Returns a resource by group, version and plural name.
     pub fn find(&self, group: &str, version: &str, plural: &str) -> Option<&Arc<Resource>> {
         self.by_path.get(path(group, version, plural).as_str())
+    }
+
+    /// Returns whether a group has built-in resources.
+    pub fn has_builtin(&self, group: &str) -> bool {
+        let mut all = self.all.iter();
+        all.any(|r| r.group == group && r.crd_version().is_none())
     }
 
     /// Returns all versions of a built-in kind; `None` if it has only one.

@@ -69,6 +69,22 @@ pub fn status(call: &Call, status: &Status) -> Response<Body> {
     response
 }
 
+/// Returns the 404 response for a path that no API group has, with upstream's text.
+pub fn nothing_here() -> Response<Body> {
+    let mut response = Response::new(body::full("404 page not found\n"));
+    *response.status_mut() = StatusCode::NOT_FOUND;
+    let headers = response.headers_mut();
+    headers.insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("text/plain; charset=utf-8"),
+    );
+    headers.insert(
+        header::X_CONTENT_TYPE_OPTIONS,
+        HeaderValue::from_static("nosniff"),
+    );
+    response
+}
+
 /// Encodes a value, and returns the encoding used: JSON for values that have no protobuf form (such
 /// as the list of paths).
 fn encode_value(call: &Call, value: &Value, encoding: Encoding) -> (Bytes, Encoding) {
@@ -221,7 +237,10 @@ impl Backend {
                 if i > 0 {
                     out.put_u8(b',');
                 }
-                item.put_json(&mut out);
+                match resource.crd_version() {
+                    None => item.put_item(&mut out),
+                    Some(_) => item.put_json(&mut out),
+                }
             }
             out.put_slice(b"]}\n");
             return Ok(bytes(call, StatusCode::OK, Encoding::Json, out.freeze()).await);
@@ -254,7 +273,7 @@ impl Backend {
                 "kind": resource.list_kind,
                 "apiVersion": resource.api_version(),
                 "metadata": meta.to_value(),
-                "items": objects,
+                "items": as_items(resource, objects),
             }),
             View::Metadata(version) => json!({
                 "kind": "PartialObjectMetadataList",
@@ -272,6 +291,18 @@ impl Backend {
         };
         Ok(value(call, StatusCode::OK, accepted.encoding, &list).await)
     }
+}
+
+/// Removes `apiVersion` and `kind` of a list's items, which upstream's typed lists do not have.
+/// Items of custom resources have them.
+fn as_items(resource: &Resource, mut objects: Vec<Object>) -> Vec<Object> {
+    if resource.crd_version().is_none() {
+        for object in objects.iter_mut().filter_map(Value::as_object_mut) {
+            object.remove("apiVersion");
+            object.remove("kind");
+        }
+    }
+    objects
 }
 
 /// Logs that an object is left out of a list or a watch, because it has no protobuf form.

@@ -26,6 +26,8 @@ pub enum Route {
     Objects(Arc<Resource>),
     /// A handler of a non-resource path.
     Path,
+    /// Nothing: there is no such API group.
+    Nothing,
 }
 
 impl Route {
@@ -46,9 +48,13 @@ impl Route {
             return Ok(Self::Path);
         }
         let resources = &server.backend().resources;
-        let resource = resources
-            .find(&info.group, &info.version, &info.resource)
-            .ok_or_else(Status::page_not_found)?;
+        let found = resources.find(&info.group, &info.version, &info.resource);
+        let Some(resource) = found else {
+            return match resources.snapshot().has_builtin(&info.group) {
+                true => Err(Status::page_not_found()),
+                false => Ok(Self::Nothing),
+            };
+        };
         check_scope(&resource, info)?;
         if info.subresource.is_empty() {
             check_main(&resource, info)?;
@@ -58,11 +64,9 @@ impl Route {
                 return Ok(Self::Connection);
             }
         }
-        if info.watch_prefix && !is_read(method) {
-            return Err(Status::method_not_supported(
-                &resource.group_resource(),
-                info.verb,
-            ));
+        // Upstream has routes for GET only.
+        if *method == Method::HEAD || info.watch_prefix && !is_read(method) {
+            return Err(Status::method_not_allowed());
         }
         Ok(Self::Objects(resource))
     }
@@ -89,10 +93,7 @@ fn check_scope(resource: &Resource, info: &RequestInfo) -> Result<(), Status> {
         return Err(Status::page_not_found());
     }
     if !matches!(info.verb, "list" | "watch") {
-        return Err(Status::method_not_supported(
-            &resource.group_resource(),
-            info.verb,
-        ));
+        return Err(Status::method_not_allowed());
     }
     Ok(())
 }
@@ -108,10 +109,7 @@ fn check_main(resource: &Resource, info: &RequestInfo) -> Result<(), Status> {
     if fits && resource.has_verb(info.verb) {
         return Ok(());
     }
-    Err(Status::method_not_supported(
-        &resource.group_resource(),
-        info.verb,
-    ))
+    Err(Status::method_not_allowed())
 }
 
 /// Checks that the resource has the subresource, and that the subresource serves the verb. Only
@@ -128,10 +126,7 @@ fn check_subresource(resource: &Resource, info: &RequestInfo) -> Result<(), Stat
     }
     // Connections check the method, as proxies serve every one.
     if !connect::is_connect(info) && !subresource.verbs.contains(&info.verb) {
-        return Err(Status::method_not_supported(
-            &resource.group_resource(),
-            info.verb,
-        ));
+        return Err(Status::method_not_allowed());
     }
     Ok(())
 }

@@ -268,6 +268,7 @@ impl ApiServer {
             }
             Route::Objects(resource) => handlers::handle(self, call, &resource, request).await,
             Route::Path => self.serve_path(call).await,
+            Route::Nothing => Ok(respond::nothing_here()),
         }
     }
 

@@ -9,8 +9,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use rkube_api::schema::{Type, TypeRef};
-use rkube_api::status::Status;
-use rkube_api::{Object, apply, meta};
+use rkube_api::status::{FieldError, Status};
+use rkube_api::{Object, apply, fields, meta};
 use tokio::runtime::Handle;
 
 use crate::apiextensions::version::CrdVersion;
@@ -185,6 +185,15 @@ impl Backend {
         resource: &Resource,
         object: &mut Object,
     ) -> Result<(Bytes, Option<Bytes>), Status> {
+        if !fields::is_readable(object) {
+            let name = meta::name(object);
+            let why = format!(
+                "nested deeper than {} levels, with the metadata.managedFields that the server adds",
+                fields::MAX_DEPTH
+            );
+            let error = FieldError::forbidden("", why);
+            return Err(Status::invalid(&resource.group_kind(), name, vec![error]));
+        }
         let shown = crate::codec::encode(object)?;
         let Some(family) = resource.crd_versions() else {
             return Ok((shown, None));

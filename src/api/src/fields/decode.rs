@@ -16,6 +16,18 @@ use super::path::Path;
 /// The deepest nesting of objects. The parsers have the same limit.
 pub const MAX_DEPTH: usize = 127;
 
+/// Returns whether a tree is nested no deeper than what can be parsed.
+pub fn is_readable(value: &Value) -> bool {
+    fn fits(value: &Value, left: usize) -> bool {
+        match value {
+            Value::Array(items) => left > 0 && items.iter().all(|item| fits(item, left - 1)),
+            Value::Object(map) => left > 0 && map.values().all(|item| fits(item, left - 1)),
+            _ => true,
+        }
+    }
+    fits(value, MAX_DEPTH)
+}
+
 /// The largest number of duplicate keys that are reported.
 const MAX_DUPLICATES: usize = 100;
 

@@ -2,6 +2,7 @@
 
 mod check;
 mod decode;
+mod order;
 mod path;
 #[cfg(test)]
 mod tests;
@@ -9,5 +10,6 @@ mod validation;
 
 pub use check::{check, complete, empty};
 pub(crate) use check::{decode_base64, go_value};
-pub use decode::{MAX_DEPTH, parse_json, parse_yaml, yaml_duplicate};
+pub use decode::{MAX_DEPTH, is_readable, parse_json, parse_yaml, yaml_duplicate};
+pub use order::in_document_order;
 pub use validation::{Validation, cannot_be_handled};

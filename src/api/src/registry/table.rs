@@ -287,6 +287,7 @@ fn workloads() -> Vec<Row> {
                 "regarding.resourceVersion",
                 "regarding.fieldPath",
                 "reportingController",
+                "source",
                 "type",
             ]),
     ]

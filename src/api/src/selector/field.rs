@@ -73,6 +73,17 @@ impl FieldSelector {
         &self.requirements
     }
 
+    /// Returns the selector with each field replaced by what `rename` returns for it.
+    #[must_use]
+    pub fn renamed(mut self, rename: impl Fn(&str) -> Option<String>) -> Self {
+        for requirement in &mut self.requirements {
+            if let Some(field) = rename(&requirement.field) {
+                requirement.field = field;
+            }
+        }
+        self
+    }
+
     /// Returns whether it matches every object.
     pub fn is_empty(&self) -> bool {
         self.requirements.is_empty()

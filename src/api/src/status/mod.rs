@@ -118,6 +118,16 @@ impl Status {
         .with_details(Details::default())
     }
 
+    /// Returns 405: the path exists, but not with this method.
+    pub fn method_not_allowed() -> Self {
+        Self::new(
+            405,
+            "MethodNotAllowed",
+            "the server does not allow this method on the requested resource",
+        )
+        .with_details(Details::default())
+    }
+
     /// Returns 409: an object of the name exists.
     pub fn already_exists(resource: &GroupResource, name: &str) -> Self {
         Self::new(

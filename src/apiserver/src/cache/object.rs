@@ -29,6 +29,9 @@ pub struct CachedObject {
     /// The offset in `stored` at which `resourceVersion` is inserted: the start of the metadata's
     /// members.
     revision_at: usize,
+    /// The offset of the member `kind` in `stored`, if it is before the metadata, as in everything
+    /// that this server writes.
+    kind_at: Option<usize>,
     tree: OnceLock<Arc<Object>>,
     protobuf: OnceLock<Protobuf>,
 }
@@ -77,10 +80,10 @@ impl CachedObject {
         extractor: Option<&FieldExtractor>,
     ) -> Option<Self> {
         let mut stored = stored.clone();
-        let mut revision_at = metadata_start(&stored)?;
-        if stored[revision_at..].starts_with(KEY) {
+        let mut layout = layout(&stored)?;
+        if stored[layout.metadata..].starts_with(KEY) {
             stored = without_revision(&stored)?;
-            revision_at = metadata_start(&stored)?;
+            layout = self::layout(&stored)?;
         }
         let (labels, fields) = match extractor {
             Some(extract) => {
@@ -115,7 +118,8 @@ impl CachedObject {
             labels,
             fields,
             stored,
-            revision_at,
+            revision_at: layout.metadata,
+            kind_at: layout.kind,
             tree: OnceLock::new(),
             protobuf: OnceLock::new(),
         })
@@ -132,6 +136,7 @@ impl CachedObject {
             fields: self.fields.clone(),
             stored: self.stored.clone(),
             revision_at: self.revision_at,
+            kind_at: self.kind_at,
             tree: OnceLock::new(),
             protobuf: OnceLock::new(),
         }
@@ -174,6 +179,32 @@ impl CachedObject {
     /// Appends the result of [`Self::json`] to `out`.
     pub fn put_json(&self, out: &mut impl BufMut) {
         put_with_revision(&self.stored, self.revision_at, self.revision, out);
+    }
+
+    /// Appends the result of [`Self::json`] without `apiVersion` and `kind`, as items of lists of
+    /// built-in kinds are.
+    pub fn put_item(&self, out: &mut impl BufMut) {
+        let stored = &self.stored[..];
+        let members = stored
+            .strip_prefix(VERSION)
+            .and_then(|rest| Some(VERSION.len() + rest.iter().position(|b| *b == b'"')? + 2))
+            .zip(self.kind_at)
+            .and_then(|(from, kind)| {
+                let value = kind + KIND.len() - 1;
+                Some((from, kind, string_end(stored, value)? + 2))
+            });
+        let Some((from, kind, kind_end)) = members else {
+            return self.put_json(out);
+        };
+        out.put_slice(b"{");
+        // The two members may be neighbours.
+        out.put_slice(stored.get(from..kind).unwrap_or_default());
+        put_with_revision(
+            &stored[kind_end..],
+            self.revision_at - kind_end,
+            self.revision,
+            out,
+        );
     }
 
     /// Returns an upper bound of the length of [`Self::json`].
@@ -239,6 +270,10 @@ pub fn with_revision(json: &[u8], revision: u64) -> Option<Bytes> {
     Some(out.freeze())
 }
 
+/// The text before the version of an object, which is its first member.
+const VERSION: &[u8] = b"{\"apiVersion\":\"";
+/// The text before the kind of an object.
+const KIND: &[u8] = b"\"kind\":\"";
 /// The text before a revision.
 const KEY: &[u8] = b"\"resourceVersion\":\"";
 /// Upper bound of the bytes that a revision adds: key, digits, quote and comma.
@@ -267,19 +302,38 @@ fn without_revision(json: &[u8]) -> Option<Bytes> {
     Some([&json[..at], tail].concat().into())
 }
 
-/// Returns the offset of the first member of the top-level `metadata` object. The input must be
-/// compact JSON as `serde_json` writes it.
+/// Offsets in the encoding of an object.
+struct Layout {
+    /// Of the first member of the top-level `metadata` object.
+    metadata: usize,
+    /// Of the top-level member `kind`, if it is before the metadata.
+    kind: Option<usize>,
+}
+
+/// Returns the offset of the first member of the top-level `metadata` object.
 fn metadata_start(json: &[u8]) -> Option<usize> {
+    layout(json).map(|layout| layout.metadata)
+}
+
+/// Returns the offsets of an object's members. The input must be compact JSON as `serde_json`
+/// writes it.
+fn layout(json: &[u8]) -> Option<Layout> {
     const KEY: &[u8] = b"\"metadata\":{";
     let mut depth = 0usize;
+    let mut kind = None;
     let mut i = 0;
     while i < json.len() {
         match json[i] {
             b'{' | b'[' => depth += 1,
             b'}' | b']' => depth = depth.checked_sub(1)?,
             b'"' => {
-                if depth == 1 && json[i..].starts_with(KEY) && json[i - 1] != b':' {
-                    return Some(i + KEY.len());
+                let is_key = depth == 1 && json[i - 1] != b':';
+                if is_key && json[i..].starts_with(KEY) {
+                    let metadata = i + KEY.len();
+                    return Some(Layout { metadata, kind });
+                }
+                if is_key && json[i..].starts_with(KIND) {
+                    kind = Some(i);
                 }
                 i = string_end(json, i)?;
             }
@@ -388,6 +442,26 @@ mod tests {
                 assert_eq!(metadata, object["metadata"]);
                 assert_eq!(cached.at(7).parse()["metadata"]["resourceVersion"], "7");
             }
+        }
+    }
+
+    #[test]
+    fn items_lack_version_and_kind() {
+        let all = json!({"apiVersion": "v1", "data": {"kind": "a", "metadata": {}}, "kind": "X", "lastTimestamp": null, "metadata": {"name": "a"}, "type": "kind"});
+        let plain = json!({"apiVersion": "v1", "kind": "X", "metadata": {}});
+        let bare = json!({"kind": "X", "metadata": {}});
+        for (mut object, stripped) in [(all, true), (plain, true), (bare, false)] {
+            let stored = Bytes::from(object.to_string());
+            let cached = CachedObject::new("", "a", 7, &stored, None).unwrap();
+            let mut item = Vec::new();
+            cached.put_item(&mut item);
+            object["metadata"]["resourceVersion"] = "7".into();
+            if stripped {
+                object.as_object_mut().unwrap().remove("apiVersion");
+                object.as_object_mut().unwrap().remove("kind");
+            }
+            let read: Object = serde_json::from_slice(&item).unwrap();
+            assert_eq!(read, object);
         }
     }
 

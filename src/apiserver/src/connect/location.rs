@@ -91,7 +91,7 @@ pub fn validate_log_options(info: &RequestInfo) -> Result<(), Status> {
     let mut errors = Vec::new();
     let mut number = |field: &str, least: i64| {
         let Some(text) = info.query.non_empty(field) else {
-            return;
+            return Ok(());
         };
         match text.parse::<i64>() {
             Ok(value) if value >= least => {}
@@ -103,12 +103,18 @@ pub fn validate_log_options(info: &RequestInfo) -> Result<(), Status> {
                 };
                 errors.push(FieldError::invalid(field, value, detail));
             }
-            Err(_) => errors.push(FieldError::invalid(field, text, "must be a number")),
+            Err(_) => {
+                let text = rkube_api::text::quote(text);
+                return Err(Status::bad_request(format!(
+                    "strconv.ParseInt: parsing {text}: invalid syntax"
+                )));
+            }
         }
+        Ok(())
     };
-    number("tailLines", 0);
-    number("limitBytes", 1);
-    number("sinceSeconds", 1);
+    number("tailLines", 0)?;
+    number("limitBytes", 1)?;
+    number("sinceSeconds", 1)?;
     if info.query.non_empty("sinceSeconds").is_some() && info.query.non_empty("sinceTime").is_some()
     {
         errors.push(FieldError::forbidden(

@@ -182,8 +182,8 @@ async fn logs(
 ) -> Result<Response<Body>, Status> {
     let info = &call.info;
     let socket = websocket::Handshake::of(call, &mut request)?;
-    let pod = location::get_pod(&backend.cache, &info.namespace, &info.name)?;
     location::validate_log_options(info)?;
+    let pod = location::get_pod(&backend.cache, &info.namespace, &info.name)?;
     let container = location::container(&pod, info)?;
     let passed = [
         "follow",

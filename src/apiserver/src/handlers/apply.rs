@@ -84,7 +84,16 @@ pub(super) async fn apply(
             result => return result,
         }
         super::require_create(storage, call)?;
-        match writer.create(apply.run(None)?).await {
+        let new = apply.run(None)?;
+        if !meta::uid(&new).is_empty() {
+            let why = format!(
+                "uid mismatch: the provided object specified uid {}, and no existing object was found",
+                meta::uid(&new)
+            );
+            let resource = resource.group_resource();
+            return Err(Status::conflict(&resource, &call.info.name, why));
+        }
+        match writer.create(new).await {
             // Another client has created the object meanwhile: apply to it.
             Err(status) if status.reason == "AlreadyExists" && !created_meanwhile => {
                 created_meanwhile = true;

@@ -48,6 +48,9 @@ pub fn decode(
     resource.check_kind(&mut object)?;
     let mut messages = fields::check(resource.schema(), &mut object)?;
     messages.extend(duplicates);
+    if encoding == Encoding::Json {
+        fields::in_document_order(bytes, &mut messages);
+    }
     call.warn(validation.judge(&object, messages)?);
     meta::set_type(&mut object, &resource.api_version(), &resource.kind);
     Ok(object)

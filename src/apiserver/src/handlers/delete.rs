@@ -6,8 +6,9 @@ use futures::future::BoxFuture;
 use http::{Response, StatusCode};
 use jiff::{SignedDuration, Timestamp};
 use rkube_admission::Operation;
+use rkube_api::schema::Schema;
 use rkube_api::status::{FieldError, Status};
-use rkube_api::{GroupKind, Object, meta};
+use rkube_api::{GroupKind, Object, fields, meta};
 use rkube_store::{Expect, KeyValue, StoreError};
 use rkube_strategy::GarbageCollection;
 use serde_json::{Value, json};
@@ -52,6 +53,8 @@ const RETURN_OBJECT: [(&str, &str); 12] = [
     ("storage.k8s.io", "csidrivers"),
     ("storage.k8s.io", "volumeattributesclasses"),
 ];
+
+const DELETE_OPTIONS: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.DeleteOptions";
 
 /// Parsed `DeleteOptions`.
 #[derive(Clone, Default)]
@@ -102,6 +105,10 @@ impl DeleteOptions {
             return Err(Status::bad_request(
                 "decoded object cannot be converted to DeleteOptions",
             ));
+        }
+        if let Some(ty) = Schema::builtin().definition(DELETE_OPTIONS) {
+            // Unknown fields are dropped, as upstream.
+            fields::check(ty, &mut object)?;
         }
         // kubectl sends `dryRun` in the query or in the body.
         let from_query: Vec<&str> = query.all("dryRun").filter(|v| !v.is_empty()).collect();

@@ -19,7 +19,8 @@ pub fn check_errors(
 }
 
 /// Checks that name, namespace, uid and resourceVersion are those of the stored object, and sets
-/// them where they are missing.
+/// them where they are missing. The uid of an update is a precondition, that of a patch a field
+/// that cannot be changed.
 pub fn check_identity(
     resource: &Resource,
     new: &mut Object,
@@ -27,6 +28,7 @@ pub fn check_identity(
     revision: u64,
     namespace: &str,
     name: &str,
+    is_patch: bool,
 ) -> Result<(), Status> {
     let given = meta::name(new);
     if given.is_empty() {
@@ -45,6 +47,10 @@ pub fn check_identity(
     }
     let uid = meta::uid(new);
     if !uid.is_empty() && uid != meta::uid(old) {
+        if is_patch {
+            let error = FieldError::invalid("metadata.uid", uid, "field is immutable");
+            return check_errors(resource, name, vec![error]);
+        }
         return Err(Status::conflict(
             &resource.group_resource(),
             name,
@@ -68,15 +74,16 @@ pub fn check_identity(
         version => match version.parse::<u64>() {
             Ok(version) if version == revision => {}
             Ok(_) => return Err(Status::modified(&resource.group_resource(), name)),
-            Err(_) => check_errors(
-                resource,
-                name,
-                vec![FieldError::invalid(
-                    "metadata.resourceVersion",
-                    version,
-                    format!("strconv.ParseUint: parsing {version:?}: invalid syntax"),
-                )],
-            )?,
+            // Upstream does not expect it, and answers as to a fault of its own.
+            Err(_) => {
+                let why = match version.bytes().all(|b| b.is_ascii_digit()) {
+                    true => "value out of range",
+                    false => "invalid syntax",
+                };
+                let version = rkube_api::text::quote(version);
+                let message = format!("strconv.ParseUint: parsing {version}: {why}");
+                return Err(Status::new(500, "", message));
+            }
         },
     }
     meta::set_resource_version(new, &revision.to_string());

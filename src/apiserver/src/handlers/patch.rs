@@ -6,7 +6,7 @@ use rkube_api::status::Status;
 use rkube_api::{FieldError, GroupKind, Object, patch as patches};
 
 use super::apply::apply;
-use super::decode::{parse_body, report_fields};
+use super::decode::parse_body;
 use super::options::WriteOptions;
 use super::ownership::{Ownership, Part};
 use super::write::{Writer, Written};
@@ -98,10 +98,19 @@ async fn change(
         )));
     }
     let bytes = body::read(request.body).await?;
-    let (patch, duplicates) = parse_body(&bytes, Encoding::Json)?;
-    report_fields(call, options.validation, duplicates, Vec::new())?;
-    let validation = options.validation;
-    let update = |old: Option<&Object>| patched(call, resource, form, &patch, validation, old);
+    let (value, mut duplicates) = parse_body(&bytes, Encoding::Json)?;
+    if form == Form::Json {
+        for duplicate in &mut duplicates {
+            duplicate.insert_str(0, "json patch ");
+        }
+    }
+    let patch = Patch {
+        form,
+        value,
+        duplicates,
+        validation: options.validation,
+    };
+    let update = |old: Option<&Object>| patch.applied(call, resource, old);
     let namespace = resource.namespace_of(&call.info);
     let writer = Writer {
         storage,
@@ -115,42 +124,78 @@ async fn change(
     writer.update(&namespace, &call.info.name, &update).await
 }
 
-/// Returns the patched object, in the hub version.
-fn patched(
-    call: &Call,
-    resource: &Resource,
+/// A patch other than server-side apply.
+struct Patch {
     form: Form,
-    patch: &Object,
+    value: Object,
+    /// Messages about its duplicate fields.
+    duplicates: Vec<String>,
     validation: Validation,
-    old: Option<&Object>,
-) -> Result<Object, Status> {
-    let Some(old) = old else {
-        return Err(Status::not_found(
-            &resource.group_resource(),
-            &call.info.name,
-        ));
-    };
-    let mut live = resource.served(old.clone())?;
-    let mut new = match form {
-        Form::Strategic => patches::strategic_merge(resource.schema(), &live, patch)?,
-        Form::Json => {
-            // JSON patch paths may point into structs that exist in every Go object, if only with
-            // zero values.
-            fields::check(resource.schema(), &mut live)?;
-            patches::json_patch(&live, patch)?
-        }
-        Form::Merge | Form::Apply => patches::merge_patch(&live, patch)?,
-    };
-    resource.check_kind(&mut new)?;
-    let unknown = fields::check(resource.schema(), &mut new).map_err(|error| {
-        // The patch is at fault, not the request's form.
-        let shown = match form {
-            Form::Strategic => patch.to_string(),
-            _ => new.to_string(),
+}
+
+impl Patch {
+    /// Returns the patched object, in the hub version.
+    fn applied(
+        &self,
+        call: &Call,
+        resource: &Resource,
+        old: Option<&Object>,
+    ) -> Result<Object, Status> {
+        let Some(old) = old else {
+            return Err(Status::not_found(
+                &resource.group_resource(),
+                &call.info.name,
+            ));
         };
-        let error = FieldError::invalid("patch", shown, error.message);
+        let mut live = resource.served(old.clone())?;
+        let mut new = match self.form {
+            Form::Strategic => patches::strategic_merge(resource.schema(), &live, &self.value)?,
+            Form::Json => {
+                // JSON patch paths may point into structs that exist in every Go object, if only
+                // with zero values.
+                fields::check(resource.schema(), &mut live)?;
+                patches::json_patch(&live, &self.value)?
+            }
+            Form::Merge | Form::Apply => patches::merge_patch(&live, &self.value)?,
+        };
+        resource.check_kind(&mut new)?;
+        let merged = new.clone();
+        let unknown = match fields::check(resource.schema(), &mut new) {
+            Ok(unknown) => unknown,
+            Err(error) => {
+                // Of a patch, the message is that of the decoder alone.
+                let kind = format!(" cannot be handled as a {}: ", resource.kind);
+                let why = error.message.split_once(&kind).map(|(_, why)| why);
+                return Err(self.invalid(&merged, why.unwrap_or(&error.message)));
+            }
+        };
+        self.report(call, &merged, unknown)?;
+        resource.stored(new)
+    }
+
+    /// Reports duplicate and unknown fields according to `fieldValidation`.
+    fn report(&self, call: &Call, merged: &Object, unknown: Vec<String>) -> Result<(), Status> {
+        let mut messages = self.duplicates.clone();
+        messages.extend(unknown);
+        match self.validation {
+            _ if messages.is_empty() => {}
+            Validation::Ignore => {}
+            Validation::Warn => call.warn(messages),
+            Validation::Strict => {
+                let why = format!("strict decoding error: {}", messages.join(", "));
+                return Err(self.invalid(merged, &why));
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns 422: the patch is at fault, not the request's form.
+    fn invalid(&self, merged: &Object, why: &str) -> Status {
+        let shown = match self.form {
+            Form::Strategic => rkube_api::text::go_value(&self.value),
+            _ => merged.to_string(),
+        };
+        let error = FieldError::invalid("patch", shown, why);
         Status::invalid(&GroupKind::new("", ""), "", vec![error])
-    })?;
-    report_fields(call, validation, Vec::new(), unknown)?;
-    resource.stored(new)
+    }
 }

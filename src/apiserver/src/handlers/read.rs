@@ -66,6 +66,7 @@ pub fn filter(info: &RequestInfo, resource: &Resource) -> Result<Filter, Status>
             for requirement in selector.requirements() {
                 resource.check_field(&requirement.field)?;
             }
+            let selector = selector.renamed(|field| resource.stored_field(field));
             Some(selector).filter(|s| !s.is_empty())
         }
         None => None,
@@ -160,6 +161,21 @@ fn key_of(object: &CachedObject) -> String {
     }
 }
 
+/// Returns a number of the query.
+///
+/// # Errors
+///
+/// 400 if it is none.
+pub fn number(call: &Call, parameter: &str) -> Result<Option<i64>, Status> {
+    let Some(text) = call.info.query.non_empty(parameter) else {
+        return Ok(None);
+    };
+    text.parse().map(Some).map_err(|_| {
+        let text = rkube_api::text::quote(text);
+        Status::bad_request(format!("strconv.ParseInt: parsing {text}: invalid syntax"))
+    })
+}
+
 /// Serves a list, or a page of it.
 pub async fn list(
     backend: &Backend,
@@ -171,18 +187,10 @@ pub async fn list(
     let query = &call.info.query;
     let wanted = filter(&call.info, resource)?;
     let filter = resource.stored_filter(&wanted);
-    let limit: usize = match query.non_empty("limit") {
-        Some(text) => text
-            .parse::<i64>()
-            .map_err(|_| {
-                Status::bad_request(format!(
-                    "strconv.ParseInt: parsing {text:?}: invalid syntax"
-                ))
-            })?
-            .try_into()
-            .unwrap_or(0),
-        None => 0,
-    };
+    let limit = number(call, "limit")?.unwrap_or(0);
+    let limit = usize::try_from(limit).unwrap_or(0);
+    // It has no effect on a list, but must be a number.
+    number(call, "timeoutSeconds")?;
     let revision = parse_revision(query.get("resourceVersion"))?;
     let token = query.non_empty("continue");
     let matching = query.non_empty("resourceVersionMatch");
@@ -207,6 +215,11 @@ pub async fn list(
     };
     if let Some(revision) = exact {
         at_least(backend, revision).await?;
+        if backend.compaction.has_compacted(revision) {
+            return Err(Status::gone(
+                "The resourceVersion for the provided list is too old.",
+            ));
+        }
         let now = backend.cache.revision();
         if revision == now || resource.cache.last_change() <= revision {
             return page(
@@ -339,6 +352,9 @@ async fn next_page(
             backend.current(resource, filter)
         }
         Ok(revision) => {
+            if backend.compaction.has_compacted(revision) {
+                return Ok(expired(call, accepted, token).await);
+            }
             if let Some(all) = resource.cache.further_page(revision) {
                 let rest = all.partition_point(|item| key_of(item) <= token.start);
                 (filtered(&all[rest..], filter), revision)
@@ -348,30 +364,7 @@ async fn next_page(
                 match past(backend, resource, filter, revision).await {
                     Ok(items) => (items, revision),
                     Err(status) if status.code == 410 => {
-                        let status = Status::gone(
-                            "The provided continue parameter is too old to display a consistent list result. \
-                             You can start a new list without the continue parameter, or use the continue token \
-                             in this response to retrieve the remainder of the results. Continuing with the \
-                             provided token results in an inconsistent list - objects that were created, \
-                             modified, or deleted between the time the first chunk was returned and now may \
-                             show up in the list.",
-                        );
-                        let fresh = Continue {
-                            v: token.v,
-                            rv: -1,
-                            start: token.start,
-                        };
-                        let fresh =
-                            URL_SAFE_NO_PAD.encode(serde_json::to_vec(&fresh).unwrap_or_default());
-                        let mut value = status.to_value();
-                        value["metadata"] = serde_json::json!({"continue": fresh});
-                        return Ok(respond::value(
-                            call,
-                            StatusCode::GONE,
-                            accepted.encoding,
-                            &value,
-                        )
-                        .await);
+                        return Ok(expired(call, accepted, token).await);
                     }
                     Err(status) => return Err(status),
                 }
@@ -383,6 +376,28 @@ async fn next_page(
         backend, call, resource, accepted, items, limit, revision, wanted,
     )
     .await
+}
+
+/// Returns the 410 response for a continue token whose revision is gone, with a token that continues
+/// with the current state.
+async fn expired(call: &Call, accepted: negotiate::Accepted, token: Continue) -> Response<Body> {
+    let status = Status::gone(
+        "The provided continue parameter is too old to display a consistent list result. \
+         You can start a new list without the continue parameter, or use the continue token \
+         in this response to retrieve the remainder of the results. Continuing with the \
+         provided token results in an inconsistent list - objects that were created, \
+         modified, or deleted between the time the first chunk was returned and now may \
+         show up in the list.",
+    );
+    let fresh = Continue {
+        v: token.v,
+        rv: -1,
+        start: token.start,
+    };
+    let fresh = URL_SAFE_NO_PAD.encode(serde_json::to_vec(&fresh).unwrap_or_default());
+    let mut value = status.to_value();
+    value["metadata"] = serde_json::json!({"continue": fresh});
+    respond::value(call, StatusCode::GONE, accepted.encoding, &value).await
 }
 
 /// Validates the combination of `resourceVersionMatch`, `continue` and `sendInitialEvents`.

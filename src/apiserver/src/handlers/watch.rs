@@ -63,9 +63,14 @@ pub async fn watch(
     resource: &Arc<Resource>,
     request: Incoming,
 ) -> Result<Response<Body>, Status> {
-    let accepted = negotiate::accept(&call.headers, resource.media_types().watched())?;
-    respond::validate_table_options(call, accepted)?;
     let query = &call.info.query;
+    let media_types = resource.media_types();
+    let offer = match query.is_true("sendInitialEvents") && query.is_true("allowWatchBookmarks") {
+        true => media_types.watch_listed(),
+        false => media_types.watched(),
+    };
+    let accepted = negotiate::accept(&call.headers, offer)?;
+    respond::validate_table_options(call, accepted)?;
     let filter = filter(&call.info, resource)?;
     let text = query.non_empty("resourceVersion");
     let revision = parse_revision(text)?;
@@ -369,8 +374,14 @@ fn put_raw(kind: &str, object: &CachedObject, call: &WatchCall, out: &mut BytesM
     if call.accepted.encoding == Encoding::Protobuf {
         match object.protobuf() {
             Ok(encoded) => rkube_api::protobuf::watch_frame(kind, &encoded.body, out),
-            // One object that cannot be shown must not end the watch.
-            Err(error) => respond::left_out(&call.resource, object, &error),
+            // One object that cannot be shown must not end the watch. Lists leave it out, too; who
+            // has seen it before must not keep what it was.
+            Err(error) => {
+                respond::left_out(&call.resource, object, &error);
+                if kind != EventKind::Added.as_str() {
+                    put_stub(object, call, out);
+                }
+            }
         }
         return;
     }
@@ -380,6 +391,27 @@ fn put_raw(kind: &str, object: &CachedObject, call: &WatchCall, out: &mut BytesM
     out.put_slice(b"\",\"object\":");
     object.put_json(out);
     out.put_slice(b"}\n");
+}
+
+/// Appends the deletion of an object that has no protobuf form, with no more than its identity.
+fn put_stub(object: &CachedObject, call: &WatchCall, out: &mut BytesMut) {
+    let tree = object.tree();
+    let mut metadata = json!({
+        "name": &*object.name,
+        "resourceVersion": object.revision.to_string(),
+    });
+    if !object.namespace.is_empty() {
+        metadata["namespace"] = (*object.namespace).into();
+    }
+    if let Some(uid) = tree["metadata"]["uid"].as_str() {
+        metadata["uid"] = uid.into();
+    }
+    let stub = json!({
+        "apiVersion": call.resource.api_version(),
+        "kind": &*call.resource.kind,
+        "metadata": metadata,
+    });
+    put_event(EventKind::Deleted.as_str(), stub, Encoding::Protobuf, out);
 }
 
 /// Appends an event with the metadata of a stored object, which are the same in all versions of a

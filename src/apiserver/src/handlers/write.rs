@@ -131,13 +131,6 @@ impl Writer<'_> {
         let resource = self.resource;
         let strategy = resource.strategy();
         let ctx = self.context(now);
-        if !meta::resource_version(&object).is_empty() {
-            return Err(Status::new(
-                500,
-                "",
-                "resourceVersion should not be set on objects to be created",
-            ));
-        }
         for field in [
             "deletionTimestamp",
             "deletionGracePeriodSeconds",
@@ -238,6 +231,15 @@ impl Writer<'_> {
             .charge_quota(admission, &mut object, None)
             .await?;
 
+        // As upstream, only the store refuses it: policies and webhooks answer first.
+        let version = meta::resource_version(&object).parse::<u64>();
+        if version.is_ok_and(|version| version != 0) && !self.options.dry_run {
+            return Err(Status::new(
+                500,
+                "",
+                "resourceVersion should not be set on objects to be created",
+            ));
+        }
         let key = resource.key(meta::namespace(&object), &name);
         let (bytes, shown) = self.storage.backend.to_store(resource, &mut object).await?;
         if self.options.dry_run {
@@ -332,7 +334,8 @@ impl Writer<'_> {
             Some(plan) => plan.run(old).await?,
             None => make(Some(old))?,
         };
-        check_identity(resource, &mut new, old, revision, namespace, name)?;
+        let is_patch = self.call.info.verb == "patch";
+        check_identity(resource, &mut new, old, revision, namespace, name, is_patch)?;
         // Of a patch they are merged only once admission has seen it.
         if self.call.info.verb == "update" {
             self.call.warn(merge_owners(&mut new, false));

@@ -801,3 +801,67 @@ pub fn client_tls(t: &super::support::TestServer, identity: bool) -> rustls::Cli
         builder.with_no_client_auth()
     }
 }
+
+#[tokio::test]
+async fn items_of_typed_lists_have_no_type() {
+    let t = start().await;
+    t.post(MAPS, config_map("a")).await;
+    for (query, accept) in [
+        ("", "application/json"),
+        ("?pretty=true", "application/json"),
+    ] {
+        let (_, list) = t.get_as(&format!("{MAPS}{query}"), accept).await;
+        assert_eq!(list["kind"], "ConfigMapList");
+        let item = list["items"][0].as_object().unwrap();
+        let members: Vec<&str> = item.keys().map(String::as_str).collect();
+        assert_eq!(members, ["data", "metadata"]);
+        assert!(item["metadata"]["resourceVersion"].is_string());
+    }
+    let (_, list) = t.get_as(MAPS, "application/yaml").await;
+    assert!(
+        !list.as_str().unwrap().contains("kind: ConfigMap\n"),
+        "{list}"
+    );
+    let (_, one) = t.get(&format!("{MAPS}/a")).await;
+    assert_eq!(
+        (&one["kind"], &one["apiVersion"]),
+        (&json!("ConfigMap"), &json!("v1"))
+    );
+}
+
+#[tokio::test]
+async fn health_names_upstreams_checks() {
+    let t = start().await;
+    for (path, more) in [
+        ("healthz", &[][..]),
+        ("livez", &[]),
+        ("readyz", &["informer-sync", "shutdown"]),
+    ] {
+        let (code, text) = t.get(&format!("/{path}?verbose=1")).await;
+        assert_eq!(code, 200, "{text}");
+        let lines: Vec<&str> = text.as_str().unwrap().lines().collect();
+        let hooks = [
+            "start-kube-apiserver-admission-initializer",
+            "generic-apiserver-start-informers",
+            "start-apiextensions-informers",
+            "start-system-namespaces-controller",
+            "start-cluster-authentication-info-controller",
+            "start-kube-aggregator-informers",
+            "apiservice-status-local-available-controller",
+            "kube-apiserver-autoregistration",
+            "apiservice-openapi-controller",
+        ]
+        .map(|hook| format!("poststarthook/{hook}"));
+        let plain = ["ping", "log", "etcd", "autoregister-completion"];
+        let names = hooks
+            .iter()
+            .map(String::as_str)
+            .chain(plain)
+            .chain(more.iter().copied());
+        for name in names {
+            let line = format!("[+]{name} ok");
+            assert!(lines.contains(&line.as_str()), "{path}: {name}");
+        }
+        assert_eq!(lines.last(), Some(&format!("{path} check passed").as_str()));
+    }
+}

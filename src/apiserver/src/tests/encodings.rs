@@ -4,6 +4,7 @@ use bytes::{Buf as _, Bytes, BytesMut};
 use http::{HeaderMap, Method, Request};
 use http_body_util::BodyExt as _;
 use rkube_api::protobuf;
+use rkube_store::Expect;
 use serde_json::{Value, json};
 
 use super::support::{TestServer, start};
@@ -111,13 +112,10 @@ async fn views() {
     assert_eq!(headers["content-type"], "application/json");
 }
 
-#[tokio::test]
-async fn watches_are_framed() {
-    let t = start().await;
-    let (_, list) = t.get(MAPS).await;
-    let revision = list["metadata"]["resourceVersion"].as_str().unwrap();
+/// Starts a watch in protobuf.
+async fn watch(t: &TestServer, query: &str) -> body::Body {
     let request = Request::builder()
-        .uri(format!("{MAPS}?watch=1&resourceVersion={revision}"))
+        .uri(format!("{MAPS}?watch=1&{query}"))
         .header("accept", format!("{ONLY};stream=watch,{ONLY}"))
         .body(body::empty())
         .unwrap();
@@ -126,12 +124,14 @@ async fn watches_are_framed() {
         response.headers()["content-type"],
         "application/vnd.kubernetes.protobuf;stream=watch"
     );
-    let mut stream = response.into_body();
-    t.post(MAPS, json!({"metadata": {"name": "w"}})).await;
-    t.delete(&format!("{MAPS}/w")).await;
+    response.into_body()
+}
+
+/// Returns the types of a watch's next events and the names of their objects.
+async fn events(stream: &mut body::Body, count: usize) -> Vec<(String, String)> {
     let mut buffer = BytesMut::new();
     let mut seen = Vec::new();
-    while seen.len() < 2 {
+    while seen.len() < count {
         let frame = stream.frame().await.unwrap().unwrap().into_data().unwrap();
         buffer.extend_from_slice(&frame);
         while buffer.len() >= 4 {
@@ -151,9 +151,51 @@ async fn watches_are_framed() {
             ));
         }
     }
+    seen
+}
+
+fn pairs<const N: usize>(pairs: [(&str, &str); N]) -> Vec<(String, String)> {
+    pairs.map(|(k, n)| (k.to_owned(), n.to_owned())).into()
+}
+
+#[tokio::test]
+async fn watches_are_framed() {
+    let t = start().await;
+    let (_, list) = t.get(MAPS).await;
+    let revision = list["metadata"]["resourceVersion"].as_str().unwrap();
+    let mut stream = watch(&t, &format!("resourceVersion={revision}")).await;
+    t.post(MAPS, json!({"metadata": {"name": "w"}})).await;
+    t.delete(&format!("{MAPS}/w")).await;
+    let seen = events(&mut stream, 2).await;
+    assert_eq!(seen, pairs([("ADDED", "w"), ("DELETED", "w")]));
+}
+
+#[tokio::test]
+async fn what_has_no_protobuf_form_anymore_leaves_a_watch() {
+    let t = start().await;
+    for name in ["a", "b"] {
+        t.post(MAPS, json!({"metadata": {"name": name}})).await;
+    }
+    let mut stream = watch(&t, "fieldSelector=metadata.namespace=default").await;
     assert_eq!(
-        seen,
-        [("ADDED", "w"), ("DELETED", "w")].map(|(k, n)| (k.to_owned(), n.to_owned()))
+        events(&mut stream, 2).await,
+        pairs([("ADDED", "a"), ("ADDED", "b")])
+    );
+    // As another program, or an earlier version, may have written it.
+    let write = async |name: &str, data: Value| {
+        let object = json!({"apiVersion": "v1", "data": data, "kind": "ConfigMap", "metadata": {"name": name, "namespace": "default"}});
+        let key = format!("/registry/core/configmaps/default/{name}");
+        let store = &t.server.backend().store;
+        let written = store.put(&key, object.to_string().into(), Expect::Any);
+        written.await.unwrap();
+    };
+    write("a", json!({"x": 1})).await;
+    write("never", json!({"x": 1})).await;
+    t.delete(&format!("{MAPS}/b")).await;
+    write("a", json!({"x": "1"})).await;
+    assert_eq!(
+        events(&mut stream, 3).await,
+        pairs([("DELETED", "a"), ("DELETED", "b"), ("MODIFIED", "a")])
     );
 }
 

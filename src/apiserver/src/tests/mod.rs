@@ -2,6 +2,7 @@
 //! directory.
 
 mod aggregation;
+mod answers;
 mod basics;
 mod conversion;
 mod encodings;

@@ -174,3 +174,60 @@ async fn a_watch_ends_in_time() {
     let mut watch = t.watch(&format!("{MAPS}?watch=1&timeoutSeconds=1")).await;
     assert!(watch.next().await.is_none());
 }
+
+#[tokio::test]
+async fn a_watch_that_begins_with_a_list_has_no_tables() {
+    let t = start().await;
+    let path = "/api/v1/secrets?watch=true&allowWatchBookmarks=true&resourceVersionMatch=NotOlderThan&sendInitialEvents=";
+    let table = "application/json;as=Table;v=v1;g=meta.k8s.io";
+    let ask = async |path: String, accept: String| {
+        let request = http::Request::builder()
+            .uri(path)
+            .header("accept", accept)
+            .body(crate::body::empty())
+            .unwrap();
+        t.send(request).await.status().as_u16()
+    };
+    let listed = ask(format!("{path}true"), table.into()).await;
+    let listed_or_plain = ask(format!("{path}true"), format!("{table},application/json")).await;
+    let plain = ask(format!("{path}false"), table.into()).await;
+    assert_eq!((listed, listed_or_plain, plain), (406, 200, 200));
+}
+
+#[tokio::test]
+async fn events_are_selected_by_the_labels_of_each_group() {
+    let t = start().await;
+    let event = json!({
+        "metadata": {"name": "e", "namespace": "default"},
+        "regarding": {"kind": "Pod", "name": "p", "namespace": "default"},
+        "eventTime": "2026-01-01T00:00:00.000000Z", "type": "Normal", "reason": "R", "action": "A",
+        "reportingController": "test-controller", "reportingInstance": "i",
+    });
+    let (code, made) = t
+        .post("/apis/events.k8s.io/v1/namespaces/default/events", event)
+        .await;
+    assert_eq!(code, 201, "{made}");
+    let (core, events) = ("/api/v1/events", "/apis/events.k8s.io/v1/events");
+    for (path, selector, found) in [
+        (events, "reportingController=test-controller", 1),
+        (events, "reportingController=other", 0),
+        (events, "regarding.name=p,regarding.kind=Pod", 1),
+        (events, "regarding.name=q", 0),
+        (events, "source=test-controller", 1),
+        (core, "reportingComponent=test-controller", 1),
+        (core, "involvedObject.name=p", 1),
+    ] {
+        let (_, list) = t.get(&format!("{path}?fieldSelector={selector}")).await;
+        let items = list["items"].as_array().map(Vec::len);
+        assert_eq!(items, Some(found), "{selector}: {list}");
+    }
+    for (path, selector) in [
+        (events, "involvedObject.name=p"),
+        (events, "reportingComponent=x"),
+        (core, "regarding.name=p"),
+        (core, "reportingController=x"),
+    ] {
+        let (code, _) = t.get(&format!("{path}?fieldSelector={selector}")).await;
+        assert_eq!(code, 400, "{selector}");
+    }
+}
