@@ -6,6 +6,7 @@
 //! upstream's tests, defaulting does not run again after the patch.
 
 mod apps;
+mod autoscaling;
 mod batch;
 mod cluster;
 mod config;
@@ -106,4 +107,28 @@ fn assert_update(group: &str, kind: &str, object: Value, cases: &[Case<'_>]) {
         }
     }
     report(&differences);
+}
+
+/// Asserts the errors of creating objects that contain a patched item. `wrap` makes a patch of
+/// the object from the item. `@` in the expected errors stands for the item's path.
+#[track_caller]
+fn assert_item(
+    (group, kind): (&str, &str),
+    object: Value,
+    (item, path): (Value, &str),
+    wrap: fn(Value) -> Value,
+    cases: &[Case<'_>],
+) {
+    let cases: Vec<(String, String)> = cases
+        .iter()
+        .map(|(patch, want)| {
+            let patch = wrap(patched(&item, patch)).to_string();
+            (patch, want.replace('@', path))
+        })
+        .collect();
+    let cases: Vec<Case<'_>> = cases
+        .iter()
+        .map(|(patch, want)| (patch.as_str(), want.as_str()))
+        .collect();
+    assert_create(group, kind, object, &cases);
 }
