@@ -10,6 +10,7 @@ mod autoscaling;
 mod batch;
 mod cluster;
 mod config;
+mod flowcontrol;
 mod metadata;
 mod network;
 mod pods;
