@@ -60,6 +60,18 @@ fn without_leading_zeros(s: &str) -> String {
     }
 }
 
+/// Validates the name of a CSI driver: at most 63 bytes, a DNS subdomain in letters of either
+/// case. An empty name is both missing and malformed, as upstream's.
+pub(crate) fn csi_driver(errors: &mut Errors, name: &str, field: &str) {
+    if name.is_empty() {
+        errors.required(field, "");
+    }
+    if name.len() > 63 {
+        errors.too_long(field, 63);
+    }
+    errors.invalid_each(field, name, dns1123_subdomain(&name.to_lowercase()));
+}
+
 /// Replaces the trailing hyphen of a `generateName`, which is valid because the server appends
 /// a suffix. The character before it goes too, so that a prefix may be one longer than a name.
 pub(crate) fn mask_trailing_dash(s: &str) -> String {

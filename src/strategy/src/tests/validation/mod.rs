@@ -16,6 +16,7 @@ mod network;
 mod pods;
 mod services;
 mod storage;
+mod volumes;
 
 use serde_json::{Map, Value, json};
 
