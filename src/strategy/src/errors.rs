@@ -103,6 +103,26 @@ impl Errors {
     }
 }
 
+/// Removes errors about the notation of addresses that the old object has already (upstream:
+/// `IsValidIPForLegacyField` and `IsValidCIDRForLegacyField` with the old values). Such objects
+/// were stored before the notation became strict, and must remain changeable. `old` returns
+/// the errors of the old object; it is only called if there is something to remove.
+pub(crate) fn ratcheted(
+    mut errors: Vec<FieldError>,
+    old: impl FnOnce() -> Vec<FieldError>,
+) -> Vec<FieldError> {
+    let strict = |error: &FieldError| crate::names::is_strictness(&error.detail);
+    if errors.iter().any(strict) {
+        let old = old();
+        let before = |error: &FieldError| {
+            old.iter()
+                .any(|o| o.detail == error.detail && o.value == error.value)
+        };
+        errors.retain(|error| !strict(error) || !before(error));
+    }
+    errors
+}
+
 /// Returns `base.name`, or `name` if the base is empty.
 pub(crate) fn child(base: &str, name: &str) -> String {
     if base.is_empty() {

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::apps::not_negative;
 use crate::core::{pod_defaults, pod_validation};
-use crate::errors::{Errors, IMMUTABLE, child, index};
+use crate::errors::{Errors, IMMUTABLE, child, index, ratcheted};
 use crate::generic;
 use crate::tree::{
     at, at_mut, default_text, default_value, ensure, flag, has, int, keep, list, list_mut, map,
@@ -97,8 +97,12 @@ impl Strategy for Job {
     }
 
     fn validate_update(&self, new: &Object, old: &Object) -> Vec<FieldError> {
-        let mut errors = Errors::new();
-        validate_spec(&mut errors, at(new, "spec"), "spec");
+        let errors_of = |obj| {
+            let mut errors = Errors::new();
+            validate_spec(&mut errors, at(obj, "spec"), "spec");
+            errors.0
+        };
+        let mut errors = Errors(ratcheted(errors_of(new), || errors_of(old)));
         update(&mut errors, new, old);
         errors.0
     }

@@ -14,7 +14,9 @@ mod flowcontrol;
 mod metadata;
 mod network;
 mod pods;
+mod ratcheting;
 mod services;
+mod slices;
 mod storage;
 mod volumes;
 
