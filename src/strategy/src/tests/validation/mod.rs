@@ -5,6 +5,7 @@
 //! are set, and the expected errors as `Kind field`, separated by commas. As in
 //! upstream's tests, defaulting does not run again after the patch.
 
+mod admission;
 mod apps;
 mod autoscaling;
 mod batch;
