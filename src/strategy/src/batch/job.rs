@@ -352,7 +352,7 @@ pub(crate) fn validate_spec(errors: &mut Errors, spec: &Value, path: &str) {
         }
     }
     failure_policy(errors, spec, path);
-    success_policy(errors, spec, path);
+    super::success_policy::validate(errors, spec, path);
 
     let template = child(path, "template");
     pod_validation::template(errors, at(spec, "template"), &template);
@@ -476,36 +476,6 @@ fn exit_codes(errors: &mut Errors, operator: &str, values: &[Value], path: &str)
     }
     if !codes.is_sorted() {
         errors.invalid(path, values.to_vec(), "must be ordered");
-    }
-}
-
-fn success_policy(errors: &mut Errors, spec: &Value, path: &str) {
-    if !has(spec, "successPolicy") {
-        return;
-    }
-    let base = child(path, "successPolicy");
-    if text(spec, "completionMode") != "Indexed" {
-        errors.invalid(
-            base,
-            at(spec, "successPolicy").clone(),
-            "requires indexed completion mode",
-        );
-        return;
-    }
-    let rules = list(spec, "successPolicy.rules");
-    if rules.is_empty() {
-        errors.required(
-            child(&base, "rules"),
-            "at least one rules must be specified when the successPolicy is specified",
-        );
-    }
-    for (i, rule) in rules.iter().enumerate() {
-        if !has(rule, "succeededCount") && !has(rule, "succeededIndexes") {
-            errors.required(
-                index(&child(&base, "rules"), i),
-                "at least one of succeededCount or succeededIndexes must be specified",
-            );
-        }
     }
 }
 

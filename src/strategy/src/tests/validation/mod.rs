@@ -12,6 +12,7 @@ mod batch;
 mod cluster;
 mod config;
 mod flowcontrol;
+mod jobs;
 mod metadata;
 mod network;
 mod pods;
