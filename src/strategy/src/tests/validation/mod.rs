@@ -48,7 +48,7 @@ fn merge(value: &mut Value, patch: &Value) {
     }
 }
 
-pub(super) fn patched(object: &Value, patch: &str) -> Value {
+pub(crate) fn patched(object: &Value, patch: &str) -> Value {
     let mut object = object.clone();
     let patch: Value = serde_json::from_str(patch).unwrap_or_else(|e| panic!("{patch}: {e}"));
     merge(&mut object, &patch);
@@ -65,7 +65,7 @@ pub(super) fn summary(errors: &[FieldError]) -> String {
 }
 
 /// Returns an object with defaults, ready for validation.
-pub(super) fn prepared(group: &str, kind: &str, mut object: Value) -> Value {
+pub(crate) fn prepared(group: &str, kind: &str, mut object: Value) -> Value {
     let strategy = strategy_for(group, kind);
     if object["metadata"]["name"].is_null() {
         object["metadata"]["name"] = json!("x");
