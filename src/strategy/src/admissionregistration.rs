@@ -1,5 +1,11 @@
 //! Webhook configurations and admission policies.
 
+mod client;
+mod policies;
+mod rules;
+
+use std::collections::BTreeSet;
+
 use rkube_api::Object;
 use rkube_api::status::FieldError;
 use serde_json::{Value, json};
@@ -8,7 +14,7 @@ use crate::Strategy;
 use crate::errors::{Errors, child, index};
 use crate::generic::Rules;
 use crate::tree::{
-    at, at_mut, default_text, default_value, ensure, has, int, list, list_mut, text,
+    at, at_mut, default_text, default_value, ensure, has, int, list, list_mut, same_at, text,
 };
 use crate::{names, selectors};
 
@@ -25,7 +31,8 @@ pub(crate) fn strategy_for(kind: &str) -> Option<&'static dyn Strategy> {
 
 static MUTATING: Rules = Rules {
     default: |obj| webhooks(obj, true),
-    validate,
+    validate_new: |obj| validate(obj, Lenient::default()),
+    validate_update: |new, old| validate(new, Lenient::of(new, old)),
     generation: true,
     unconditional: false,
     ..Rules::PLAIN
@@ -33,7 +40,8 @@ static MUTATING: Rules = Rules {
 
 static VALIDATING: Rules = Rules {
     default: |obj| webhooks(obj, false),
-    validate,
+    validate_new: |obj| validate(obj, Lenient::default()),
+    validate_update: |new, old| validate(new, Lenient::of(new, old)),
     generation: true,
     unconditional: false,
     ..Rules::PLAIN
@@ -49,60 +57,126 @@ fn webhooks(obj: &mut Object, mutating: bool) {
         if mutating {
             default_text(hook, "reinvocationPolicy", "Never");
         }
-        rules(hook, "rules");
+        default_scopes(hook, "rules");
         if let Some(service) = at_mut(hook, "clientConfig.service") {
             default_value(service, "port", 443);
         }
     }
 }
 
-fn rules(holder: &mut Value, path: &str) {
+fn default_scopes(holder: &mut Value, path: &str) {
     for rule in list_mut(holder, path) {
         default_text(rule, "scope", "*");
     }
 }
 
-fn validate(obj: &Object) -> Vec<FieldError> {
+/// What an update does not ask of webhooks because the old ones lack it already.
+#[derive(Clone, Copy, Default)]
+struct Lenient {
+    side_effects: bool,
+    review_versions: bool,
+    names: bool,
+    conditions: bool,
+}
+
+impl Lenient {
+    /// Returns what the old configuration lacks.
+    fn of(new: &Object, old: &Object) -> Lenient {
+        let hooks = list(old, "webhooks");
+        let mut seen = BTreeSet::new();
+        let now = list(new, "webhooks");
+        Lenient {
+            side_effects: hooks
+                .iter()
+                .any(|hook| !NO_SIDE_EFFECTS.contains(&text(hook, "sideEffects"))),
+            review_versions: hooks.iter().any(|hook| {
+                let versions = list(hook, "admissionReviewVersions");
+                !versions.is_empty() && !versions.iter().any(is_review_version)
+            }),
+            names: hooks.iter().any(|hook| !seen.insert(text(hook, "name"))),
+            conditions: now.len() == hooks.len()
+                && now
+                    .iter()
+                    .zip(hooks)
+                    .all(|(now, old)| same_at(now, old, "matchConditions")),
+        }
+    }
+}
+
+/// Classes of webhooks without side effects, the only ones that `v1` takes.
+const NO_SIDE_EFFECTS: [&str; 2] = ["None", "NoneOnDryRun"];
+
+fn is_review_version(version: &Value) -> bool {
+    version == "v1" || version == "v1beta1"
+}
+
+fn validate(obj: &Object, lenient: Lenient) -> Vec<FieldError> {
     let mut errors = Errors::new();
-    let mut seen = std::collections::BTreeSet::new();
+    let mut seen = BTreeSet::new();
     for (i, hook) in list(obj, "webhooks").iter().enumerate() {
         let field = index("webhooks", i);
         let name = text(hook, "name");
-        if name.split('.').count() < 3 {
-            errors.invalid(
-                child(&field, "name"),
-                name,
-                "should be a domain with at least three segments separated by dots",
-            );
-        } else {
-            errors.invalid_each(&child(&field, "name"), name, names::dns1123_subdomain(name));
-        }
-        if !seen.insert(name) {
+        qualified_name(&mut errors, name, &child(&field, "name"));
+        webhook(&mut errors, hook, lenient, &field);
+        review_versions(&mut errors, hook, lenient, &field);
+        if !name.is_empty() && !seen.insert(name) && !lenient.names {
             errors.duplicate(child(&field, "name"), name);
         }
-        webhook(&mut errors, hook, &field);
     }
     errors.0
 }
 
-/// Validates a webhook, except its name.
-fn webhook(errors: &mut Errors, hook: &Value, field: &str) {
+/// Validates the name of a webhook: a domain of at least three segments.
+fn qualified_name(errors: &mut Errors, name: &str, field: &str) {
+    let problems = names::dns1123_subdomain(name);
+    if name.is_empty() {
+        errors.required(field, "");
+    } else if !problems.is_empty() {
+        errors.invalid(field, name, problems.join(","));
+    } else if name.split('.').count() < 3 {
+        let why = "should be a domain with at least three segments separated by dots";
+        errors.invalid(field, name, why);
+    }
+}
+
+fn review_versions(errors: &mut Errors, hook: &Value, lenient: Lenient, field: &str) {
+    let field = child(field, "admissionReviewVersions");
+    let versions = list(hook, "admissionReviewVersions");
+    if versions.is_empty() {
+        errors.required(field, "must specify one of v1, v1beta1");
+        return;
+    }
+    for (i, version) in versions.iter().enumerate() {
+        let path = index(&field, i);
+        let name = version.as_str().unwrap_or_default();
+        if versions[..i].contains(version) {
+            errors.invalid(path, name, "duplicate version");
+        } else {
+            errors.invalid_each(&path, name, names::dns1035_label(name));
+        }
+    }
+    if !lenient.review_versions && !versions.iter().any(is_review_version) {
+        let why = "must include at least one of v1, v1beta1";
+        errors.invalid(field, versions.to_vec(), why);
+    }
+}
+
+/// Validates a webhook, except its name and the versions of its reviews.
+fn webhook(errors: &mut Errors, hook: &Value, lenient: Lenient, field: &str) {
     for (j, rule) in list(hook, "rules").iter().enumerate() {
-        rule_of(errors, rule, &index(&child(field, "rules"), j));
+        rules::validate(errors, rule, &index(&child(field, "rules"), j));
     }
     one_of(errors, hook, "failurePolicy", &["Fail", "Ignore"], field);
     one_of(errors, hook, "matchPolicy", &["Equivalent", "Exact"], field);
-    match text(hook, "sideEffects") {
-        "None" | "NoneOnDryRun" => {}
-        "" => errors.required(
-            child(field, "sideEffects"),
-            "must specify one of None, NoneOnDryRun",
-        ),
-        other => errors.not_supported(
-            child(field, "sideEffects"),
-            other,
-            &["None", "NoneOnDryRun"],
-        ),
+    let effects: &[&str] = match lenient.side_effects {
+        true => &["None", "NoneOnDryRun", "Some", "Unknown"],
+        false => &NO_SIDE_EFFECTS,
+    };
+    if has(hook, "sideEffects") {
+        one_of(errors, hook, "sideEffects", effects, field);
+    } else {
+        let why = format!("must specify one of {}", effects.join(", "));
+        errors.required(child(field, "sideEffects"), why);
     }
     if let Some(seconds) = int(hook, "timeoutSeconds")
         && !(1..=30).contains(&seconds)
@@ -119,110 +193,34 @@ fn webhook(errors: &mut Errors, hook: &Value, field: &str) {
         }
     }
     client_config(errors, hook, &child(field, "clientConfig"));
-    let versions = list(hook, "admissionReviewVersions");
-    if versions.is_empty() {
-        errors.required(
-            child(field, "admissionReviewVersions"),
-            "must specify one of v1, v1beta1",
-        );
-    } else if !versions.iter().any(|v| v == "v1" || v == "v1beta1") {
-        errors.invalid(
-            child(field, "admissionReviewVersions"),
-            at(hook, "admissionReviewVersions").clone(),
-            "must include at least one of v1, v1beta1",
-        );
+    if !lenient.conditions {
+        policies::match_conditions(errors, hook, &child(field, "matchConditions"));
     }
-    let reinvocation = text(hook, "reinvocationPolicy");
-    if !matches!(reinvocation, "" | "Never" | "IfNeeded") {
-        errors.not_supported(
-            child(field, "reinvocationPolicy"),
-            reinvocation,
-            &["IfNeeded", "Never"],
-        );
-    }
+    one_of(
+        errors,
+        hook,
+        "reinvocationPolicy",
+        &["IfNeeded", "Never"],
+        field,
+    );
 }
 
 /// Validates the client configuration of a webhook: either a URL or a service.
 fn client_config(errors: &mut Errors, hook: &Value, config: &str) {
-    match (
-        has(hook, "clientConfig.url"),
-        has(hook, "clientConfig.service"),
-    ) {
+    let (url, service) = ("clientConfig.url", "clientConfig.service");
+    match (has(hook, url), has(hook, service)) {
         (true, true) | (false, false) => {
             errors.required(config, "exactly one of url or service is required");
         }
-        (true, false) => {
-            let url = text(hook, "clientConfig.url");
-            if !url.starts_with("https://") {
-                errors.invalid(
-                    child(config, "url"),
-                    url,
-                    "'https' is the only allowed URL scheme; desired format: https://host[/path]"
-                        .to_string(),
-                );
-            }
-        }
-        (false, true) => {
-            for key in ["name", "namespace"] {
-                if text(at(hook, "clientConfig.service"), key).is_empty() {
-                    errors.required(
-                        format!("{config}.service.{key}"),
-                        format!("service {key} is required"),
-                    );
-                }
-            }
-        }
+        (true, false) => client::url(errors, text(hook, url), &child(config, "url")),
+        (false, true) => client::service(errors, at(hook, service), &child(config, "service")),
     }
 }
 
-fn one_of(errors: &mut Errors, hook: &Value, key: &str, known: &[&str], field: &str) {
-    let value = text(hook, key);
-    if !value.is_empty() && !known.contains(&value) {
+fn one_of(errors: &mut Errors, holder: &Value, key: &str, known: &[&str], field: &str) {
+    let value = text(holder, key);
+    if has(holder, key) && !known.contains(&value) {
         errors.not_supported(child(field, key), value, known);
-    }
-}
-
-fn rule_of(errors: &mut Errors, rule: &Value, field: &str) {
-    for key in ["operations", "apiGroups", "apiVersions", "resources"] {
-        let values = list(rule, key);
-        if values.is_empty() {
-            errors.required(child(field, key), "");
-        }
-        if values.len() > 1 && values.iter().any(|v| v == "*") && key != "resources" {
-            errors.invalid(
-                child(field, key),
-                at(rule, key).clone(),
-                "if '*' is present, must not specify other ".to_owned()
-                    + match key {
-                        "operations" => "operations",
-                        "apiGroups" => "API groups",
-                        _ => "API versions",
-                    },
-            );
-        }
-    }
-    let resources = list(rule, "resources");
-    if resources.len() > 1 && resources.iter().any(|r| r == "*/*") {
-        errors.invalid(
-            child(field, "resources"),
-            at(rule, "resources").clone(),
-            "if '*/*' is present, must not specify other resources",
-        );
-    }
-    for (i, operation) in list(rule, "operations").iter().enumerate() {
-        let operation = operation.as_str().unwrap_or_default();
-        let known = ["*", "CONNECT", "CREATE", "DELETE", "UPDATE"];
-        if !known.contains(&operation) {
-            errors.not_supported(index(&child(field, "operations"), i), operation, &known);
-        }
-    }
-    let scope = text(rule, "scope");
-    if !matches!(scope, "" | "*" | "Cluster" | "Namespaced") {
-        errors.not_supported(
-            child(field, "scope"),
-            scope,
-            &["*", "Cluster", "Namespaced"],
-        );
     }
 }
 
@@ -239,31 +237,14 @@ static POLICY: Rules = Rules {
             }
         }
     },
-    validate: |obj| {
-        let mut errors = Errors::new();
-        if !has(obj, "spec.matchConstraints") {
-            errors.required("spec.matchConstraints", "");
-        } else if list(obj, "spec.matchConstraints.resourceRules").is_empty() {
-            errors.required("spec.matchConstraints.resourceRules", "");
+    validate: policies::policy,
+    validate_new: policies::conditions_of_policy,
+    validate_update: |new, old| {
+        let same = |path| same_at(new, old, path);
+        match same("spec.paramKind") && same("spec.matchConditions") {
+            true => Vec::new(),
+            false => policies::conditions_of_policy(new),
         }
-        if text(obj, "kind") == "ValidatingAdmissionPolicy"
-            && list(obj, "spec.validations").is_empty()
-            && list(obj, "spec.auditAnnotations").is_empty()
-        {
-            errors.required(
-                "spec.validations",
-                "validations or auditAnnotations must contain at least one item",
-            );
-        }
-        for (i, validation) in list(obj, "spec.validations").iter().enumerate() {
-            if text(validation, "expression").trim().is_empty() {
-                errors.required(
-                    format!("spec.validations[{i}].expression"),
-                    "expression is not specified",
-                );
-            }
-        }
-        errors.0
     },
     ..Rules::SPEC_AND_STATUS
 };
@@ -274,8 +255,8 @@ fn match_resources(holder: &mut Value, key: &str) {
         default_text(resources, "matchPolicy", "Equivalent");
         default_value(resources, "namespaceSelector", json!({}));
         default_value(resources, "objectSelector", json!({}));
-        rules(resources, "resourceRules");
-        rules(resources, "excludeResourceRules");
+        default_scopes(resources, "resourceRules");
+        default_scopes(resources, "excludeResourceRules");
     }
 }
 
@@ -287,39 +268,7 @@ static BINDING: Rules = Rules {
             match_resources(spec, "matchResources");
         }
     },
-    validate: |obj| {
-        let mut errors = Errors::new();
-        if text(obj, "spec.policyName").is_empty() {
-            errors.required("spec.policyName", "");
-        }
-        if text(obj, "kind") == "ValidatingAdmissionPolicyBinding"
-            && list(obj, "spec.validationActions").is_empty()
-        {
-            errors.required("spec.validationActions", "");
-        }
-        let mut seen = std::collections::BTreeSet::new();
-        for (i, action) in list(obj, "spec.validationActions").iter().enumerate() {
-            let (field, action) = (
-                index("spec.validationActions", i),
-                action.as_str().unwrap_or_default(),
-            );
-            let known = ["Audit", "Deny", "Warn"];
-            if !known.contains(&action) {
-                errors.not_supported(&field, action, &known);
-            }
-            if !seen.insert(action) {
-                errors.duplicate(field, action);
-            }
-        }
-        if seen.contains("Deny") && seen.contains("Warn") {
-            errors.invalid(
-                "spec.validationActions",
-                at(obj, "spec.validationActions").clone(),
-                "must not contain both Deny and Warn (repeating the same validation failure information in the API response and headers serves no purpose)",
-            );
-        }
-        errors.0
-    },
+    validate: policies::binding,
     generation: true,
     ..Rules::PLAIN
 };

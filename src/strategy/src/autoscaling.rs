@@ -1,13 +1,14 @@
 //! Horizontal pod autoscalers.
 
+mod metrics;
+
 use rkube_api::Object;
 use rkube_api::status::FieldError;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::Strategy;
 use crate::errors::Errors;
 use crate::generic::Rules;
-use crate::names;
 use crate::tree::{
     at, at_mut, default_text, default_value, ensure, has, int, list, list_mut, text,
 };
@@ -20,13 +21,22 @@ pub(crate) fn strategy_for(kind: &str) -> Option<&'static dyn Strategy> {
 static HPA: Rules = Rules {
     default,
     validate,
-    validate_new: target_group,
+    validate_new: |obj| {
+        let mut errors = lower_bound(obj, 1);
+        errors.extend(target_group(obj));
+        errors
+    },
     validate_update: |new, old| {
+        let lowest = i64::from(int(old, "spec.minReplicas") != Some(0));
+        let mut errors = lower_bound(new, lowest);
         let same = ["apiVersion", "kind"].iter().all(|key| {
             let path = format!("spec.scaleTargetRef.{key}");
             text(new, &path) == text(old, &path)
         });
-        if same { Vec::new() } else { target_group(new) }
+        if !same {
+            errors.extend(target_group(new));
+        }
+        errors
     },
     ..Rules::SPEC_AND_STATUS_PLAIN
 };
@@ -111,87 +121,54 @@ fn target_group(obj: &Object) -> Vec<FieldError> {
 fn validate(obj: &Object) -> Vec<FieldError> {
     let mut errors = Errors::new();
     let (min, max) = (
-        int(obj, "spec.minReplicas").unwrap_or(1),
+        int(obj, "spec.minReplicas"),
         int(obj, "spec.maxReplicas").unwrap_or(0),
     );
-    if min < 1 {
-        errors.invalid(
-            "spec.minReplicas",
-            min,
-            "must be greater than or equal to 1",
-        );
-    }
     if max < 1 {
         errors.invalid("spec.maxReplicas", max, "must be greater than 0");
     }
-    if max < min {
+    if min.is_some_and(|min| max < min) {
         errors.invalid(
             "spec.maxReplicas",
             max,
             "must be greater than or equal to `minReplicas`",
         );
     }
-    for key in ["kind", "name"] {
-        let path = format!("spec.scaleTargetRef.{key}");
-        let value = text(obj, &path);
-        if value.is_empty() {
-            errors.required(path, "");
-        } else {
-            errors.invalid_each(&path, value, names::path_segment_name(value));
-        }
+    metrics::reference(
+        &mut errors,
+        at(obj, "spec.scaleTargetRef"),
+        "spec.scaleTargetRef",
+    );
+    let all = list(obj, "spec.metrics");
+    for (i, metric) in all.iter().enumerate() {
+        metrics::metric(&mut errors, metric, &format!("spec.metrics[{i}]"));
     }
-    for (i, metric) in list(obj, "spec.metrics").iter().enumerate() {
-        let field = format!("spec.metrics[{i}]");
-        let kind = text(metric, "type");
-        let (key, known) = match kind {
-            "Object" => ("object", true),
-            "Pods" => ("pods", true),
-            "Resource" => ("resource", true),
-            "ContainerResource" => ("containerResource", true),
-            "External" => ("external", true),
-            "" => {
-                errors.required(format!("{field}.type"), "must specify a metric source type");
-                continue;
-            }
-            _ => ("", false),
-        };
-        if !known {
-            errors.not_supported(
-                format!("{field}.type"),
-                kind,
-                &[
-                    "ContainerResource",
-                    "External",
-                    "Object",
-                    "Pods",
-                    "Resource",
-                ],
-            );
-            continue;
-        }
-        if at(metric, key).is_null() {
-            errors.required(
-                format!("{field}.{key}"),
-                format!(
-                    "must populate information for the given metric source (only {key} is given)"
-                ),
-            );
-            continue;
-        }
-        let target = at(metric, key).get("target");
-        let kind = target.map_or("", |t| text(t, "type"));
-        if kind.is_empty() {
-            errors.required(
-                format!("{field}.{key}.target.type"),
-                "must specify a metric target type",
-            );
-        } else if !matches!(kind, "Utilization" | "Value" | "AverageValue") {
-            errors.invalid(
-                format!("{field}.{key}.target.type"),
-                kind,
-                "must be either Utilization, Value, or AverageValue",
-            );
-        }
+    let of_objects = |metric: &Value| matches!(text(metric, "type"), "Object" | "External");
+    if min == Some(0) && !all.iter().any(of_objects) {
+        errors.forbidden(
+            "spec.metrics",
+            "must specify at least one Object or External metric to support scaling to zero replicas",
+        );
+    }
+    for direction in ["scaleUp", "scaleDown"] {
+        let path = format!("spec.behavior.{direction}");
+        metrics::scaling_rules(&mut errors, at(obj, &path), &path);
+    }
+    errors.0
+}
+
+/// Validates the lower bound of the replicas. Zero needs the feature `HPAScaleToZero`, which is
+/// off in v1.36; an autoscaler that has zero keeps it.
+fn lower_bound(obj: &Object, lowest: i64) -> Vec<FieldError> {
+    let mut errors = Errors::new();
+    if let Some(min) = int(obj, "spec.minReplicas")
+        && min < lowest
+    {
+        errors.invalid(
+            "spec.minReplicas",
+            min,
+            format!("must be greater than or equal to {lowest}"),
+        );
     }
     errors.0
 }

@@ -1,14 +1,28 @@
 //! Endpoint slices.
 
+use std::collections::BTreeSet;
+
 use rkube_api::Object;
 use rkube_api::status::FieldError;
+use serde_json::Value;
 
 use crate::Strategy;
 use crate::core::service::{immutable, non_special_ip};
 use crate::errors::{Errors, child, index};
 use crate::generic::Rules;
 use crate::names;
-use crate::tree::{default_text, default_value, int, list, list_mut, text};
+use crate::tree::{at, default_text, default_value, has, list, list_mut, same_at, text};
+
+/// Most endpoints of a slice.
+const MAX_ENDPOINTS: usize = 1000;
+/// Most addresses of an endpoint.
+const MAX_ADDRESSES: usize = 100;
+/// Most ports of a slice.
+const MAX_PORTS: usize = 20_000;
+/// Most zones, and most nodes, that an endpoint is meant for.
+const MAX_HINTS: usize = 8;
+/// Most labels of the deprecated topology.
+const MAX_TOPOLOGY: usize = 16;
 
 /// Returns the strategy of a kind of this module, `None` for kinds without one.
 pub(crate) fn strategy_for(kind: &str) -> Option<&'static dyn Strategy> {
@@ -23,8 +37,12 @@ static ENDPOINT_SLICE: Rules = Rules {
         }
     },
     validate,
+    validate_new: endpoints,
     validate_update: |new, old| {
         let mut errors = Errors::new();
+        if !same_at(new, old, "endpoints") {
+            errors.extend(endpoints(new));
+        }
         immutable(&mut errors, new, old, "addressType");
         errors.0
     },
@@ -35,54 +53,125 @@ static ENDPOINT_SLICE: Rules = Rules {
 
 fn validate(obj: &Object) -> Vec<FieldError> {
     let mut errors = Errors::new();
-    let kind = text(obj, "addressType");
-    match kind {
+    match text(obj, "addressType") {
         "IPv4" | "IPv6" | "FQDN" => {}
         "" => errors.required("addressType", ""),
         other => errors.not_supported("addressType", other, &["FQDN", "IPv4", "IPv6"]),
     }
+    ports(&mut errors, obj);
+    errors.0
+}
+
+/// Validates the endpoints. An update does it only if it changes them: they may have addresses
+/// in a notation that was valid before it became strict.
+fn endpoints(obj: &Object) -> Vec<FieldError> {
+    let mut errors = Errors::new();
     let endpoints = list(obj, "endpoints");
-    if endpoints.len() > 1000 {
-        errors.too_many("endpoints", endpoints.len(), 1000);
+    if endpoints.len() > MAX_ENDPOINTS {
+        errors.too_many("endpoints", endpoints.len(), MAX_ENDPOINTS);
         return errors.0;
     }
-    for (i, endpoint) in endpoints.iter().enumerate() {
-        let field = index("endpoints", i);
-        let addresses = list(endpoint, "addresses");
-        if addresses.is_empty() {
-            errors.required(
-                child(&field, "addresses"),
-                "must contain at least 1 address",
-            );
-        } else if addresses.len() > 100 {
-            errors.too_many(child(&field, "addresses"), addresses.len(), 100);
+    let kind = text(obj, "addressType");
+    for (i, item) in endpoints.iter().enumerate() {
+        endpoint(&mut errors, item, kind, &index("endpoints", i));
+    }
+    errors.0
+}
+
+fn endpoint(errors: &mut Errors, endpoint: &Value, kind: &str, field: &str) {
+    let addresses = list(endpoint, "addresses");
+    let path = child(field, "addresses");
+    if addresses.is_empty() {
+        errors.required(path.clone(), "must contain at least 1 address");
+    } else if addresses.len() > MAX_ADDRESSES {
+        errors.too_many(path.clone(), addresses.len(), MAX_ADDRESSES);
+    }
+    for (i, address) in addresses.iter().enumerate() {
+        let address = address.as_str().unwrap_or_default();
+        let path = index(&path, i);
+        match kind {
+            "IPv4" | "IPv6" => ip(errors, address, kind, &path),
+            "FQDN" => names::qualified_domain(errors, address, 2, &path),
+            _ => {}
         }
-        for (j, address) in addresses.iter().enumerate() {
-            let address = address.as_str().unwrap_or_default();
-            let field = index(&child(&field, "addresses"), j);
-            match kind {
-                "IPv4" if address.parse::<std::net::Ipv4Addr>().is_err() => {
-                    errors.invalid(field, address, "must be an IPv4 address");
-                }
-                "IPv6" if address.parse::<std::net::Ipv6Addr>().is_err() => {
-                    errors.invalid(field, address, "must be an IPv6 address");
-                }
-                "IPv4" | "IPv6" => non_special_ip(&mut errors, address, &field),
-                "FQDN" => errors.invalid_each(&field, address, names::dns1123_subdomain(address)),
-                _ => {}
-            }
-        }
+    }
+    if has(endpoint, "nodeName") {
+        let node = text(endpoint, "nodeName");
+        let path = child(field, "nodeName");
+        errors.invalid_each(&path, node, names::dns1123_subdomain(node));
+    }
+    topology(errors, endpoint, &child(field, "deprecatedTopology"));
+    if has(endpoint, "hostname") {
         let host = text(endpoint, "hostname");
-        if !host.is_empty() {
-            errors.invalid_each(&child(&field, "hostname"), host, names::dns1123_label(host));
+        errors.invalid_each(&child(field, "hostname"), host, names::dns1123_label(host));
+    }
+    let hints = child(field, "hints");
+    hint(errors, endpoint, "forZones", &hints, names::label_value);
+    hint(
+        errors,
+        endpoint,
+        "forNodes",
+        &hints,
+        names::dns1123_subdomain,
+    );
+}
+
+fn ip(errors: &mut Errors, address: &str, kind: &str, field: &str) {
+    let problems = names::ip(address);
+    if !problems.is_empty() {
+        errors.invalid_each(field, address, problems);
+        return;
+    }
+    let is_v4 = names::parse_ip(address).is_some_and(|ip| ip.is_ipv4());
+    if is_v4 != (kind == "IPv4") {
+        errors.invalid(field, address, format!("must be an {kind} address"));
+    }
+    non_special_ip(errors, address, field);
+}
+
+/// Validates the labels of the node that beta versions had.
+fn topology(errors: &mut Errors, endpoint: &Value, field: &str) {
+    let labels = at(endpoint, "deprecatedTopology");
+    let count = labels.as_object().map_or(0, serde_json::Map::len);
+    if count > MAX_TOPOLOGY {
+        errors.too_many(field, count, MAX_TOPOLOGY);
+    }
+    crate::metadata::label_map(errors, labels, field);
+}
+
+/// Validates the zones or nodes that an endpoint is meant for.
+fn hint(
+    errors: &mut Errors,
+    endpoint: &Value,
+    key: &str,
+    hints: &str,
+    rule: fn(&str) -> Vec<String>,
+) {
+    let targets = list(at(endpoint, "hints"), key);
+    let path = child(hints, key);
+    if targets.len() > MAX_HINTS {
+        errors.too_many(path, targets.len(), MAX_HINTS);
+        return;
+    }
+    let mut seen = BTreeSet::new();
+    for (i, target) in targets.iter().enumerate() {
+        let field = child(&index(&path, i), "name");
+        let name = text(target, "name");
+        if !seen.insert(name) {
+            errors.duplicate(field.clone(), name);
         }
+        errors.invalid_each(&field, name, rule(name));
     }
+}
+
+/// Validates the ports. As upstream, not their numbers: only controllers write slices.
+fn ports(errors: &mut Errors, obj: &Object) {
     let ports = list(obj, "ports");
-    if ports.len() > 20_000 {
-        errors.too_many("ports", ports.len(), 20_000);
-        return errors.0;
+    if ports.len() > MAX_PORTS {
+        errors.too_many("ports", ports.len(), MAX_PORTS);
+        return;
     }
-    let mut seen = std::collections::BTreeSet::new();
+    let mut seen = BTreeSet::new();
     for (i, port) in ports.iter().enumerate() {
         let field = index("ports", i);
         let name = text(port, "name");
@@ -92,20 +181,15 @@ fn validate(obj: &Object) -> Vec<FieldError> {
         if !seen.insert(name) {
             errors.duplicate(child(&field, "name"), name);
         }
-        if let Some(number) = int(port, "port")
-            && !(1..=65535).contains(&number)
-        {
-            errors.invalid(
-                child(&field, "port"),
-                number,
-                "must be between 1 and 65535, inclusive",
-            );
-        }
         crate::core::containers::protocol(
-            &mut errors,
+            errors,
             text(port, "protocol"),
             &child(&field, "protocol"),
         );
+        if has(port, "appProtocol") {
+            let app = text(port, "appProtocol");
+            let field = child(&field, "appProtocol");
+            errors.invalid_each(&field, app, names::qualified_name(app));
+        }
     }
-    errors.0
 }

@@ -65,10 +65,10 @@ impl Errors {
         self.push(FieldErrorKind::NotFound, field, Some(value.into()), "");
     }
 
-    /// Adds `NotSupported`; lists the supported values in sorted order, as upstream does.
+    /// Adds `NotSupported`; lists the supported values in the given order. Upstream's is sorted
+    /// where it has a set, and as declared where it has a list.
     pub(crate) fn not_supported(&mut self, field: impl Into<String>, value: &str, known: &[&str]) {
-        let mut known: Vec<String> = known.iter().map(|k| format!("{k:?}")).collect();
-        known.sort();
+        let known: Vec<String> = known.iter().map(|k| format!("{k:?}")).collect();
         self.push(
             FieldErrorKind::NotSupported,
             field,
@@ -103,6 +103,26 @@ impl Errors {
     }
 }
 
+/// Removes errors about the notation of addresses that the old object has already (upstream:
+/// `IsValidIPForLegacyField` and `IsValidCIDRForLegacyField` with the old values). Such objects
+/// were stored before the notation became strict, and must remain changeable. `old` returns
+/// the errors of the old object; it is only called if there is something to remove.
+pub(crate) fn ratcheted(
+    mut errors: Vec<FieldError>,
+    old: impl FnOnce() -> Vec<FieldError>,
+) -> Vec<FieldError> {
+    let strict = |error: &FieldError| crate::names::is_strictness(&error.detail);
+    if errors.iter().any(strict) {
+        let old = old();
+        let before = |error: &FieldError| {
+            old.iter()
+                .any(|o| o.detail == error.detail && o.value == error.value)
+        };
+        errors.retain(|error| !strict(error) || !before(error));
+    }
+    errors
+}
+
 /// Returns `base.name`, or `name` if the base is empty.
 pub(crate) fn child(base: &str, name: &str) -> String {
     if base.is_empty() {
@@ -126,3 +146,62 @@ pub(crate) fn keyed(base: &str, key: &str) -> String {
 pub(crate) const IMMUTABLE: &str = "field is immutable";
 /// Upstream's message for a negative number.
 pub(crate) const NOT_NEGATIVE: &str = "must be greater than or equal to 0";
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use crate::strategy_for;
+    use crate::tests::validation::{patched, prepared};
+
+    /// Lists of supported values in upstream's order, which is not always sorted.
+    #[test]
+    fn supported_values_are_in_order() {
+        let pod = json!({"spec": {"containers": [{"name": "c", "image": "i"}]}});
+        let driver = json!({"spec": {}});
+        let binding = json!({"spec": {"policyName": "p", "validationActions": ["Deny"],
+            "paramRef": {"name": "n", "parameterNotFoundAction": "Deny"}}});
+        for (group, kind, object, patch, want) in [
+            (
+                "",
+                "Pod",
+                &pod,
+                r#"{"spec": {"restartPolicy": "X"}}"#,
+                r#"spec.restartPolicy: Unsupported value: "X": supported values: "Always", "OnFailure", "Never""#,
+            ),
+            (
+                "",
+                "Pod",
+                &pod,
+                r#"{"spec": {"dnsPolicy": "X"}}"#,
+                r#"spec.dnsPolicy: Unsupported value: "X": supported values: "ClusterFirstWithHostNet", "ClusterFirst", "Default", "None""#,
+            ),
+            (
+                "storage.k8s.io",
+                "CSIDriver",
+                &driver,
+                r#"{"spec": {"volumeLifecycleModes": ["X"]}}"#,
+                r#"spec.volumeLifecycleModes: Unsupported value: "X": supported values: "Persistent", "Ephemeral""#,
+            ),
+            (
+                "storage.k8s.io",
+                "CSIDriver",
+                &driver,
+                r#"{"spec": {"fsGroupPolicy": "X"}}"#,
+                r#"spec.fsGroupPolicy: Unsupported value: "X": supported values: "File", "None", "ReadWriteOnceWithFSType""#,
+            ),
+            (
+                "admissionregistration.k8s.io",
+                "ValidatingAdmissionPolicyBinding",
+                &binding,
+                r#"{"spec": {"paramRef": {"parameterNotFoundAction": "X"}}}"#,
+                r#"spec.paramRef.parameterNotFoundAction: Unsupported value: "X": supported values: "Deny", "Allow""#,
+            ),
+        ] {
+            let object = patched(&prepared(group, kind, object.clone()), patch);
+            let errors = strategy_for(group, kind).validate_create(&object);
+            let messages: Vec<String> = errors.iter().map(ToString::to_string).collect();
+            assert_eq!(messages, [want], "{kind} {patch}");
+        }
+    }
+}

@@ -241,7 +241,8 @@ impl Strategy for Rules {
     }
 
     fn validate_update(&self, new: &Object, old: &Object) -> Vec<rkube_api::status::FieldError> {
-        let mut errors = (self.validate)(new);
+        let errors = (self.validate)(new);
+        let mut errors = crate::errors::ratcheted(errors, || (self.validate)(old));
         errors.extend((self.validate_update)(new, old));
         errors
     }

@@ -154,8 +154,7 @@ pub trait Strategy: Send + Sync {
 
     /// Validates an updated object, except its metadata.
     fn validate_update(&self, new: &Object, old: &Object) -> Vec<FieldError> {
-        let _ = old;
-        self.validate_create(new)
+        errors::ratcheted(self.validate_create(new), || self.validate_create(old))
     }
 
     /// Validates an update of `/status`.

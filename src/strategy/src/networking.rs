@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::core::containers;
 use crate::core::service::{immutable, load_balancer_status};
-use crate::errors::{Errors, child, index};
+use crate::errors::{Errors, child, index, ratcheted};
 use crate::generic::{self, Rules};
 use crate::tree::{
     at, default_text, default_value, has, int, keep, list, list_mut, put, remove, text,
@@ -68,15 +68,14 @@ impl Strategy for Ingress {
         errors.0
     }
 
-    fn validate_status_update(&self, new: &Object, _old: &Object) -> Vec<FieldError> {
-        let mut errors = Errors::new();
-        load_balancer_status(
-            &mut errors,
-            at(new, "status.loadBalancer"),
-            "status.loadBalancer",
-            true,
-        );
-        errors.0
+    fn validate_status_update(&self, new: &Object, old: &Object) -> Vec<FieldError> {
+        let errors_of = |obj| {
+            let mut errors = Errors::new();
+            let status = at(obj, "status.loadBalancer");
+            load_balancer_status(&mut errors, status, "status.loadBalancer", true);
+            errors.0
+        };
+        ratcheted(errors_of(new), || errors_of(old))
     }
 
     fn warnings(&self, new: &Object, old: Option<&Object>) -> Vec<String> {
@@ -116,7 +115,7 @@ fn ingress(errors: &mut Errors, obj: &Object) {
         let host = text(rule, "host");
         if !host.is_empty() {
             let field = child(&field, "host");
-            if names::ip(host).is_empty() {
+            if names::parse_ip(host).is_some() {
                 errors.invalid(field, host, "must be a DNS name, not an IP address");
             } else if host.contains('*') {
                 errors.invalid_each(&field, host, names::wildcard_dns1123_subdomain(host));
@@ -212,11 +211,7 @@ fn backend(errors: &mut Errors, backend: &Value, field: &str) {
         }
         (true, true) => errors.invalid(field, "", "resource or service backend is required"),
         (true, false) => {
-            for key in ["kind", "name"] {
-                if text(resource, key).is_empty() {
-                    errors.required(format!("{field}.resource.{key}"), "");
-                }
-            }
+            typed_reference(errors, resource, &child(field, "resource"));
         }
         (false, true) => {
             let of_backend = field;
@@ -251,6 +246,24 @@ fn backend(errors: &mut Errors, backend: &Value, field: &str) {
     }
 }
 
+/// Validates a reference to an object by group, kind and name.
+fn typed_reference(errors: &mut Errors, reference: &Value, field: &str) {
+    if has(reference, "apiGroup") {
+        let group = text(reference, "apiGroup");
+        let field = child(field, "apiGroup");
+        errors.invalid_each(&field, group, names::dns1123_subdomain(group));
+    }
+    for key in ["kind", "name"] {
+        let value = text(reference, key);
+        let field = child(field, key);
+        if value.is_empty() {
+            errors.required(field, format!("{key} is required"));
+        } else {
+            errors.invalid_each(&field, value, names::path_segment_name(value));
+        }
+    }
+}
+
 static INGRESS_CLASS: Rules = Rules {
     default: |obj| {
         if let Some(parameters) = crate::tree::at_mut(obj, "spec.parameters") {
@@ -267,22 +280,25 @@ static INGRESS_CLASS: Rules = Rules {
         if has(obj, "spec.parameters") {
             let scope = text(obj, "spec.parameters.scope");
             let namespace = text(obj, "spec.parameters.namespace");
-            for key in ["kind", "name"] {
-                let path = format!("spec.parameters.{key}");
-                if text(obj, &path).is_empty() {
-                    errors.required(path, "");
-                }
-            }
+            typed_reference(&mut errors, at(obj, "spec.parameters"), "spec.parameters");
             match scope {
-                "Namespace" if namespace.is_empty() => errors.required(
+                "" if !has(obj, "spec.parameters.scope") => {
+                    errors.required("spec.parameters.scope", "");
+                }
+                "Namespace" if !has(obj, "spec.parameters.namespace") => errors.required(
                     "spec.parameters.namespace",
                     "`parameters.scope` is set to 'Namespace'",
                 ),
-                "Cluster" if !namespace.is_empty() => errors.forbidden(
+                "Namespace" => errors.invalid_each(
+                    "spec.parameters.namespace",
+                    namespace,
+                    names::dns1123_label(namespace),
+                ),
+                "Cluster" if has(obj, "spec.parameters.namespace") => errors.forbidden(
                     "spec.parameters.namespace",
                     "`parameters.scope` is set to 'Cluster'",
                 ),
-                "Namespace" | "Cluster" => {}
+                "Cluster" => {}
                 other => {
                     errors.not_supported("spec.parameters.scope", other, &["Cluster", "Namespace"]);
                 }
@@ -419,19 +435,9 @@ fn policy_peer(errors: &mut Errors, peer: &Value, field: &str) {
         } else {
             errors.invalid_each(&child(&field, "cidr"), range, names::cidr(range));
         }
-        let outer = range.parse::<ipnet::IpNet>().ok();
-        for (i, except) in list(block, "except").iter().enumerate() {
-            let except = except.as_str().unwrap_or_default();
-            let field = index(&child(&field, "except"), i);
-            match (outer, except.parse::<ipnet::IpNet>()) {
-                (Some(outer), Ok(inner))
-                    if !outer.contains(&inner) || outer.prefix_len() >= inner.prefix_len() =>
-                {
-                    errors.invalid(field, except, "must be a strict subset of `cidr`");
-                }
-                (_, Err(_)) => errors.invalid_each(&field, except, names::cidr(except)),
-                _ => {}
-            }
+        // As upstream, exceptions to something else than a network are not looked at.
+        if let Some(outer) = names::parse_cidr(range) {
+            exceptions(errors, block, outer, &child(&field, "except"));
         }
     }
     if peers == 0 {
@@ -441,26 +447,22 @@ fn policy_peer(errors: &mut Errors, peer: &Value, field: &str) {
     }
 }
 
+/// Validates the parts of a network that a peer does not include.
+fn exceptions(errors: &mut Errors, block: &Value, outer: ipnet::IpNet, field: &str) {
+    for (i, except) in list(block, "except").iter().enumerate() {
+        let except = except.as_str().unwrap_or_default();
+        let field = index(field, i);
+        errors.invalid_each(&field, except, names::cidr(except));
+        if let Some(inner) = names::parse_cidr(except)
+            && (!outer.contains(&inner.addr()) || outer.prefix_len() >= inner.prefix_len())
+        {
+            errors.invalid(field, except, "must be a strict subset of `cidr`");
+        }
+    }
+}
+
 static SERVICE_CIDR: Rules = Rules {
-    validate: |obj| {
-        let mut errors = Errors::new();
-        let ranges = list(obj, "spec.cidrs");
-        if ranges.is_empty() {
-            errors.required("spec.cidrs", "at least one CIDR required");
-        }
-        if ranges.len() > 2 {
-            errors.invalid(
-                "spec.cidrs",
-                at(obj, "spec.cidrs").clone(),
-                "may only hold up to 2 values",
-            );
-        }
-        for (i, range) in ranges.iter().enumerate() {
-            let range = range.as_str().unwrap_or_default();
-            errors.invalid_each(&index("spec.cidrs", i), range, names::cidr(range));
-        }
-        errors.0
-    },
+    validate_new: service_cidr,
     validate_update: |new, old| {
         let mut errors = Errors::new();
         immutable(&mut errors, new, old, "spec.cidrs");
@@ -470,24 +472,50 @@ static SERVICE_CIDR: Rules = Rules {
     ..Rules::PLAIN
 };
 
+/// Validates the ranges of a service CIDR: one, or one of each family. They never change, so an
+/// update does not validate them again.
+fn service_cidr(obj: &Object) -> Vec<FieldError> {
+    let mut errors = Errors::new();
+    let field = "spec.cidrs";
+    let ranges: Vec<&str> = list(obj, field)
+        .iter()
+        .map(|range| range.as_str().unwrap_or_default())
+        .collect();
+    if ranges.is_empty() {
+        errors.required(field, "at least one CIDR required");
+    } else if ranges.len() > 2 {
+        errors.invalid(
+            field,
+            at(obj, "spec").clone(),
+            "may only hold up to 2 values",
+        );
+    } else if let [first, second] = ranges[..]
+        && !dual(first, second)
+    {
+        errors.invalid(
+            field,
+            at(obj, "spec").clone(),
+            "may specify no more than one IP for each IP family, i.e 192.168.0.0/24 and 2001:db8::/64",
+        );
+    } else {
+        for (i, range) in ranges.iter().enumerate() {
+            errors.invalid_each(&index(field, i), range, names::canonical_cidr(range));
+        }
+    }
+    errors.0
+}
+
+/// Returns whether two ranges are of different families.
+fn dual(first: &str, second: &str) -> bool {
+    match (names::parse_cidr(first), names::parse_cidr(second)) {
+        (Some(first), Some(second)) => first.addr().is_ipv4() != second.addr().is_ipv4(),
+        _ => false,
+    }
+}
+
 static IP_ADDRESS: Rules = Rules {
     names: NameRule::PathSegment,
-    validate: |obj| {
-        let mut errors = Errors::new();
-        let name = text(obj, "metadata.name");
-        errors.invalid_each("metadata.name", name, names::ip(name));
-        if has(obj, "spec.parentRef") {
-            for key in ["resource", "name"] {
-                let path = format!("spec.parentRef.{key}");
-                if text(obj, &path).is_empty() {
-                    errors.required(path, "");
-                }
-            }
-        } else {
-            errors.required("spec.parentRef", "");
-        }
-        errors.0
-    },
+    validate_new: ip_address,
     validate_update: |new, old| {
         let mut errors = Errors::new();
         immutable(&mut errors, new, old, "spec.parentRef");
@@ -496,6 +524,36 @@ static IP_ADDRESS: Rules = Rules {
     selectable: &["spec.parentRef.resource"],
     ..Rules::PLAIN
 };
+
+fn ip_address(obj: &Object) -> Vec<FieldError> {
+    let mut errors = Errors::new();
+    let name = text(obj, "metadata.name");
+    errors.invalid_each("metadata.name", name, names::canonical_ip(name));
+    let field = "spec.parentRef";
+    let parent = at(obj, field);
+    if parent.is_null() {
+        errors.required(field, "");
+        return errors.0;
+    }
+    let group = text(parent, "group");
+    if !group.is_empty() {
+        errors.invalid_each(
+            &child(field, "group"),
+            group,
+            names::dns1123_subdomain(group),
+        );
+    }
+    for (key, required) in [("resource", true), ("name", true), ("namespace", false)] {
+        let value = text(parent, key);
+        let field = child(field, key);
+        if !value.is_empty() {
+            errors.invalid_each(&field, value, names::path_segment_name(value));
+        } else if required {
+            errors.required(field, "");
+        }
+    }
+    errors.0
+}
 
 #[cfg(test)]
 mod tests {

@@ -1,14 +1,25 @@
 //! Storage classes, CSI objects and volume attachments.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use rkube_api::Object;
 use rkube_api::status::FieldError;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::core::service::immutable;
-use crate::errors::{Errors, child, index, keyed};
+use crate::errors::{Errors, child, index};
 use crate::generic::Rules;
-use crate::tree::{at, at_mut, default_text, default_value, entries, has, list, same_at, text};
-use crate::{NameRule, Strategy, names};
+use crate::tree::{
+    at, at_mut, default_text, default_value, entries, has, int, list, same, same_at, text,
+};
+use crate::{NameRule, Strategy, names, quantities, selectors};
+
+/// Most parameters of a class.
+const MAX_PARAMETERS: usize = 512;
+/// Largest sum of the sizes of parameters, in bytes.
+const MAX_SIZE: usize = 256 << 10;
+/// Longest name of a node in a CSI driver, in bytes.
+const MAX_NODE_ID: usize = 256;
 
 /// Returns the strategy of a kind of this module, `None` for kinds without one.
 pub(crate) fn strategy_for(kind: &str) -> Option<&'static dyn Strategy> {
@@ -48,22 +59,8 @@ static STORAGE_CLASS: Rules = Rules {
 
 fn storage_class(obj: &Object) -> Vec<FieldError> {
     let mut errors = Errors::new();
-    let provisioner = text(obj, "provisioner");
-    if provisioner.is_empty() {
-        errors.required("provisioner", "");
-    } else {
-        let lower = provisioner.to_lowercase();
-        errors.invalid_each("provisioner", provisioner, names::qualified_name(&lower));
-    }
-    let parameters: Vec<_> = entries(obj, "parameters").collect();
-    if parameters.len() > 512 {
-        errors.too_long("parameters", 512);
-    }
-    for (key, _) in parameters {
-        if key.is_empty() {
-            errors.invalid("parameters", "", "field can not be empty.");
-        }
-    }
+    provisioner(&mut errors, obj, "provisioner");
+    parameters(&mut errors, obj, false);
     match text(obj, "reclaimPolicy") {
         "" | "Delete" | "Retain" => {}
         other => errors.not_supported("reclaimPolicy", other, &["Delete", "Retain"]),
@@ -77,35 +74,94 @@ fn storage_class(obj: &Object) -> Vec<FieldError> {
             &["Immediate", "WaitForFirstConsumer"],
         ),
     }
-    for (i, term) in list(obj, "allowedTopologies").iter().enumerate() {
-        for (j, expression) in list(term, "matchLabelExpressions").iter().enumerate() {
-            let field = index(&format!("allowedTopologies[{i}].matchLabelExpressions"), j);
-            if list(expression, "values").is_empty() {
-                errors.required(child(&field, "values"), "");
-            }
-        }
-    }
+    allowed_topologies(&mut errors, obj);
     errors.0
 }
 
-static VOLUME_ATTACHMENT: Rules = Rules {
-    validate: |obj| {
-        let mut errors = Errors::new();
-        for key in ["attacher", "nodeName"] {
-            let path = child("spec", key);
-            if text(obj, &path).is_empty() {
-                errors.required(path, "");
+/// Validates the name of a provisioner or driver: qualified, in letters of either case.
+fn provisioner(errors: &mut Errors, obj: &Object, key: &str) {
+    let name = text(obj, key);
+    if name.is_empty() {
+        errors.required(key, "");
+    } else {
+        errors.invalid_each(key, name, names::qualified_name(&name.to_lowercase()));
+    }
+}
+
+/// Validates the number, keys and total size of `parameters`; `required` refuses none at all.
+fn parameters(errors: &mut Errors, obj: &Object, required: bool) {
+    let count = entries(obj, "parameters").count();
+    if count > MAX_PARAMETERS {
+        errors.too_long("parameters", MAX_PARAMETERS);
+        return;
+    }
+    let mut size = 0;
+    for (key, value) in entries(obj, "parameters") {
+        if key.is_empty() {
+            errors.invalid("parameters", "", "field can not be empty.");
+        }
+        size += key.len() + value.as_str().unwrap_or_default().len();
+    }
+    if size > MAX_SIZE {
+        errors.too_long("parameters", MAX_SIZE);
+    }
+    if required && count == 0 {
+        errors.required("parameters", "must contain at least one key/value pair");
+    }
+}
+
+/// Validates the topologies of a storage class: distinct terms of distinct keys and values.
+fn allowed_topologies(errors: &mut Errors, obj: &Object) {
+    let terms = list(obj, "allowedTopologies");
+    // As upstream, a term without expressions equals those that are still to come.
+    let mut seen = vec![BTreeMap::new(); terms.len()];
+    for (i, term) in terms.iter().enumerate() {
+        let base = format!("allowedTopologies[{i}].matchLabelExpressions");
+        let mut keys: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+        for (j, expression) in list(term, "matchLabelExpressions").iter().enumerate() {
+            let field = index(&base, j);
+            let key = text(expression, "key");
+            let values = topology_values(errors, expression, &field);
+            errors.invalid_each(&child(&field, "key"), key, names::qualified_name(key));
+            if keys.insert(key, values).is_some() {
+                errors.duplicate(child(&field, "key"), key);
             }
         }
-        let (name, inline) = (
-            has(obj, "spec.source.persistentVolumeName"),
-            has(obj, "spec.source.inlineVolumeSpec"),
-        );
-        if !name && !inline {
-            errors.required(
-                "spec.source",
-                "must specify exactly one of inlineVolumeSpec and persistentVolumeName",
-            );
+        for _ in seen.iter().filter(|other| **other == keys) {
+            errors.duplicate(base.clone(), "");
+        }
+        seen.push(keys);
+    }
+}
+
+fn topology_values<'a>(
+    errors: &mut Errors,
+    expression: &'a Value,
+    field: &str,
+) -> BTreeSet<&'a str> {
+    let field = child(field, "values");
+    let mut seen = BTreeSet::new();
+    if list(expression, "values").is_empty() {
+        errors.required(field.clone(), "");
+    }
+    for (i, value) in list(expression, "values").iter().enumerate() {
+        let value = value.as_str().unwrap_or_default();
+        if !seen.insert(value) {
+            errors.duplicate(index(&field, i), value);
+        }
+    }
+    seen
+}
+
+static VOLUME_ATTACHMENT: Rules = Rules {
+    validate: volume_attachment,
+    validate_new: |obj| {
+        let mut errors = Errors::new();
+        names::csi_driver(&mut errors, text(obj, "spec.attacher"), "spec.attacher");
+        let path = "spec.source.persistentVolumeName";
+        if has(obj, path) {
+            let name = text(obj, path);
+            errors.invalid_each(path, name, names::dns1123_subdomain(name));
         }
         errors.0
     },
@@ -119,6 +175,46 @@ static VOLUME_ATTACHMENT: Rules = Rules {
     ..Rules::SPEC_AND_STATUS_PLAIN
 };
 
+fn volume_attachment(obj: &Object) -> Vec<FieldError> {
+    const ONE_SOURCE: &str =
+        "must specify exactly one of inlineVolumeSpec and persistentVolumeName";
+    let mut errors = Errors::new();
+    if text(obj, "spec.attacher").is_empty() {
+        errors.required("spec.attacher", "");
+    }
+    let volume = "spec.source.persistentVolumeName";
+    match (has(obj, volume), has(obj, "spec.source.inlineVolumeSpec")) {
+        (false, false) => errors.required("spec.source", ONE_SOURCE),
+        (true, true) => errors.forbidden("spec.source", ONE_SOURCE),
+        (true, false) => {
+            if text(obj, volume).is_empty() {
+                errors.required(volume, "must specify non empty persistentVolumeName");
+            }
+        }
+        (false, true) => inline_volume(&mut errors, at(obj, "spec.source.inlineVolumeSpec")),
+    }
+    let node = text(obj, "spec.nodeName");
+    errors.invalid_each("spec.nodeName", node, names::dns1123_subdomain(node));
+    errors.0
+}
+
+/// Validates the spec of a volume that has no object of its own. Only CSI has such volumes.
+fn inline_volume(errors: &mut Errors, spec: &Value) {
+    const CONTEXT: &str = "in the context of inline volumes";
+    let base = "spec.source.inlineVolumeSpec";
+    for key in ["claimRef", "capacity"] {
+        if !crate::tree::is_empty(at(spec, key)) {
+            errors.forbidden(child(base, key), format!("may not be specified {CONTEXT}"));
+        }
+    }
+    if !has(spec, "csi") {
+        errors.required(child(base, "csi"), format!("has to be specified {CONTEXT}"));
+    }
+    if list(spec, "accessModes").is_empty() {
+        errors.required(child(base, "accessModes"), "");
+    }
+}
+
 static CSI_DRIVER: Rules = Rules {
     default: |obj| {
         if let Some(spec) = at_mut(obj, "spec") {
@@ -131,38 +227,108 @@ static CSI_DRIVER: Rules = Rules {
             default_value(spec, "volumeLifecycleModes", json!(["Persistent"]));
         }
     },
-    validate: |obj| {
-        let mut errors = Errors::new();
-        for (i, mode) in list(obj, "spec.volumeLifecycleModes").iter().enumerate() {
-            let mode = mode.as_str().unwrap_or_default();
-            if !matches!(mode, "Persistent" | "Ephemeral") {
-                errors.not_supported(
-                    index("spec.volumeLifecycleModes", i),
-                    mode,
-                    &["Ephemeral", "Persistent"],
-                );
-            }
-        }
-        errors.0
-    },
+    validate: csi_driver,
     validate_update: |new, old| {
         let mut errors = Errors::new();
-        immutable(&mut errors, new, old, "spec.attachRequired");
-        immutable(&mut errors, new, old, "spec.volumeLifecycleModes");
+        // The spelling of the first path is upstream's.
+        for (path, field) in [
+            ("spec.attachRequired", "spec.attachedRequired"),
+            ("spec.volumeLifecycleModes", "spec.volumeLifecycleModes"),
+        ] {
+            if !same_at(new, old, path) {
+                errors.invalid(field, at(new, path).clone(), crate::errors::IMMUTABLE);
+            }
+        }
         errors.0
     },
     generation: true,
     ..Rules::PLAIN
 };
 
+fn csi_driver(obj: &Object) -> Vec<FieldError> {
+    let mut errors = Errors::new();
+    for (path, field) in [
+        ("spec.attachRequired", "spec.attachedRequired"),
+        ("spec.podInfoOnMount", "spec.podInfoOnMount"),
+        ("spec.storageCapacity", "spec.storageCapacity"),
+    ] {
+        if !has(obj, path) {
+            errors.required(field, "");
+        }
+    }
+    let policy = text(obj, "spec.fsGroupPolicy");
+    let policies = ["File", "None", "ReadWriteOnceWithFSType"];
+    if has(obj, "spec.fsGroupPolicy") && !policies.contains(&policy) {
+        errors.not_supported("spec.fsGroupPolicy", policy, &policies);
+    }
+    token_requests(&mut errors, obj);
+    for mode in list(obj, "spec.volumeLifecycleModes") {
+        let mode = mode.as_str().unwrap_or_default();
+        let modes = ["Persistent", "Ephemeral"];
+        if !modes.contains(&mode) {
+            errors.not_supported("spec.volumeLifecycleModes", mode, &modes);
+        }
+    }
+    if !has(obj, "spec.seLinuxMount") {
+        errors.required("spec.seLinuxMount", "");
+    }
+    if let Some(seconds) = int(obj, "spec.nodeAllocatableUpdatePeriodSeconds")
+        && seconds < 10
+    {
+        errors.invalid(
+            "spec.nodeAllocatableUpdatePeriodSeconds",
+            seconds,
+            "must be greater than or equal to 10 seconds",
+        );
+    }
+    errors.0
+}
+
+/// Validates the tokens that a driver asks for: one per audience, valid for at least 10 minutes.
+fn token_requests(errors: &mut Errors, obj: &Object) {
+    let mut audiences = BTreeSet::new();
+    for (i, request) in list(obj, "spec.tokenRequests").iter().enumerate() {
+        let field = index("spec.tokenRequests", i);
+        let audience = text(request, "audience");
+        if !audiences.insert(audience) {
+            errors.duplicate(child(&field, "audience"), audience);
+            continue;
+        }
+        let Some(seconds) = int(request, "expirationSeconds") else {
+            continue;
+        };
+        let field = child(&field, "expirationSeconds");
+        if seconds < 600 {
+            let why = "may not specify a duration less than 10 minutes";
+            errors.invalid(field, seconds, why);
+        } else if seconds > 1 << 32 {
+            let why = "may not specify a duration larger than 2^32 seconds";
+            errors.invalid(field, seconds, why);
+        }
+    }
+}
+
 static CSI_NODE: Rules = Rules {
     validate: |obj| {
         let mut errors = Errors::new();
+        let mut seen = BTreeSet::new();
         for (i, driver) in list(obj, "spec.drivers").iter().enumerate() {
             let field = index("spec.drivers", i);
-            for key in ["name", "nodeID"] {
-                if text(driver, key).is_empty() {
-                    errors.required(child(&field, key), "");
+            csi_node_driver(&mut errors, driver, &field, &mut seen);
+        }
+        errors.0
+    },
+    validate_update: |new, old| {
+        let mut errors = Errors::new();
+        let fixed = |driver: &Value| {
+            let mut driver = driver.clone();
+            crate::tree::remove(&mut driver, "allocatable");
+            driver
+        };
+        for before in list(old, "spec.drivers") {
+            for now in list(new, "spec.drivers") {
+                if text(before, "name") == text(now, "name") && !same(&fixed(before), &fixed(now)) {
+                    errors.invalid("spec.drivers", fixed(now), crate::errors::IMMUTABLE);
                 }
             }
         }
@@ -171,11 +337,58 @@ static CSI_NODE: Rules = Rules {
     ..Rules::PLAIN
 };
 
+fn csi_node_driver<'a>(
+    errors: &mut Errors,
+    driver: &'a Value,
+    field: &str,
+    seen: &mut BTreeSet<&'a str>,
+) {
+    let name = text(driver, "name");
+    names::csi_driver(errors, name, &child(field, "name"));
+    let id = text(driver, "nodeID");
+    if id.is_empty() {
+        errors.required(child(field, "nodeID"), "");
+    }
+    if id.len() > MAX_NODE_ID {
+        let why = format!("must be {MAX_NODE_ID} characters or less");
+        errors.invalid(child(field, "nodeID"), id, why);
+    }
+    if let Some(count) = int(driver, "allocatable.count")
+        && count < 0
+    {
+        errors.invalid(
+            child(field, "allocatable.count"),
+            count,
+            crate::errors::NOT_NEGATIVE,
+        );
+    }
+    if !seen.insert(name) {
+        errors.duplicate(child(field, "name"), name);
+    }
+    let mut keys = BTreeSet::new();
+    for key in list(driver, "topologyKeys") {
+        let key = key.as_str().unwrap_or_default();
+        if key.is_empty() {
+            errors.required(field, "");
+        }
+        if !keys.insert(key) {
+            errors.duplicate(field, key);
+        }
+        errors.invalid_each(field, key, names::qualified_name(key));
+    }
+}
+
 static CSI_STORAGE_CAPACITY: Rules = Rules {
     validate: |obj| {
         let mut errors = Errors::new();
+        selectors::validate(&mut errors, at(obj, "nodeTopology"), "nodeTopology");
         let class = text(obj, "storageClassName");
         errors.invalid_each("storageClassName", class, names::dns1123_subdomain(class));
+        let capacity = quantities::of(Some(at(obj, "capacity")));
+        if capacity.sign() < 0 {
+            let why = crate::errors::NOT_NEGATIVE;
+            errors.invalid("capacity", capacity.to_string(), why);
+        }
         errors.0
     },
     validate_update: |new, old| {
@@ -190,14 +403,8 @@ static CSI_STORAGE_CAPACITY: Rules = Rules {
 static VOLUME_ATTRIBUTES_CLASS: Rules = Rules {
     validate: |obj| {
         let mut errors = Errors::new();
-        if text(obj, "driverName").is_empty() {
-            errors.required("driverName", "");
-        }
-        for (key, _) in entries(obj, "parameters") {
-            if key.is_empty() {
-                errors.invalid(keyed("parameters", key), "", "field can not be empty.");
-            }
-        }
+        provisioner(&mut errors, obj, "driverName");
+        parameters(&mut errors, obj, true);
         errors.0
     },
     validate_update: |new, old| {

@@ -59,7 +59,9 @@ impl Strategy for ReplicaSet {
 
     fn validate_update(&self, new: &Object, old: &Object) -> Vec<FieldError> {
         let mut errors = Errors::new();
-        errors.extend(self.validate_create(new));
+        errors.extend(crate::errors::ratcheted(self.validate_create(new), || {
+            self.validate_create(old)
+        }));
         immutable(&mut errors, new, old, "spec.selector");
         errors.0
     }

@@ -252,7 +252,7 @@ fn validate(obj: &Object, rules: &Rules) -> Vec<FieldError> {
         let path = format!("spec.persistentVolumeClaimRetentionPolicy.{key}");
         let policy = text(obj, &path);
         if !matches!(policy, "" | "Retain" | "Delete") {
-            errors.not_supported(path, policy, &["Delete", "Retain"]);
+            errors.not_supported(path, policy, &["Retain", "Delete"]);
         }
     }
     not_negative(&mut errors, obj, "spec", &["replicas", "minReadySeconds"]);

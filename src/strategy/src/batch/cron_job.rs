@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::job;
 use crate::apps::not_negative;
-use crate::errors::Errors;
+use crate::errors::{Errors, ratcheted};
 use crate::generic;
 use crate::tree::{at, at_mut, default_text, default_value, flag, has, keep, put, text};
 use crate::{Context, Strategy};
@@ -57,10 +57,13 @@ impl Strategy for CronJob {
         errors.0
     }
 
-    fn validate_update(&self, new: &Object, _old: &Object) -> Vec<FieldError> {
-        let mut errors = Errors::new();
-        spec(&mut errors, new);
-        errors.0
+    fn validate_update(&self, new: &Object, old: &Object) -> Vec<FieldError> {
+        let errors_of = |obj| {
+            let mut errors = Errors::new();
+            spec(&mut errors, obj);
+            errors.0
+        };
+        ratcheted(errors_of(new), || errors_of(old))
     }
 
     fn warnings(&self, new: &Object, old: Option<&Object>) -> Vec<String> {

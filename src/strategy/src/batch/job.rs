@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::apps::not_negative;
 use crate::core::{pod_defaults, pod_validation};
-use crate::errors::{Errors, IMMUTABLE, child, index};
+use crate::errors::{Errors, IMMUTABLE, child, index, ratcheted};
 use crate::generic;
 use crate::tree::{
     at, at_mut, default_text, default_value, ensure, flag, has, int, keep, list, list_mut, map,
@@ -97,8 +97,12 @@ impl Strategy for Job {
     }
 
     fn validate_update(&self, new: &Object, old: &Object) -> Vec<FieldError> {
-        let mut errors = Errors::new();
-        validate_spec(&mut errors, at(new, "spec"), "spec");
+        let errors_of = |obj| {
+            let mut errors = Errors::new();
+            validate_spec(&mut errors, at(obj, "spec"), "spec");
+            errors.0
+        };
+        let mut errors = Errors(ratcheted(errors_of(new), || errors_of(old)));
         update(&mut errors, new, old);
         errors.0
     }
@@ -348,7 +352,7 @@ pub(crate) fn validate_spec(errors: &mut Errors, spec: &Value, path: &str) {
         }
     }
     failure_policy(errors, spec, path);
-    success_policy(errors, spec, path);
+    super::success_policy::validate(errors, spec, path);
 
     let template = child(path, "template");
     pod_validation::template(errors, at(spec, "template"), &template);
@@ -472,36 +476,6 @@ fn exit_codes(errors: &mut Errors, operator: &str, values: &[Value], path: &str)
     }
     if !codes.is_sorted() {
         errors.invalid(path, values.to_vec(), "must be ordered");
-    }
-}
-
-fn success_policy(errors: &mut Errors, spec: &Value, path: &str) {
-    if !has(spec, "successPolicy") {
-        return;
-    }
-    let base = child(path, "successPolicy");
-    if text(spec, "completionMode") != "Indexed" {
-        errors.invalid(
-            base,
-            at(spec, "successPolicy").clone(),
-            "requires indexed completion mode",
-        );
-        return;
-    }
-    let rules = list(spec, "successPolicy.rules");
-    if rules.is_empty() {
-        errors.required(
-            child(&base, "rules"),
-            "at least one rules must be specified when the successPolicy is specified",
-        );
-    }
-    for (i, rule) in rules.iter().enumerate() {
-        if !has(rule, "succeededCount") && !has(rule, "succeededIndexes") {
-            errors.required(
-                index(&child(&base, "rules"), i),
-                "at least one of succeededCount or succeededIndexes must be specified",
-            );
-        }
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod cron_job;
 mod job;
+mod success_policy;
 
 use crate::Strategy;
 

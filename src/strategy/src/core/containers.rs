@@ -251,7 +251,7 @@ fn container<'a>(
         other => errors.not_supported(
             f("terminationMessagePolicy"),
             other,
-            &["FallbackToLogsOnError", "File"],
+            &["File", "FallbackToLogsOnError"],
         ),
     }
     ports(errors, list(value, "ports"), &f("ports"));

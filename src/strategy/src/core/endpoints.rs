@@ -6,7 +6,7 @@ use rkube_api::status::FieldError;
 use crate::errors::{Errors, child, index};
 use crate::generic::Rules;
 use crate::names;
-use crate::tree::{default_text, int, list, list_mut, text};
+use crate::tree::{default_text, int, list, list_mut, same_at, text};
 
 /// The strategy of kind `Endpoints`.
 pub(crate) static ENDPOINTS: Rules = Rules {
@@ -17,7 +17,12 @@ pub(crate) static ENDPOINTS: Rules = Rules {
             }
         }
     },
-    validate,
+    validate_new: validate,
+    // Unchanged subsets may have addresses in a notation that was valid before.
+    validate_update: |new, old| match same_at(new, old, "subsets") {
+        true => Vec::new(),
+        false => validate(new),
+    },
     create_on_update: true,
     ..Rules::PLAIN
 };

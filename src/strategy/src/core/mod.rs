@@ -24,6 +24,7 @@ mod quota;
 mod replication_controller;
 pub(crate) mod service;
 mod service_validation;
+mod service_warnings;
 
 use crate::Strategy;
 

@@ -6,7 +6,7 @@ use rkube_api::Object;
 use rkube_api::status::FieldError;
 use serde_json::Value;
 
-use crate::errors::{Errors, child, index, keyed};
+use crate::errors::{Errors, child, index, keyed, ratcheted};
 use crate::generic;
 use crate::tree::{at, at_mut, has, keep, list, map, put, remove, same_at, text};
 use crate::{Context, Strategy, names, quantities};
@@ -59,7 +59,12 @@ impl Strategy for Node {
         let mut errors = Errors::new();
         addresses(&mut errors, new);
         taints(&mut errors, new);
-        pod_cidrs(&mut errors, new);
+        let ranges = |obj| {
+            let mut errors = Errors::new();
+            pod_cidrs(&mut errors, obj);
+            errors.0
+        };
+        errors.extend(ratcheted(ranges(new), || ranges(old)));
         if !list(old, "spec.podCIDRs").is_empty() && !same_at(new, old, "spec.podCIDRs") {
             errors.forbidden(
                 "spec.podCIDRs",

@@ -7,7 +7,7 @@ use rkube_component_helpers::resource::is_sidecar_object;
 use serde_json::{Value, json};
 
 use super::pod_validation;
-use crate::errors::{Errors, child, index};
+use crate::errors::{Errors, child, index, ratcheted};
 use crate::quantities;
 use crate::tree::{at, has, int, keep, list, map, put, remove, same, same_at, text};
 
@@ -46,7 +46,8 @@ pub(super) fn terminated_stay(errors: &mut Errors, new: &Object, old: &Object, k
 pub(super) fn validate_update(new: &Object, old: &Object) -> Vec<FieldError> {
     let mut errors = Errors::new();
     // The new object must be valid by itself.
-    errors.extend(pod_validation::pod(new).0);
+    let valid = pod_validation::pod(new).0;
+    errors.extend(ratcheted(valid, || pod_validation::pod(old).0));
     for key in ["containers", "initContainers"] {
         let path = child("spec", key);
         if list(new, &path).len() != list(old, &path).len() {
@@ -227,7 +228,8 @@ fn only_added_tolerations(errors: &mut Errors, new: &Object, old: &Object) {
 /// Validates an update through `pods/ephemeralcontainers`.
 pub(super) fn validate_ephemeral(new: &Object, old: &Object) -> Vec<FieldError> {
     let mut errors = Errors::new();
-    errors.extend(pod_validation::pod(new).0);
+    let valid = pod_validation::pod(new).0;
+    errors.extend(ratcheted(valid, || pod_validation::pod(old).0));
     let path = "spec.ephemeralContainers";
     let now = list(new, path);
     for (i, before) in list(old, path).iter().enumerate() {
@@ -250,7 +252,8 @@ pub(super) fn validate_ephemeral(new: &Object, old: &Object) -> Vec<FieldError> 
 /// Validates an update through `pods/resize`.
 pub(super) fn validate_resize(new: &Object, old: &Object) -> Vec<FieldError> {
     let mut errors = Errors::new();
-    errors.extend(pod_validation::pod(new).0);
+    let valid = pod_validation::pod(new).0;
+    errors.extend(ratcheted(valid, || pod_validation::pod(old).0));
     if qos::object_class(at(new, "spec")) != qos::object_class(at(old, "spec")) {
         errors.invalid(
             "metadata",

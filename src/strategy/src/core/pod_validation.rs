@@ -144,7 +144,7 @@ fn pod_resources(errors: &mut Errors, spec: &Value, path: &str) {
                 errors.not_supported(
                     keyed(&child(path, key), name),
                     name,
-                    &["cpu", "memory", "hugepages-"],
+                    &["cpu", "hugepages-", "memory"],
                 );
             }
         }
@@ -223,7 +223,7 @@ fn security_context(errors: &mut Errors, spec: &Value, path: &str) {
             errors.not_supported(child(path, key), text(context, key), known);
         }
     };
-    known_policy("fsGroupChangePolicy", &["OnRootMismatch", "Always"]);
+    known_policy("fsGroupChangePolicy", &["Always", "OnRootMismatch"]);
     known_policy("supplementalGroupsPolicy", &["Merge", "Strict"]);
     known_policy("seLinuxChangePolicy", &["MountOption", "Recursive"]);
     containers::profiles(errors, context, path);

@@ -6,9 +6,9 @@ use rkube_api::Object;
 use rkube_api::status::FieldError;
 use serde_json::{Value, json};
 
-use super::service_validation::validate;
+use super::service_validation::{annotated_ranges, configured_families, validate};
 pub(crate) use super::service_validation::{load_balancer_status, non_special_ip};
-use crate::errors::{Errors, IMMUTABLE};
+use crate::errors::{Errors, IMMUTABLE, ratcheted};
 use crate::generic;
 use crate::tree::{
     at, at_mut, default_text, default_value, ensure, has, int, keep, list, list_mut, put, remove,
@@ -66,7 +66,10 @@ impl Strategy for Service {
     }
 
     fn validate_create(&self, obj: &Object) -> Vec<FieldError> {
-        validate(obj)
+        let mut errors = Errors(validate(obj));
+        configured_families(&mut errors, obj);
+        annotated_ranges(&mut errors, obj, None);
+        errors.0
     }
 
     fn validate_update(&self, new: &Object, old: &Object) -> Vec<FieldError> {
@@ -107,35 +110,34 @@ impl Strategy for Service {
         {
             errors.forbidden("spec.healthCheckNodePort", IMMUTABLE);
         }
-        errors.extend(validate(new));
+        errors.extend(ratcheted(validate(new), || validate(old)));
+        // A service that has these families already may keep them.
+        if ["spec.ipFamilies", "spec.ipFamilyPolicy", "spec.clusterIP"]
+            .iter()
+            .any(|path| !same_at(new, old, path))
+        {
+            configured_families(&mut errors, new);
+        }
+        annotated_ranges(&mut errors, new, Some(old));
         errors.0
     }
 
-    fn validate_status_update(&self, new: &Object, _old: &Object) -> Vec<FieldError> {
-        let mut errors = Errors::new();
-        load_balancer_status(
-            &mut errors,
-            at(new, "status.loadBalancer"),
-            "status.loadBalancer",
-            text(new, "spec.type") == "LoadBalancer",
-        );
-        errors.0
+    fn validate_status_update(&self, new: &Object, old: &Object) -> Vec<FieldError> {
+        let errors_of = |obj| {
+            let mut errors = Errors::new();
+            load_balancer_status(
+                &mut errors,
+                at(obj, "status.loadBalancer"),
+                "status.loadBalancer",
+                text(obj, "spec.type") == "LoadBalancer",
+            );
+            errors.0
+        };
+        ratcheted(errors_of(new), || errors_of(old))
     }
 
     fn warnings(&self, new: &Object, _old: Option<&Object>) -> Vec<String> {
-        let mut warnings = Vec::new();
-        if let Some(ip) = Some(text(new, "spec.loadBalancerIP")).filter(|ip| !ip.is_empty())
-            && let Ok(parsed) = ip.parse::<std::net::IpAddr>()
-            && parsed.to_string() != ip
-        {
-            warnings.push(format!(
-                "spec.loadBalancerIP: non-standard IP address {ip:?} will be considered invalid in a future Kubernetes release: use {parsed:?}"
-            ));
-        }
-        if text(new, "spec.sessionAffinity") == "ClientIP" && is_headless(new) {
-            warnings.push("spec.SessionAffinity is ignored for headless services".to_owned());
-        }
-        warnings
+        super::service_warnings::of(new)
     }
 
     fn field_value(&self, obj: &Object, field: &str) -> Option<String> {

@@ -198,6 +198,37 @@ fn validate_load_balancer(errors: &mut Errors, spec: &Value) {
     }
 }
 
+/// Validates the source ranges that are in the annotation of before the field. An update does
+/// not look at them again unless it changes them.
+pub(super) fn annotated_ranges(errors: &mut Errors, obj: &Object, old: Option<&Object>) {
+    const KEY: &str = "service.beta.kubernetes.io/load-balancer-source-ranges";
+    let of = |obj| {
+        at(obj, "metadata.annotations")
+            .get(KEY)
+            .and_then(Value::as_str)
+    };
+    let Some(ranges) = of(obj) else {
+        return;
+    };
+    if !list(obj, "spec.loadBalancerSourceRanges").is_empty() {
+        return;
+    }
+    let field = format!("metadata.annotations[{KEY}]");
+    if text(obj, "spec.type") != "LoadBalancer" {
+        errors.forbidden(
+            field.clone(),
+            "may only be used when `type` is 'LoadBalancer'",
+        );
+    }
+    let unchanged = old.and_then(of) == Some(ranges);
+    if unchanged || ranges.trim().is_empty() {
+        return;
+    }
+    for range in ranges.trim().split(',') {
+        errors.invalid_each(&field, range, names::cidr(range.trim()));
+    }
+}
+
 /// Validates the traffic policies and `trafficDistribution`.
 fn validate_traffic_policies(errors: &mut Errors, spec: &Value) {
     let kind = text(spec, "type");
@@ -389,12 +420,11 @@ fn validate_cluster_ips(errors: &mut Errors, obj: &Object) {
             errors.duplicate(index("spec.ipFamilies", i), family);
         }
     }
-    configured_families(errors, obj);
 }
 
 /// Refuses the address family that clusters do not have here: all are IPv4 alone. Headless
 /// services without a selector may name it, because their endpoints come from elsewhere.
-fn configured_families(errors: &mut Errors, obj: &Object) {
+pub(super) fn configured_families(errors: &mut Errors, obj: &Object) {
     let selects = at(obj, "spec.selector")
         .as_object()
         .is_some_and(|map| !map.is_empty());
@@ -449,7 +479,7 @@ pub(crate) fn load_balancer_status(
         if !host.is_empty() {
             let field = child(&field, "hostname");
             errors.invalid_each(&field, host, names::dns1123_subdomain(host));
-            if names::ip(host).is_empty() {
+            if names::parse_ip(host).is_some() {
                 errors.invalid(field, host, "must be a DNS name, not an IP address");
             }
         }

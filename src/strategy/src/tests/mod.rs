@@ -3,4 +3,4 @@
 mod extremes;
 mod facts;
 mod robustness;
-mod validation;
+pub(crate) mod validation;

@@ -236,7 +236,7 @@ fn autoscalers() {
             ),
             (
                 r#"{"spec": {"metrics": [{"type": "Other"}]}}"#,
-                "NotSupported spec.metrics[0].type",
+                "NotSupported spec.metrics[0].type, NotSupported spec.metrics[0].type",
             ),
         ],
     );

@@ -5,15 +5,22 @@
 //! are set, and the expected errors as `Kind field`, separated by commas. As in
 //! upstream's tests, defaulting does not run again after the patch.
 
+mod admission;
 mod apps;
+mod autoscaling;
 mod batch;
 mod cluster;
 mod config;
+mod flowcontrol;
+mod jobs;
 mod metadata;
 mod network;
 mod pods;
+mod ratcheting;
 mod services;
+mod slices;
 mod storage;
+mod volumes;
 
 use serde_json::{Map, Value, json};
 
@@ -41,7 +48,7 @@ fn merge(value: &mut Value, patch: &Value) {
     }
 }
 
-pub(super) fn patched(object: &Value, patch: &str) -> Value {
+pub(crate) fn patched(object: &Value, patch: &str) -> Value {
     let mut object = object.clone();
     let patch: Value = serde_json::from_str(patch).unwrap_or_else(|e| panic!("{patch}: {e}"));
     merge(&mut object, &patch);
@@ -58,7 +65,7 @@ pub(super) fn summary(errors: &[FieldError]) -> String {
 }
 
 /// Returns an object with defaults, ready for validation.
-pub(super) fn prepared(group: &str, kind: &str, mut object: Value) -> Value {
+pub(crate) fn prepared(group: &str, kind: &str, mut object: Value) -> Value {
     let strategy = strategy_for(group, kind);
     if object["metadata"]["name"].is_null() {
         object["metadata"]["name"] = json!("x");
@@ -106,4 +113,28 @@ fn assert_update(group: &str, kind: &str, object: Value, cases: &[Case<'_>]) {
         }
     }
     report(&differences);
+}
+
+/// Asserts the errors of creating objects that contain a patched item. `wrap` makes a patch of
+/// the object from the item. `@` in the expected errors stands for the item's path.
+#[track_caller]
+fn assert_item(
+    (group, kind): (&str, &str),
+    object: Value,
+    (item, path): (Value, &str),
+    wrap: fn(Value) -> Value,
+    cases: &[Case<'_>],
+) {
+    let cases: Vec<(String, String)> = cases
+        .iter()
+        .map(|(patch, want)| {
+            let patch = wrap(patched(&item, patch)).to_string();
+            (patch, want.replace('@', path))
+        })
+        .collect();
+    let cases: Vec<Case<'_>> = cases
+        .iter()
+        .map(|(patch, want)| (patch.as_str(), want.as_str()))
+        .collect();
+    assert_create(group, kind, object, &cases);
 }
