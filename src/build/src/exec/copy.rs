@@ -45,7 +45,7 @@ impl Running<'_> {
     /// Runs `COPY` or `ADD`. Returns the layer, and whether it was cached.
     pub async fn copy(&self, copy: &Copy, step: usize) -> Result<(Entry, bool)> {
         let prepared = self.prepare(copy, step).await?;
-        if let Some(entry) = self.build.cached(&prepared.key) {
+        if let Some(entry) = self.build.cached(&prepared.key).await? {
             return Ok((entry, true));
         }
         let key = prepared.key.clone();
@@ -206,7 +206,7 @@ impl Running<'_> {
         key.add(path);
         key.add(&user);
         let key = key.finish();
-        if let Some(entry) = self.build.cached(&key) {
+        if let Some(entry) = self.build.cached(&key).await? {
             return Ok((entry, true));
         }
         let mut space = self
