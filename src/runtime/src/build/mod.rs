@@ -9,6 +9,7 @@ pub use crate::beneath::{make_dirs, open_dir, open_in_root, read_in_root};
 pub use crate::image::compression::decompress;
 pub use crate::image::reference::Reference;
 pub use export::Exported;
+pub(crate) use export::with_layers;
 pub use layer::{Layer, write_layer};
 pub use workspace::Workspace;
 

@@ -442,6 +442,19 @@ impl Store {
         self.add(record, hold)
     }
 
+    /// Adds a name with a digest to an image, unless it was removed meanwhile.
+    pub fn name_digest(&self, id: &Digest, name: String) -> Result<(), ImageError> {
+        let _lock = self.lock_index()?;
+        let mut records = self.index().records.clone();
+        match records
+            .get_mut(id)
+            .map(|record| record.digests.insert(name))
+        {
+            Some(true) => self.save(records),
+            _ => Ok(()),
+        }
+    }
+
     /// Removes a name, and the image with its last name. Then deletes unused content.
     pub fn untag(&self, name: &str) -> Result<(), ImageError> {
         let reference = Reference::parse(name)?;
