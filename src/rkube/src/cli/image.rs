@@ -13,6 +13,8 @@ use tokio::io::AsyncRead;
 use tokio_util::io::StreamReader;
 
 mod build;
+mod credentials;
+pub(super) mod push;
 mod screen;
 mod source;
 mod transfer;
@@ -85,10 +87,16 @@ enum Command {
     },
     /// Remove the build cache and images without a name, on all nodes
     Prune,
-    /// Not supported; says what to do instead
-    #[command(hide = true)]
-    Push(super::minikube::Rest),
+    /// Push an image of a node to a registry
+    #[command(after_help = PUSH_HELP)]
+    Push(push::Args),
 }
+
+/// What `rkube image push --help` says in addition to the flags.
+const PUSH_HELP: &str = "\
+The node sends what the registry lacks. Credentials are those of 'docker login' and 'podman login' on \
+this machine, also from credential helpers. A registry without TLS is one of the cluster's \
+--insecure-registry.";
 
 /// What `rkube image build --help` says in addition to the flags.
 const BUILD_HELP: &str = "\
@@ -110,7 +118,9 @@ pub async fn run(
             true => ExitCode::SUCCESS,
             false => ExitCode::from(BUILD_FAILED),
         }),
-        Command::Push(_) => Err(super::minikube::instead_of("image push", &global.profile)),
+        Command::Push(args) => push::run(home, global, args, output)
+            .await
+            .map(|()| ExitCode::SUCCESS),
         other => change(home, global, other, output)
             .await
             .map(|()| ExitCode::SUCCESS),
