@@ -6,11 +6,17 @@ use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 
 use super::credentials::{self, Credential};
-use super::{full_name, mib, remote_failure, word};
+use super::{mib, remote_failure, word};
 use crate::cli::{Global, Output};
 
 /// Size of the buffer between the connection and what reads it.
 const PIPE: usize = 64 << 10;
+
+/// What `rkube image push --help` says in addition to the flags.
+pub const HELP: &str = "\
+The node sends what the registry lacks. Credentials are those of 'docker login' and 'podman login' on \
+this machine, also from credential helpers. A registry without TLS is one of the cluster's \
+--insecure-registry.";
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -115,21 +121,32 @@ impl Tally {
 pub async fn run(home: &Home, global: &Global, args: Args, output: &Output) -> Result<(), Failure> {
     let profile = Profile::load(home, &global.profile)?;
     let node = profile.node(args.node.as_deref())?;
-    word(&args.image)?;
-    let name = word(args.target.as_deref().unwrap_or(&args.image))?;
-    let registry = registry(name);
+    let names = (args.image.as_str(), args.target.as_deref());
+    push(home, &profile, node, names, output).await
+}
+
+/// Pushes the image `image` of a node, under the name `target` or its own one.
+pub(super) async fn push(
+    home: &Home,
+    profile: &Profile,
+    node: &Node,
+    (image, target): (&str, Option<&str>),
+    output: &Output,
+) -> Result<(), Failure> {
+    word(image)?;
+    let registry = registry(word(target.unwrap_or(image))?);
     let request = Request {
-        image: args.image.clone(),
-        target: args.target.clone(),
+        image: image.to_owned(),
+        target: target.map(str::to_owned),
         credentials: credentials::find(&registry).await?,
     };
     let anonymous = request.credentials.is_empty();
-    let title = match &args.target {
-        Some(target) => format!("Pushing {} to {target}", args.image),
-        None => format!("Pushing {}", args.image),
+    let title = match target {
+        Some(target) => format!("Pushing {image} to {target}"),
+        None => format!("Pushing {image}"),
     };
     output.step("push", &title);
-    let (pushed, tally) = on_pusher(home, &profile, node, &request, |tally| {
+    let (pushed, tally) = on_pusher(home, profile, node, &request, |tally| {
         output.update(&format!("{title}: {}", tally.progress()));
     })
     .await
@@ -151,6 +168,25 @@ pub async fn run(home: &Home, global: &Global, args: Args, output: &Output) -> R
         )
     });
     Ok(())
+}
+
+/// Completes an image name: `app` becomes `docker.io/library/app:latest`.
+pub(super) fn full_name(name: &str) -> String {
+    let (first, rest) = name.split_once('/').unwrap_or(("", name));
+    let registry = first.contains(['.', ':']) || first == "localhost";
+    let mut full = match (registry, first) {
+        (true, _) => name.to_owned(),
+        (false, "") => format!("docker.io/library/{rest}"),
+        (false, _) => format!("docker.io/{name}"),
+    };
+    if !name
+        .rsplit('/')
+        .next()
+        .is_some_and(|last| last.contains([':', '@']))
+    {
+        full.push_str(":latest");
+    }
+    full
 }
 
 /// Returns the registry that an image name means.
@@ -276,5 +312,13 @@ mod tests {
         assert_eq!(advice(refused(), "r.example:5000", true), "");
         assert_eq!(registry("app:1"), "docker.io");
         assert_eq!(registry("r.example:5000/app"), "r.example:5000");
+    }
+
+    #[test]
+    fn names_are_completed_as_docker_does() {
+        assert_eq!(full_name("app"), "docker.io/library/app:latest");
+        assert_eq!(full_name("team/app:1"), "docker.io/team/app:1");
+        assert_eq!(full_name("localhost/app"), "localhost/app:latest");
+        assert_eq!(full_name("r.io:5000/a/b:2"), "r.io:5000/a/b:2");
     }
 }
