@@ -118,16 +118,8 @@ impl Registry {
         };
         let basic = "Basic dXNlcjpwYXNz";
         if path == "/token" {
-            assert!(
-                target.contains("scope=repository%3Aapp%3Apull") && target.contains("service=test")
-                    || target.contains("scope=repository%3Aout%3Apull%2Cpush"),
-                "{target}"
-            );
-            return if authorization == basic {
-                reply("200 OK", "", br#"{"token":"t0k"}"#);
-            } else {
-                reply("401 Unauthorized", "", br#"{"errors":[{"code":"UNAUTHORIZED","message":"incorrect username or password"}]}"#);
-            };
+            let (status, body) = token(&target, authorization == basic);
+            return reply(status, "", body);
         }
         let (wanted, challenge) = match self.login {
             None => (None, String::new()),
@@ -233,6 +225,22 @@ impl Registry {
             }
             _ => ("204 No Content", String::new()),
         }
+    }
+}
+
+/// Answers a request for a token: its code and body.
+fn token(target: &str, allowed: bool) -> (&'static str, &'static [u8]) {
+    assert!(
+        target.contains("scope=repository%3Aapp%3Apull") && target.contains("service=test")
+            || target.contains("scope=repository%3Aout%3Apull%2Cpush"),
+        "{target}"
+    );
+    match allowed {
+        true => ("200 OK", br#"{"token":"t0k"}"#),
+        false => (
+            "401 Unauthorized",
+            br#"{"errors":[{"code":"UNAUTHORIZED","message":"incorrect username or password"}]}"#,
+        ),
     }
 }
 

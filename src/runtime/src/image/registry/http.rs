@@ -17,6 +17,8 @@ const ROOTS: &[&str] = &[
     "/etc/ssl/cert.pem",
     "/etc/ssl/ca-bundle.pem",
 ];
+/// What rustls calls an answer that is no TLS record.
+const NOT_TLS: &str = "InvalidContentType";
 /// Maximum number of attempts of a request or download.
 pub(super) const MAX_ATTEMPTS: u32 = 5;
 /// Maximum number of redirections of a request.
@@ -149,6 +151,7 @@ pub(super) fn describe(error: &reqwest::Error) -> String {
         return "it does not answer in time".into();
     }
     match causes.pop() {
+        Some(last) if last.contains(NOT_TLS) => "it does not speak TLS".into(),
         Some(last) => last,
         None => error.to_string(),
     }
