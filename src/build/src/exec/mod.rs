@@ -445,14 +445,15 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("b.lock");
         let done = std::sync::atomic::AtomicBool::new(false);
-        std::thread::scope(|scope| {
-            scope.spawn(|| {
-                while !done.load(std::sync::atomic::Ordering::Relaxed) {
-                    if let Some(_lock) = take_over(&path).unwrap() {
-                        fs::remove_file(&path).unwrap();
-                    }
+        let sweeps = || {
+            while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                if let Some(_lock) = take_over(&path).unwrap() {
+                    fs::remove_file(&path).unwrap();
                 }
-            });
+            }
+        };
+        std::thread::scope(|scope| {
+            scope.spawn(sweeps);
             for _ in 0..500 {
                 let held = new_lock(&path).unwrap();
                 assert!(is_at(&held, &path).unwrap());

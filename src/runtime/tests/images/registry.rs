@@ -154,12 +154,7 @@ impl Registry {
             );
         };
         let kind = format!("Content-Type: {kind}\r\n");
-        let from = range.and_then(|r| {
-            r.strip_prefix("bytes=")?
-                .strip_suffix('-')?
-                .parse::<usize>()
-                .ok()
-        });
+        let from = range.and_then(|r| offset(&r));
         if take(&self.broken) {
             let head = format!(
                 "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n{kind}\r\n",
@@ -226,6 +221,12 @@ impl Registry {
             _ => ("204 No Content", String::new()),
         }
     }
+}
+
+/// Returns where a requested range begins.
+fn offset(range: &str) -> Option<usize> {
+    let number = range.strip_prefix("bytes=")?.strip_suffix('-')?;
+    number.parse().ok()
 }
 
 /// Answers a request for a token: its code and body.

@@ -358,9 +358,10 @@ mod tests {
             ("r.example:5000/a/b:2".into(), "2".into())
         );
         let id = format!("sha256:{}", "0".repeat(64));
+        let by_digest = format!("r.example/app@{id}");
         for (image, target) in [
             (id.as_str(), None),
-            ("app", Some(&*format!("r.example/app@{id}"))),
+            ("app", Some(by_digest.as_str())),
             ("app", Some("UPPER/app")),
         ] {
             let error = name(image, target).unwrap_err();
