@@ -362,7 +362,7 @@ mod tests {
         for (image, target) in [
             (id.as_str(), None),
             ("app", Some(by_digest.as_str())),
-            ("app", Some("UPPER/app")),
+            ("app", Some("r.example/UPPER")),
         ] {
             let error = name(image, target).unwrap_err();
             assert!(
