@@ -19,6 +19,16 @@ pub enum ImageError {
     /// The registry has no such repository or tag.
     #[error("image {0:?} not found in its registry")]
     NotFound(String),
+    /// The registry has no such repository, and does not make it for a push.
+    #[error("registry {registry} has no repository {repository:?} to push to: {reason}")]
+    NoRepository {
+        /// The registry's host and port.
+        registry: String,
+        /// The repository within it.
+        repository: String,
+        /// The registry's message.
+        reason: String,
+    },
     /// The registry requires credentials, or rejects those given.
     #[error("registry {registry} denies access to {repository:?}: {reason}")]
     Denied {

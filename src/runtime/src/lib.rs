@@ -43,7 +43,8 @@ pub use session::{Input, Output, Session, SessionControl};
 pub use snapshot::usage as directory_usage;
 pub use spec::{
     ContainerSpec, Device, ExecSpec, HostNamespaces, ImageMount, Mount, MountPropagation, PidMode,
-    PullProgress, RegistryAuth, RuntimeConfig, SandboxSpec, SeccompProfile, Security, TmpfsMount,
+    PullProgress, PushProgress, Pushed, RegistryAuth, RuntimeConfig, SandboxSpec, SeccompProfile,
+    Security, TmpfsMount,
 };
 pub use status::{
     ContainerEvent, ContainerEventKind, ContainerState, ContainerStatus, ContainerUser, ExecOutput,

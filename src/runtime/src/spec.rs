@@ -105,6 +105,59 @@ pub enum PullProgress {
     },
 }
 
+/// The progress of a push.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PushProgress {
+    /// The push begins.
+    Begun {
+        /// Number of layers.
+        layers: usize,
+    },
+    /// The registry has a layer already.
+    Present {
+        /// Digest of the layer in the registry.
+        digest: String,
+    },
+    /// The registry has taken a layer from another repository of its own.
+    Mounted {
+        /// Digest of the layer in the registry.
+        digest: String,
+        /// That repository.
+        from: String,
+    },
+    /// A part of a layer has been sent.
+    Layer {
+        /// Digest of the layer in the registry.
+        digest: String,
+        /// Bytes sent so far.
+        done: u64,
+        /// Compressed size of the layer, in bytes.
+        total: u64,
+    },
+    /// A layer has been sent in full, and the registry has stored it.
+    Stored {
+        /// Digest of the layer in the registry.
+        digest: String,
+        /// Compressed size of the layer, in bytes.
+        size: u64,
+    },
+}
+
+/// The result of a push.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pushed {
+    /// The name in the registry, `registry/repository:tag`.
+    pub name: String,
+    /// Digest of the manifest.
+    pub digest: String,
+    /// Length of the manifest in bytes.
+    pub size: u64,
+    /// ID of the image in the registry.
+    pub id: String,
+    /// Whether that is the ID of the image on this node.
+    pub same: bool,
+}
+
 /// Namespaces that a sandbox shares with the node.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]

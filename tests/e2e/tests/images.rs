@@ -176,6 +176,90 @@ fn images_are_pulled_with_and_without_credentials() {
 }
 
 #[test]
+fn images_are_pushed_with_and_without_credentials() {
+    require_machine!();
+    let tools = ["docker-registry", "htpasswd"];
+    let (Some(image), true) = (Image::busybox("app:1"), tools.into_iter().all(has)) else {
+        rkube_testing::skip!("needs busybox-static, docker-registry and apache2-utils");
+    };
+    let cluster = Cluster::start("push", 1);
+    let ip = cluster.rkube(&["ip"]).ok();
+    let ip: std::net::Ipv4Addr = ip.trim().parse().expect("an address");
+    let [a, b, c, _] = ip.octets();
+    let port = 7000 + std::process::id() % 1000;
+    let address = |port: u32| format!("{a}.{b}.{c}.1:{port}");
+    let (open, closed) = (address(port), address(port + 1000));
+    let _registries = [
+        registry(&cluster, &open, false),
+        registry(&cluster, &closed, true),
+    ];
+    for address in [&open, &closed] {
+        eventually("the registry", || {
+            std::net::TcpStream::connect(address).ok()
+        });
+    }
+    let archive = cluster.path("app.tar");
+    std::fs::write(&archive, image.docker_archive()).expect("a file");
+    cluster
+        .rkube(&["image", "load", &archive.display().to_string()])
+        .ok();
+    // A registry that was not declared is expected to speak TLS.
+    let undeclared = cluster.rkube(&["image", "push", "app:1", &format!("{open}/team/app:1")]);
+    assert!(undeclared.failed(99).contains("--insecure-registry"));
+    cluster.rkube(&["stop"]).ok();
+    let declared = ["--insecure-registry", &open, "--insecure-registry", &closed];
+    cluster.rkube(&[&["start"][..], &declared].concat()).ok();
+
+    // The user's credentials are those of this directory.
+    let docker = cluster.path("docker");
+    std::fs::create_dir_all(&docker).expect("a folder");
+    let push = |image: &str, target: &str| {
+        let mut command = cluster.rkube_command(&["image", "push", image, target]);
+        command.env("DOCKER_CONFIG", &docker);
+        let done = command.output().expect("rkube runs");
+        let text = [done.stdout, done.stderr].concat();
+        (
+            done.status.code(),
+            String::from_utf8_lossy(&text).into_owned(),
+        )
+    };
+    let (code, said) = push("app:1", &format!("{open}/team/app:1"));
+    assert!(
+        code == Some(0) && said.contains("1 of 1 layers sent"),
+        "{said}"
+    );
+    let (code, said) = push("app:1", &format!("{open}/team/app:1"));
+    assert!(
+        code == Some(0) && said.contains("0 of 1 layers sent"),
+        "{said}"
+    );
+    let target = format!("{closed}/team/app:1");
+    let (code, said) = push("app:1", &target);
+    assert!(code == Some(97) && said.contains("docker login"), "{said}");
+    let config = format!("{{\"auths\": {{\"{closed}\": {{\"auth\": \"dXNlcjpzZWNyZXQ=\"}}}}}}");
+    std::fs::write(docker.join("config.json"), config).expect("a file");
+    let (code, said) = push("app:1", &target);
+    assert_eq!(code, Some(0), "{said}");
+    let (code, said) = push("absent:1", &target);
+    assert!(code == Some(95) && said.contains("not present"), "{said}");
+
+    // What was pushed runs.
+    cluster.apply(&pod(
+        "pushed",
+        &format!("{open}/team/app:1"),
+        "restartPolicy: Always",
+    ));
+    cluster
+        .kubectl(&[
+            "wait",
+            "--for=condition=Ready",
+            "pod/pushed",
+            &rkube_testing::timeout(),
+        ])
+        .ok();
+}
+
+#[test]
 fn images_of_the_engine_are_loaded_by_name() {
     require_machine!();
     let Some(image) = Image::busybox("test/engine:1").filter(|_| rkube_testing::engine::answers())

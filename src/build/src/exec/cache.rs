@@ -89,6 +89,24 @@ impl Cache {
         let path = self.path(key);
         write_atomic(&path, &bytes).map_err(failed_at(&path))
     }
+
+    /// Forgets all steps. Returns their number. What builds write meanwhile stays: the directory
+    /// and files that have no name yet are left alone.
+    pub fn clear(&self) -> Result<usize> {
+        let mut count = 0;
+        for entry in fs::read_dir(&self.dir).map_err(failed_at(&self.dir))? {
+            let path = entry.map_err(failed_at(&self.dir))?.path();
+            if path.extension().is_none_or(|e| e != "json") {
+                continue;
+            }
+            match fs::remove_file(&path) {
+                Ok(()) => count += 1,
+                Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+                Err(e) => return Err(failed_at(&path)(e)),
+            }
+        }
+        Ok(count)
+    }
 }
 
 #[cfg(test)]
@@ -130,11 +148,17 @@ mod tests {
         assert_eq!(cache.find("k", |_| true), None);
         cache.store("k", &entry).unwrap();
         let again = Cache::open(dir.path(), false).unwrap();
-        assert_eq!(again.find("k", |chain| chain == "c"), Some(entry));
+        assert_eq!(again.find("k", |chain| chain == "c"), Some(entry.clone()));
         assert_eq!(again.find("k", |_| false), None);
         let fresh = Cache::open(dir.path(), true).unwrap();
         assert_eq!(fresh.find("k", |_| true), None);
         fs::write(dir.path().join("k.json"), "{").unwrap();
         assert_eq!(again.find("k", |_| true), None);
+        // A build that runs while the cache is cleared still writes to it.
+        let temporary = dir.path().join("l.tmp-1");
+        fs::write(&temporary, "").unwrap();
+        assert_eq!(again.clear().unwrap(), 1);
+        assert!(temporary.exists());
+        cache.store("m", &entry).unwrap();
     }
 }

@@ -37,6 +37,8 @@ struct Prepared {
     mode: Option<u32>,
     excluded: Matcher,
     key: String,
+    /// Directory of this step's own for unpacked archives.
+    scratch: PathBuf,
     /// Keeps the sources mounted.
     _source: Arc<Mounted>,
 }
@@ -45,7 +47,7 @@ impl Running<'_> {
     /// Runs `COPY` or `ADD`. Returns the layer, and whether it was cached.
     pub async fn copy(&self, copy: &Copy, step: usize) -> Result<(Entry, bool)> {
         let prepared = self.prepare(copy, step).await?;
-        if let Some(entry) = self.build.cached(&prepared.key) {
+        if let Some(entry) = self.build.cached(&prepared.key).await? {
             return Ok((entry, true));
         }
         let key = prepared.key.clone();
@@ -136,6 +138,7 @@ impl Running<'_> {
             copy.link.to_string(),
             source.chain.is_some().to_string(),
         ];
+        let scratch = self.build.work.join("archives").join(step.to_string());
         blocking(move || {
             let mut key = Key::new("COPY");
             key.add_all(&parts);
@@ -148,6 +151,7 @@ impl Running<'_> {
                 mode,
                 excluded,
                 key: key.finish(),
+                scratch,
                 _source: source,
             })
         })
@@ -206,7 +210,7 @@ impl Running<'_> {
         key.add(path);
         key.add(&user);
         let key = key.finish();
-        if let Some(entry) = self.build.cached(&key) {
+        if let Some(entry) = self.build.cached(&key).await? {
             return Ok((entry, true));
         }
         let mut space = self
@@ -278,7 +282,7 @@ impl Prepared {
         if link && self.destination.ends_with('/') {
             copying.directory(&self.destination)?;
         }
-        for item in &self.items {
+        for (number, item) in self.items.iter().enumerate() {
             match item {
                 Item::Path { name, path } => {
                     let real = files::real_path(path).map_err(failed)?;
@@ -295,17 +299,13 @@ impl Prepared {
                     owned.copy(path, name, &self.destination)?;
                 }
                 Item::Archive(path) => {
-                    let dir = tempdir_next_to(path)?;
-                    let file = fs::File::open(path).map_err(failed_at(path))?;
-                    unpack_archive(file, &dir)
-                        .map_err(|e| BuildError::new(format!("cannot unpack the archive: {e}")))?;
+                    let unpacked = Unpacked::new(path, &self.scratch.join(number.to_string()))?;
                     // The owners in an archive stay, unless others are asked for.
                     let inner = Copying {
                         owner: owner.filter(|_| asked),
                         ..copying
                     };
-                    inner.copy(&dir, OsStr::new(""), &self.destination)?;
-                    rkube_fsutil::remove_tree(&dir).map_err(failed_at(&dir))?;
+                    inner.copy(&unpacked.0, OsStr::new(""), &self.destination)?;
                 }
             }
         }
@@ -313,13 +313,26 @@ impl Prepared {
     }
 }
 
-/// Makes a new directory for the content of an archive.
-fn tempdir_next_to(path: &Path) -> Result<PathBuf> {
-    let mut name = path.as_os_str().to_owned();
-    name.push(".unpacked");
-    let dir = PathBuf::from(name);
-    fs::create_dir(&dir).map_err(failed_at(&dir))?;
-    Ok(dir)
+/// The content of an archive, removed when it is dropped.
+struct Unpacked(PathBuf);
+
+impl Unpacked {
+    /// Unpacks an archive into the new directory `dir`.
+    fn new(archive: &Path, dir: &Path) -> Result<Self> {
+        fs::create_dir_all(dir).map_err(failed_at(dir))?;
+        let unpacked = Self(dir.to_path_buf());
+        let file = fs::File::open(archive).map_err(failed_at(archive))?;
+        unpack_archive(file, dir)
+            .map_err(|e| BuildError::new(format!("cannot unpack the archive: {e}")))?;
+        Ok(unpacked)
+    }
+}
+
+impl Drop for Unpacked {
+    fn drop(&mut self) {
+        // What is left is removed with the work directory.
+        let _ = rkube_fsutil::remove_tree(&self.0);
+    }
 }
 
 fn is_url(text: &str) -> bool {
@@ -531,6 +544,38 @@ mod tests {
         );
         let plain = find(&root, "a", false).unwrap();
         assert!(matches!(plain[0], Item::Path { .. }));
+    }
+
+    #[test]
+    fn archives_are_unpacked_outside_of_their_directory() {
+        // SAFETY: no memory is involved.
+        let (user, group) = unsafe { (libc::geteuid(), libc::getegid()) };
+        let context = tempfile::tempdir().unwrap();
+        let scratch = tempfile::tempdir().unwrap();
+        let mut tar = tar::Builder::new(Vec::new());
+        let mut header = tar::Header::new_gnu();
+        header.set_size(1);
+        header.set_mode(0o644);
+        header.set_uid(user.into());
+        header.set_gid(group.into());
+        tar.append_data(&mut header, "f", &b"x"[..]).unwrap();
+        let archive = context.path().join("a.tar");
+        let bytes = tar.into_inner().unwrap();
+        fs::write(&archive, &bytes).unwrap();
+        let entries = |dir: &Path| fs::read_dir(dir).unwrap().count();
+        // Two steps unpack the same archive at the same time.
+        let [one, two] = ["1/0", "2/0"].map(|name| scratch.path().join(name));
+        let first = Unpacked::new(&archive, &one).unwrap();
+        let second = Unpacked::new(&archive, &two).unwrap();
+        assert_eq!(entries(context.path()), 1);
+        for unpacked in [&first, &second] {
+            assert_eq!(fs::read(unpacked.0.join("f")).unwrap(), b"x");
+        }
+        drop((first, second));
+        fs::write(&archive, &bytes[..600]).unwrap();
+        assert!(Unpacked::new(&archive, &one).is_err());
+        assert!(!one.exists() && !two.exists());
+        assert_eq!(entries(context.path()), 1);
     }
 
     #[test]

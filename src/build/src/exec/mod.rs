@@ -46,6 +46,8 @@ struct Build {
     node: Runtime,
     /// The build's runtime: containers.
     runner: Runtime,
+    /// The build's ID.
+    id: String,
     request: Request,
     plan: Plan,
     cache: Cache,
@@ -137,6 +139,7 @@ async fn build_in(
     let build = Build {
         node: node.clone(),
         runner: runner.clone(),
+        id: place.id.clone(),
         cache: Cache::open(&directories.state.join("cache"), request.no_cache)?,
         progress: progress.clone(),
         context: place.work.join("context"),
@@ -158,13 +161,21 @@ async fn build_in(
         result = canceled => result,
     };
     drop(build);
+    let cleaned = clean_up(node, runner, place).await;
+    // Blocking work of a canceled build may still write. The next build removes that.
+    result.and_then(|built| cleaned.map(|()| built))
+}
+
+/// Ends what still runs of a build, and removes its files.
+async fn clean_up(node: &Runtime, runner: Runtime, place: Place) -> Result<()> {
     // Containers of other stages may still run.
     for sandbox in runner.list_sandboxes() {
         runner.remove_sandbox(&sandbox.id).await.map_err(failed)?;
     }
     drop(runner);
-    blocking(move || place.remove()).await?;
-    result
+    // The image that was made has its layers from now on.
+    node.end_build(&place.id).map_err(failed)?;
+    blocking(move || place.remove()).await
 }
 
 /// Checks the names of the result before anything is done for it.
@@ -213,8 +224,7 @@ impl Place {
         let parent = directories.state.join("work");
         fs::create_dir_all(&parent).map_err(failed_at(&parent))?;
         // Locked before the directory exists, so that no other build takes it for a remainder.
-        let held = File::create(&lock).map_err(failed_at(&lock))?;
-        held.lock().map_err(failed_at(&lock))?;
+        let held = new_lock(&lock).map_err(failed_at(&lock))?;
         rkube_fsutil::make_dir(&directories.run, 0o700).map_err(failed_at(&directories.run))?;
         for dir in [&work, &run] {
             rkube_fsutil::make_dir(dir, 0o700).map_err(failed_at(dir))?;
@@ -231,6 +241,44 @@ impl Place {
     fn remove(self) -> Result<()> {
         remove(&self.work, &self.run)?;
         fs::remove_file(&self.lock).map_err(failed_at(&self.lock))
+    }
+}
+
+/// Makes a lock file and locks it. Another build's sweep may remove it in between, and then it is
+/// made again.
+fn new_lock(path: &Path) -> std::io::Result<File> {
+    loop {
+        let file = File::create(path)?;
+        file.lock()?;
+        if is_at(&file, path)? {
+            return Ok(file);
+        }
+    }
+}
+
+/// Locks the lock file of a build that has ended. Returns none if the build runs, or if another
+/// one removes the file.
+fn take_over(path: &Path) -> std::io::Result<Option<File>> {
+    let file = match File::open(path) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        opened => opened?,
+    };
+    match file.try_lock() {
+        Err(fs::TryLockError::WouldBlock) => return Ok(None),
+        Err(fs::TryLockError::Error(e)) => return Err(e),
+        Ok(()) => {}
+    }
+    Ok(is_at(&file, path)?.then_some(file))
+}
+
+/// Returns whether a path still leads to an open file.
+fn is_at(file: &File, path: &Path) -> std::io::Result<bool> {
+    use std::os::unix::fs::MetadataExt as _;
+    let here = file.metadata()?;
+    match fs::metadata(path) {
+        Ok(there) => Ok((here.dev(), here.ino()) == (there.dev(), there.ino())),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(false),
+        Err(e) => Err(e),
     }
 }
 
@@ -256,12 +304,10 @@ async fn sweep(node: &Runtime, directories: &Directories) -> Result<()> {
         if path.extension().is_none_or(|e| e != "lock") {
             continue;
         }
-        let Ok(lock) = File::open(&path) else {
+        // Held until everything is gone.
+        let Some(_lock) = take_over(&path).map_err(failed_at(&path))? else {
             continue;
         };
-        if lock.try_lock().is_err() {
-            continue;
-        }
         let id = path
             .file_stem()
             .unwrap_or_default()
@@ -278,13 +324,15 @@ async fn sweep(node: &Runtime, directories: &Directories) -> Result<()> {
         }
         let run = directories.run.join(&id);
         blocking(move || remove(&work, &run)).await?;
+        node.end_build(&id).map_err(failed)?;
         fs::remove_file(&path).map_err(failed_at(&path))?;
     }
     Ok(())
 }
 
-/// Forgets all cached steps and mounts, and deletes the layers that nothing else uses. Waits for
-/// no build: one that is running may have to repeat steps. Returns the number of forgotten steps.
+/// Forgets all cached steps and mounts, and deletes the layers that nothing else uses. Builds that
+/// run keep what they use, and the cache mounts stay if a step of theirs uses one. Returns the
+/// number of forgotten steps.
 ///
 /// # Errors
 ///
@@ -293,10 +341,14 @@ pub async fn prune(node: &Runtime, directories: &Directories) -> Result<usize> {
     sweep(node, directories).await?;
     let state = directories.state.clone();
     let count = blocking(move || {
-        let cache = state.join("cache");
-        let count = fs::read_dir(&cache).map_or(0, Iterator::count);
-        for dir in [cache, state.join("mounts")] {
-            rkube_fsutil::remove_tree(&dir).map_err(failed_at(&dir))?;
+        let count = Cache::open(&state.join("cache"), true)?.clear()?;
+        let mounts = state.join("mounts");
+        let path = mounts.with_extension("lock");
+        let lock = File::create(&path).map_err(failed_at(&path))?;
+        match lock.try_lock() {
+            Ok(()) => rkube_fsutil::remove_tree(&mounts).map_err(failed_at(&mounts))?,
+            Err(fs::TryLockError::WouldBlock) => {}
+            Err(fs::TryLockError::Error(e)) => return Err(failed_at(&path)(e)),
         }
         Ok(count)
     })
@@ -363,5 +415,52 @@ impl Build {
             names: made.names,
             layers: finished.layers.iter().map(|l| l.chain.clone()).collect(),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lock_file_that_was_removed_is_nobodys() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("b.lock");
+        assert!(take_over(&path).unwrap().is_none());
+        let held = new_lock(&path).unwrap();
+        assert!(take_over(&path).unwrap().is_none(), "the build runs");
+        drop(held);
+        let first = take_over(&path).unwrap().unwrap();
+        // Another sweep has opened the file before the first one removes it.
+        let late = File::open(&path).unwrap();
+        fs::remove_file(&path).unwrap();
+        drop(first);
+        late.lock().unwrap();
+        assert!(!is_at(&late, &path).unwrap());
+        assert!(take_over(&path).unwrap().is_none());
+    }
+
+    #[test]
+    fn new_builds_and_sweeps_do_not_disturb_each_other() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("b.lock");
+        let done = std::sync::atomic::AtomicBool::new(false);
+        let sweeps = || {
+            while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                if let Some(_lock) = take_over(&path).unwrap() {
+                    fs::remove_file(&path).unwrap();
+                }
+            }
+        };
+        std::thread::scope(|scope| {
+            scope.spawn(sweeps);
+            for _ in 0..500 {
+                let held = new_lock(&path).unwrap();
+                assert!(is_at(&held, &path).unwrap());
+                fs::remove_file(&path).unwrap();
+                drop(held);
+            }
+            done.store(true, std::sync::atomic::Ordering::Relaxed);
+        });
     }
 }

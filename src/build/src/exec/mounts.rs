@@ -145,11 +145,22 @@ impl Running<'_> {
         Ok(key.finish())
     }
 
-    /// Takes the locks of the cache mounts that no other step may use meanwhile: each once, and in
+    /// Sees to it that cache mounts are not removed while the step runs, see [`super::prune`].
+    /// Takes the locks of those that no other step may use meanwhile: each once, and in
     /// the same order in all steps, so that no two wait for each other.
     async fn lock_caches(&self, run: &Run, mounts: &mut Mounts) -> Result<()> {
         let mut names = std::collections::BTreeSet::new();
-        for mount in run.mounts.iter().filter(|m| m.kind == MountKind::Cache) {
+        let caches = || run.mounts.iter().filter(|m| m.kind == MountKind::Cache);
+        if caches().next().is_some() {
+            let path = self.build.mounts.with_extension("lock");
+            let lock = blocking(move || {
+                let file = File::create(&path).map_err(failed_at(&path))?;
+                file.lock_shared().map_err(failed_at(&path))?;
+                Ok(file)
+            });
+            mounts.locks.push(lock.await?);
+        }
+        for mount in caches() {
             if mount.options.get("sharing").is_some_and(|s| s == "locked") {
                 names.insert(self.cache_name(mount)?);
             }

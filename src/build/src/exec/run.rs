@@ -96,7 +96,7 @@ impl Running<'_> {
             ));
         }
         let key = self.run_key(run).await?;
-        if let Some(entry) = self.build.cached(&key) {
+        if let Some(entry) = self.build.cached(&key).await? {
             return Ok((entry, true));
         }
         let mounts = self.mounts(run, step).await?;

@@ -70,9 +70,9 @@ impl Build {
             return Err(BuildError::new(format!("image {name} was not found")));
         };
         let chains: Vec<String> = content.layers.iter().map(|l| l.chain.clone()).collect();
-        let node = self.node.clone();
+        let (node, id) = (self.node.clone(), self.id.clone());
         // Kept because cached steps are on top of them, also if the image is removed later.
-        blocking(move || node.keep_layers(&chains).map_err(failed)).await?;
+        blocking(move || node.keep_layers(&id, &chains).map_err(failed)).await?;
         for layer in &content.layers {
             self.directory_of(&layer.chain)?;
         }

@@ -108,10 +108,18 @@ impl Build {
         Ok(entry)
     }
 
-    /// Returns the cached layer of a step, if it exists on the layers below.
-    pub fn cached(&self, key: &str) -> Option<Entry> {
-        self.cache
-            .find(key, |chain| self.node.layer_directory(chain).is_some())
+    /// Returns the cached layer of a step, if it exists on the layers below. It stays until the
+    /// build ends.
+    pub async fn cached(&self, key: &str) -> Result<Option<Entry>> {
+        let exists = |chain: &str| self.node.layer_directory(chain).is_some();
+        let Some(entry) = self.cache.find(key, exists) else {
+            return Ok(None);
+        };
+        let chain = entry.layer.chain.clone();
+        let (node, id) = (self.node.clone(), self.id.clone());
+        blocking(move || node.keep_layers_for(&id, &[chain]).map_err(failed)).await?;
+        // A prune may have come in between.
+        Ok(exists(&entry.layer.chain).then_some(entry))
     }
 }
 
@@ -414,7 +422,7 @@ impl Running<'_> {
         let layer = self
             .build
             .node
-            .commit_layer(&self.chains(), tree)
+            .commit_layer(&self.build.id, &self.chains(), tree)
             .await
             .map_err(failed)?;
         self.build.store(key, layer).await

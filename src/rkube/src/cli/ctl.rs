@@ -11,6 +11,8 @@ use rkube_runtime::{ContainerStatus, ImageError, ImageStatus, Runtime, RuntimeCo
 
 #[path = "ctl_build.rs"]
 mod ctl_build;
+#[path = "ctl_push.rs"]
+mod ctl_push;
 
 use super::output::table;
 use super::{Global, Output, ctl_store};
@@ -67,6 +69,9 @@ enum Command {
     /// Build the image that standard input describes
     #[command(hide = true)]
     Build,
+    /// Push the image that standard input asks for
+    #[command(hide = true)]
+    Push,
     /// Remove the build cache and images without a name
     Prune,
     /// Print the configuration of an image as JSON
@@ -276,6 +281,7 @@ async fn containers(command: Command, output: &Output) -> Result<(), Failure> {
             keep_ids,
         } => return save(runtime, images, omit, keep_ids).await,
         Command::Build => return ctl_build::run(&runtime).await,
+        Command::Push => return ctl_push::run(&runtime).await,
         Command::Prune => {
             ctl_build::prune(&runtime).await?;
             for image in runtime.list_images() {
@@ -389,7 +395,10 @@ pub(super) fn failure(e: impl std::fmt::Display) -> Failure {
 fn image_failure(e: ImageError) -> Failure {
     let kind = match &e {
         ImageError::InvalidReference { .. } => Kind::Usage,
-        ImageError::NotPresent(_) | ImageError::NotFound(_) => Kind::NotFound,
+        ImageError::NotPresent(_) | ImageError::NotFound(_) | ImageError::NoRepository { .. } => {
+            Kind::NotFound
+        }
+        ImageError::Registry { .. } => Kind::Unavailable,
         ImageError::Denied { .. } => Kind::Permission,
         ImageError::Platform { .. } => Kind::Unsupported,
         ImageError::Malformed(_)

@@ -13,6 +13,8 @@ use tokio::io::AsyncRead;
 use tokio_util::io::StreamReader;
 
 mod build;
+mod credentials;
+pub(super) mod push;
 mod screen;
 mod source;
 mod transfer;
@@ -85,9 +87,9 @@ enum Command {
     },
     /// Remove the build cache and images without a name, on all nodes
     Prune,
-    /// Not supported; says what to do instead
-    #[command(hide = true)]
-    Push(super::minikube::Rest),
+    /// Push an image of a node to a registry
+    #[command(after_help = push::HELP)]
+    Push(push::Args),
 }
 
 /// What `rkube image build --help` says in addition to the flags.
@@ -110,7 +112,9 @@ pub async fn run(
             true => ExitCode::SUCCESS,
             false => ExitCode::from(BUILD_FAILED),
         }),
-        Command::Push(_) => Err(super::minikube::instead_of("image push", &global.profile)),
+        Command::Push(args) => push::run(home, global, args, output)
+            .await
+            .map(|()| ExitCode::SUCCESS),
         other => change(home, global, other, output)
             .await
             .map(|()| ExitCode::SUCCESS),
@@ -500,30 +504,11 @@ async fn has(home: &Home, profile: &Profile, node: &Node, export: &Export) -> bo
     let Ok(images) = serde_json::from_str::<Vec<serde_json::Value>>(&text) else {
         return false;
     };
-    let name = full_name(export.name());
+    let name = push::full_name(export.name());
     images.iter().any(|image| {
         let tags = image["repoTags"].as_array().into_iter().flatten();
         image["id"] == export.id.as_str() && tags.into_iter().any(|t| *t == name.as_str())
     })
-}
-
-/// Completes an image name: `app` becomes `docker.io/library/app:latest`.
-fn full_name(name: &str) -> String {
-    let (first, rest) = name.split_once('/').unwrap_or(("", name));
-    let registry = first.contains(['.', ':']) || first == "localhost";
-    let mut full = match (registry, first) {
-        (true, _) => name.to_owned(),
-        (false, "") => format!("docker.io/library/{rest}"),
-        (false, _) => format!("docker.io/{name}"),
-    };
-    if !name
-        .rsplit('/')
-        .next()
-        .is_some_and(|last| last.contains([':', '@']))
-    {
-        full.push_str(":latest");
-    }
-    full
 }
 
 async fn everywhere(home: &Home, profile: &Profile, command: &str) -> Result<(), Failure> {
@@ -587,13 +572,5 @@ mod tests {
         assert!(!refused(&[b'a', 0, 0]));
         assert!(!refused(&[0x1f, 0x8b, 8, 1, b'a']));
         assert!(!refused(&[0x28, 0xb5, 0x2f, 0xfd]));
-    }
-
-    #[test]
-    fn names_are_completed_as_docker_does() {
-        assert_eq!(full_name("app"), "docker.io/library/app:latest");
-        assert_eq!(full_name("team/app:1"), "docker.io/team/app:1");
-        assert_eq!(full_name("localhost/app"), "localhost/app:latest");
-        assert_eq!(full_name("r.io:5000/a/b:2"), "r.io:5000/a/b:2");
     }
 }

@@ -127,6 +127,15 @@ impl Output {
         }
     }
 
+    /// Shows how far the current step is, on a terminal.
+    pub fn update(&self, message: &str) {
+        if let Ok(running) = self.running.lock()
+            && let Some((bar, ..)) = running.as_ref()
+        {
+            bar.set_message(message.to_owned());
+        }
+    }
+
     /// Marks the current step as done.
     pub fn finish(&self) {
         let Some((bar, message, since)) = self.take() else {

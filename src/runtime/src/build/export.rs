@@ -127,7 +127,7 @@ fn measure(store: &Store, layer: &Layer) -> Result<Measured, ImageError> {
 }
 
 /// Returns a configuration with other digests of its layers. Without a change, the bytes stay.
-fn with_layers(config: &[u8], diffs: &[String]) -> Result<Vec<u8>, ImageError> {
+pub(crate) fn with_layers(config: &[u8], diffs: &[String]) -> Result<Vec<u8>, ImageError> {
     let malformed = |e| ImageError::Malformed(format!("malformed configuration: {e}"));
     let mut document: Value = serde_json::from_slice(config).map_err(malformed)?;
     if document["rootfs"]["diff_ids"] == json!(diffs) {

@@ -28,8 +28,13 @@ pub struct Layer {
     pub size: u64,
 }
 
-/// Makes a layer of a directory, and keeps it.
-pub(super) fn commit(store: &Store, below: &[String], tree: &Path) -> Result<Layer, ImageError> {
+/// Makes a layer of a directory, and keeps it for the cache and for `build`.
+pub(super) fn commit(
+    store: &Store,
+    build: &str,
+    below: &[String],
+    tree: &Path,
+) -> Result<Layer, ImageError> {
     let below = below
         .iter()
         .map(|c| digest(c))
@@ -58,6 +63,7 @@ pub(super) fn commit(store: &Store, below: &[String], tree: &Path) -> Result<Lay
         unpacked?;
         sent.image_context(failed)?;
     }
+    store.keep_for(build, std::slice::from_ref(&chain))?;
     store.keep(std::slice::from_ref(&chain))?;
     Ok(Layer {
         chain: chain.to_string(),

@@ -9,6 +9,7 @@ pub use crate::beneath::{make_dirs, open_dir, open_in_root, read_in_root};
 pub use crate::image::compression::decompress;
 pub use crate::image::reference::Reference;
 pub use export::Exported;
+pub(crate) use export::with_layers;
 pub use layer::{Layer, write_layer};
 pub use workspace::Workspace;
 
@@ -54,6 +55,10 @@ pub struct Assembled {
 
 fn digest(text: &str) -> Result<Digest, ImageError> {
     Digest::parse(text).ok_or_else(|| ImageError::Malformed(format!("invalid digest {text:?}")))
+}
+
+fn digests(texts: &[String]) -> Result<Vec<Digest>, ImageError> {
+    texts.iter().map(|text| digest(text)).collect()
 }
 
 /// Returns the size of each layer, as the manifest has it; zero if it lacks them.
@@ -112,33 +117,45 @@ impl Runtime {
     }
 
     /// Makes a layer of the directory `tree`, the upper directory of an overlay over the layers
-    /// `below` (chain IDs, bottom first). The layer is kept until [`Self::release_layers`].
-    pub async fn commit_layer(&self, below: &[String], tree: &Path) -> Result<Layer, ImageError> {
-        let (store, below, tree) = (self.inner.store.clone(), below.to_vec(), tree.to_path_buf());
-        blocking(move || layer::commit(&store, &below, &tree)).await
+    /// `below` (chain IDs, bottom first). The layer is kept until [`Self::release_layers`], and
+    /// until the end of `build`; see [`Self::end_build`].
+    pub async fn commit_layer(
+        &self,
+        build: &str,
+        below: &[String],
+        tree: &Path,
+    ) -> Result<Layer, ImageError> {
+        let (store, build) = (self.inner.store.clone(), build.to_owned());
+        let (below, tree) = (below.to_vec(), tree.to_path_buf());
+        blocking(move || layer::commit(&store, &build, &below, &tree)).await
     }
 
-    /// Prevents the deletion of layers (chain IDs) until [`Self::release_layers`].
-    pub fn keep_layers(&self, chains: &[String]) -> Result<(), ImageError> {
-        let chains = chains
-            .iter()
-            .map(|c| digest(c))
-            .collect::<Result<Vec<_>, _>>()?;
+    /// Prevents the deletion of layers (chain IDs) until [`Self::release_layers`], and until the
+    /// end of `build`.
+    pub fn keep_layers(&self, build: &str, chains: &[String]) -> Result<(), ImageError> {
+        let chains = digests(chains)?;
         let _hold = self.inner.store.hold()?;
+        self.inner.store.keep_for(build, &chains)?;
         self.inner.store.keep(&chains)
     }
 
-    /// Permits the deletion of all kept layers but `still`, and deletes what nothing else uses.
+    /// Prevents the deletion of layers (chain IDs) until the end of `build`.
+    pub fn keep_layers_for(&self, build: &str, chains: &[String]) -> Result<(), ImageError> {
+        let chains = digests(chains)?;
+        let _hold = self.inner.store.hold()?;
+        self.inner.store.keep_for(build, &chains)
+    }
+
+    /// Permits the deletion of what only `build` has kept, which has ended. Can be repeated.
+    pub fn end_build(&self, build: &str) -> Result<(), ImageError> {
+        self.inner.store.end_build(build)
+    }
+
+    /// Permits the deletion of all kept layers but `still` and those of builds that run, and deletes
+    /// what nothing else uses.
     pub async fn release_layers(&self, still: Vec<String>) -> Result<(), ImageError> {
         let store = self.inner.store.clone();
-        blocking(move || {
-            let still = still
-                .iter()
-                .map(|c| digest(c))
-                .collect::<Result<Vec<_>, _>>()?;
-            store.keep_only(&still)
-        })
-        .await
+        blocking(move || store.keep_only(&digests(&still)?)).await
     }
 
     /// Adds an image with this configuration, whose `rootfs` lists `layers`, and these names.

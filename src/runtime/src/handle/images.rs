@@ -9,7 +9,7 @@ use crate::error::{Context, ImageError, Result};
 use crate::image::digest::Digest;
 use crate::image::{archive, builtin, registry, store};
 use crate::snapshot;
-use crate::spec::{PullProgress, RegistryAuth};
+use crate::spec::{PullProgress, PushProgress, Pushed, RegistryAuth};
 use crate::status::{FsInfo, ImageStatus};
 
 impl Runtime {
@@ -31,6 +31,26 @@ impl Runtime {
         )
         .await?;
         self.image_by_id(id.as_str())
+    }
+
+    /// Pushes `image` of this node to a registry: under the name `target`, else under its own name.
+    /// Layers that the registry lacks are packed again; the image gets another ID there if they
+    /// are not as they were distributed.
+    pub async fn push_image(
+        &self,
+        image: &str,
+        target: Option<&str>,
+        auth: &[RegistryAuth],
+        progress: impl Fn(PushProgress) + Send + Sync + 'static,
+    ) -> Result<Pushed, ImageError> {
+        registry::push(
+            &self.inner.store,
+            &self.inner.config,
+            (image, target),
+            auth,
+            Arc::new(progress),
+        )
+        .await
     }
 
     fn image_by_id(&self, id: &str) -> Result<ImageStatus, ImageError> {

@@ -350,38 +350,6 @@ impl Store {
         Ok(())
     }
 
-    /// Returns the file that lists what builds on this node keep.
-    fn kept_path(&self) -> PathBuf {
-        self.shared
-            .join("nodes")
-            .join(format!("build-{}", self.node))
-    }
-
-    /// Prevents the deletion of content. The caller holds the lock from [`Self::hold`].
-    pub fn keep(&self, content: &[Digest]) -> Result<(), ImageError> {
-        let path = self.kept_path();
-        let _lock = self.lock_index()?;
-        let lines: String = content.iter().map(|d| format!("{d}\n")).collect();
-        let mut options = fs::OpenOptions::new();
-        options
-            .create(true)
-            .append(true)
-            .open(&path)
-            .and_then(|mut file| io::Write::write_all(&mut file, lines.as_bytes()))
-            .image_context(|| format!("cannot write {}", path.display()))
-    }
-
-    /// Permits the deletion of all kept content but `still`, and deletes what is unused.
-    pub fn keep_only(&self, still: &[Digest]) -> Result<(), ImageError> {
-        let path = self.kept_path();
-        let lock = self.lock_index()?;
-        let lines: String = still.iter().map(|d| format!("{d}\n")).collect();
-        write_durable(&path, lines.as_bytes())
-            .image_context(|| format!("cannot write {}", path.display()))?;
-        drop(lock);
-        self.collect()
-    }
-
     /// Finds an image by name, `name@digest`, ID or unique ID prefix.
     pub fn find(&self, text: &str) -> Option<Record> {
         let index = self.index();
@@ -423,6 +391,19 @@ impl Store {
         record.tags = BTreeSet::from([tag]);
         record.digests = BTreeSet::new();
         self.add(record, hold)
+    }
+
+    /// Adds a name with a digest to an image, unless it was removed meanwhile.
+    pub fn name_digest(&self, id: &Digest, name: String) -> Result<(), ImageError> {
+        let _lock = self.lock_index()?;
+        let mut records = self.index().records.clone();
+        match records
+            .get_mut(id)
+            .map(|record| record.digests.insert(name))
+        {
+            Some(true) => self.save(records),
+            _ => Ok(()),
+        }
     }
 
     /// Removes a name, and the image with its last name. Then deletes unused content.
@@ -634,5 +615,6 @@ pub fn status(image: &Image) -> ImageStatus {
     }
 }
 
+mod kept;
 #[cfg(test)]
 mod tests;

@@ -92,13 +92,16 @@ async fn layers_of_directories_are_kept_until_they_are_released() {
     let tree = dir.path().join("tree");
     fs::create_dir_all(tree.join("d")).unwrap();
     fs::write(tree.join("d/f"), "x").unwrap();
-    let first = runtime.commit_layer(&[], &tree).await.unwrap();
+    let first = runtime.commit_layer("b", &[], &tree).await.unwrap();
     assert_eq!(first.chain, first.diff);
     fs::write(tree.join("d/f"), "y").unwrap();
     let below = [first.chain.clone()];
-    let second = runtime.commit_layer(&below, &tree).await.unwrap();
+    let second = runtime.commit_layer("b", &below, &tree).await.unwrap();
     // The same directory on the same layers is the same layer.
-    assert_eq!(runtime.commit_layer(&below, &tree).await.unwrap(), second);
+    assert_eq!(
+        runtime.commit_layer("b", &below, &tree).await.unwrap(),
+        second
+    );
     assert_ne!(second.chain, second.diff);
 
     let config = serde_json::json!({
@@ -126,6 +129,14 @@ async fn layers_of_directories_are_kept_until_they_are_released() {
 
     runtime.remove_image("built").await.unwrap();
     assert_eq!(layer_count(dir.path()), 2);
+    // A build that runs keeps its layers, whatever becomes of the cache.
+    runtime.release_layers(Vec::new()).await.unwrap();
+    assert_eq!(layer_count(dir.path()), 2);
+    let both = [first.chain.clone(), second.chain.clone()];
+    runtime.keep_layers("other", &both).unwrap();
+    runtime.end_build("b").unwrap();
+    runtime.end_build("b").unwrap();
+    runtime.end_build("other").unwrap();
     runtime
         .release_layers(vec![first.chain.clone()])
         .await

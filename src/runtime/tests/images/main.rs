@@ -6,5 +6,6 @@ mod archives;
 mod builds;
 mod layers;
 mod pulls;
+mod pushes;
 mod registry;
 mod support;

@@ -18,6 +18,10 @@ pub(crate) struct Registry {
     /// The required authentication scheme.
     pub(crate) login: Option<&'static str>,
     pub(crate) requests: Mutex<Vec<String>>,
+    /// What was pushed.
+    pub(crate) pushed: Mutex<HashMap<String, (String, Vec<u8>)>>,
+    /// The code of answers to pushes; none if they succeed.
+    pub(crate) refuses: Option<&'static str>,
 }
 
 impl Registry {
@@ -69,16 +73,11 @@ impl Registry {
     }
 
     pub(crate) fn answer(&self, mut stream: TcpStream, own: &str) {
-        let mut head = Vec::new();
-        let mut byte = [0];
-        while !head.ends_with(b"\r\n\r\n") {
-            if stream.read(&mut byte).unwrap_or(0) == 0 {
-                return;
-            }
-            head.push(byte[0]);
-        }
-        let head = String::from_utf8_lossy(&head).into_owned();
-        let target = head.split(' ').nth(1).unwrap_or("").to_string();
+        let Some(head) = read_head(&mut stream) else {
+            return;
+        };
+        let mut words = head.split(' ').map(str::to_string);
+        let (method, target) = (words.next().unwrap(), words.next().unwrap_or_default());
         let header = |name: &str| {
             head.lines().find_map(|l| {
                 let (key, value) = l.split_once(": ")?;
@@ -87,10 +86,26 @@ impl Registry {
         };
         let path = target.split('?').next().unwrap_or("").to_string();
         let range = header("range");
-        self.requests
-            .lock()
-            .unwrap()
-            .push(format!("{path} {}", range.clone().unwrap_or_default()));
+        self.requests.lock().unwrap().push(format!(
+            "{method} {path} {}",
+            range.clone().unwrap_or_default()
+        ));
+        let take = |list: &Mutex<Vec<String>>| {
+            let mut list = list.lock().unwrap();
+            list.iter()
+                .position(|p| path.contains(p.as_str()))
+                .map(|at| list.remove(at))
+                .is_some()
+        };
+        let reads = matches!(method.as_str(), "GET" | "HEAD");
+        if !reads && take(&self.broken) {
+            return;
+        }
+        let length = header("content-length").and_then(|l| l.parse().ok());
+        let mut sent = vec![0; length.unwrap_or(0)];
+        if stream.read_exact(&mut sent).is_err() {
+            return;
+        }
         let authorization = header("authorization").unwrap_or_default();
         let mut reply = |status: &str, headers: &str, body: &[u8]| {
             let head = format!(
@@ -103,15 +118,8 @@ impl Registry {
         };
         let basic = "Basic dXNlcjpwYXNz";
         if path == "/token" {
-            assert!(
-                target.contains("scope=repository%3Aapp%3Apull") && target.contains("service=test"),
-                "{target}"
-            );
-            return if authorization == basic {
-                reply("200 OK", "", br#"{"token":"t0k"}"#);
-            } else {
-                reply("401 Unauthorized", "", br#"{"errors":[{"code":"UNAUTHORIZED","message":"incorrect username or password"}]}"#);
-            };
+            let (status, body) = token(&target, authorization == basic);
+            return reply(status, "", body);
         }
         let (wanted, challenge) = match self.login {
             None => (None, String::new()),
@@ -129,17 +137,16 @@ impl Registry {
         if wanted.is_some_and(|w| w != authorization) {
             return reply("401 Unauthorized", &challenge, b"{}");
         }
-        let take = |list: &Mutex<Vec<String>>| {
-            let mut list = list.lock().unwrap();
-            list.iter()
-                .position(|p| path.contains(p.as_str()))
-                .map(|at| list.remove(at))
-                .is_some()
-        };
         if take(&self.busy) {
             return reply("503 Service Unavailable", "", b"");
         }
-        let Some((kind, bytes)) = self.content.get(&path) else {
+        if !reads {
+            let kind = header("content-type").unwrap_or_default();
+            let (status, headers) = self.change(&method, &target, kind, sent);
+            return reply(status, &headers, b"{}");
+        }
+        let pushed = self.pushed.lock().unwrap();
+        let Some((kind, bytes)) = self.content.get(&path).or_else(|| pushed.get(&path)) else {
             return reply(
                 "404 Not Found",
                 "",
@@ -147,12 +154,7 @@ impl Registry {
             );
         };
         let kind = format!("Content-Type: {kind}\r\n");
-        let from = range.and_then(|r| {
-            r.strip_prefix("bytes=")?
-                .strip_suffix('-')?
-                .parse::<usize>()
-                .ok()
-        });
+        let from = range.and_then(|r| offset(&r));
         if take(&self.broken) {
             let head = format!(
                 "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n{kind}\r\n",
@@ -168,4 +170,90 @@ impl Registry {
             None => reply("200 OK", &kind, bytes),
         }
     }
+
+    /// Answers a part of a push: its code and headers.
+    fn change(
+        &self,
+        method: &str,
+        target: &str,
+        kind: String,
+        sent: Vec<u8>,
+    ) -> (&'static str, String) {
+        let (path, query) = target.split_once('?').unwrap_or((target, ""));
+        let query = |name: &str| {
+            let value = query.split('&').find_map(|q| q.strip_prefix(name))?;
+            value.strip_prefix('=').map(|v| v.replace("%3A", ":"))
+        };
+        if let Some(refused) = self.refuses {
+            return (refused, String::new());
+        }
+        let repository = path.split("/blobs/").next().unwrap();
+        let mut pushed = self.pushed.lock().unwrap();
+        match method {
+            "POST" => {
+                if let (Some(digest), Some(from)) = (query("mount"), query("from")) {
+                    let source = format!("/v2/{from}/blobs/{digest}");
+                    if let Some(blob) = self.content.get(&source) {
+                        pushed.insert(format!("{repository}/blobs/{digest}"), blob.clone());
+                        return ("201 Created", String::new());
+                    }
+                }
+                let location = format!("Location: {repository}/blobs/uploads/1?state=a%2Bb%3D\r\n");
+                ("202 Accepted", location)
+            }
+            "PUT" if path.contains("/manifests/") => {
+                let header = format!("Docker-Content-Digest: {}\r\n", digest(&sent));
+                let (name, _) = path.rsplit_once('/').unwrap();
+                let by_digest = format!("{name}/{}", digest(&sent));
+                pushed.insert(by_digest, (kind.clone(), sent.clone()));
+                pushed.insert(path.to_string(), (kind, sent));
+                ("201 Created", header)
+            }
+            "PUT" => {
+                assert_eq!(query("state").as_deref(), Some("a%2Bb%3D"));
+                let wanted = query("digest").unwrap();
+                if wanted != digest(&sent) {
+                    return ("400 Bad Request", String::new());
+                }
+                pushed.insert(format!("{repository}/blobs/{wanted}"), (kind, sent));
+                ("201 Created", String::new())
+            }
+            _ => ("204 No Content", String::new()),
+        }
+    }
+}
+
+/// Returns where a requested range begins.
+fn offset(range: &str) -> Option<usize> {
+    let number = range.strip_prefix("bytes=")?.strip_suffix('-')?;
+    number.parse().ok()
+}
+
+/// Answers a request for a token: its code and body.
+fn token(target: &str, allowed: bool) -> (&'static str, &'static [u8]) {
+    assert!(
+        target.contains("scope=repository%3Aapp%3Apull") && target.contains("service=test")
+            || target.contains("scope=repository%3Aout%3Apull%2Cpush"),
+        "{target}"
+    );
+    match allowed {
+        true => ("200 OK", br#"{"token":"t0k"}"#),
+        false => (
+            "401 Unauthorized",
+            br#"{"errors":[{"code":"UNAUTHORIZED","message":"incorrect username or password"}]}"#,
+        ),
+    }
+}
+
+/// Reads the head of a request; none if the connection ends.
+fn read_head(stream: &mut TcpStream) -> Option<String> {
+    let mut head = Vec::new();
+    let mut byte = [0];
+    while !head.ends_with(b"\r\n\r\n") {
+        if stream.read(&mut byte).unwrap_or(0) == 0 {
+            return None;
+        }
+        head.push(byte[0]);
+    }
+    Some(String::from_utf8_lossy(&head).into_owned())
 }

@@ -81,8 +81,8 @@ pub struct Args {
     /// Environment variables of minikube's builder
     #[arg(long = "build-env", value_name = "NAME=VALUE", hide = true)]
     environment: Vec<String>,
-    /// Not supported
-    #[arg(long, hide = true)]
+    /// Push the image to the registries of its names
+    #[arg(long)]
     push: bool,
     /// Not supported
     #[arg(long, hide = true, value_name = "CACHE")]
@@ -158,11 +158,6 @@ impl Args {
             }
         }
         let missing = [
-            (
-                self.push,
-                "--push",
-                "nodes do not push images; push with the engine of this machine",
-            ),
             (
                 !self.cache_from.is_empty(),
                 "--cache-from",
@@ -298,6 +293,10 @@ pub async fn run(
     output: &Output,
 ) -> Result<bool, Failure> {
     args.translate()?;
+    if args.push && args.tags.is_empty() {
+        return Err(usage("--push needs a name to push under")
+            .advise("name the image as the registry has it: --tag HOST/REPOSITORY:TAG"));
+    }
     if let Some(platform) = &args.platform {
         let own = match std::env::consts::ARCH {
             "x86_64" => "amd64",
@@ -324,6 +323,11 @@ pub async fn run(
     };
     transfer::distribute(home, &profile, &node, &built).await?;
     screen.note(&format!("the image is on {}", super::nodes(&profile)));
+    if args.push {
+        for name in &built.names {
+            super::push::push(home, &profile, &node, (name, None), output).await?;
+        }
+    }
     if let Some(path) = &args.iidfile {
         write(path, &built.id)?;
     }
@@ -493,7 +497,6 @@ mod tests {
         for words in [
             &["--build-opt=squash"][..],
             &["--build-env=HTTP_PROXY=x"],
-            &["--push"],
             &["--cache-from=x"],
             &["--ssh=default"],
         ] {

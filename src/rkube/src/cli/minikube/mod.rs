@@ -207,13 +207,6 @@ pub fn instead_of(command: &str, profile: &str) -> Failure {
                 with("image load NAME")
             ),
         ),
-        "image push" => unsupported(
-            format!("'{command}' is not supported"),
-            format!(
-                "save it for the engine of this machine, which can push it: {}",
-                with("image save NAME FILE")
-            ),
-        ),
         _ => unsupported(
             format!("'{command}' is not supported"),
             "list the commands with: rkube help",

@@ -62,6 +62,24 @@ impl Registry {
         server.scheme() == "https" || self.base.starts_with("http://")
     }
 
+    /// Returns the scopes of a token: those of the challenge and those of this client's work.
+    fn token_scopes(&self, asked: Option<&str>) -> Vec<String> {
+        let mut scopes: Vec<String> = asked
+            .unwrap_or_default()
+            .split_whitespace()
+            .map(str::to_owned)
+            .collect();
+        if scopes.is_empty() && self.scopes.is_empty() {
+            scopes.push(format!("repository:{}:pull", self.repository));
+        }
+        for scope in &self.scopes {
+            if !scopes.contains(scope) {
+                scopes.push(scope.clone());
+            }
+        }
+        scopes
+    }
+
     /// Requests a bearer token from the registry's token server. Fails if that would send
     /// credentials over plain HTTP on behalf of a registry that is used over HTTPS.
     async fn token(
@@ -82,11 +100,7 @@ impl Registry {
             .ok_or_else(|| self.denied("its challenge names no token server"))?;
         let mut url = reqwest::Url::parse(realm)
             .map_err(|e| self.denied(format!("its token server {realm:?} is no address: {e}")))?;
-        let scope = challenge
-            .parameters
-            .get("scope")
-            .cloned()
-            .unwrap_or_else(|| format!("repository:{}:pull", self.repository));
+        let scopes = self.token_scopes(challenge.parameters.get("scope").map(String::as_str));
         let service = challenge
             .parameters
             .get("service")
@@ -108,7 +122,7 @@ impl Registry {
                     ("grant_type", "refresh_token"),
                     ("service", &service),
                     ("client_id", "rkube"),
-                    ("scope", &scope),
+                    ("scope", &scopes.join(" ")),
                     ("refresh_token", refresh),
                 ]
                 .iter()
@@ -125,7 +139,9 @@ impl Registry {
                     if !service.is_empty() {
                         query.append_pair("service", &service);
                     }
-                    query.append_pair("scope", &scope);
+                    for scope in &scopes {
+                        query.append_pair("scope", scope);
+                    }
                 }
                 let mut request = self.client.get(url);
                 if let Some(basic) = basic {

@@ -1,13 +1,16 @@
 //! Requests to a repository of a registry.
 
+use std::time::Duration;
+
 use futures::StreamExt;
 use parking_lot::Mutex;
 use reqwest::header::{ACCEPT, AUTHORIZATION, RANGE};
-use reqwest::{Client, Response, StatusCode};
+use reqwest::{Client, RequestBuilder, Response, StatusCode};
 
 use super::auth::select_auth;
 use super::http::{
     MAX_ATTEMPTS, backoff, client, describe, is_loopback, registry_error, retry_after,
+    upload_client,
 };
 use crate::error::ImageError;
 use crate::image::archive::MAX_DOCUMENT;
@@ -25,6 +28,8 @@ const MAX_ATTEMPTS_IF_REFUSED: u32 = 2;
 /// A client of one repository in a registry.
 pub(super) struct Registry {
     pub(super) client: Client,
+    /// The client of uploads.
+    pub(super) uploads: Client,
     /// Base URL, `https://host[:port]`.
     pub(super) base: String,
     pub(super) name: String,
@@ -33,6 +38,8 @@ pub(super) struct Registry {
     pub(super) auth: Option<RegistryAuth>,
     /// The last `Authorization` header, initially none or the given registry token.
     pub(super) header: Mutex<Option<String>>,
+    /// Scopes of tokens, in addition to those that a challenge asks for.
+    pub(super) scopes: Vec<String>,
 }
 
 impl Registry {
@@ -66,12 +73,14 @@ impl Registry {
             .map(|a| format!("Bearer {}", a.registry_token));
         Ok(Self {
             client: client(config)?,
+            uploads: upload_client(config)?,
             base: format!("{scheme}://{host}"),
             name: name.to_string(),
             repository: reference.repository().to_string(),
             image: reference.to_string(),
             auth,
             header: Mutex::new(header),
+            scopes: Vec::new(),
         })
     }
 
@@ -152,68 +161,99 @@ impl Registry {
         accept: Option<&str>,
         from: u64,
     ) -> Result<Response, ImageError> {
-        let mut authenticated = false;
-        let mut attempt = 0;
-        loop {
-            let mut request = self.client.get(url);
+        let request = |client: &Client| {
+            let mut request = client.get(url);
             if let Some(accept) = accept {
                 request = request.header(ACCEPT, accept);
             }
             if from > 0 {
                 request = request.header(RANGE, format!("bytes={from}-"));
             }
+            request
+        };
+        self.send(request, |_| ImageError::NotFound(self.image.clone()))
+            .await
+    }
+
+    /// Sends a request that can be repeated. Authenticates if required, and retries after
+    /// transient failures. `absent` gives the error of an answer with the code 404 from its reason.
+    pub(super) async fn send(
+        &self,
+        request: impl Fn(&Client) -> RequestBuilder,
+        absent: impl Fn(String) -> ImageError,
+    ) -> Result<Response, ImageError> {
+        let mut authenticated = false;
+        let mut attempt = 0;
+        loop {
             let header = self.header.lock().clone();
+            let mut request = request(&self.client);
             if let Some(header) = &header {
                 request = request.header(AUTHORIZATION, header);
             }
-            let outcome = match request.send().await {
-                Ok(response) => {
-                    let status = response.status();
-                    if status.is_success() {
-                        return Ok(response);
-                    }
-                    if status == StatusCode::UNAUTHORIZED && !authenticated {
-                        // Only once: if new credentials are rejected, retrying does not help.
-                        authenticated = true;
-                        self.authenticate(response.headers(), header.as_deref())
-                            .await?;
-                        continue;
-                    }
-                    let wait = retry_after(response.headers());
-                    let text =
-                        String::from_utf8_lossy(&self.body(response).await.unwrap_or_default())
-                            .into_owned();
-                    let reason = registry_error(&text).unwrap_or_else(|| status.to_string());
-                    match status {
-                        StatusCode::NOT_FOUND => {
-                            return Err(ImageError::NotFound(self.image.clone()));
-                        }
-                        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
-                            return Err(self.denied(reason));
-                        }
-                        StatusCode::TOO_MANY_REQUESTS => (wait, self.failed(reason)),
-                        status if status.is_server_error() => (wait, self.failed(reason)),
-                        _ => return Err(self.failed(reason)),
-                    }
+            let refusal = match request.send().await {
+                Ok(response) if response.status().is_success() => return Ok(response),
+                Ok(response) if response.status() == StatusCode::UNAUTHORIZED && !authenticated => {
+                    // Only once: if new credentials are rejected, retrying does not help.
+                    authenticated = true;
+                    self.authenticate(response.headers(), header.as_deref())
+                        .await?;
+                    continue;
                 }
-                Err(e) if e.is_builder() || e.is_redirect() => {
-                    return Err(self.failed(describe(&e)));
-                }
-                Err(e) => (None, self.failed(describe(&e))),
+                Ok(response) => self.refusal(response, &absent).await,
+                Err(e) => self.no_answer(&e),
             };
             attempt += 1;
-            let (wait, error) = outcome;
             // A refused connection is reported early; other failures are more likely transient.
-            let tries = if matches!(&error, ImageError::Registry { reason, .. } if reason.contains("refused"))
+            let tries = if matches!(&refusal.error, ImageError::Registry { reason, .. } if reason.contains("refused"))
             {
                 MAX_ATTEMPTS_IF_REFUSED
             } else {
                 MAX_ATTEMPTS
             };
-            if attempt >= tries {
-                return Err(error);
+            if !refusal.transient || attempt >= tries {
+                return Err(refusal.error);
             }
-            tokio::time::sleep(wait.unwrap_or_else(|| backoff(attempt))).await;
+            tokio::time::sleep(refusal.wait.unwrap_or_else(|| backoff(attempt))).await;
         }
     }
+
+    /// Interprets an answer without success.
+    pub(super) async fn refusal(
+        &self,
+        response: Response,
+        absent: impl Fn(String) -> ImageError,
+    ) -> Refusal {
+        let status = response.status();
+        let wait = retry_after(response.headers());
+        let text =
+            String::from_utf8_lossy(&self.body(response).await.unwrap_or_default()).into_owned();
+        let reason = registry_error(&text).unwrap_or_else(|| status.to_string());
+        Refusal {
+            error: match status {
+                StatusCode::NOT_FOUND => absent(reason),
+                StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => self.denied(reason),
+                _ => self.failed(reason),
+            },
+            transient: status == StatusCode::TOO_MANY_REQUESTS || status.is_server_error(),
+            wait,
+        }
+    }
+
+    /// Interprets the failure to get an answer.
+    pub(super) fn no_answer(&self, error: &reqwest::Error) -> Refusal {
+        Refusal {
+            error: self.failed(describe(error)),
+            transient: !error.is_builder() && !error.is_redirect(),
+            wait: None,
+        }
+    }
+}
+
+/// Why a request failed.
+pub(super) struct Refusal {
+    pub(super) error: ImageError,
+    /// Whether another attempt may succeed.
+    pub(super) transient: bool,
+    /// When the registry wants the next attempt.
+    pub(super) wait: Option<Duration>,
 }

@@ -17,17 +17,29 @@ const ROOTS: &[&str] = &[
     "/etc/ssl/cert.pem",
     "/etc/ssl/ca-bundle.pem",
 ];
+/// What rustls calls an answer that is no TLS record.
+const NOT_TLS: &str = "InvalidContentType";
 /// Maximum number of attempts of a request or download.
 pub(super) const MAX_ATTEMPTS: u32 = 5;
 /// Maximum number of redirections of a request.
 const MAX_REDIRECTS: usize = 10;
 /// Timeout of a connection attempt.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
-/// Timeout of a response without progress. The download is then retried.
-const STALL_TIMEOUT: Duration = Duration::from_secs(60);
+/// Timeout of a download or upload without progress, which is then retried.
+pub(super) const STALL_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Returns an HTTP client that trusts the node's certificates and `config.extra_roots`.
 pub fn client(config: &RuntimeConfig) -> Result<Client, ImageError> {
+    build(config, Some(STALL_TIMEOUT))
+}
+
+/// Returns a client for requests with long bodies, which [`client`] would take for stalled
+/// responses.
+pub(super) fn upload_client(config: &RuntimeConfig) -> Result<Client, ImageError> {
+    build(config, None)
+}
+
+fn build(config: &RuntimeConfig, stall: Option<Duration>) -> Result<Client, ImageError> {
     let failed =
         |e: &dyn std::fmt::Display| ImageError::Malformed(format!("cannot set up HTTPS: {e}"));
     let mut roots = Roots::default();
@@ -42,11 +54,14 @@ pub fn client(config: &RuntimeConfig) -> Result<Client, ImageError> {
     }
     let tls =
         rkube_x509::client_config(ServerVerifier::new(roots), None).map_err(|e| failed(&e))?;
-    Client::builder()
+    let mut builder = Client::builder();
+    if let Some(stall) = stall {
+        builder = builder.read_timeout(stall);
+    }
+    builder
         .tls_backend_preconfigured(tls)
         .user_agent(concat!("rkube/", env!("CARGO_PKG_VERSION")))
         .connect_timeout(CONNECT_TIMEOUT)
-        .read_timeout(STALL_TIMEOUT)
         .redirect(Policy::custom(redirect))
         .build()
         .map_err(|e| failed(&e))
@@ -136,6 +151,7 @@ pub(super) fn describe(error: &reqwest::Error) -> String {
         return "it does not answer in time".into();
     }
     match causes.pop() {
+        Some(last) if last.contains(NOT_TLS) => "it does not speak TLS".into(),
         Some(last) => last,
         None => error.to_string(),
     }

@@ -1,4 +1,4 @@
-//! A client of the OCI distribution protocol, for pulls. It uses HTTPS, or plain HTTP for loopback
+//! A client of the OCI distribution protocol, for pulls and pushes. It uses HTTPS, or plain HTTP for loopback
 //! hosts and registries declared insecure, with Basic or token authentication.
 
 mod auth;
@@ -6,6 +6,9 @@ mod connection;
 mod download;
 mod http;
 mod pull;
+mod push;
+mod upload;
 
 pub use http::client;
 pub use pull::pull;
+pub use push::push;

@@ -1,0 +1,86 @@
+//! Content that builds keep: for their cache, and while they run.
+
+use std::collections::HashSet;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use rkube_fsutil::write_durable;
+
+use super::Store;
+use crate::error::{Context, ImageError};
+use crate::image::digest::Digest;
+
+impl Store {
+    /// Returns the file that lists what the cache of builds on this node keeps.
+    fn kept_path(&self) -> PathBuf {
+        self.shared
+            .join("nodes")
+            .join(format!("build-{}", self.node))
+    }
+
+    /// Returns the file that lists what a build needs while it runs.
+    fn held_path(&self, build: &str) -> PathBuf {
+        self.shared
+            .join("nodes")
+            .join(format!("build-{}-{build}", self.node))
+    }
+
+    /// Prevents the deletion of content until [`Self::keep_only`]. The caller holds the lock from
+    /// [`Self::hold`].
+    pub fn keep(&self, content: &[Digest]) -> Result<(), ImageError> {
+        let _lock = self.lock_index()?;
+        append_missing(&self.kept_path(), content)
+    }
+
+    /// Prevents the deletion of content until the build ends, see [`Self::end_build`]. The caller
+    /// holds the lock from [`Self::hold`].
+    pub fn keep_for(&self, build: &str, content: &[Digest]) -> Result<(), ImageError> {
+        let _lock = self.lock_index()?;
+        append_missing(&self.held_path(build), content)
+    }
+
+    /// Permits the deletion of what only this build has kept. Can be repeated.
+    pub fn end_build(&self, build: &str) -> Result<(), ImageError> {
+        let path = self.held_path(build);
+        let _lock = self.lock_index()?;
+        match fs::remove_file(&path) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+            removed => removed.image_context(|| format!("cannot remove {}", path.display())),
+        }
+    }
+
+    /// Permits the deletion of all kept content but `still`, and deletes what is unused.
+    pub fn keep_only(&self, still: &[Digest]) -> Result<(), ImageError> {
+        let path = self.kept_path();
+        let lock = self.lock_index()?;
+        let lines: String = still.iter().map(|d| format!("{d}\n")).collect();
+        write_durable(&path, lines.as_bytes())
+            .image_context(|| format!("cannot write {}", path.display()))?;
+        drop(lock);
+        self.collect()
+    }
+}
+
+/// Appends digests to a list, those that it lacks.
+fn append_missing(path: &Path, content: &[Digest]) -> Result<(), ImageError> {
+    let failed = || format!("cannot write {}", path.display());
+    let known = match fs::read_to_string(path) {
+        Ok(text) => text,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => String::new(),
+        Err(e) => return Err(e).image_context(failed),
+    };
+    let known: HashSet<&str> = known.lines().collect();
+    let lines: String = content
+        .iter()
+        .filter(|d| !known.contains(d.as_str()))
+        .map(|d| format!("{d}\n"))
+        .collect();
+    let mut options = fs::OpenOptions::new();
+    options
+        .create(true)
+        .append(true)
+        .open(path)
+        .and_then(|mut file| io::Write::write_all(&mut file, lines.as_bytes()))
+        .image_context(failed)
+}
