@@ -24,9 +24,11 @@ mod log;
 mod reader;
 mod recovery;
 mod salvage;
-#[cfg(test)]
+#[cfg(any(test, feature = "simulation"))]
 mod sim_disk;
 mod state;
+#[cfg(any(test, feature = "simulation"))]
+mod stepped;
 #[cfg(test)]
 mod tests;
 mod watchers;
@@ -59,6 +61,10 @@ use watchers::Watchers;
 use writer::Writer;
 
 pub use salvage::{Check, Replaced, Segment, reset, salvage, verify};
+#[cfg(feature = "simulation")]
+pub use sim_disk::{Fault, Random, SimDisk};
+#[cfg(any(test, feature = "simulation"))]
+pub use stepped::SteppedStore;
 
 /// The bounds of an [`EmbeddedStore`].
 #[derive(Clone, Debug)]
@@ -368,6 +374,11 @@ impl Shared {
         queue.fail_entries(why);
         drop(queue);
         self.set_full(Some(why.clone()));
+    }
+
+    #[cfg(any(test, feature = "simulation"))]
+    fn has_queued(&self) -> bool {
+        !self.queue.lock().entries.is_empty()
     }
 
     fn is_full(&self) -> bool {

@@ -22,13 +22,13 @@ impl Random {
         // Neighbouring seeds must not give similar sequences.
         let mut random = Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
         for _ in 0..4 {
-            random.next();
+            random.number();
         }
         random
     }
 
     /// Returns the next number.
-    pub fn next(&mut self) -> u64 {
+    pub fn number(&mut self) -> u64 {
         self.0 ^= self.0 >> 12;
         self.0 ^= self.0 << 25;
         self.0 ^= self.0 >> 27;
@@ -37,7 +37,7 @@ impl Random {
 
     /// Returns a number below `end`.
     pub fn below(&mut self, end: u64) -> u64 {
-        (self.next() >> 16) % end
+        (self.number() >> 16) % end
     }
 
     /// Returns `true` once in `times` calls.
@@ -208,7 +208,7 @@ impl SimDisk {
                 (*number, node)
             })
             .collect();
-        let disk = SimDisk::new(inner.random.next());
+        let disk = SimDisk::new(inner.random.number());
         {
             let mut next = disk.inner.lock();
             next.nodes = nodes;
@@ -225,7 +225,7 @@ impl SimDisk {
         let mut inner = self.inner.lock();
         inner.crashed = true;
         let next = Inner {
-            random: Random::new(inner.random.next()),
+            random: Random::new(inner.random.number()),
             nodes: inner.nodes.clone(),
             names: inner.names.clone(),
             durable_names: inner.durable_names.clone(),
@@ -471,7 +471,7 @@ impl Disk for SimDisk {
     }
 
     fn salt(&self) -> u32 {
-        self.inner.lock().random.next() as u32
+        self.inner.lock().random.number() as u32
     }
 
     fn path(&self, name: &str) -> PathBuf {

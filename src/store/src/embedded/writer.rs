@@ -138,7 +138,7 @@ impl<D: Disk> Writer<D> {
 
     /// Commits what is queued; for tests, which have no thread. Returns `false` when the
     /// disk has failed.
-    #[cfg(test)]
+    #[cfg(any(test, feature = "simulation"))]
     pub(super) fn step(&mut self) -> bool {
         let entries = take_commit(&mut self.shared.queue.lock().entries);
         entries.is_empty() || self.commit(entries)
