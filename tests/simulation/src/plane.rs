@@ -147,7 +147,7 @@ impl World {
             ..EmbeddedOptions::default()
         };
         let store = SteppedStore::open(&self.disk, &options).expect("a sound store");
-        self.trace.borrow_mut().recover(&store).await;
+        self.trace.get_mut().recover(&store).await;
         let trace = &self.trace;
         let mut changes = store.watch("", store.revision()).await.expect("a watch");
         let follow = async {
