@@ -199,6 +199,19 @@ pub trait Store: Send + Sync + 'static {
     /// [`StoreError::Conflict`] when `expect` does not hold.
     fn put<'a>(&'a self, key: &'a str, value: Bytes, expect: Expect) -> Pending<'a, Arc<KeyValue>>;
 
+    /// Writes like [`Self::put`], as a step of a deletion: the mark of an object that is to be
+    /// deleted, or a write of an object that has the mark.
+    ///
+    /// A store that keeps room for deletions on a full disk lets it use a part of that.
+    fn put_deleting<'a>(
+        &'a self,
+        key: &'a str,
+        value: Bytes,
+        expect: Expect,
+    ) -> Pending<'a, Arc<KeyValue>> {
+        self.put(key, value, expect)
+    }
+
     /// Deletes `key` and returns its last entry and the revision of the deletion.
     ///
     /// # Errors

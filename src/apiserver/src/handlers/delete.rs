@@ -363,7 +363,8 @@ impl Deletion<'_> {
             }));
         }
         let expect = Expect::Revision(revision);
-        match self.backend.store.put(&self.key, bytes, expect).await {
+        let store = &self.backend.store;
+        match store.put_deleting(&self.key, bytes, expect).await {
             Ok(kv) => {
                 let object = revised(&kv, shown)?;
                 let object = serde_json::from_slice(&object).map_err(Status::internal)?;

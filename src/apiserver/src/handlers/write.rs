@@ -457,11 +457,12 @@ impl Writer<'_> {
         if gone {
             return self.remove(&key, found, name, shown.unwrap_or(bytes)).await;
         }
-        let write = self
-            .storage
-            .backend
-            .store
-            .put(&key, bytes, Expect::Revision(revision));
+        let (store, expect) = (&self.storage.backend.store, Expect::Revision(revision));
+        // Until an object that is being deleted can go, its status and finalizers are written.
+        let write = match meta::deletion_timestamp(old) {
+            Some(_) => store.put_deleting(&key, bytes, expect),
+            None => store.put(&key, bytes, expect),
+        };
         match reservation.commit_with(write).await {
             Ok(kv) => {
                 services::release(&self.storage.backend, resource, old, Some(&new)).await;

@@ -46,6 +46,15 @@ impl Store for Filling {
         })
     }
 
+    fn put_deleting<'a>(
+        &'a self,
+        key: &'a str,
+        value: Bytes,
+        expect: Expect,
+    ) -> Pending<'a, Arc<KeyValue>> {
+        self.store.put_deleting(key, value, expect)
+    }
+
     fn delete<'a>(
         &'a self,
         key: &'a str,
@@ -71,8 +80,8 @@ impl Store for Filling {
     }
 }
 
-#[tokio::test]
-async fn a_full_disk_is_told_by_writes_and_readiness() {
+/// Returns a server, and the switch that fills its disk.
+async fn server() -> (TestServer, Arc<AtomicBool>) {
     let folder = tempfile::tempdir().unwrap();
     let pki = make_pki();
     let full = Arc::new(AtomicBool::new(false));
@@ -87,6 +96,46 @@ async fn a_full_disk_is_told_by_writes_and_readiness() {
         pki,
         folder,
     };
+    (t, full)
+}
+
+#[tokio::test]
+async fn a_full_disk_takes_graceful_deletions() {
+    let (t, full) = server().await;
+    let map = |name: &str| {
+        json!({"apiVersion": "v1", "kind": "ConfigMap",
+            "metadata": {"name": name, "finalizers": ["example.com/a", "example.com/b"]}})
+    };
+    assert_eq!(t.post(MAPS, map("a")).await.0, 201);
+    full.store(true, Ordering::Relaxed);
+    let path = format!("{MAPS}/a");
+    let finalizers = |left: &[&str]| json!({"metadata": {"finalizers": left}});
+    // It is no step of a deletion yet.
+    assert_eq!(
+        t.patch(&path, "merge-patch+json", finalizers(&["example.com/b"]))
+            .await
+            .0,
+        507
+    );
+    let (code, marked) = t.delete(&path).await;
+    assert_eq!(code, 200);
+    assert!(marked["metadata"]["deletionTimestamp"].is_string());
+    assert_eq!(
+        t.patch(&path, "merge-patch+json", finalizers(&["example.com/b"]))
+            .await
+            .0,
+        200
+    );
+    assert_eq!(
+        t.patch(&path, "merge-patch+json", finalizers(&[])).await.0,
+        200
+    );
+    assert_eq!(t.get(&path).await.0, 404);
+}
+
+#[tokio::test]
+async fn a_full_disk_is_told_by_writes_and_readiness() {
+    let (t, full) = server().await;
     let map =
         |name: &str| json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}});
     assert_eq!(t.post(MAPS, map("a")).await.0, 201);

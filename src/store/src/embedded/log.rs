@@ -15,6 +15,19 @@ pub(super) struct Room {
     pub(super) reserve: u64,
 }
 
+/// How much of the reserve a write may use on a full disk. Deletions make room, or the owner
+/// of what fills the disk can be deleted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Claim {
+    /// Nothing: it is refused.
+    Nothing,
+    /// A half: a step of a deletion. The other half is left to removals, which are small,
+    /// so that objects that are marked can also go.
+    Half,
+    /// All of it: a removal.
+    All,
+}
+
 impl Default for Room {
     fn default() -> Self {
         Room {
@@ -59,34 +72,50 @@ pub(super) struct Tail {
 }
 
 impl<D: Disk> LogWriter<D> {
-    /// Starts the log of changes after `base`; durable when this returns.
+    /// Starts the log of changes after `base`; durable when this returns. It has no reserve
+    /// if the disk is full.
     ///
     /// A failure leaves at most a log without frames, which the next start ignores.
     pub(super) fn create(disk: &D, base: Revision, room: Room) -> io::Result<LogWriter<D>> {
+        Self::begin(disk, base, room, |error| {
+            tracing::debug!(%error, "cannot preallocate space in the log");
+            Ok(())
+        })
+    }
+
+    /// Like [`Self::create`], but fails when there is no room for the reserve.
+    pub(super) fn create_reserved(disk: &D, base: Revision, room: Room) -> io::Result<Self> {
+        Self::begin(disk, base, room, Err)
+    }
+
+    /// Starts a log. `no_room` decides what a failure to preallocate means.
+    fn begin(
+        disk: &D,
+        base: Revision,
+        room: Room,
+        no_room: impl Fn(io::Error) -> io::Result<()>,
+    ) -> io::Result<LogWriter<D>> {
         let name = SegmentKind::Log.name(base);
         let temporary = temporary(&name);
         let salt = disk.salt();
-        let begin = || -> io::Result<D::File> {
+        let length = SEGMENT_HEADER as u64;
+        let begin = || -> io::Result<LogWriter<D>> {
             let file = disk.create(&temporary)?;
             file.write_at(&segment_header(SegmentKind::Log, base, salt), 0)?;
-            file.sync_all()?;
+            let mut log: LogWriter<D> = LogWriter {
+                file,
+                salt,
+                room,
+                length,
+                preallocated: length,
+            };
+            log.preallocate(length).or_else(&no_room)?;
+            log.file.sync_all()?;
             disk.rename(&temporary, &name)?;
             disk.sync_names()?;
-            Ok(file)
+            Ok(log)
         };
-        let file = begin().inspect_err(|_| discard(disk, &temporary))?;
-        let length = SEGMENT_HEADER as u64;
-        let mut log = LogWriter {
-            file,
-            salt,
-            room,
-            length,
-            preallocated: length,
-        };
-        if let Err(error) = log.preallocate(length) {
-            tracing::debug!(%error, "cannot preallocate space in the log");
-        }
-        Ok(log)
+        begin().inspect_err(|_| discard(disk, &temporary))
     }
 
     /// Continues a log. A rest that is not zeros is of a commit that was never
@@ -114,11 +143,11 @@ impl<D: Disk> LogWriter<D> {
         })
     }
 
-    /// Appends a frame and makes it durable. `reserved` frames may use the reserve.
+    /// Appends a frame and makes it durable.
     pub(super) fn append(
         &mut self,
         frame: &mut FrameBuilder,
-        reserved: bool,
+        claim: Claim,
     ) -> Result<(), AppendError> {
         let frame = frame.finish(self.salt);
         let end = self.length + frame.len() as u64;
@@ -126,7 +155,7 @@ impl<D: Disk> LogWriter<D> {
             match self.preallocate(end) {
                 Ok(()) => {}
                 Err(error) if !is_full(&error) => return Err(AppendError::Failed(error)),
-                Err(error) if !reserved => return Err(AppendError::Full(error)),
+                Err(error) if !self.allows(claim, end) => return Err(AppendError::Full(error)),
                 Err(_) => {}
             }
         }
@@ -155,6 +184,16 @@ impl<D: Disk> LogWriter<D> {
             Err(undo) => Err(AppendError::Failed(io::Error::other(format!(
                 "{error}; and it cannot be undone: {undo}"
             )))),
+        }
+    }
+
+    /// Returns whether a frame that ends at `end` may be written though the disk is full.
+    /// It has zeros to go to, so that a refused one takes nothing of the reserve.
+    fn allows(&mut self, claim: Claim, end: u64) -> bool {
+        match claim {
+            Claim::Nothing => false,
+            Claim::Half => end + self.room.reserve / 2 <= self.preallocated,
+            Claim::All => end <= self.preallocated || self.fill(end).is_ok(),
         }
     }
 

@@ -24,7 +24,11 @@ mod log;
 mod reader;
 mod recovery;
 mod salvage;
+#[cfg(any(test, feature = "simulation"))]
+mod sim_disk;
 mod state;
+#[cfg(any(test, feature = "simulation"))]
+mod stepped;
 #[cfg(test)]
 mod tests;
 mod watchers;
@@ -51,12 +55,16 @@ use crate::types::{
     WatchBatch,
 };
 use disk::{Disk, RealDisk};
-use log::Room;
+use log::{Claim, Room};
 use state::{State, Window};
 use watchers::Watchers;
 use writer::Writer;
 
 pub use salvage::{Check, Replaced, Segment, reset, salvage, verify};
+#[cfg(feature = "simulation")]
+pub use sim_disk::{Fault, Random, SimDisk};
+#[cfg(any(test, feature = "simulation"))]
+pub use stepped::SteppedStore;
 
 /// The bounds of an [`EmbeddedStore`].
 #[derive(Clone, Debug)]
@@ -145,6 +153,7 @@ type Answer = Result<(Arc<KeyValue>, Revision), StoreError>;
 enum Entry {
     Write {
         change: Change,
+        claim: Claim,
         done: oneshot::Sender<Answer>,
     },
     Conflict {
@@ -279,6 +288,7 @@ impl Shared {
         key: &str,
         value: Option<Bytes>,
         expect: Expect,
+        claim: Claim,
     ) -> Result<oneshot::Receiver<Answer>, StoreError> {
         let mut queue = self.queue.lock();
         if let Some(why) = &queue.stopped {
@@ -327,7 +337,11 @@ impl Shared {
                     revision: change.revision(),
                 };
                 queue.decided.insert(change.key().clone(), decided);
-                queue.entries.push(Entry::Write { change, done });
+                queue.entries.push(Entry::Write {
+                    change,
+                    claim,
+                    done,
+                });
             }
             Err(found) if durable => return Err(StoreError::Conflict { found }),
             Err(found) => queue.entries.push(Entry::Conflict { found, done }),
@@ -362,6 +376,11 @@ impl Shared {
         self.set_full(Some(why.clone()));
     }
 
+    #[cfg(any(test, feature = "simulation"))]
+    fn has_queued(&self) -> bool {
+        !self.queue.lock().entries.is_empty()
+    }
+
     fn is_full(&self) -> bool {
         self.full.lock().is_some()
     }
@@ -393,11 +412,58 @@ impl Shared {
         }
     }
 
-    async fn write(&self, key: &str, value: Option<Bytes>, expect: Expect) -> Answer {
+    async fn write(&self, key: &str, value: Option<Bytes>, expect: Expect, claim: Claim) -> Answer {
         // The sender is dropped without a result only when the writer has exited.
-        self.decide(key, value, expect)?
+        self.decide(key, value, expect, claim)?
             .await
             .unwrap_or(Err(StoreError::Closed))
+    }
+
+    async fn put(
+        &self,
+        key: &str,
+        value: Bytes,
+        expect: Expect,
+        claim: Claim,
+    ) -> Result<Arc<KeyValue>, StoreError> {
+        if key.is_empty() || key.len() > MAX_KEY_BYTES || value.len() > MAX_VALUE_BYTES {
+            return Err(StoreError::TooLarge {
+                key: key.len(),
+                value: value.len(),
+            });
+        }
+        Ok(self.write(key, Some(value), expect, claim).await?.0)
+    }
+
+    fn get(&self, key: &str) -> Pending<'_, (Option<Arc<KeyValue>>, Revision)> {
+        let state = self.state.read();
+        let found = (state.get(key).cloned(), state.revision());
+        Box::pin(std::future::ready(Ok(found)))
+    }
+
+    fn list<'a>(&'a self, prefix: &'a str, options: ListOptions) -> Pending<'a, Page> {
+        Box::pin(async move { self.state.read().list(prefix, &options) })
+    }
+
+    fn compact(&self, revision: Revision) -> Result<(), StoreError> {
+        let mut state = self.state.write();
+        let newest = state.revision();
+        if revision > newest {
+            return Err(StoreError::Future {
+                asked: revision,
+                newest,
+            });
+        }
+        state.forget_until(revision);
+        Ok(())
+    }
+
+    async fn has_failed(&self) -> StoreError {
+        match self.failed.subscribe().wait_for(Option::is_some).await {
+            Ok(why) => why.clone().unwrap_or(StoreError::Closed),
+            // The sender lives as long as the store.
+            Err(_) => StoreError::Closed,
+        }
     }
 
     fn watch(&self, prefix: &str, after: Revision) -> Result<Watch, StoreError> {
@@ -416,25 +482,24 @@ impl Shared {
 
 impl Store for EmbeddedStore {
     fn get<'a>(&'a self, key: &'a str) -> Pending<'a, (Option<Arc<KeyValue>>, Revision)> {
-        let state = self.shared.state.read();
-        let found = (state.get(key).cloned(), state.revision());
-        Box::pin(std::future::ready(Ok(found)))
+        self.shared.get(key)
     }
 
     fn list<'a>(&'a self, prefix: &'a str, options: ListOptions) -> Pending<'a, Page> {
-        Box::pin(async move { self.shared.state.read().list(prefix, &options) })
+        self.shared.list(prefix, options)
     }
 
     fn put<'a>(&'a self, key: &'a str, value: Bytes, expect: Expect) -> Pending<'a, Arc<KeyValue>> {
-        Box::pin(async move {
-            if key.is_empty() || key.len() > MAX_KEY_BYTES || value.len() > MAX_VALUE_BYTES {
-                return Err(StoreError::TooLarge {
-                    key: key.len(),
-                    value: value.len(),
-                });
-            }
-            Ok(self.shared.write(key, Some(value), expect).await?.0)
-        })
+        Box::pin(self.shared.put(key, value, expect, Claim::Nothing))
+    }
+
+    fn put_deleting<'a>(
+        &'a self,
+        key: &'a str,
+        value: Bytes,
+        expect: Expect,
+    ) -> Pending<'a, Arc<KeyValue>> {
+        Box::pin(self.shared.put(key, value, expect, Claim::Half))
     }
 
     fn delete<'a>(
@@ -442,7 +507,7 @@ impl Store for EmbeddedStore {
         key: &'a str,
         expect: Expect,
     ) -> Pending<'a, (Arc<KeyValue>, Revision)> {
-        Box::pin(self.shared.write(key, None, expect))
+        Box::pin(self.shared.write(key, None, expect, Claim::All))
     }
 
     fn watch<'a>(&'a self, prefix: &'a str, after: Revision) -> Pending<'a, Watch> {
@@ -450,18 +515,7 @@ impl Store for EmbeddedStore {
     }
 
     fn compact<'a>(&'a self, revision: Revision) -> Pending<'a, ()> {
-        Box::pin(async move {
-            let mut state = self.shared.state.write();
-            let newest = state.revision();
-            if revision > newest {
-                return Err(StoreError::Future {
-                    asked: revision,
-                    newest,
-                });
-            }
-            state.forget_until(revision);
-            Ok(())
-        })
+        Box::pin(async move { self.shared.compact(revision) })
     }
 
     fn revision(&self) -> Revision {
@@ -477,13 +531,6 @@ impl Store for EmbeddedStore {
     }
 
     fn failed(&self) -> BoxFuture<'_, StoreError> {
-        let mut failed = self.shared.failed.subscribe();
-        Box::pin(async move {
-            match failed.wait_for(Option::is_some).await {
-                Ok(why) => why.clone().unwrap_or(StoreError::Closed),
-                // The sender lives as long as the store.
-                Err(_) => StoreError::Closed,
-            }
-        })
+        Box::pin(self.shared.has_failed())
     }
 }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::disk::Disk;
 use super::frame::FrameBuilder;
-use super::log::{self, AppendError, LogWriter, Room};
+use super::log::{self, AppendError, Claim, LogWriter, Room};
 use super::state::Window;
 use super::{Entry, Shared, THREAD_STACK_BYTES, recovery};
 use crate::types::{Change, KeyValue, Revision, StoreError};
@@ -138,10 +138,15 @@ impl<D: Disk> Writer<D> {
 
     /// Commits what is queued; for tests, which have no thread. Returns `false` when the
     /// disk has failed.
-    #[cfg(test)]
+    #[cfg(any(test, feature = "simulation"))]
     pub(super) fn step(&mut self) -> bool {
         let entries = take_commit(&mut self.shared.queue.lock().entries);
         entries.is_empty() || self.commit(entries)
+    }
+
+    #[cfg(test)]
+    pub(super) fn log_len(&self) -> u64 {
+        self.log.len()
     }
 
     /// Makes entries durable and visible, and completes them. Returns `false` when the
@@ -149,10 +154,17 @@ impl<D: Disk> Writer<D> {
     fn commit(&mut self, entries: Vec<Entry>) -> bool {
         let mut changes = Vec::with_capacity(entries.len());
         let mut answers = Vec::with_capacity(entries.len());
+        // A deletion must not fail because of what it shares its commit with.
+        let mut claim = Claim::Nothing;
         self.frame.reset();
         for entry in entries {
             match entry {
-                Entry::Write { change, done } => {
+                Entry::Write {
+                    change,
+                    claim: own,
+                    done,
+                } => {
+                    claim = claim.max(own);
                     let revision = change.revision();
                     let entry = change.after().or(change.before()).cloned();
                     self.frame.change(&change);
@@ -166,7 +178,7 @@ impl<D: Disk> Writer<D> {
         }
         let mut failed = None;
         if !changes.is_empty() {
-            match self.append(&changes) {
+            match self.append(claim) {
                 Ok(()) => self.publish(&changes),
                 Err(error) => failed = Some(error),
             }
@@ -197,12 +209,10 @@ impl<D: Disk> Writer<D> {
         goes_on
     }
 
-    /// Appends the frame of `changes` to the log.
-    fn append(&mut self, changes: &[Change]) -> Result<(), AppendError> {
-        // Deletions make room, or the owner of what fills the disk can be deleted.
-        let reserved = changes.iter().any(|c| c.after().is_none());
+    /// Appends the frame to the log.
+    fn append(&mut self, claim: Claim) -> Result<(), AppendError> {
         *self.shared.writing_since.lock() = Some(Instant::now());
-        let appended = self.log.append(&mut self.frame, reserved);
+        let appended = self.log.append(&mut self.frame, claim);
         *self.shared.writing_since.lock() = None;
         if appended.is_ok() && self.shared.is_full() && self.log.has_room() {
             self.shared.set_full(None);
@@ -281,8 +291,8 @@ impl<D: Disk> Writer<D> {
         }
         let (base, entries) = (state.revision(), state.entries());
         drop(state);
-        // Without a new log the old one continues.
-        match LogWriter::create(&self.disk, base, self.room) {
+        // Without a new log the old one continues, with its reserve.
+        match LogWriter::create_reserved(&self.disk, base, self.room) {
             Ok(log) => {
                 self.log = log;
                 self.rotate_at = 0;

@@ -2,7 +2,6 @@ mod crash;
 mod damage;
 mod formats;
 mod model;
-mod sim_disk;
 mod simulation;
 
 use std::collections::BTreeMap;
@@ -333,7 +332,12 @@ fn a_write_goes_on_when_its_caller_gives_up() {
         let store = open(dir.path());
         let answer = store
             .shared
-            .decide("/k", Some(Bytes::from_static(b"v")), Expect::Any)
+            .decide(
+                "/k",
+                Some(Bytes::from_static(b"v")),
+                Expect::Any,
+                Claim::Nothing,
+            )
             .unwrap();
         drop(answer);
         assert_eq!(put(&store, "/other", "v").await.mod_revision, 3);

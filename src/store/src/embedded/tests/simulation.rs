@@ -7,9 +7,9 @@ use std::collections::BTreeMap;
 
 use nix::errno::Errno;
 
-use super::sim_disk::{Fault, Random, SimDisk, Sync};
 use super::*;
 use crate::embedded::salvage::Found;
+use crate::embedded::sim_disk::{Fault, Random, SimDisk, Sync};
 use crate::embedded::writer::Snapshot;
 
 const ROOM: Room = Room {
@@ -48,6 +48,15 @@ fn for_seeds(default: u64, run: impl Fn(u64)) {
 
 /// A write; `None` deletes the key.
 type Write = (String, Option<String>);
+
+/// Returns what a write may use of the reserve. Values that begin with an `m` are marks.
+fn claim(value: Option<&str>) -> Claim {
+    match value {
+        None => Claim::All,
+        Some(value) if value.starts_with('m') => Claim::Half,
+        Some(_) => Claim::Nothing,
+    }
+}
 
 /// What the store must hold.
 #[derive(Clone, Default)]
@@ -167,8 +176,9 @@ impl Process {
         let answers: Vec<_> = writes
             .iter()
             .map(|(key, value)| {
+                let claim = claim(value.as_deref());
                 let value = value.clone().map(Bytes::from);
-                self.shared.decide(key, value, Expect::Any).unwrap()
+                self.shared.decide(key, value, Expect::Any, claim).unwrap()
             })
             .collect();
         let goes_on = self.writer.step();
@@ -378,6 +388,59 @@ fn a_full_disk_refuses_writes_until_there_is_room() {
     process.writer.try_room();
     assert_eq!(process.shared.health(), Ok(()));
     assert_eq!(process.commit(&mut model, write(0)), Outcome::Done);
+}
+
+#[test]
+fn a_full_disk_takes_the_steps_of_deletions() {
+    let mut model = Model::new();
+    let mut process = Process::start(SimDisk::new(1), &mut model);
+    let write = |i: usize, letter: &str| vec![(format!("/k{i}"), Some(letter.repeat(100)))];
+    process.disk.limit(Some(0));
+    while process.commit(&mut model, write(0, "v")) == Outcome::Done {}
+    let mut marks = 0;
+    while process.commit(&mut model, write(0, "m")) == Outcome::Done {
+        marks += 1;
+        assert!(marks < 100, "marks have no end");
+    }
+    assert!(marks >= 2, "{marks} marks");
+    assert_eq!(process.commit(&mut model, write(0, "v")), Outcome::Full);
+    // What a deletion shares its commit with must not cost the room of the next one.
+    let large = vec![
+        ("/k0".to_owned(), None),
+        ("/large".to_owned(), Some("v".repeat(5000))),
+    ];
+    assert_eq!(process.commit(&mut model, large), Outcome::Full);
+    assert!(process.shared.health().is_err());
+    let deleted = vec![("/k0".to_owned(), None)];
+    assert_eq!(process.commit(&mut model, deleted), Outcome::Done);
+    drop(Process::start(process.disk.restart(), &mut model));
+}
+
+#[test]
+fn a_rotation_does_not_give_the_reserve_away() {
+    for room in [0, 600, ROOM.reserve as usize] {
+        let mut model = Model::new();
+        let mut process = Process::start(SimDisk::new(1), &mut model);
+        let write = |i: usize| vec![(format!("/k{}", i % 4), Some("v".repeat(100)))];
+        let mut i = 0;
+        // Just before the log is long enough.
+        while process.writer.log_len() < options().log_bytes {
+            assert_eq!(process.commit(&mut model, write(i)), Outcome::Done);
+            i += 1;
+        }
+        process.disk.limit(Some(room));
+        assert!(process.writer.begin_log().is_none(), "with {room} bytes");
+        while process.commit(&mut model, write(i)) == Outcome::Done {
+            i += 1;
+        }
+        let marked = vec![("/k0".to_owned(), Some("m".repeat(100)))];
+        assert_eq!(process.commit(&mut model, marked), Outcome::Done);
+        let deleted = vec![("/k0".to_owned(), None)];
+        assert_eq!(process.commit(&mut model, deleted), Outcome::Done);
+        process.disk.limit(None);
+        assert_eq!(process.commit(&mut model, write(i)), Outcome::Done);
+        drop(Process::start(process.disk.restart(), &mut model));
+    }
 }
 
 /// Returns a store with its thread on a simulated disk.

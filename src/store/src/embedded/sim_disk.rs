@@ -1,4 +1,4 @@
-//! A disk in memory that fails, crashes, and forgets what was not synced.
+//! A disk in memory that fails, crashes, and forgets what was not synced. Tests run the store on it.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
@@ -14,19 +14,21 @@ const SECTOR: usize = 512;
 
 /// A sequence of random numbers (xorshift64*), the same for the same seed.
 #[derive(Clone)]
-pub(super) struct Random(u64);
+pub struct Random(u64);
 
 impl Random {
-    pub(super) fn new(seed: u64) -> Random {
+    /// Returns the sequence of a seed.
+    pub fn new(seed: u64) -> Random {
         // Neighbouring seeds must not give similar sequences.
         let mut random = Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
         for _ in 0..4 {
-            random.next();
+            random.number();
         }
         random
     }
 
-    pub(super) fn next(&mut self) -> u64 {
+    /// Returns the next number.
+    pub fn number(&mut self) -> u64 {
         self.0 ^= self.0 >> 12;
         self.0 ^= self.0 << 25;
         self.0 ^= self.0 >> 27;
@@ -34,19 +36,19 @@ impl Random {
     }
 
     /// Returns a number below `end`.
-    pub(super) fn below(&mut self, end: u64) -> u64 {
-        (self.next() >> 16) % end
+    pub fn below(&mut self, end: u64) -> u64 {
+        (self.number() >> 16) % end
     }
 
     /// Returns `true` once in `times` calls.
-    pub(super) fn once_in(&mut self, times: u64) -> bool {
+    pub fn once_in(&mut self, times: u64) -> bool {
         self.below(times) == 0
     }
 }
 
 /// What happens at one operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Fault {
+pub enum Fault {
     /// Power is lost. The operation, and every later one, fails without effect.
     Crash,
     /// Power is lost, and a write has reached the cache in part.
@@ -57,7 +59,7 @@ pub(super) enum Fault {
 
 /// A kind of sync, which a disk may leave out to show that it is needed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Sync {
+pub enum Sync {
     /// Of a commit.
     Commit,
     /// Of a file that was created by the same process.
@@ -101,7 +103,7 @@ struct Inner {
 
 /// The disk. Its clones are views of the same one.
 #[derive(Clone)]
-pub(super) struct SimDisk {
+pub struct SimDisk {
     inner: Arc<Mutex<Inner>>,
     /// The number of operations after which this view has no effect any more, as if the
     /// thread that uses it were never scheduled again.
@@ -115,7 +117,8 @@ pub(super) struct SimFile {
 }
 
 impl SimDisk {
-    pub(super) fn new(seed: u64) -> SimDisk {
+    /// Returns an empty disk, whose choices come from `seed`.
+    pub fn new(seed: u64) -> SimDisk {
         SimDisk {
             inner: Arc::new(Mutex::new(Inner {
                 random: Random::new(seed),
@@ -134,7 +137,7 @@ impl SimDisk {
     }
 
     /// Returns a view that has no effect after `operations` more.
-    pub(super) fn stalling(&self, operations: u64) -> SimDisk {
+    pub fn stalling(&self, operations: u64) -> SimDisk {
         SimDisk {
             inner: self.inner.clone(),
             left: Some(Arc::new(Mutex::new(operations))),
@@ -142,27 +145,29 @@ impl SimDisk {
     }
 
     /// Lets a fault happen at the operation after `skipped` more.
-    pub(super) fn inject(&self, skipped: u64, fault: Fault) {
+    pub fn inject(&self, skipped: u64, fault: Fault) {
         let mut inner = self.inner.lock();
         let at = inner.operations + skipped;
         inner.faults.insert(at, fault);
     }
 
     /// Leaves out a kind of sync from now on.
-    pub(super) fn leave_out(&self, sync: Sync) {
+    pub fn leave_out(&self, sync: Sync) {
         self.inner.lock().left_out = Some(sync);
     }
 
-    pub(super) fn operations(&self) -> u64 {
+    /// Returns the number of operations so far.
+    pub fn operations(&self) -> u64 {
         self.inner.lock().operations
     }
 
-    pub(super) fn has_crashed(&self) -> bool {
+    /// Returns whether power was lost.
+    pub fn has_crashed(&self) -> bool {
         self.inner.lock().crashed
     }
 
     /// Leaves room for `bytes` more; `None` for any number.
-    pub(super) fn limit(&self, bytes: Option<usize>) {
+    pub fn limit(&self, bytes: Option<usize>) {
         let mut inner = self.inner.lock();
         let used = inner.used();
         inner.capacity = bytes.map_or(usize::MAX, |bytes| used + bytes);
@@ -170,7 +175,7 @@ impl SimDisk {
 
     /// Cuts the power and returns the disk that the next start finds: everything that was
     /// synced, and any of the rest.
-    pub(super) fn restart(&self) -> SimDisk {
+    pub fn restart(&self) -> SimDisk {
         let mut inner = self.inner.lock();
         let inner = &mut *inner;
         inner.crashed = true;
@@ -203,7 +208,7 @@ impl SimDisk {
                 (*number, node)
             })
             .collect();
-        let disk = SimDisk::new(inner.random.next());
+        let disk = SimDisk::new(inner.random.number());
         {
             let mut next = disk.inner.lock();
             next.nodes = nodes;
@@ -216,11 +221,11 @@ impl SimDisk {
 
     /// Ends the process and returns the disk that the next one finds: everything that was
     /// written, synced or not.
-    pub(super) fn kill(&self) -> SimDisk {
+    pub fn kill(&self) -> SimDisk {
         let mut inner = self.inner.lock();
         inner.crashed = true;
         let next = Inner {
-            random: Random::new(inner.random.next()),
+            random: Random::new(inner.random.number()),
             nodes: inner.nodes.clone(),
             names: inner.names.clone(),
             durable_names: inner.durable_names.clone(),
@@ -238,13 +243,13 @@ impl SimDisk {
     }
 
     /// Returns the bytes of a file as programs see them.
-    pub(super) fn bytes(&self, name: &str) -> Vec<u8> {
+    pub fn bytes(&self, name: &str) -> Vec<u8> {
         let inner = self.inner.lock();
         inner.nodes[&inner.names[name]].seen.clone()
     }
 
     /// Replaces a file, durably.
-    pub(super) fn put(&self, name: &str, bytes: Vec<u8>) {
+    pub fn put(&self, name: &str, bytes: Vec<u8>) {
         let mut inner = self.inner.lock();
         let number = inner.number();
         let node = Node {
@@ -466,7 +471,7 @@ impl Disk for SimDisk {
     }
 
     fn salt(&self) -> u32 {
-        self.inner.lock().random.next() as u32
+        self.inner.lock().random.number() as u32
     }
 
     fn path(&self, name: &str) -> PathBuf {
