@@ -66,7 +66,6 @@ fn what_is_not_supported_says_so() {
             14,
             "HOST-PATH:NODE-PATH",
         ),
-        (vec!["image", "push", "x"], 16, "image save"),
         (vec!["up"], 14, "rkube start"),
         (vec!["addons", "enable", "registry"], 15, "image load"),
         (vec!["status"], 85, "rkube start -p"),
