@@ -168,7 +168,12 @@ pub async fn run(config: NodeConfig) -> anyhow::Result<()> {
     }));
     info!(node = %host.name(), "node agent runs");
 
-    // No task should end. If one does, the agent exits, and the node's init restarts it.
+    first_end(tasks).await
+}
+
+/// Waits for a task to end. None should; if one does, the agent exits, and the node's init restarts
+/// it.
+async fn first_end(mut tasks: JoinSet<anyhow::Result<()>>) -> anyhow::Result<()> {
     match tasks.join_next().await {
         Some(Ok(Ok(()))) => anyhow::bail!("a part of the node agent ended"),
         Some(Ok(Err(e))) => Err(e),

@@ -290,7 +290,9 @@ impl Checker {
         self.fields.push(field.name.to_owned());
         self.value(field.ty, value, owner)?;
         self.fields.pop();
-        Ok(builtin && is_dropped(field, value, owner))
+        // An empty list of managers of the object itself asks for a reset; see `apply::update`.
+        let resets = field.name == "managedFields" && self.fields == ["metadata"];
+        Ok(builtin && !resets && is_dropped(field, value, owner))
     }
 
     /// Free-form values; only embedded objects and JSON schemas have rules.
@@ -490,10 +492,7 @@ fn is_dropped(field: Field<'_>, value: &Value, owner: Option<Type<'_>>) -> bool 
         Value::String(text) => field.omit_zero && text.is_empty(),
         Value::Number(number) => field.omit_zero && number.as_f64() == Some(0.0),
         Value::Bool(flag) => field.omit_zero && !flag,
-        // An empty list of managers asks for a reset; see `apply::update`.
-        Value::Array(items) => {
-            items.is_empty() && field.name != "managedFields" && !keeps_empty(field, owner)
-        }
+        Value::Array(items) => items.is_empty() && !keeps_empty(field, owner),
         Value::Object(entries) => {
             entries.is_empty() && field.ty.kind() == Kind::Map && !keeps_empty(field, owner)
         }

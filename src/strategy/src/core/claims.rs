@@ -371,7 +371,7 @@ fn volume(errors: &mut Errors, obj: &Object) {
                 "must specify required node constraints",
             ),
             required => {
-                super::pod_validation::node_selector(errors, required, "spec.nodeAffinity.required")
+                super::pod_affinity::node_selector(errors, required, "spec.nodeAffinity.required")
             }
         }
     }

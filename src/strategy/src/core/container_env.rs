@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::containers::Volumes;
+use super::container_types::Volumes;
 use crate::errors::{Errors, child, index};
 use crate::tree::{at, has, text};
 use crate::{names, quantities};

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::containers::Container;
+use super::container_types::Container;
 use crate::errors::{Errors, NOT_NEGATIVE, child};
 use crate::names;
 use crate::tree::{at, has, int, list, text};

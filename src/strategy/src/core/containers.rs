@@ -1,47 +1,19 @@
 //! Validation of containers, init containers and ephemeral containers.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use rkube_component_helpers::resource::is_sidecar_object as is_sidecar;
 use serde_json::Value;
 
 use super::container_env::{env, env_from};
-pub(crate) use super::container_env::{field_ref, resource_field_ref};
 use super::container_probes::lifecycle_and_probes;
 pub(crate) use super::container_probes::port;
 use super::container_security::security_context;
-pub(crate) use super::container_security::{profiles, user_id};
+use super::container_types::{Container, Holder, Volumes};
 use crate::errors::{Errors, child, index};
 use crate::names;
 use crate::quantities;
 use crate::tree::{at, flag, has, int, list, map, text};
-
-/// A container, with its position in the pod.
-pub(crate) struct Container<'a> {
-    /// The container.
-    pub(crate) value: &'a Value,
-    /// Field path of the container.
-    pub(crate) path: String,
-}
-
-/// What a pod spec is a part of.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Holder {
-    /// A pod.
-    Pod,
-    /// A template, whose pods get further defaults.
-    Template,
-}
-
-/// The valid volumes of a pod.
-pub(crate) struct Volumes<'a> {
-    /// Names of all valid volumes.
-    pub(crate) names: BTreeSet<&'a str>,
-    /// Names of the volumes backed by a claim, which may be raw block devices.
-    pub(crate) claims: BTreeSet<&'a str>,
-    /// Names of the volumes of type `emptyDir`, which may hold files of variables.
-    pub(crate) empty_dirs: BTreeSet<&'a str>,
-}
 
 /// Validates all containers of a pod spec, which `holder` has.
 pub(crate) fn all(
@@ -82,11 +54,11 @@ pub(crate) fn all(
             check_restart_policy(errors, policy, &c.path);
         }
     }
-    super::pod_validation::host_port_conflicts(errors, &containers);
+    host_port_conflicts(errors, &containers);
     for c in &init {
         container(errors, c, &of_pod, &mut names);
         init_container(errors, c, spec);
-        super::pod_validation::host_port_conflicts(errors, std::slice::from_ref(c));
+        host_port_conflicts(errors, std::slice::from_ref(c));
     }
     for c in &ephemeral {
         container(errors, c, &of_pod, &mut names);
@@ -99,6 +71,29 @@ pub(crate) fn all(
             errors.not_found(child(&c.path, "targetContainerName"), target);
         }
         ephemeral_container(errors, c);
+    }
+}
+
+/// Validates that the host ports of containers are unique, per protocol and host IP.
+fn host_port_conflicts(errors: &mut Errors, containers: &[Container<'_>]) {
+    let mut seen: BTreeMap<String, ()> = BTreeMap::new();
+    for container in containers {
+        for (i, port) in list(container.value, "ports").iter().enumerate() {
+            let Some(number) = int(port, "hostPort").filter(|n| *n != 0) else {
+                continue;
+            };
+            let key = format!(
+                "{}/{}/{number}",
+                text(port, "protocol"),
+                text(port, "hostIP")
+            );
+            if seen.insert(key.clone(), ()).is_some() {
+                errors.duplicate(
+                    child(&index(&child(&container.path, "ports"), i), "hostPort"),
+                    key,
+                );
+            }
+        }
     }
 }
 

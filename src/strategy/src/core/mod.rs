@@ -5,6 +5,7 @@ mod config;
 mod container_env;
 mod container_probes;
 mod container_security;
+mod container_types;
 pub(crate) mod containers;
 mod endpoints;
 mod event;

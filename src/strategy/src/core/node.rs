@@ -28,13 +28,18 @@ impl Strategy for Node {
         // As upstream, the status is kept: kubelets register nodes with it.
         generic::prepare_create_plain(obj);
         mirror_pod_cidrs(obj);
+        // Dynamic configuration of kubelets is gone.
+        remove(obj, "spec.configSource");
+        remove(obj, "status.config");
     }
 
     fn prepare_update(&self, _ctx: &Context<'_>, new: &mut Object, old: &Object) {
         generic::prepare_update_plain(new, old);
         keep(new, old, "status");
         mirror_pod_cidrs(new);
-        remove(new, "spec.configSource");
+        if at(old, "spec.configSource").is_null() {
+            remove(new, "spec.configSource");
+        }
     }
 
     fn prepare_status_update(&self, _ctx: &Context<'_>, new: &mut Object, old: &Object) {

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::containers::Holder;
+use super::container_types::Holder;
 use crate::errors::{Errors, child, index};
 use crate::names;
 use crate::tree::{flag, has, int, list, text};

@@ -1,13 +1,13 @@
 //! Validation of pod specs, in pods and in templates.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use rkube_component_helpers::resource::{self, Side};
 use serde_json::Value;
 
-use super::containers::{self, Container, Holder};
-pub(crate) use super::pod_affinity::node_selector;
+use super::container_types::Holder;
 use super::pod_affinity::{affinity, topology_spread};
+use super::{container_security, containers};
 use super::{pod_claims, pod_host, pod_os, pod_volumes};
 use crate::errors::{Errors, child, index, keyed};
 use crate::metadata::{annotations, labels};
@@ -195,11 +195,11 @@ fn security_context(errors: &mut Errors, spec: &Value, path: &str) {
     let context = at(spec, "securityContext");
     for key in ["fsGroup", "runAsUser", "runAsGroup"] {
         if let Some(id) = int(context, key) {
-            containers::user_id(errors, id, &child(path, key));
+            container_security::user_id(errors, id, &child(path, key));
         }
     }
     for (i, id) in list(context, "supplementalGroups").iter().enumerate() {
-        containers::user_id(
+        container_security::user_id(
             errors,
             id.as_i64().unwrap_or(-1),
             &index(&child(path, "supplementalGroups"), i),
@@ -226,7 +226,7 @@ fn security_context(errors: &mut Errors, spec: &Value, path: &str) {
     known_policy("fsGroupChangePolicy", &["Always", "OnRootMismatch"]);
     known_policy("supplementalGroupsPolicy", &["Merge", "Strict"]);
     known_policy("seLinuxChangePolicy", &["MountOption", "Recursive"]);
-    containers::profiles(errors, context, path);
+    container_security::profiles(errors, context, path);
 }
 
 /// Returns whether a name is a sysctl: lower-case segments separated by `.` or `/`.
@@ -464,29 +464,6 @@ fn tokens_without_account(errors: &mut Errors, spec: &Value) {
                 format!("spec.volumes[{i}].projected.sources[{j}].serviceAccountToken"),
                 "must not be specified when serviceAccountName is not set",
             );
-        }
-    }
-}
-
-/// Validates that the host ports of containers are unique, per protocol and host IP.
-pub(crate) fn host_port_conflicts(errors: &mut Errors, containers: &[Container<'_>]) {
-    let mut seen: BTreeMap<String, ()> = BTreeMap::new();
-    for container in containers {
-        for (i, port) in list(container.value, "ports").iter().enumerate() {
-            let Some(number) = int(port, "hostPort").filter(|n| *n != 0) else {
-                continue;
-            };
-            let key = format!(
-                "{}/{}/{number}",
-                text(port, "protocol"),
-                text(port, "hostIP")
-            );
-            if seen.insert(key.clone(), ()).is_some() {
-                errors.duplicate(
-                    child(&index(&child(&container.path, "ports"), i), "hostPort"),
-                    key,
-                );
-            }
         }
     }
 }

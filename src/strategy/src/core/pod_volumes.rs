@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 
 use serde_json::Value;
 
-use super::containers::{self, Volumes};
+use super::container_env;
+use super::container_types::Volumes;
 use crate::errors::{Errors, child, index};
 use crate::names;
 use crate::quantities;
@@ -285,7 +286,7 @@ fn downward_items(errors: &mut Errors, source: &Value, path: &str) {
                 field.clone(),
                 "one of fieldRef and resourceFieldRef is required",
             ),
-            (reference, Value::Null) => containers::field_ref(
+            (reference, Value::Null) => container_env::field_ref(
                 errors,
                 reference,
                 &[
@@ -297,7 +298,7 @@ fn downward_items(errors: &mut Errors, source: &Value, path: &str) {
                 ],
                 &child(&field, "fieldRef"),
             ),
-            (Value::Null, reference) => containers::resource_field_ref(
+            (Value::Null, reference) => container_env::resource_field_ref(
                 errors,
                 reference,
                 true,
