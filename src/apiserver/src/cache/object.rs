@@ -32,6 +32,8 @@ pub struct CachedObject {
     /// The offset of the member `kind` in `stored`, if it is before the metadata, as in everything
     /// that this server writes.
     kind_at: Option<usize>,
+    /// Offset of the member `apiVersion`, if it is before the metadata.
+    version_at: Option<usize>,
     tree: OnceLock<Arc<Object>>,
     protobuf: OnceLock<Protobuf>,
 }
@@ -120,6 +122,7 @@ impl CachedObject {
             stored,
             revision_at: layout.metadata,
             kind_at: layout.kind,
+            version_at: layout.version,
             tree: OnceLock::new(),
             protobuf: OnceLock::new(),
         })
@@ -137,6 +140,7 @@ impl CachedObject {
             stored: self.stored.clone(),
             revision_at: self.revision_at,
             kind_at: self.kind_at,
+            version_at: self.version_at,
             tree: OnceLock::new(),
             protobuf: OnceLock::new(),
         }
@@ -185,20 +189,21 @@ impl CachedObject {
     /// built-in kinds are.
     pub fn put_item(&self, out: &mut impl BufMut) {
         let stored = &self.stored[..];
-        let members = stored
-            .strip_prefix(VERSION)
-            .and_then(|rest| Some(VERSION.len() + rest.iter().position(|b| *b == b'"')? + 2))
+        // Both members are before the metadata, so that a comma follows their values.
+        let member_end = |at: usize, key: &[u8]| Some(string_end(stored, at + key.len() - 1)? + 2);
+        let members = self
+            .version_at
             .zip(self.kind_at)
-            .and_then(|(from, kind)| {
-                let value = kind + KIND.len() - 1;
-                Some((from, kind, string_end(stored, value)? + 2))
+            .and_then(|(version, kind)| {
+                let version_end = member_end(version, VERSION)?;
+                Some((version, version_end, kind, member_end(kind, KIND)?))
             });
-        let Some((from, kind, kind_end)) = members else {
+        let Some((version, version_end, kind, kind_end)) = members else {
             return self.put_json(out);
         };
-        out.put_slice(b"{");
+        out.put_slice(&stored[..version]);
         // The two members may be neighbours.
-        out.put_slice(stored.get(from..kind).unwrap_or_default());
+        out.put_slice(stored.get(version_end..kind).unwrap_or_default());
         put_with_revision(
             &stored[kind_end..],
             self.revision_at - kind_end,
@@ -271,7 +276,7 @@ pub fn with_revision(json: &[u8], revision: u64) -> Option<Bytes> {
 }
 
 /// The text before the version of an object, which is its first member.
-const VERSION: &[u8] = b"{\"apiVersion\":\"";
+const VERSION: &[u8] = b"\"apiVersion\":\"";
 /// The text before the kind of an object.
 const KIND: &[u8] = b"\"kind\":\"";
 /// The text before a revision.
@@ -308,6 +313,8 @@ struct Layout {
     metadata: usize,
     /// Of the top-level member `kind`, if it is before the metadata.
     kind: Option<usize>,
+    /// Of the top-level member `apiVersion`, if it is before the kind.
+    version: Option<usize>,
 }
 
 /// Returns the offset of the first member of the top-level `metadata` object.
@@ -320,7 +327,7 @@ fn metadata_start(json: &[u8]) -> Option<usize> {
 fn layout(json: &[u8]) -> Option<Layout> {
     const KEY: &[u8] = b"\"metadata\":{";
     let mut depth = 0usize;
-    let mut kind = None;
+    let (mut kind, mut version) = (None, None);
     let mut i = 0;
     while i < json.len() {
         match json[i] {
@@ -330,7 +337,14 @@ fn layout(json: &[u8]) -> Option<Layout> {
                 let is_key = depth == 1 && json[i - 1] != b':';
                 if is_key && json[i..].starts_with(KEY) {
                     let metadata = i + KEY.len();
-                    return Some(Layout { metadata, kind });
+                    return Some(Layout {
+                        metadata,
+                        kind,
+                        version,
+                    });
+                }
+                if is_key && kind.is_none() && json[i..].starts_with(VERSION) {
+                    version = Some(i);
                 }
                 if is_key && json[i..].starts_with(KIND) {
                     kind = Some(i);
@@ -449,8 +463,9 @@ mod tests {
     fn items_lack_version_and_kind() {
         let all = json!({"apiVersion": "v1", "data": {"kind": "a", "metadata": {}}, "kind": "X", "lastTimestamp": null, "metadata": {"name": "a"}, "type": "kind"});
         let plain = json!({"apiVersion": "v1", "kind": "X", "metadata": {}});
+        let later = json!({"addressType": "IPv4", "apiVersion": "v1", "endpoints": [], "kind": "X", "metadata": {}});
         let bare = json!({"kind": "X", "metadata": {}});
-        for (mut object, stripped) in [(all, true), (plain, true), (bare, false)] {
+        for (mut object, stripped) in [(all, true), (plain, true), (later, true), (bare, false)] {
             let stored = Bytes::from(object.to_string());
             let cached = CachedObject::new("", "a", 7, &stored, None).unwrap();
             let mut item = Vec::new();

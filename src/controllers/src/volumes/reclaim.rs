@@ -20,6 +20,11 @@ struct Place<'a> {
     directory: &'a str,
 }
 
+/// Returns whether a volume is as the provisioner makes them, with its data below `root`.
+pub(super) fn has_place(volume: &PersistentVolume, root: &Path) -> bool {
+    place(volume, root).is_some()
+}
+
 /// Returns the place of a volume's data, `None` if the volume is not as the provisioner makes
 /// them. Users can make volumes with the provisioner's annotation and any path.
 fn place<'a>(volume: &'a PersistentVolume, root: &Path) -> Option<Place<'a>> {

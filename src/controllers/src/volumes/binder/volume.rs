@@ -1,15 +1,17 @@
 //! Follows volumes: their phases, and what becomes of those whose claims are gone.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{ObjectReference, PersistentVolume, PersistentVolumeClaim};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use super::bind::BOUND_BY_CONTROLLER;
 use super::{Binder, NAME, is_bound, volume_of};
 use crate::context::{Deletion, Error, Result, optional};
 use crate::events::Severity::Warning;
 use crate::volumes::provisioner::{self, DELETION_PROTECTION};
-use crate::volumes::reclaim::delete_data;
+use crate::volumes::reclaim::{delete_data, has_place};
 
 /// What is to be done with a volume whose claim is gone.
 #[derive(Debug, PartialEq, Eq)]
@@ -61,12 +63,13 @@ const VOLUME_FAILED_DELETE: &str = "VolumeFailedDelete";
 ///
 /// As upstream's `HonorPVReclaimPolicy`, a finalizer keeps provisioned volumes with the policy
 /// `Delete` until their data are deleted, even if they are deleted before their claims. Objects that
-/// are being deleted get no new finalizers.
-fn protected(volume: &PersistentVolume) -> Option<Vec<String>> {
+/// are being deleted get no new finalizers. A volume that only has the provisioner's annotation has
+/// no data below `root`, and gets none either.
+fn protected(volume: &PersistentVolume, root: &Path) -> Option<Vec<String>> {
     if provisioner::of(volume) != Some(provisioner::NAME) {
         return None;
     }
-    let wanted = reclaim(volume) == Reclaim::Delete;
+    let wanted = reclaim(volume) == Reclaim::Delete && has_place(volume, root);
     let mut finalizers = volume.metadata.finalizers.clone().unwrap_or_default();
     if wanted == is_protected(volume) || wanted && volume.metadata.deletion_timestamp.is_some() {
         return None;
@@ -114,8 +117,9 @@ impl Binder {
         };
         let Some(reference) = claimed_by(&volume) else {
             if volume.metadata.deletion_timestamp.is_some() && is_protected(&volume) {
-                // Upstream keeps a volume for ever that is deleted without ever having had a claim.
-                return self.reclaim(&volume).await;
+                // Nobody has told that the data are no longer needed: a user may want to make the
+                // object anew.
+                return self.unprotect(volume.metadata.clone()).await;
             }
             return self
                 .set_volume_phase(&volume, "Available", None)
@@ -144,7 +148,7 @@ impl Binder {
         &self,
         volume: Arc<PersistentVolume>,
     ) -> Result<Option<Arc<PersistentVolume>>> {
-        let Some(finalizers) = protected(&volume) else {
+        let Some(finalizers) = protected(&volume, &self.ctx.config.volumes) else {
             return Ok(Some(volume));
         };
         let mut changed = PersistentVolume::clone(&volume);
@@ -194,18 +198,17 @@ impl Binder {
     }
 
     async fn release(&self, volume: &PersistentVolume) -> Result<()> {
+        let wanted = reclaim(volume);
+        if let Reclaim::Fail(reason, text) = wanted {
+            return self.fail(volume, reason, &text).await;
+        }
         let phase = volume.status.as_ref().and_then(|s| s.phase.as_deref());
         if phase != Some("Failed") {
             self.set_volume_phase(volume, "Released", None).await?;
         }
-        self.reclaim(volume).await
-    }
-
-    async fn reclaim(&self, volume: &PersistentVolume) -> Result<()> {
-        match reclaim(volume) {
-            Reclaim::Leave => Ok(()),
-            Reclaim::Fail(reason, text) => self.fail(volume, reason, &text).await,
+        match wanted {
             Reclaim::Delete => self.delete(volume).await,
+            _ => Ok(()),
         }
     }
 
@@ -241,14 +244,20 @@ impl Binder {
             let deletion = Deletion::default();
             optional(self.ctx.delete(store, &volume.metadata, &deletion).await)?;
         }
+        self.unprotect(volume.metadata).await
+    }
+
+    /// Removes the finalizer that keeps a volume until its data are deleted.
+    async fn unprotect(&self, of: ObjectMeta) -> Result<()> {
+        let name = of.name.as_deref().unwrap_or_default();
         let left = optional(self.ctx.get::<PersistentVolume>("", name).await)?;
-        let Some(mut left) = left.filter(|left| left.metadata.uid == volume.metadata.uid) else {
+        let Some(mut left) = left.filter(|left| left.metadata.uid == of.uid) else {
             return Ok(());
         };
         if is_protected(&left) {
             let finalizers = left.metadata.finalizers.get_or_insert_default();
             finalizers.retain(|finalizer| finalizer != DELETION_PROTECTION);
-            optional(self.ctx.update(store, &left).await)?;
+            optional(self.ctx.update(&self.ctx.informers.volumes, &left).await)?;
         }
         Ok(())
     }
@@ -298,11 +307,27 @@ mod tests {
 
     #[test]
     fn the_finalizer_follows_the_policy() {
+        let root = Path::new("/data");
+        let protected = |volume: &PersistentVolume| super::protected(volume, root);
         let ours = Some(provisioner::NAME);
+        let made = |policy: &str| {
+            let mut made = volume(policy, ours);
+            let rest = json!({
+                "hostPath": {"path": "/data/v"},
+                "nodeAffinity": {"required": {"nodeSelectorTerms": [{"matchExpressions": [
+                    {"key": provisioner::HOSTNAME, "operator": "In", "values": ["n"]},
+                ]}]}},
+                "persistentVolumeReclaimPolicy": policy,
+            });
+            made.spec = serde_json::from_value(rest).unwrap();
+            made
+        };
         let wanted = vec![DELETION_PROTECTION.to_owned()];
-        let mut kept = volume("Delete", ours);
+        let mut kept = made("Delete");
+        // Only the annotation is the provisioner's.
+        assert_eq!(protected(&volume("Delete", ours)), None);
         assert_eq!(protected(&kept), Some(wanted.clone()));
-        assert_eq!(protected(&volume("Retain", ours)), None);
+        assert_eq!(protected(&made("Retain")), None);
         assert_eq!(protected(&volume("Delete", None)), None);
         // Objects that are being deleted get no new finalizers.
         let mut deleted = kept.clone();
