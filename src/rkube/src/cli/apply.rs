@@ -94,6 +94,7 @@ pub async fn run(home: &Home, global: &Global, args: Args, output: &Output) -> R
         let words = format!("start -f {}", args.file.display());
         failure.advise(format!("create it with: {}", command(&words, name)))
     })?;
+    super::audit::about(&profile.name);
     check_fixed(&document, &file, &profile)?;
     apply::check_running(home, &profile).await?;
     let actions = actions(home, &document, file, &profile, output).await?;

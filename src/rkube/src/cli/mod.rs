@@ -23,6 +23,7 @@ mod ip;
 mod k3d;
 mod kind;
 mod kubectl;
+mod line;
 mod load;
 mod logs;
 mod minikube;
@@ -214,7 +215,7 @@ pub fn main() -> ExitCode {
     if let Some(words) = kind::words(&words) {
         return kind::main(words, &settings);
     }
-    let parsed = match args::parse(words.clone(), &settings) {
+    let parsed = match args::parse(words, &settings) {
         Ok(parsed) => parsed,
         Err(e) => return usage(&e),
     };
@@ -243,7 +244,14 @@ pub fn main() -> ExitCode {
         ));
     }
     let entry = (!global.skip_audit)
-        .then(|| audit::begin(&words, &global.profile, global.user.as_deref(), &settings))
+        .then(|| {
+            audit::begin(
+                parsed.line,
+                &global.profile,
+                global.user.as_deref(),
+                &settings,
+            )
+        })
         .flatten();
     // These commands undo their work on Ctrl-C.
     let handles_interrupt = match &cli.command {
