@@ -253,19 +253,24 @@ pub fn main() -> ExitCode {
             )
         })
         .flatten();
-    // These commands undo their work on Ctrl-C.
-    let handles_interrupt = match &cli.command {
-        Command::Tunnel | Command::Start(_) | Command::Dashboard(_) | Command::Snapshot(_) => true,
-        Command::Ctl(args) => args.handles_interrupt(),
-        _ => false,
-    };
-    let code = execute(&output, handles_interrupt, run(cli, &output));
+    let code = execute(&output, handles_interrupt(&cli.command), run(cli, &output));
     if let (Some(entry), Ok(home)) = (entry, Home::find())
         && let Err(failure) = entry.end(&home)
     {
         eprintln!("the command was not logged: {}", failure.message);
     }
     code
+}
+
+/// Whether a command undoes its work on Ctrl-C itself.
+fn handles_interrupt(command: &Command) -> bool {
+    match command {
+        Command::Tunnel | Command::Start(_) | Command::Dashboard(_) | Command::Snapshot(_) => true,
+        Command::Apply(_) => true,
+        Command::Node(args) => args.handles_interrupt(),
+        Command::Ctl(args) => args.handles_interrupt(),
+        _ => false,
+    }
 }
 
 /// Runs a command until it ends, or until Ctrl-C unless it handles that itself. Prints its failure.
