@@ -124,6 +124,7 @@ pub async fn run(home: &Home, global: &Global, args: Args, output: &Output) -> R
         Some(name) if !global.profile_given => name,
         _ => &global.profile,
     };
+    super::audit::about(name);
     let profile = Profile::load(home, name).map_err(|failure| {
         if failure.kind != Kind::NotFound {
             return failure;
@@ -131,7 +132,6 @@ pub async fn run(home: &Home, global: &Global, args: Args, output: &Output) -> R
         let words = format!("start -f {}", args.file.display());
         failure.advise(format!("create it with: {}", command(&words, name)))
     })?;
-    super::audit::about(&profile.name);
     check_fixed(&document, &file, &profile)?;
     let mut interrupt = std::pin::pin!(interrupted());
     let prepare = async {
