@@ -219,12 +219,16 @@ pub fn check(profile: &Profile, steps: &[Step]) -> Result<(), Failure> {
                 }
             }
             Step::Add(spec) => {
-                let ports = spec.ports.iter();
-                let is_held = |port: &&PortMapping| {
-                    let at = |p: &PortMapping| (p.host_ip, p.host_port, p.protocol);
-                    given_back.iter().any(|held| at(held) == at(port))
-                };
-                publish::check(ports.filter(|port| !is_held(port)))?;
+                let at = |p: &PortMapping| (p.host_ip, p.host_port, p.protocol);
+                for port in &spec.ports {
+                    // Nodes that are stopped do not listen.
+                    if then.all_ports().any(|other| at(other) == at(port)) {
+                        return Err(twice(port));
+                    }
+                    if !given_back.iter().any(|held| at(held) == at(port)) {
+                        publish::check([port])?;
+                    }
+                }
                 fresh.insert(then.push_spec(spec)?.name.clone());
             }
             Step::Delete(name) => {
@@ -244,6 +248,11 @@ pub fn check(profile: &Profile, steps: &[Step]) -> Result<(), Failure> {
         check_mounts(&mounts)?;
     }
     Ok(())
+}
+
+fn twice(port: &PortMapping) -> Failure {
+    let message = format!("two nodes cannot both publish the host port of {port}");
+    Failure::new(Source::Program, Kind::Usage, message).advise("choose another host port")
 }
 
 /// Puts steps into the order in which to do them.

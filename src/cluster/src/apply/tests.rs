@@ -178,6 +178,18 @@ fn what_cannot_be_done_is_known_before_the_first_step() {
     // A program holds it.
     profile.nodes[1].ports.clear();
     assert_eq!(check_all(&profile, one).unwrap_err().kind, Kind::Conflict);
+    // Two nodes want it, or one that stays.
+    let free = PortMapping {
+        host_port: 0,
+        ..taken
+    };
+    let add = Step::Add(with(&[free], &[]));
+    check(&profile, std::slice::from_ref(&add)).unwrap();
+    let failure = check(&profile, &[add.clone(), add.clone()]).unwrap_err();
+    assert_eq!(failure.kind, Kind::Usage);
+    profile.ports = vec![free];
+    check(&profile, &[add]).unwrap_err();
+    profile.ports.clear();
     let dir = tempfile::tempdir().unwrap();
     let (there, gone) = (dir.path().to_owned(), dir.path().join("gone"));
     let mount = |host: &std::path::Path| format!("{}:/data", host.display());
