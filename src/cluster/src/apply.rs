@@ -11,14 +11,15 @@ use k8s_openapi::api::core::v1::{Node as ApiNode, Taint as ApiTaint};
 use kube::api::{Patch, PatchParams, PostParams};
 use kube::{Api, Client};
 use rkube_config::Taint;
-use rkube_drivers::HostMount;
+use rkube_drivers::{HostMount, NodeState, PortMapping};
 use rkube_failure::{Failure, Kind, Source, command};
 
 use crate::files::Home;
 use crate::labels::taint_text;
+use crate::plan::{check_mounts, refuse_mounts};
 use crate::profile::{Node, NodeSpec, Profile};
 use crate::provision::configure;
-use crate::{Progress, access, folders, nodes, pause};
+use crate::{Progress, access, folders, nodes, pause, publish};
 
 /// How often a write is repeated that conflicts with another one.
 const ATTEMPTS: usize = 10;
@@ -69,6 +70,8 @@ pub enum Step {
         /// Taints to remove.
         remove: Vec<Taint>,
     },
+    /// A worker that the profile has and that does not run, though nobody has stopped it.
+    Start(String),
     /// A node to add.
     Add(NodeSpec),
     /// A node to delete.
@@ -100,6 +103,7 @@ impl std::fmt::Display for Step {
                 let all: Vec<String> = set.chain(remove).collect();
                 write!(f, "taint the node {node}: {}", all.join(" "))
             }
+            Self::Start(node) => write!(f, "start the node {node}"),
             Self::Add(_) => f.write_str("add a worker node"),
             Self::Delete(node) => write!(f, "delete the node {node}"),
             Self::Registries(names) => {
@@ -110,6 +114,33 @@ impl std::fmt::Display for Step {
                 write!(f, "set the registries without TLS: {names}")
             }
         }
+    }
+}
+
+impl Step {
+    /// Returns the words of the command that carries the step out on a cluster that is stopped. Only
+    /// folders may have to wait for that.
+    pub fn command(&self) -> Option<String> {
+        let on = |node: &Option<String>| match node {
+            Some(node) => format!(" --node {node}"),
+            None => String::new(),
+        };
+        match self {
+            Self::Unmount { node, path } => {
+                Some(format!("mount --remove {}{}", path.display(), on(node)))
+            }
+            Self::Mount { node, mount } => Some(format!("mount {mount}{}", on(node))),
+            _ => None,
+        }
+    }
+
+    /// Whether the step mounts a folder where `other` takes one away, which has to come first.
+    pub fn needs(&self, other: &Self) -> bool {
+        let (Self::Mount { node, mount }, Self::Unmount { node: only, path }) = (self, other)
+        else {
+            return false;
+        };
+        mount.node == *path && (node.is_none() || only.is_none() || node == only)
     }
 }
 
@@ -130,18 +161,115 @@ pub fn changes(profile: &Profile, wanted: &Wanted) -> Result<Vec<Step>, String> 
     {
         steps.push(Step::Registries(registries.clone()));
     }
+    sort(&mut steps);
+    Ok(steps)
+}
+
+/// Adds the start of the nodes in `down`, except those that are to go.
+pub fn add_starts(steps: &mut Vec<Step>, down: Vec<String>) {
+    for node in down {
+        if !steps.contains(&Step::Delete(node.clone())) {
+            steps.push(Step::Start(node));
+        }
+    }
+    sort(steps);
+}
+
+/// Returns the workers that do not run, without those that `rkube node stop` has stopped.
+pub async fn down(home: &Home, profile: &Profile) -> Result<Vec<String>, Failure> {
+    let driver = rkube_drivers::by_name(&profile.driver)?;
+    let states = driver.states(&profile.plan(home)).await?;
+    let nodes = profile.nodes.iter().zip(states);
+    let down = nodes.filter(|(node, state)| {
+        let is_down = matches!(state, NodeState::Stopped | NodeState::Missing);
+        is_down && !node.stopped && !node.control_plane
+    });
+    Ok(down.map(|(node, _)| node.name.clone()).collect())
+}
+
+/// Fails if a step cannot be carried out for a reason that is known before the first one: a folder
+/// that does not exist, two folders at one place, a host port that is taken.
+pub fn check(profile: &Profile, steps: &[Step]) -> Result<(), Failure> {
+    let mut then = profile.clone();
+    // Nodes whose folders are looked at: others have theirs.
+    let mut fresh = BTreeSet::new();
+    let mut given_back = Vec::new();
+    for step in steps {
+        match step {
+            Step::Unmount { node: None, path } => then.mounts.retain(|m| m.node != *path),
+            Step::Mount { node: None, mount } => {
+                then.mounts.push(mount.clone());
+                fresh.extend(then.nodes.iter().map(|node| node.name.clone()));
+            }
+            Step::Unmount {
+                node: Some(name),
+                path,
+            } => {
+                for node in then.nodes.iter_mut().filter(|node| node.name == *name) {
+                    node.mounts.retain(|m| m.node != *path);
+                }
+            }
+            Step::Mount {
+                node: Some(name),
+                mount,
+            } => {
+                for node in then.nodes.iter_mut().filter(|node| node.name == *name) {
+                    node.mounts.push(mount.clone());
+                    fresh.insert(name.clone());
+                }
+            }
+            Step::Add(spec) => {
+                let at = |p: &PortMapping| (p.host_ip, p.host_port, p.protocol);
+                for port in &spec.ports {
+                    // Nodes that are stopped do not listen.
+                    if then.all_ports().any(|other| at(other) == at(port)) {
+                        return Err(twice(port));
+                    }
+                    if !given_back.iter().any(|held| at(held) == at(port)) {
+                        publish::check([port])?;
+                    }
+                }
+                fresh.insert(then.push_spec(spec)?.name.clone());
+            }
+            Step::Delete(name) => {
+                let goes = then.nodes.iter().filter(|node| node.name == *name);
+                given_back.extend(goes.flat_map(|node| node.ports.iter().copied()));
+                then.nodes.retain(|node| node.name != *name);
+                fresh.remove(name);
+            }
+            Step::Start(_) | Step::Label { .. } | Step::Taint { .. } | Step::Registries(_) => {}
+        }
+    }
+    for node in then.nodes.iter().filter(|node| fresh.contains(&node.name)) {
+        let mounts = then.mounts_of(node);
+        if !mounts.is_empty() {
+            refuse_mounts(rkube_drivers::by_name(&then.driver)?.as_ref())?;
+        }
+        check_mounts(&mounts)?;
+    }
+    Ok(())
+}
+
+fn twice(port: &PortMapping) -> Failure {
+    let message = format!("two nodes cannot both publish the host port of {port}");
+    Failure::new(Source::Program, Kind::Usage, message).advise("choose another host port")
+}
+
+/// Puts steps into the order in which to do them.
+fn sort(steps: &mut [Step]) {
     // What takes something away makes room for what comes in its place.
     steps.sort_by_key(|step| match step {
         Step::Unmount { .. } => 0,
         Step::Mount { .. } => 1,
-        Step::Label { .. } | Step::Taint { .. } => 2,
-        Step::Add(spec) if spec.ports.is_empty() => 3,
-        Step::Delete(_) => 4,
+        // It registers then, and can be labelled.
+        Step::Start(_) => 2,
+        Step::Label { .. } | Step::Taint { .. } => 3,
+        Step::Add(spec) if spec.ports.is_empty() => 4,
+        Step::Delete(_) => 5,
         // Its ports may be those of a node that goes.
-        Step::Add(_) => 5,
-        Step::Registries(_) => 6,
+        Step::Add(_) => 6,
+        Step::Registries(_) => 7,
     });
-    Ok(steps)
 }
 
 fn node_steps(profile: &Profile, specs: &[NodeSpec], steps: &mut Vec<Step>) -> Result<(), String> {
@@ -191,7 +319,7 @@ fn node_steps(profile: &Profile, specs: &[NodeSpec], steps: &mut Vec<Step>) -> R
 
 /// Whether a node is as `spec` says in what it cannot change. A limit that the file does not mention
 /// may come from a flag or a setting, so it stays.
-fn is_fixed_as(node: &Node, spec: &NodeSpec, ports: &[rkube_drivers::PortMapping]) -> bool {
+fn is_fixed_as(node: &Node, spec: &NodeSpec, ports: &[PortMapping]) -> bool {
     let stays = |now: Option<u64>, then: Option<u64>| then.is_none() || now == then;
     stays(node.cpu_millis, spec.cpu_millis)
         && stays(node.memory_bytes, spec.memory_bytes)
@@ -257,11 +385,15 @@ pub async fn check_running(home: &Home, profile: &Profile) -> Result<(), Failure
     .advise(format!("start it with: {}", command("start", name))))
 }
 
-/// Carries out a change.
+/// Carries out a change, or undoes it when `interrupt` completes.
+///
+/// A future that adds a node must not be dropped before it completes; see [`nodes::add_node`].
+/// Others do not look at `interrupt`.
 pub async fn make(
     home: &Home,
     name: &str,
     step: &Step,
+    interrupt: impl Future<Output = ()>,
     progress: &dyn Progress,
 ) -> Result<(), Failure> {
     match step {
@@ -271,7 +403,10 @@ pub async fn make(
         Step::Mount { node, mount } => {
             folders::mount(home, name, node.as_deref(), mount, progress).await
         }
-        Step::Add(spec) => nodes::add_node(home, name, spec, progress).await.map(drop),
+        Step::Add(spec) => nodes::add_node(home, name, spec, interrupt, progress)
+            .await
+            .map(drop),
+        Step::Start(node) => nodes::start_node(home, name, node, progress).await,
         Step::Delete(node) => nodes::delete_node(home, name, node, progress).await,
         Step::Label { node, set, remove } => {
             progress.step("label", &format!("Labelling the node {node}"));
@@ -292,8 +427,7 @@ pub async fn make(
             })
         }
         Step::Registries(registries) => {
-            let mut profile = Profile::load(home, name)?;
-            let _lock = home.lock(name)?;
+            let (_lock, mut profile) = Profile::lock(home, name)?;
             profile.insecure_registries.clone_from(registries);
             profile.save(home)
         }
@@ -307,8 +441,7 @@ fn edit(
     node: &str,
     change: impl FnOnce(&mut Node),
 ) -> Result<(), Failure> {
-    let mut profile = Profile::load(home, name)?;
-    let _lock = home.lock(name)?;
+    let (_lock, mut profile) = Profile::lock(home, name)?;
     if let Some(found) = profile.nodes.iter_mut().find(|other| other.name == node) {
         change(found);
     }

@@ -1,6 +1,6 @@
 //! The file of the log of commands. It is bounded: the oldest lines go first.
 
-use std::io::{ErrorKind, Write as _};
+use std::io::{ErrorKind, Read as _, Seek as _, SeekFrom, Write as _};
 use std::time::SystemTime;
 
 use rkube_failure::Failure;
@@ -10,8 +10,8 @@ use crate::sudo::act_for_owner_of;
 
 /// The most lines that are kept, minikube's default.
 const MAX_LINES: usize = 1000;
-/// The size from which on the lines are counted. A line has 2 KiB at most.
-const CHECKED_SIZE: u64 = 256 << 10;
+/// The size from which on the lines are counted: fewer than that many lines of the shortest kind.
+const CHECKED_SIZE: u64 = 64 << 10;
 
 /// Appends a line. Does nothing if rkube has no directory, which a log alone does not justify.
 pub fn add(home: &Home, line: &str) -> Result<(), Failure> {
@@ -24,8 +24,11 @@ pub fn add(home: &Home, line: &str) -> Result<(), Failure> {
         let mut options = std::fs::File::options();
         let mut append = || {
             // One write, so that lines of commands at the same time do not mix.
-            let mut file = owned(options.create(true).append(true), 0o600).open(&path)?;
-            file.write_all(format!("{line}\n").as_bytes())?;
+            let options = options.create(true).append(true).read(true);
+            let mut file = owned(options, 0o600).open(&path)?;
+            // A full disk may have cut the last line off.
+            let start = if ends_line(&mut file)? { "" } else { "\n" };
+            file.write_all(format!("{start}{line}\n").as_bytes())?;
             file.metadata().map(|data| data.len())
         };
         match append() {
@@ -42,6 +45,17 @@ pub fn add(home: &Home, line: &str) -> Result<(), Failure> {
         }
     }
     Ok(())
+}
+
+/// Whether a file is empty or ends with the end of a line.
+fn ends_line(file: &mut std::fs::File) -> std::io::Result<bool> {
+    if file.metadata()?.len() == 0 {
+        return Ok(true);
+    }
+    file.seek(SeekFrom::End(-1))?;
+    let mut last = [0];
+    file.read_exact(&mut last)?;
+    Ok(last == *b"\n")
 }
 
 /// Returns the lines, the newest last; none if there is no log.
@@ -77,7 +91,8 @@ mod tests {
         add(&home, "lost").unwrap();
         assert!(!home.root().exists() && lines(&home).unwrap().is_empty());
         std::fs::create_dir(home.root()).unwrap();
-        let line = |i: usize| format!("{i} {}", "x".repeat(400));
+        // As short as an entry can be.
+        let line = |i: usize| format!("{i:04} {}", "x".repeat(120));
         for i in 0..1500 {
             add(&home, &line(i)).unwrap();
         }
@@ -90,6 +105,16 @@ mod tests {
             let mode = home.audit_file().metadata().unwrap().permissions().mode();
             assert_eq!(mode & 0o777, 0o600);
         }
+    }
+
+    #[test]
+    fn a_line_that_was_cut_off_spoils_no_other() {
+        let dir = tempfile::tempdir().unwrap();
+        let home = Home::at(dir.path());
+        std::fs::write(home.audit_file(), "one\ntw").unwrap();
+        add(&home, "three").unwrap();
+        add(&home, "four").unwrap();
+        assert_eq!(lines(&home).unwrap(), ["one", "tw", "three", "four"]);
     }
 
     #[test]

@@ -198,6 +198,12 @@ impl Lock {
         file.try_lock()?;
         Ok(Self(file))
     }
+
+    /// Locks the file together with others that do so, or fails if a process has it for itself.
+    pub(crate) fn share(file: File) -> Result<Self, TryLockError> {
+        file.try_lock_shared()?;
+        Ok(Self(file))
+    }
 }
 
 impl Drop for Lock {

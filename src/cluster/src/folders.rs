@@ -23,8 +23,7 @@ pub async fn mount(
     mount: &HostMount,
     progress: &dyn Progress,
 ) -> Result<(), Failure> {
-    let mut profile = Profile::load(home, profile)?;
-    let _lock = home.lock(&profile.name)?;
+    let (_lock, mut profile) = Profile::lock(home, profile)?;
     refuse_mounts(rkube_drivers::by_name(&profile.driver)?.as_ref())?;
     let nodes = names(&profile, node)?;
     for node in profile.nodes.iter().filter(|n| nodes.contains(&n.name)) {
@@ -59,9 +58,12 @@ pub async fn unmount(
     path: &Path,
     progress: &dyn Progress,
 ) -> Result<(), Failure> {
-    let mut profile = Profile::load(home, profile)?;
-    let _lock = home.lock(&profile.name)?;
-    let chosen = |node: &crate::Node| only.is_none_or(|name| node.name == name);
+    let (_lock, mut profile) = Profile::lock(home, profile)?;
+    let only = match only {
+        Some(name) => Some(profile.node(Some(name))?.name.clone()),
+        None => None,
+    };
+    let chosen = |node: &crate::Node| only.as_ref().is_none_or(|name| node.name == *name);
     let everywhere = profile.mounts.iter().filter(|_| only.is_none());
     let of_nodes = profile.nodes.iter().filter(|node| chosen(node));
     let mut all = everywhere.chain(of_nodes.flat_map(|node| &node.mounts));

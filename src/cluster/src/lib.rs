@@ -58,7 +58,7 @@ pub use pki::CertificateStatus;
 pub use plan::StartOptions;
 pub use profile::{Node, NodeSpec, Profile, check_name};
 pub use provision::{certificates, renew_certificates};
-pub use schedule::{cancel_stop, schedule_stop, time_to_stop, wait_and_stop};
+pub use schedule::{Fate, cancel_stop, fate, schedule_stop, wait_and_stop};
 pub use snapshots::{Snapshot, Staged, delete_snapshot, save_snapshot, snapshots, stage_snapshot};
 pub use status::{ClusterStatus, NodeStatus, status};
 pub use store::StoreOptions;

@@ -238,10 +238,32 @@ async fn undo(home: &Home, profile: &Profile, driver: &dyn Driver) {
 
 /// Stops a cluster and keeps its data.
 pub async fn stop(home: &Home, name: &str, progress: &dyn Progress) -> Result<(), Failure> {
-    let profile = Profile::load(home, name)?;
-    let _lock = home.lock(name)?;
+    let (_lock, profile) = Profile::lock(home, name)?;
+    stop_locked(home, &profile, progress).await
+}
+
+/// Stops a cluster if the schedule `id` is still its schedule. Nobody can cancel or replace that
+/// between the look at it and the stop.
+pub(crate) async fn stop_scheduled(
+    home: &Home,
+    name: &str,
+    id: &str,
+    progress: &dyn Progress,
+) -> Result<(), Failure> {
+    let (_lock, profile) = Profile::lock(home, name)?;
+    match schedule::is_scheduled(home, name, id)? {
+        true => stop_locked(home, &profile, progress).await,
+        false => Ok(()),
+    }
+}
+
+async fn stop_locked(
+    home: &Home,
+    profile: &Profile,
+    progress: &dyn Progress,
+) -> Result<(), Failure> {
     // As minikube: a stop takes the place of the one that was going to happen.
-    schedule::cancel_stop(home, name)?;
+    schedule::withdraw(home, &profile.name)?;
     let driver = rkube_drivers::by_name(&profile.driver)?;
     let nodes: Vec<String> = profile.nodes.iter().map(|n| n.name.clone()).collect();
     progress.step(

@@ -23,15 +23,18 @@ const READY_TIMEOUT: Duration = Duration::from_secs(120);
 /// How long the pods of a deleted node may take to terminate.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Adds a node to a cluster and starts it if the cluster is running.
+/// Adds a node to a cluster and starts it if the cluster is running. Takes it away again if that
+/// fails, or when `interrupt` completes.
+///
+/// The future must not be dropped before it completes: the driver would continue its step.
 pub async fn add_node(
     home: &Home,
     profile: &str,
     spec: &NodeSpec,
+    interrupt: impl Future<Output = ()>,
     progress: &dyn Progress,
 ) -> Result<Node, Failure> {
-    let mut profile = Profile::load(home, profile)?;
-    let _lock = home.lock(&profile.name)?;
+    let (_lock, mut profile) = Profile::lock(home, profile)?;
     let driver = rkube_drivers::by_name(&profile.driver)?;
     let name = profile.push_spec(spec)?.name.clone();
     let added = profile.node(Some(&name))?;
@@ -54,28 +57,52 @@ pub async fn add_node(
                 .start(&profile.plan(home), std::slice::from_ref(&node.name))
                 .await?;
             let client = access::client(home, &profile).await?;
-            wait_for_nodes(
+            let restarted = RestartedNodes::none();
+            let ready = wait_for_nodes(
                 &client,
                 &profile.name,
                 std::slice::from_ref(&node.name),
-                &RestartedNodes::none(),
+                &restarted,
                 Instant::now() + READY_TIMEOUT,
-            )
-            .await?;
+            );
+            tokio::select! {
+                biased;
+                () = interrupt => return Err(Failure::interruption()),
+                ready = ready => ready?,
+            }
         }
         Ok(())
     }
     .await;
     if let Err(failure) = result {
-        // Undoes what was created.
+        // Undoes what was created; the first failure is the one to report.
         let _ = driver
             .remove(&profile.plan(home), std::slice::from_ref(&node.name))
             .await;
+        if states.first() == Some(&NodeState::Running)
+            && let Ok(client) = access::client(home, &profile).await
+        {
+            let _ = forget(&client, &node.name).await;
+        }
         profile.nodes.retain(|n| n.name != node.name);
         profile.save(home)?;
         return Err(failure);
     }
     Ok(node)
+}
+
+/// Deletes the object of a node, if it has registered.
+async fn forget(client: &Client, node: &str) -> Result<(), Failure> {
+    let api: Api<ApiNode> = Api::all(client.clone());
+    match api.delete(node, &DeleteParams::default()).await {
+        Ok(_) => Ok(()),
+        Err(kube::Error::Api(e)) if e.code == 404 => Ok(()),
+        Err(e) => Err(Failure::new(
+            Source::ControlPlane,
+            Kind::Error,
+            format!("cannot remove the node {node} from the cluster: {e}"),
+        )),
+    }
 }
 
 fn refuse_control_plane(profile: &str, node: &Node, action: &str) -> Result<(), Failure> {
@@ -103,8 +130,7 @@ pub async fn delete_node(
     node: &str,
     progress: &dyn Progress,
 ) -> Result<(), Failure> {
-    let mut profile = Profile::load(home, profile)?;
-    let _lock = home.lock(&profile.name)?;
+    let (_lock, mut profile) = Profile::lock(home, profile)?;
     let node = profile.node(Some(node))?.clone();
     refuse_control_plane(&profile.name, &node, "delete")?;
     let driver = rkube_drivers::by_name(&profile.driver)?;
@@ -130,18 +156,7 @@ pub async fn delete_node(
         .remove(&plan, std::slice::from_ref(&node.name))
         .await?;
     if let Some(client) = &client {
-        let api: Api<ApiNode> = Api::all(client.clone());
-        match api.delete(&node.name, &DeleteParams::default()).await {
-            Ok(_) => {}
-            Err(kube::Error::Api(e)) if e.code == 404 => {}
-            Err(e) => {
-                return Err(Failure::new(
-                    Source::ControlPlane,
-                    Kind::Error,
-                    format!("cannot remove the node {} from the cluster: {e}", node.name),
-                ));
-            }
-        }
+        forget(client, &node.name).await?;
     }
     Pki::open(&home.profile_dir(&profile.name).join("pki"))?.forget(&node.name);
     profile.nodes.retain(|n| n.name != node.name);
@@ -196,8 +211,7 @@ pub async fn stop_node(
     node: &str,
     progress: &dyn Progress,
 ) -> Result<(), Failure> {
-    let mut profile = Profile::load(home, profile)?;
-    let _lock = home.lock(&profile.name)?;
+    let (_lock, mut profile) = Profile::lock(home, profile)?;
     let name = profile.node(Some(node))?.name.clone();
     refuse_control_plane(&profile.name, profile.node(Some(node))?, "stop")?;
     progress.step("stop", &format!("Stopping the node {name}"));
@@ -216,8 +230,7 @@ pub async fn start_node(
     node: &str,
     progress: &dyn Progress,
 ) -> Result<(), Failure> {
-    let mut profile = Profile::load(home, profile)?;
-    let _lock = home.lock(&profile.name)?;
+    let (_lock, mut profile) = Profile::lock(home, profile)?;
     let name = profile.node(Some(node))?.name.clone();
     let driver = rkube_drivers::by_name(&profile.driver)?;
     crate::pause::refuse(home, &profile, profile.control_plane()).await?;

@@ -217,6 +217,14 @@ impl Profile {
         Ok(profile)
     }
 
+    /// Locks a profile and reads it then, as the last command that held the lock left it.
+    pub(crate) fn lock(home: &Home, name: &str) -> Result<(crate::files::Lock, Self), Failure> {
+        // A lock of a profile that does not exist would leave a file.
+        Self::load(home, name)?;
+        let lock = home.lock(name)?;
+        Ok((lock, Self::load(home, name)?))
+    }
+
     /// Adds a node that is as `spec` says.
     pub(crate) fn push_spec(&mut self, spec: &NodeSpec) -> Result<&Node, Failure> {
         self.push_node(spec.cpu_millis, spec.memory_bytes)?;

@@ -5,7 +5,7 @@
 //! itself when the file is removed or replaced, also with the profile.
 
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use rkube_failure::{Failure, Kind, Source};
@@ -20,6 +20,10 @@ use crate::profile::Profile;
 const PERIOD: Duration = Duration::from_millis(500);
 /// How often a stop is tried that another command or the driver prevents.
 const ATTEMPTS: u32 = 120;
+/// How long the process tries to lock the file, which readers hold for a moment.
+const TAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How often it tries that.
+const TAKE_PERIOD: Duration = Duration::from_millis(20);
 
 /// What the file holds.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -54,12 +58,46 @@ fn take(home: &Home, name: &str) -> Option<Lock> {
     Lock::take(file.ok()?).ok()
 }
 
+/// Whether a process waits for the schedule. Readers do not take each other for that process.
+fn is_waited_for(home: &Home, name: &str) -> bool {
+    let Ok(file) = std::fs::File::open(path(home, name)) else {
+        return false;
+    };
+    matches!(Lock::share(file), Err(std::fs::TryLockError::WouldBlock))
+}
+
+/// Whether `id` is the schedule of a profile, and not one that was cancelled, replaced or carried out.
+pub(crate) fn is_scheduled(home: &Home, name: &str, id: &str) -> Result<bool, Failure> {
+    Ok(read(home, name)?.is_some_and(|schedule| schedule.id == id))
+}
+
+/// What has become of a schedule.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// No process waits for it yet.
+    Pending,
+    /// A process waits; the time that is left.
+    Waits(String),
+    /// It is being carried out or was, or was cancelled or replaced.
+    Gone,
+}
+
+/// Returns what has become of the schedule `id`.
+pub fn fate(home: &Home, name: &str, id: &str) -> Result<Fate, Failure> {
+    Ok(match read(home, name)? {
+        Some(schedule) if schedule.id == id => match is_waited_for(home, name) {
+            true => Fate::Waits(time_to(schedule.at, Timestamp::now())),
+            false => Fate::Pending,
+        },
+        _ => Fate::Gone,
+    })
+}
+
 /// Writes down that a cluster is to be stopped after `delay`, instead of what was scheduled before.
 /// Returns the name of the schedule, with which [`wait_and_stop`] must be called in a process of its
 /// own.
 pub fn schedule_stop(home: &Home, name: &str, delay: Duration) -> Result<String, Failure> {
-    Profile::load(home, name)?;
-    let _lock = home.lock(name)?;
+    let _lock = Profile::lock(home, name)?;
     let too_far = |e: jiff::Error| {
         let message = format!("a stop cannot be scheduled then: {e}");
         Failure::new(Source::Program, Kind::Usage, message)
@@ -77,7 +115,16 @@ pub fn schedule_stop(home: &Home, name: &str, delay: Duration) -> Result<String,
 }
 
 /// Removes the schedule of a profile. Returns whether a stop was going to happen.
+///
+/// # Errors
+/// Fails while another command, such as the stop itself, changes the profile.
 pub fn cancel_stop(home: &Home, name: &str) -> Result<bool, Failure> {
+    let _lock = home.lock(name)?;
+    withdraw(home, name)
+}
+
+/// Removes the schedule of a profile that the caller has locked.
+pub(crate) fn withdraw(home: &Home, name: &str) -> Result<bool, Failure> {
     let was = scheduled_stop(home, name).is_some();
     let path = path(home, name);
     match std::fs::remove_file(&path) {
@@ -97,10 +144,7 @@ pub fn time_to_stop(home: &Home, name: &str) -> Option<String> {
 fn scheduled_stop(home: &Home, name: &str) -> Option<Timestamp> {
     // A damaged file schedules nothing; the next schedule replaces it.
     let schedule = read(home, name).ok()??;
-    match take(home, name) {
-        Some(_free) => None,
-        None => Some(schedule.at),
-    }
+    is_waited_for(home, name).then_some(schedule.at)
 }
 
 /// Waits for the time of a schedule and stops the cluster. Returns early if the schedule is removed or
@@ -111,8 +155,19 @@ pub async fn wait_and_stop(
     id: &str,
     progress: &dyn Progress,
 ) -> Result<(), Failure> {
-    let Some(_lock) = take(home, name) else {
-        return Ok(());
+    let deadline = Instant::now() + TAKE_TIMEOUT;
+    let _lock = loop {
+        if !is_scheduled(home, name, id)? {
+            return Ok(());
+        }
+        if let Some(lock) = take(home, name) {
+            break lock;
+        }
+        if Instant::now() > deadline {
+            let message = format!("another process waits for the stop of the cluster '{name}'");
+            return Err(Failure::new(Source::Program, Kind::Conflict, message));
+        }
+        tokio::time::sleep(TAKE_PERIOD).await;
     };
     loop {
         match read(home, name)? {
@@ -127,7 +182,7 @@ pub async fn wait_and_stop(
     }
     let mut attempt = 1;
     loop {
-        match lifecycle::stop(home, name, progress).await {
+        match lifecycle::stop_scheduled(home, name, id, progress).await {
             Err(e) if e.kind == Kind::Conflict && attempt < ATTEMPTS => attempt += 1,
             done => return done,
         }
@@ -168,6 +223,26 @@ mod tests {
         (dir, home)
     }
 
+    /// Makes a cluster whose driver there is not.
+    fn profile_in(home: &Home) {
+        let profile = Profile::new(&crate::profile::NewProfile {
+            name: "p",
+            driver: "none",
+            nodes: &[crate::NodeSpec::default()],
+            node_cidr: "192.168.77.0/24".parse().unwrap(),
+            pod_cidr: "10.244.0.0/16".parse().unwrap(),
+            service_cidr: "10.96.0.0/12".parse().unwrap(),
+            dns_domain: "cluster.local",
+            insecure_registries: &[],
+            ports: &[],
+            mounts: &[],
+            kind: false,
+            store: None,
+            machine: &rkube_drivers::MachineOptions::default(),
+        });
+        profile.unwrap().save(home).unwrap();
+    }
+
     #[test]
     fn a_schedule_counts_only_while_a_process_waits_for_it() {
         let at: Timestamp = "2100-01-01T00:00:00Z".parse().unwrap();
@@ -180,6 +255,64 @@ mod tests {
         drop(lock);
         assert!(!cancel_stop(&home, "p").unwrap());
         assert_eq!(scheduled_stop(&home, "other"), None);
+    }
+
+    #[test]
+    fn readers_do_not_take_each_other_for_the_process() {
+        let at: Timestamp = "2100-01-01T00:00:00Z".parse().unwrap();
+        let id = "1-1".to_owned();
+        let (_dir, home) = home_with(&Schedule { at, id });
+        let file = std::fs::File::open(path(&home, "p")).unwrap();
+        let reader = Lock::share(file).unwrap();
+        assert_eq!(scheduled_stop(&home, "p"), None);
+        assert_eq!(fate(&home, "p", "1-1").unwrap(), Fate::Pending);
+        drop(reader);
+        let lock = take(&home, "p").unwrap();
+        assert!(matches!(fate(&home, "p", "1-1").unwrap(), Fate::Waits(_)));
+        // It was replaced.
+        assert_eq!(fate(&home, "p", "0-1").unwrap(), Fate::Gone);
+        drop(lock);
+        cancel_stop(&home, "p").unwrap();
+        assert_eq!(fate(&home, "p", "1-1").unwrap(), Fate::Gone);
+    }
+
+    #[tokio::test]
+    async fn a_reader_does_not_end_the_process() {
+        let at: Timestamp = "2100-01-01T00:00:00Z".parse().unwrap();
+        let id = "1-1".to_owned();
+        let (_dir, home) = home_with(&Schedule { at, id });
+        let file = std::fs::File::open(path(&home, "p")).unwrap();
+        let reader = Lock::share(file).unwrap();
+        let mut waiting = Box::pin(wait_and_stop(&home, "p", "1-1", &Silent));
+        // The process begins while somebody reads, and goes on.
+        assert!(futures::poll!(&mut waiting).is_pending());
+        drop(reader);
+        let cancel = async {
+            while scheduled_stop(&home, "p").is_none() {
+                tokio::task::yield_now().await;
+            }
+            cancel_stop(&home, "p").unwrap()
+        };
+        let (done, was) = tokio::join!(waiting, cancel);
+        done.unwrap();
+        assert!(was);
+    }
+
+    #[tokio::test]
+    async fn a_stop_that_was_cancelled_while_another_command_ran_does_not_happen() {
+        let at: Timestamp = "2000-01-01T00:00:00Z".parse().unwrap();
+        let (_dir, home) = home_with(&Schedule {
+            at,
+            id: "1-1".to_owned(),
+        });
+        profile_in(&home);
+        // A stop would fail with this driver.
+        let lock = home.lock("p").unwrap();
+        let mut waiting = Box::pin(wait_and_stop(&home, "p", "1-1", &Silent));
+        assert!(futures::poll!(&mut waiting).is_pending());
+        withdraw(&home, "p").unwrap();
+        drop(lock);
+        waiting.await.unwrap();
     }
 
     #[tokio::test]

@@ -157,7 +157,7 @@ fn a_stop_happens_later_and_commands_are_logged() {
     assert_eq!(cluster.rkube(&["status"]).code, 0);
 
     cluster
-        .rkube(&["stop", "--schedule=1s", "--skip-audit"])
+        .rkube(&["stop", "--schedule=5s", "--skip-audit"])
         .ok();
     eventually("the stop", || {
         let status = cluster.rkube(&["status", "-f", "{{.Host}}"]);

@@ -147,3 +147,117 @@ fn taints_and_labels_are_changed_by_key() {
         ]
     );
 }
+
+#[test]
+fn what_cannot_be_done_is_known_before_the_first_step() {
+    let mut profile = profile(&[spec("a"), spec("b")]);
+    profile.mounts.clear();
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken: PortMapping = format!("{}:80", listener.local_addr().unwrap().port())
+        .parse()
+        .unwrap();
+    profile.nodes[1].ports = vec![taken];
+    let with = |ports: &[PortMapping], mounts: &[&str]| NodeSpec {
+        ports: ports.to_vec(),
+        mounts: mounts.iter().map(|m| m.parse().unwrap()).collect(),
+        ..NodeSpec::default()
+    };
+    let check_all = |profile: &Profile, worker: NodeSpec| {
+        let wanted = Wanted {
+            nodes: Some(vec![spec("a"), worker]),
+            ..Wanted::default()
+        };
+        check(profile, &changes(profile, &wanted).unwrap())
+    };
+    // The worker that goes holds the port.
+    let one = NodeSpec {
+        cpu_millis: Some(500),
+        ..with(&[taken], &[])
+    };
+    check_all(&profile, one.clone()).unwrap();
+    // A program holds it.
+    profile.nodes[1].ports.clear();
+    assert_eq!(check_all(&profile, one).unwrap_err().kind, Kind::Conflict);
+    // Two nodes want it, or one that stays.
+    let free = PortMapping {
+        host_port: 0,
+        ..taken
+    };
+    let add = Step::Add(with(&[free], &[]));
+    check(&profile, std::slice::from_ref(&add)).unwrap();
+    let failure = check(&profile, &[add.clone(), add.clone()]).unwrap_err();
+    assert_eq!(failure.kind, Kind::Usage);
+    profile.ports = vec![free];
+    check(&profile, &[add]).unwrap_err();
+    profile.ports.clear();
+    let dir = tempfile::tempdir().unwrap();
+    let (there, gone) = (dir.path().to_owned(), dir.path().join("gone"));
+    let mount = |host: &std::path::Path| format!("{}:/data", host.display());
+    check_all(&profile, with(&[], &[&mount(&there)])).unwrap();
+    check_all(&profile, with(&[], &[&mount(&gone)])).unwrap_err();
+    let twice = with(&[], &[&mount(&there), &mount(&there)]);
+    assert_eq!(check_all(&profile, twice).unwrap_err().kind, Kind::Usage);
+    // Folders of nodes that stay are looked at only if one is added.
+    profile.mounts.push(mount(&gone).parse().unwrap());
+    check(&profile, &[Step::Registries(Vec::new())]).unwrap();
+    let step = Step::Mount {
+        node: Some("demo".to_owned()),
+        mount: format!("{}:/other", there.display()).parse().unwrap(),
+    };
+    check(&profile, std::slice::from_ref(&step)).unwrap_err();
+    let unmount = Step::Unmount {
+        node: None,
+        path: "/data".into(),
+    };
+    check(&profile, &[unmount, step]).unwrap();
+}
+
+#[test]
+fn workers_that_are_down_start_unless_they_go() {
+    let profile = profile(&[spec("a"), spec("b"), spec("c")]);
+    let wanted = Wanted {
+        nodes: Some(vec![spec("a"), spec("x")]),
+        mounts: Some(Vec::new()),
+        ..Wanted::default()
+    };
+    let mut steps = changes(&profile, &wanted).unwrap();
+    add_starts(
+        &mut steps,
+        vec!["demo-m02".to_owned(), "demo-m03".to_owned()],
+    );
+    let texts: Vec<String> = steps.iter().map(ToString::to_string).collect();
+    assert_eq!(
+        texts,
+        [
+            "unmount /srv in all nodes",
+            "start the node demo-m02",
+            "label the node demo-m02: tier=x",
+            "delete the node demo-m03",
+        ]
+    );
+}
+
+#[test]
+fn folders_have_commands_and_wait_for_those_in_their_place() {
+    let mount = |node: Option<&str>, text: &str| Step::Mount {
+        node: node.map(str::to_owned),
+        mount: text.parse().unwrap(),
+    };
+    let unmount = |node: Option<&str>, path: &str| Step::Unmount {
+        node: node.map(str::to_owned),
+        path: path.into(),
+    };
+    for (step, text) in [
+        (mount(None, "/a:/b:ro"), "mount /a:/b:ro"),
+        (mount(Some("n"), "/a:/b"), "mount /a:/b --node n"),
+        (unmount(None, "/b"), "mount --remove /b"),
+        (unmount(Some("n"), "/b"), "mount --remove /b --node n"),
+    ] {
+        assert_eq!(step.command().as_deref(), Some(text));
+    }
+    assert_eq!(Step::Start("n".to_owned()).command(), None);
+    assert!(mount(None, "/a:/b").needs(&unmount(None, "/b")));
+    assert!(mount(Some("n"), "/a:/b").needs(&unmount(None, "/b")));
+    assert!(!mount(Some("n"), "/a:/b").needs(&unmount(Some("m"), "/b")));
+    assert!(!mount(None, "/a:/c").needs(&unmount(None, "/b")));
+}

@@ -12,7 +12,7 @@ use rkube_failure::{Failure, Kind, Source, command};
 
 use super::file::{self, File};
 use super::yaml::Document;
-use super::{Global, Output};
+use super::{Global, Output, interrupted};
 
 /// The addon that holds the manifests of a cluster file.
 const MANIFESTS: &str = "manifests";
@@ -44,6 +44,16 @@ enum Action {
     Enable(Addon),
 }
 
+impl Action {
+    /// Returns the change of nodes or their settings, if it is one.
+    fn step(&self) -> Option<&Step> {
+        match self {
+            Self::Cluster(step) => Some(step),
+            _ => None,
+        }
+    }
+}
+
 impl std::fmt::Display for Action {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
@@ -68,8 +78,35 @@ struct Report {
     dry_run: bool,
     /// What was done, or would be.
     changes: Vec<String>,
-    /// What takes effect with the next start, or has to wait for a stop.
+    /// What takes effect with the next start.
     restart: Vec<String>,
+    /// What the driver cannot do while the cluster runs, and so was not done.
+    not_done: Vec<String>,
+    /// The commands that do it: they stop the cluster, change it and start it.
+    commands: Vec<String>,
+}
+
+impl Report {
+    fn new(profile: &Profile, dry_run: bool) -> Self {
+        Self {
+            profile: profile.name.clone(),
+            dry_run,
+            changes: Vec::new(),
+            restart: Vec::new(),
+            not_done: Vec::new(),
+            commands: Vec::new(),
+        }
+    }
+
+    /// Notes what has to wait for a stop.
+    fn add_waiting(&mut self, steps: &[&Step]) {
+        let with = |words: &str| command(words, &self.profile);
+        self.not_done = steps.iter().map(ToString::to_string).collect();
+        let changes = steps.iter().filter_map(|step| step.command());
+        let all = std::iter::once("stop".to_owned()).chain(changes);
+        let all = all.chain(std::iter::once("start".to_owned()));
+        self.commands = all.map(|words| with(&words)).collect();
+    }
 }
 
 /// Runs the command.
@@ -87,6 +124,7 @@ pub async fn run(home: &Home, global: &Global, args: Args, output: &Output) -> R
         Some(name) if !global.profile_given => name,
         _ => &global.profile,
     };
+    super::audit::about(name);
     let profile = Profile::load(home, name).map_err(|failure| {
         if failure.kind != Kind::NotFound {
             return failure;
@@ -95,19 +133,31 @@ pub async fn run(home: &Home, global: &Global, args: Args, output: &Output) -> R
         failure.advise(format!("create it with: {}", command(&words, name)))
     })?;
     check_fixed(&document, &file, &profile)?;
-    apply::check_running(home, &profile).await?;
-    let actions = actions(home, &document, file, &profile, output).await?;
-    let mut report = Report {
-        profile: profile.name.clone(),
-        dry_run: args.dry_run,
-        changes: Vec::new(),
-        restart: Vec::new(),
+    let mut interrupt = std::pin::pin!(interrupted());
+    let prepare = async {
+        apply::check_running(home, &profile).await?;
+        actions(home, &document, file, &profile, output).await
     };
+    let actions = tokio::select! {
+        actions = prepare => actions?,
+        () = &mut interrupt => return Err(Failure::interruption()),
+    };
+    let steps = actions.all.iter().filter_map(Action::step);
+    apply::check(&profile, &steps.cloned().collect::<Vec<_>>())?;
+    let mut report = Report::new(&profile, args.dry_run);
+    let mut waiting: Vec<&Step> = Vec::new();
     let mut result = Ok(());
     for action in &actions.all {
+        let step = action.step();
+        if let Some(step) = step
+            && waiting.iter().any(|other| step.needs(other))
+        {
+            waiting.push(step);
+            continue;
+        }
         let done = match args.dry_run {
             true => Ok(()),
-            false => make(home, &profile.name, action, output).await,
+            false => make(home, &profile.name, action, &mut interrupt, output).await,
         };
         match done {
             Ok(()) => {
@@ -121,9 +171,14 @@ pub async fn run(home: &Home, global: &Global, args: Args, output: &Output) -> R
             }
             // The driver cannot do it while the node runs.
             Err(e) if e.kind == Kind::Conflict && e.source == Source::Driver => {
-                report
-                    .restart
-                    .push(format!("{action} (not done: {})", e.message));
+                // Only folders are refused so.
+                match step {
+                    Some(step) if step.command().is_some() => waiting.push(step),
+                    _ => {
+                        result = Err(e);
+                        break;
+                    }
+                }
             }
             Err(e) => {
                 result = Err(e);
@@ -131,9 +186,15 @@ pub async fn run(home: &Home, global: &Global, args: Args, output: &Output) -> R
             }
         }
     }
+    if !waiting.is_empty() {
+        report.add_waiting(&waiting);
+        if result.is_ok() {
+            result = Err(not_done(&report, &profile));
+        }
+    }
     if let Some(namespace) = actions
         .namespace
-        .filter(|_| !args.dry_run && result.is_ok())
+        .filter(|_| !args.dry_run && (result.is_ok() || !waiting.is_empty()))
     {
         let kubeconfig = Kubeconfig::at(default_kubeconfig()?);
         kubeconfig.set_namespace(&profile.context(), &namespace)?;
@@ -142,16 +203,33 @@ pub async fn run(home: &Home, global: &Global, args: Args, output: &Output) -> R
     result
 }
 
+/// Returns the failure for what the driver cannot change while the cluster runs.
+fn not_done(report: &Report, profile: &Profile) -> Failure {
+    let (count, driver) = (report.not_done.len(), &profile.driver);
+    Failure::new(
+        Source::Driver,
+        Kind::Conflict,
+        format!(
+            "{count} change{} not done: the driver {driver} cannot change the folders of a running node",
+            if count == 1 { " was" } else { "s were" }
+        ),
+    )
+    .advise(format!("run: {}", report.commands.join(" && ")))
+}
+
 fn text(report: &Report) -> String {
     let name = &report.profile;
-    if report.changes.is_empty() && report.restart.is_empty() {
+    if report.changes.is_empty() && report.not_done.is_empty() {
         return format!("The cluster '{name}' is as the file says; there is nothing to change.");
     }
     let head = match report.dry_run {
         true => format!("Would change the cluster '{name}':"),
         false => format!("Changed the cluster '{name}':"),
     };
-    let mut lines = vec![head];
+    let mut lines = Vec::new();
+    if !report.changes.is_empty() {
+        lines.push(head);
+    }
     lines.extend(report.changes.iter().map(|change| format!("  {change}")));
     if !report.restart.is_empty() {
         lines.push(format!(
@@ -160,6 +238,12 @@ fn text(report: &Report) -> String {
             command("start", name)
         ));
         lines.extend(report.restart.iter().map(|change| format!("  {change}")));
+    }
+    if !report.not_done.is_empty() {
+        lines.push("Not done, as the cluster must be stopped for it:".to_owned());
+        lines.extend(report.not_done.iter().map(|change| format!("  {change}")));
+        lines.push("These commands do it:".to_owned());
+        lines.extend(report.commands.iter().map(|words| format!("  {words}")));
     }
     lines.join("\n")
 }
@@ -230,7 +314,8 @@ async fn actions(
         mounts: Some(file.mounts).filter(|_| has_mounts),
         insecure_registries: Some(file.insecure_registries).filter(|_| has_registries),
     };
-    let steps = apply::changes(profile, &wanted).map_err(|why| document.wrong("nodes", why))?;
+    let mut steps = apply::changes(profile, &wanted).map_err(|why| document.wrong("nodes", why))?;
+    apply::add_starts(&mut steps, apply::down(home, profile).await?);
     let mut all: Vec<Action> = steps.into_iter().map(Action::Cluster).collect();
     if let Some(path) = &file.audit_policy {
         let wanted = std::fs::read(path).map_err(|e| io_failure("read", path, &e))?;
@@ -279,9 +364,34 @@ fn audit_policy(home: &Home, profile: &str) -> PathBuf {
     home.profile_dir(profile).join("audit-policy.yaml")
 }
 
-async fn make(home: &Home, name: &str, action: &Action, output: &Output) -> Result<(), Failure> {
+/// Carries out an action until it ends or `interrupt` completes. A node that is being added is taken
+/// away again then; other actions stop where they are, and can be repeated.
+async fn make(
+    home: &Home,
+    name: &str,
+    action: &Action,
+    mut interrupt: impl Future<Output = ()> + Unpin,
+    output: &Output,
+) -> Result<(), Failure> {
+    if let Action::Cluster(step @ Step::Add(_)) = action {
+        return apply::make(home, name, step, interrupt, output).await;
+    }
+    tokio::select! {
+        done = make_other(home, name, action, output) => done,
+        () = &mut interrupt => Err(Failure::interruption()),
+    }
+}
+
+async fn make_other(
+    home: &Home,
+    name: &str,
+    action: &Action,
+    output: &Output,
+) -> Result<(), Failure> {
     match action {
-        Action::Cluster(step) => apply::make(home, name, step, output).await,
+        Action::Cluster(step) => {
+            apply::make(home, name, step, std::future::pending(), output).await
+        }
         Action::AuditPolicy(text) => {
             let _lock = home.lock(name)?;
             make_private_dir(&home.profile_dir(name))?;
@@ -303,14 +413,20 @@ async fn make(home: &Home, name: &str, action: &Action, output: &Output) -> Resu
 mod tests {
     use super::*;
 
-    #[test]
-    fn the_report_names_changes_and_what_waits() {
-        let mut report = Report {
+    fn report(dry_run: bool) -> Report {
+        Report {
             profile: "demo".to_owned(),
-            dry_run: true,
+            dry_run,
             changes: Vec::new(),
             restart: Vec::new(),
-        };
+            not_done: Vec::new(),
+            commands: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn the_report_names_changes_and_what_waits() {
+        let mut report = report(true);
         assert!(text(&report).contains("nothing to change"));
         report
             .changes
@@ -328,6 +444,35 @@ mod tests {
             text.contains("rkube stop -p demo && rkube start -p demo"),
             "{text}"
         );
+    }
+
+    #[test]
+    fn what_waits_for_a_stop_has_its_commands() {
+        let unmount = Step::Unmount {
+            node: None,
+            path: "/b".into(),
+        };
+        let mount = Step::Mount {
+            node: Some("demo-m02".to_owned()),
+            mount: "/a:/b".parse().unwrap(),
+        };
+        let mut report = report(false);
+        report.add_waiting(&[&unmount, &mount]);
+        assert_eq!(
+            report.commands,
+            [
+                "rkube stop -p demo",
+                "rkube mount --remove /b -p demo",
+                "rkube mount /a:/b --node demo-m02 -p demo",
+                "rkube start -p demo",
+            ]
+        );
+        let text = text(&report);
+        assert!(
+            text.starts_with("Not done, as the cluster must be stopped for it:\n  unmount /b"),
+            "{text}"
+        );
+        assert!(text.ends_with("\n  rkube start -p demo"), "{text}");
     }
 
     #[test]

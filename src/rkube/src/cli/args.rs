@@ -17,11 +17,14 @@ pub struct Parsed {
     pub cli: Cli,
     /// What was found about flags of minikube's.
     pub findings: minikube::Findings,
+    /// What the log of commands may hold of the line.
+    pub line: super::audit::Line,
 }
 
 /// Parses a command line. `args` starts with the program's name.
 pub fn parse(args: Vec<OsString>, settings: &Settings) -> Result<Parsed, clap::Error> {
-    let ((args, note), refusal) = match k3d::translate(args) {
+    let mut parser = parser(settings);
+    let ((args, note), refusal) = match k3d::translate(args, &parser) {
         Ok(translated) => (translated, None),
         // A command that is always there; the refusal is reported instead of its result.
         Err(refusal) => {
@@ -29,7 +32,6 @@ pub fn parse(args: Vec<OsString>, settings: &Settings) -> Result<Parsed, clap::E
             ((words, None), Some(refusal))
         }
     };
-    let mut parser = parser(settings);
     let matches = match parser.try_get_matches_from_mut(args.clone()) {
         Ok(matches) => matches,
         Err(e) => return Err(explain(e, args)),
@@ -47,7 +49,21 @@ pub fn parse(args: Vec<OsString>, settings: &Settings) -> Result<Parsed, clap::E
     let mut findings = minikube::check(&matches);
     findings.refusal = refusal.or(findings.refusal);
     findings.warnings.extend(note);
-    Ok(Parsed { cli, findings })
+    let words: Vec<String> = args
+        .iter()
+        .skip(1)
+        .map(|word| word.to_string_lossy().into_owned())
+        .collect();
+    let line = super::audit::Line {
+        // Aliases have become the command's name.
+        command: matches.subcommand_name().unwrap_or_default().to_owned(),
+        args: super::line::logged(&parser, &words),
+    };
+    Ok(Parsed {
+        cli,
+        findings,
+        line,
+    })
 }
 
 /// Returns the names of the flags that are on the command line.
@@ -129,7 +145,7 @@ fn valid_instead(error: &str) -> Option<&'static str> {
 }
 
 /// Returns the parser of command lines.
-fn parser(settings: &Settings) -> Command {
+pub fn parser(settings: &Settings) -> Command {
     let mut command = relax(Cli::command(), "");
     command = command.mut_subcommand("start", |start| {
         start.mut_args(|arg| with_sources(arg, settings))

@@ -4,7 +4,7 @@
 //! only. Nothing is sent anywhere. `--skip-audit` leaves one command out, `rkube config set audit
 //! false` all of them. The log goes with the last cluster, as everything else does.
 
-use std::ffi::OsString;
+use std::sync::Mutex;
 use std::time::SystemTime;
 
 use rkube_cluster::{Home, audit};
@@ -34,6 +34,8 @@ const LEFT_OUT: &[&str] = &[
 
 /// The most characters of arguments that are kept.
 const MAX_ARGUMENTS: usize = 1000;
+/// The most characters of the names of users and profiles that are kept.
+const MAX_NAME: usize = 100;
 
 /// A command that was run.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -50,53 +52,42 @@ pub struct Entry {
 
 /// A command that is running.
 pub struct Begun {
-    words: Vec<String>,
+    line: Line,
     profile: String,
     user: String,
     start: SystemTime,
 }
 
-/// Begins the entry of a command. Returns `None` if it is not to be logged.
-pub fn begin(
-    words: &[OsString],
-    profile: &str,
-    user: Option<&str>,
-    settings: &Settings,
-) -> Option<Begun> {
-    if settings.get(SETTING) == Some("false") {
-        return None;
+/// What is logged of a command line, without secrets.
+pub struct Line {
+    /// The name of the command, no alias.
+    pub command: String,
+    /// The other words.
+    pub args: String,
+}
+
+/// The profile that the command has found out to be about, as from its file.
+static PROFILE: Mutex<Option<String>> = Mutex::new(None);
+
+/// Notes which profile the command is about, if no flag names that.
+pub fn about(profile: &str) {
+    if let Ok(mut name) = PROFILE.lock() {
+        *name = Some(profile.to_owned());
     }
-    let words = words.iter().skip(1);
-    let words: Vec<String> = words
-        .map(|word| word.to_string_lossy().into_owned())
-        .collect();
-    let command = command(&words)?;
-    if LEFT_OUT.contains(&command) {
+}
+
+/// Begins the entry of a command. Returns `None` if it is not to be logged.
+pub fn begin(line: Line, profile: &str, user: Option<&str>, settings: &Settings) -> Option<Begun> {
+    if settings.get(SETTING) == Some("false") || LEFT_OUT.contains(&line.command.as_str()) {
         return None;
     }
     let user = user.filter(|user| !user.is_empty());
     Some(Begun {
+        line,
         profile: profile.to_owned(),
         user: user.map_or_else(own_user, str::to_owned),
         start: SystemTime::now(),
-        words,
     })
-}
-
-/// Returns the name of the command among the words: the first one that is neither a flag nor the value
-/// of a flag that precedes the command.
-fn command(words: &[String]) -> Option<&str> {
-    let mut words = words.iter();
-    while let Some(word) = words.next() {
-        match word.as_str() {
-            "-p" | "--profile" | "-o" | "--output" | "--user" => {
-                words.next();
-            }
-            flag if flag.starts_with('-') => {}
-            command => return Some(command),
-        }
-    }
-    None
 }
 
 /// Returns the user who runs this process, or who typed sudo.
@@ -128,23 +119,13 @@ fn registered_user() -> Option<String> {
 
 impl Begun {
     /// Returns the entry of the command, which ends now.
-    fn entry(&self) -> Entry {
-        let name = command(&self.words).unwrap_or_default().to_owned();
-        let at = self.words.iter().position(|word| *word == name);
-        let mut rest = self.words.clone();
-        if let Some(at) = at {
-            rest.remove(at);
-        }
-        // What comes after is for another program, and may be a secret.
-        if let Some(at) = rest.iter().position(|word| word == "--") {
-            rest.truncate(at + 1);
-            rest.push("…".to_owned());
-        }
+    fn entry(&self, profile: Option<String>) -> Entry {
+        let cut = |text: &str, most| text.chars().take(most).collect();
         Entry {
-            args: rest.join(" ").chars().take(MAX_ARGUMENTS).collect(),
-            command: name,
-            profile: self.profile.clone(),
-            user: self.user.clone(),
+            args: cut(&self.line.args, MAX_ARGUMENTS),
+            command: self.line.command.clone(),
+            profile: cut(profile.as_ref().unwrap_or(&self.profile), MAX_NAME),
+            user: cut(&self.user, MAX_NAME),
             version: format!("v{}", env!("CARGO_PKG_VERSION")),
             start_time: audit::time(self.start),
             end_time: audit::time(SystemTime::now()),
@@ -153,7 +134,8 @@ impl Begun {
 
     /// Writes the entry, if there is still a directory for it.
     pub fn end(&self, home: &Home) -> Result<(), Failure> {
-        match serde_json::to_string(&self.entry()) {
+        let profile = PROFILE.lock().ok().and_then(|mut name| name.take());
+        match serde_json::to_string(&self.entry(profile)) {
             Ok(line) => audit::add(home, &line),
             // Texts are always JSON.
             Err(_) => Ok(()),
@@ -212,8 +194,9 @@ mod tests {
     use super::*;
 
     fn begun(line: &str, settings: &Settings) -> Option<Begun> {
-        let words: Vec<OsString> = line.split(' ').map(OsString::from).collect();
-        begin(&words, "demo", Some("ann"), settings)
+        let words = line.split(' ').map(std::ffi::OsString::from).collect();
+        let parsed = crate::cli::args::parse(words, settings).unwrap();
+        begin(parsed.line, "demo", Some("ann"), settings)
     }
 
     #[test]
@@ -221,7 +204,7 @@ mod tests {
         let settings = Settings::default();
         let entry = begun("rkube -p demo start --nodes 2", &settings)
             .unwrap()
-            .entry();
+            .entry(None);
         assert_eq!(
             (entry.command.as_str(), entry.args.as_str()),
             ("start", "-p demo --nodes 2")
@@ -247,18 +230,41 @@ mod tests {
         );
         assert_eq!(value["user"], "ann");
         assert!(text(&[entry]).contains("--nodes 2"));
-        let secret = begun("rkube ssh -- echo secret", &settings);
-        assert_eq!(secret.unwrap().entry().args, "-- …");
+        let mut long = begun("rkube ssh -- echo secret", &settings).unwrap();
+        assert_eq!(long.entry(None).args, "-- …");
+        // The command knows better which profile it is about.
+        assert_eq!(long.entry(Some("other".to_owned())).profile, "other");
+        long.user = "x".repeat(5000);
+        assert_eq!(long.entry(None).user.len(), MAX_NAME);
+    }
+
+    #[test]
+    fn names_are_those_of_commands() {
+        let settings = Settings::default();
+        for (line, command, args) in [
+            ("rkube -v 5 stop", "stop", "-v 5"),
+            ("rkube resume", "unpause", ""),
+            ("rkube addon list", "addons", "list"),
+            ("rkube cluster create x", "start", "--profile=x"),
+            ("rkube -p start stop", "stop", "-p start"),
+        ] {
+            let entry = begun(line, &settings).unwrap().entry(None);
+            assert_eq!(
+                (entry.command.as_str(), entry.args.as_str()),
+                (command, args),
+                "{line}"
+            );
+        }
     }
 
     #[test]
     fn what_is_left_out_is_not_logged() {
         let mut settings = Settings::default();
         for line in [
-            "rkube",
             "rkube -o json status",
+            "rkube -v 5 status",
+            "rkube profiles list",
             "rkube --profile x logs --audit",
-            "rkube -h",
         ] {
             assert!(begun(line, &settings).is_none(), "{line}");
         }

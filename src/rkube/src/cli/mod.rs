@@ -23,6 +23,7 @@ mod ip;
 mod k3d;
 mod kind;
 mod kubectl;
+mod line;
 mod load;
 mod logs;
 mod minikube;
@@ -214,7 +215,7 @@ pub fn main() -> ExitCode {
     if let Some(words) = kind::words(&words) {
         return kind::main(words, &settings);
     }
-    let parsed = match args::parse(words.clone(), &settings) {
+    let parsed = match args::parse(words, &settings) {
         Ok(parsed) => parsed,
         Err(e) => return usage(&e),
     };
@@ -243,21 +244,33 @@ pub fn main() -> ExitCode {
         ));
     }
     let entry = (!global.skip_audit)
-        .then(|| audit::begin(&words, &global.profile, global.user.as_deref(), &settings))
+        .then(|| {
+            audit::begin(
+                parsed.line,
+                &global.profile,
+                global.user.as_deref(),
+                &settings,
+            )
+        })
         .flatten();
-    // These commands undo their work on Ctrl-C.
-    let handles_interrupt = match &cli.command {
-        Command::Tunnel | Command::Start(_) | Command::Dashboard(_) | Command::Snapshot(_) => true,
-        Command::Ctl(args) => args.handles_interrupt(),
-        _ => false,
-    };
-    let code = execute(&output, handles_interrupt, run(cli, &output));
+    let code = execute(&output, handles_interrupt(&cli.command), run(cli, &output));
     if let (Some(entry), Ok(home)) = (entry, Home::find())
         && let Err(failure) = entry.end(&home)
     {
         eprintln!("the command was not logged: {}", failure.message);
     }
     code
+}
+
+/// Whether a command undoes its work on Ctrl-C itself.
+fn handles_interrupt(command: &Command) -> bool {
+    match command {
+        Command::Tunnel | Command::Start(_) | Command::Dashboard(_) | Command::Snapshot(_) => true,
+        Command::Apply(_) => true,
+        Command::Node(args) => args.handles_interrupt(),
+        Command::Ctl(args) => args.handles_interrupt(),
+        _ => false,
+    }
 }
 
 /// Runs a command until it ends, or until Ctrl-C unless it handles that itself. Prints its failure.

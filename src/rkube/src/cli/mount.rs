@@ -16,7 +16,7 @@ pub struct Args {
     #[arg(value_name = "MOUNT")]
     mount: Option<HostMount>,
     /// Name of the node [default: all nodes]
-    #[arg(short, long, value_name = "NODE", requires = "mount")]
+    #[arg(short, long, value_name = "NODE", conflicts_with = "kill")]
     node: Option<String>,
     /// Unmount what is at this path of the nodes
     #[arg(long, value_name = "PATH", conflicts_with = "mount")]
@@ -56,6 +56,9 @@ pub async fn run(home: &Home, global: &Global, args: Args, output: &Output) -> R
         ));
         return Ok(());
     }
+    if args.node.is_some() && args.remove.is_none() {
+        return Err(usage_failure("--node is for a folder to mount or --remove"));
+    }
     let rows = rows(&profile);
     let remove: Vec<PathBuf> = match args.remove {
         Some(path) => vec![path],
@@ -74,11 +77,9 @@ pub async fn run(home: &Home, global: &Global, args: Args, output: &Output) -> R
     paths.sort();
     paths.dedup();
     for path in paths {
-        rkube_cluster::unmount(home, name, None, &path, output).await?;
-        output.say(&format!(
-            "{} was taken away from the nodes.",
-            path.display()
-        ));
+        rkube_cluster::unmount(home, name, args.node.as_deref(), &path, output).await?;
+        let place = args.node.as_deref().unwrap_or("the nodes");
+        output.say(&format!("{} was taken away from {place}.", path.display()));
     }
     Ok(())
 }

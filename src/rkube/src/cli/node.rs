@@ -4,7 +4,7 @@ use rkube_cluster::{Home, Kubeconfig, NodeSpec, Profile, default_kubeconfig};
 use rkube_failure::Failure;
 
 use super::output::table;
-use super::{Global, Output};
+use super::{Global, Output, interrupted};
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -16,6 +16,11 @@ impl Args {
     /// Whether the command prints a list of names.
     pub fn lists(&self) -> bool {
         matches!(self.command, Command::List)
+    }
+
+    /// Whether the command undoes its work when it is interrupted.
+    pub fn handles_interrupt(&self) -> bool {
+        matches!(self.command, Command::Add { .. })
     }
 }
 
@@ -97,8 +102,14 @@ pub async fn run(home: &Home, global: &Global, args: Args, output: &Output) -> R
                 memory_bytes: memory,
                 ..NodeSpec::default()
             };
+            let mut interrupt = std::pin::pin!(interrupted());
             for _ in 0..count {
-                let node = rkube_cluster::add_node(home, profile, &spec, output).await?;
+                // A cluster that does not run adds nodes without waiting.
+                if futures::poll!(&mut interrupt).is_ready() {
+                    return Err(Failure::interruption());
+                }
+                let node =
+                    rkube_cluster::add_node(home, profile, &spec, &mut interrupt, output).await?;
                 output.say(&format!("The node '{}' was added.", node.name));
             }
             Ok(())
@@ -167,6 +178,23 @@ async fn list(home: &Home, global: &Global, output: &Output) -> Result<(), Failu
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_adds_nodes_undoes_that_on_interrupts() {
+        for (line, expected) in [
+            ("node add", true),
+            ("apply -f cluster.yaml", true),
+            ("node list", false),
+            ("node delete m02", false),
+        ] {
+            let words = std::iter::once("rkube").chain(line.split(' '));
+            let words = words.map(std::ffi::OsString::from).collect();
+            let settings = crate::cli::settings::Settings::default();
+            let parsed = crate::cli::args::parse(words, &settings).unwrap();
+            let handles = crate::cli::handles_interrupt(&parsed.cli.command);
+            assert_eq!(handles, expected, "{line}");
+        }
+    }
 
     #[test]
     fn sizes_and_cpus() {

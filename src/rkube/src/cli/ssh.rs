@@ -33,6 +33,7 @@ pub async fn run(home: &Home, global: &Global, args: Args) -> Result<ExitCode, F
     if !std::env::args_os().any(|word| word == "--") {
         target.take_flags(home, &mut command);
     }
+    super::audit::about(&target.profile);
     let profile = Profile::load(home, &target.profile)?;
     let node = profile.node(target.node.as_deref())?;
     let session = rkube_cluster::ssh(home, &profile, node).await?;

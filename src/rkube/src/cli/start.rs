@@ -239,6 +239,9 @@ pub(super) fn plan(
     let kernel = args.kernel.take().map(absolute).transpose()?;
     let modules = args.modules.take().map(absolute).transpose()?;
     let name = file.name.filter(|_| !global.profile_given);
+    if let Some(name) = &name {
+        super::audit::about(name);
+    }
     let named = args.driver.take().and_then(|name| driver(name, output));
     args.keep_context |= file.keep_context;
     Ok(Plan {

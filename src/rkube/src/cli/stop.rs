@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+#[cfg(unix)]
+use rkube_cluster::Fate;
 use rkube_cluster::Home;
 use rkube_failure::Failure;
 
@@ -106,11 +108,13 @@ async fn schedule(
     std::os::unix::process::CommandExt::process_group(&mut command, 0);
     let mut child = command.spawn().map_err(|e| failed(e.to_string()))?;
     let deadline = std::time::Instant::now() + BEGIN_TIMEOUT;
-    let left = loop {
-        if let Some(left) = rkube_cluster::time_to_stop(home, name) {
-            break left;
-        }
+    let fate = loop {
         let ended = child.try_wait().map_err(|e| failed(e.to_string()))?;
+        // Read after the child's state: it ends after what it does to the schedule.
+        let fate = rkube_cluster::fate(home, name, &id)?;
+        if let Some(fate) = begun(fate, ended.map(|status| status.success())) {
+            break fate;
+        }
         if let Some(status) = ended {
             return Err(failed(format!("it ended with {status}")));
         }
@@ -119,11 +123,28 @@ async fn schedule(
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     };
-    output.say(&format!(
-        "The cluster '{name}' will be stopped in {left}. Cancel that with: {}",
-        rkube_failure::command("stop --cancel-scheduled", name)
-    ));
+    output.say(&match fate {
+        Fate::Waits(left) => format!(
+            "The cluster '{name}' will be stopped in {left}. Cancel that with: {}",
+            rkube_failure::command("stop --cancel-scheduled", name)
+        ),
+        _ => format!(
+            "The scheduled stop of the cluster '{name}' has begun, unless another command took its place."
+        ),
+    });
     Ok(())
+}
+
+/// Returns what has become of a schedule once its process has begun, or has already ended
+/// (`succeeded`).
+#[cfg(unix)]
+fn begun(fate: Fate, succeeded: Option<bool>) -> Option<Fate> {
+    match (fate, succeeded) {
+        (_, Some(false)) => None,
+        (_, Some(true)) => Some(Fate::Gone),
+        (Fate::Pending, None) => None,
+        (fate, None) => Some(fate),
+    }
 }
 
 /// Is refused, as by minikube.
@@ -138,4 +159,25 @@ async fn schedule(
         "--schedule is not supported on this system",
         format!("stop it now with: {}", rkube_failure::command("stop", name)),
     ))
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_short_time_is_not_a_failure() {
+        let waits = || Fate::Waits("1s".to_owned());
+        for (fate, succeeded, expected) in [
+            (Fate::Pending, None, None),
+            (waits(), None, Some(waits())),
+            // The stop has begun before anybody looked, or is over.
+            (Fate::Gone, None, Some(Fate::Gone)),
+            (Fate::Gone, Some(true), Some(Fate::Gone)),
+            (Fate::Pending, Some(false), None),
+            (Fate::Gone, Some(false), None),
+        ] {
+            assert_eq!(begun(fate, succeeded), expected);
+        }
+    }
 }

@@ -2,10 +2,14 @@ use std::ffi::OsString;
 
 use super::*;
 
+fn parser() -> clap::Command {
+    crate::cli::args::parser(&crate::cli::settings::Settings::default())
+}
+
 fn translated(line: &str) -> Result<String, Failure> {
     let words = format!("rkube {line}");
     let words = words.split(' ').map(OsString::from).collect();
-    let (words, _) = translate(words)?;
+    let (words, _) = translate(words, &parser())?;
     let texts: Vec<&str> = words
         .iter()
         .skip(1)
@@ -32,6 +36,12 @@ fn commands_become_those_of_rkube() {
         ),
         ("cluster delete demo", "delete --profile=demo"),
         ("cluster delete -a", "delete --all"),
+        ("cluster delete --all -o json", "delete --all --output=json"),
+        (
+            "-v 5 --output json cluster list --no-headers",
+            "-v 5 --output json profile list",
+        ),
+        ("-p demo --user ann node ls", "-p demo --user ann node list"),
         ("cluster rm --all=false demo", "delete --profile=demo"),
         (
             "cluster start demo --wait",
@@ -66,7 +76,7 @@ fn commands_become_those_of_rkube() {
         assert_eq!(translated(line).unwrap(), expected, "{line}");
     }
     let words = ["rkube", "node", "create", "more"].map(OsString::from);
-    let (_, note) = translate(words.to_vec()).unwrap();
+    let (_, note) = translate(words.to_vec(), &parser()).unwrap();
     assert!(note.unwrap().contains("'more' has no effect"));
     for line in [
         "cluster edit demo --port-add 1:2@loadbalancer",

@@ -4,6 +4,7 @@ use std::ffi::OsString;
 
 use rkube_failure::Failure;
 
+use crate::cli::line::place_of_command;
 use crate::cli::minikube::unsupported;
 
 /// Flags of a command of k3d's that take a value, and what they are here.
@@ -84,18 +85,19 @@ const NODE: Values = &[
 /// The words of a command, and what to say about words that have no meaning here.
 pub type Translated = (Vec<OsString>, Option<String>);
 
-/// Returns rkube's words for a command of k3d's, and other words as they are.
+/// Returns rkube's words for a command of k3d's, and other words as they are. `parser` tells which flags
+/// before the command have values.
 ///
 /// # Errors
 /// Fails with advice at a command that rkube does not have.
-pub fn translate(words: Vec<OsString>) -> Result<Translated, Failure> {
+pub fn translate(words: Vec<OsString>, parser: &clap::Command) -> Result<Translated, Failure> {
     let texts: Option<Vec<&str>> = words.iter().skip(1).map(|word| word.to_str()).collect();
     // The parser reads what is no text.
     let Some(texts) = texts else {
         return Ok((words, None));
     };
     // Flags of every command may precede it.
-    let at = texts.iter().position(|word| !word.starts_with('-'));
+    let at = place_of_command(parser, &texts);
     let (before, rest) = texts.split_at(at.unwrap_or(texts.len()));
     let mut note = None;
     let found = match rest {
@@ -262,7 +264,11 @@ fn cluster(verb: &str, rest: &[&str]) -> Result<Option<Vec<String>>, Failure> {
         ));
     }
     Ok(Some(match all {
-        true => words_of(&[command, "--all"]),
+        true => {
+            let mut all = words_of(&[command, "--all"]);
+            all.extend(words.flags);
+            all
+        }
         false => words.about(&[command]),
     }))
 }
