@@ -90,11 +90,17 @@ async fn a_strangers_certificate_does_not_fail_the_connection() {
             text.contains("system:serviceaccount:default:robot")
         );
     }
+    wait_until_noted(&t).await;
+    // The server's cache ends with it: whoever reads afterwards waits for ever.
     stop.cancel();
     serving.await.unwrap().unwrap();
+}
+
+/// Waits until the secret tells that its token was used today.
+async fn wait_until_noted(t: &TestServer) {
     let path = "/api/v1/namespaces/default/secrets/robot-token";
     let today = jiff::Timestamp::now().strftime("%Y-%m-%d").to_string();
-    for _ in 0..500 {
+    for _ in 0..1000 {
         let (_, secret) = t.get(path).await;
         let label = &secret["metadata"]["labels"]["kubernetes.io/legacy-token-last-used"];
         if label.as_str().is_some_and(|day| day >= today.as_str()) {
