@@ -17,6 +17,7 @@ mod limits;
 mod message;
 mod rank;
 pub(crate) mod signals;
+mod status;
 pub(crate) mod thresholds;
 mod usage;
 
@@ -99,6 +100,9 @@ impl Evictor {
             info!("enough {} was reclaimed", resource.as_str());
             return Ok(Vec::new());
         }
+        if resource.is_on_disk() && self.pods.all().iter().any(status::is_freeing_space) {
+            return Ok(Vec::new());
+        }
         self.evict_one(threshold, &observations).await
     }
 
@@ -124,10 +128,7 @@ impl Evictor {
     /// Returns the pods that may be evicted.
     fn active(&self) -> Vec<Snapshot> {
         let mut all = self.pods.all();
-        all.retain(|snapshot| {
-            let pod = &snapshot.pod;
-            !pod.deleting() && !matches!(pod.api_phase(), "Succeeded" | "Failed")
-        });
+        all.retain(status::may_be_evicted);
         all
     }
 
@@ -239,19 +240,15 @@ impl Evictor {
         self.pods.evict(pod.uid(), eviction);
     }
 
-    /// Waits until pods have stopped, but not for ever.
+    /// Waits until the space of pods is free, but not for ever.
     async fn wait_for(&self, uids: &[String]) {
-        let stopped = |snapshot: &Snapshot| {
-            !uids.iter().any(|uid| uid == snapshot.pod.uid())
-                || matches!(snapshot.pod.api_phase(), "Succeeded" | "Failed")
-        };
         let poll = async {
-            while !self.pods.all().iter().all(stopped) {
+            while !status::are_cleaned_up(&self.pods.all(), uids) {
                 tokio::time::sleep(CLEANUP_POLL).await;
             }
         };
         if tokio::time::timeout(CLEANUP_TIMEOUT, poll).await.is_err() {
-            warn!("evicted pods have not stopped within {CLEANUP_TIMEOUT:?}");
+            warn!("evicted pods are not cleaned up within {CLEANUP_TIMEOUT:?}");
         }
     }
 }

@@ -52,6 +52,7 @@ pub(crate) fn start(
         pod: pod.clone(),
         instances: Arc::default(),
         sandbox: None,
+        cleaned: false,
     });
     let channels = Channels {
         sender: sender.clone(),

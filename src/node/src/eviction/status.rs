@@ -1,0 +1,62 @@
+//! What the state of pods means for evictions.
+
+use crate::kinds::*;
+use crate::pods::table::Snapshot;
+
+/// Returns whether a pod has ended.
+fn is_over(snapshot: &Snapshot) -> bool {
+    matches!(snapshot.pod.api_phase(), "Succeeded" | "Failed")
+}
+
+/// Returns whether a pod may be evicted.
+pub(super) fn may_be_evicted(snapshot: &Snapshot) -> bool {
+    !snapshot.pod.deleting() && !is_over(snapshot)
+}
+
+/// Returns whether a pod has failed and its space is not free yet.
+pub(super) fn is_freeing_space(snapshot: &Snapshot) -> bool {
+    snapshot.pod.api_phase() == "Failed" && !snapshot.cleaned
+}
+
+/// Returns whether the space of the pods with these UIDs is free: the pods are cleaned up or gone.
+pub(super) fn are_cleaned_up(all: &[Snapshot], uids: &[String]) -> bool {
+    all.iter()
+        .filter(|snapshot| uids.iter().any(|uid| uid == snapshot.pod.uid()))
+        .all(|snapshot| snapshot.cleaned)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+    use std::sync::Arc;
+
+    fn snapshot(uid: &str, phase: &str, cleaned: bool) -> Snapshot {
+        let pod = json!({"metadata": {"uid": uid}, "status": {"phase": phase}});
+        Snapshot {
+            pod: Arc::new(serde_json::from_value(pod).unwrap()),
+            instances: Arc::default(),
+            sandbox: None,
+            cleaned,
+        }
+    }
+
+    #[test]
+    fn a_failed_pod_holds_space_until_it_is_cleaned_up() {
+        let uids = ["a".to_owned()];
+        for (phase, cleaned, frees, free) in [
+            ("Running", false, false, false),
+            ("Failed", false, true, false),
+            ("Failed", true, false, true),
+        ] {
+            let all = [
+                snapshot("b", "Running", false),
+                snapshot("a", phase, cleaned),
+            ];
+            assert_eq!(are_cleaned_up(&all, &uids), free, "{phase} {cleaned}");
+            assert_eq!(all.iter().any(is_freeing_space), frees, "{phase} {cleaned}");
+        }
+        let others = [snapshot("b", "Running", false)];
+        assert!(are_cleaned_up(&others, &uids), "gone");
+    }
+}
