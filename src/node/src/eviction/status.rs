@@ -8,9 +8,10 @@ fn is_over(snapshot: &Snapshot) -> bool {
     matches!(snapshot.pod.api_phase(), "Succeeded" | "Failed")
 }
 
-/// Returns whether a pod may be evicted.
+/// Returns whether a pod may be evicted. One that is being deleted may: its grace period may be
+/// long, and others would have to go instead.
 pub(super) fn may_be_evicted(snapshot: &Snapshot) -> bool {
-    !snapshot.pod.deleting() && !is_over(snapshot)
+    !snapshot.evicting && !is_over(snapshot)
 }
 
 /// Returns whether a pod has failed and its space is not free yet.
@@ -37,7 +38,21 @@ mod tests {
             pod: Arc::new(serde_json::from_value(pod).unwrap()),
             instances: Arc::default(),
             sandbox: None,
+            evicting: false,
             cleaned,
+        }
+    }
+
+    #[test]
+    fn terminating_pods_may_be_evicted_once() {
+        let mut pod = snapshot("a", "Running", false);
+        let metadata = &mut Arc::make_mut(&mut pod.pod).metadata;
+        metadata.deletion_timestamp = Some(Time(jiff::Timestamp::UNIX_EPOCH));
+        assert!(may_be_evicted(&pod));
+        pod.evicting = true;
+        assert!(!may_be_evicted(&pod));
+        for phase in ["Succeeded", "Failed"] {
+            assert!(!may_be_evicted(&snapshot("a", phase, false)));
         }
     }
 

@@ -58,6 +58,7 @@ impl Worker {
             pod: Arc::new(shown),
             instances: Arc::new(self.instances.clone()),
             sandbox: self.sandbox.as_ref().map(|s| s.id.clone()),
+            evicting: self.eviction.is_some(),
             cleaned: self.stage == Stage::Over,
         });
         if self.in_flight.publish || self.removed {
