@@ -106,10 +106,10 @@ impl ImageCollector {
         }
     }
 
-    /// Removes all unused images.
-    pub(crate) async fn remove_unused(&self) {
+    /// Removes all unused images; returns the number of bytes freed.
+    pub(crate) async fn remove_unused(&self) -> u64 {
         let candidates = self.look(Some(Instant::now()));
-        self.free(candidates, u64::MAX).await;
+        self.free(candidates, u64::MAX).await
     }
 
     /// Removes images until `bytes` are freed; returns the number of bytes freed.

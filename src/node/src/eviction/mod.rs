@@ -160,16 +160,19 @@ impl Evictor {
     /// Removes what the node can spare of a disk; returns whether that was not enough, and pods
     /// have to go.
     ///
-    /// Pods that failed are still freeing space.
+    /// What was removed shows at the next observation, and pods that failed are still freeing
+    /// space.
     async fn reclaim(&self, threshold: &Threshold, tracker: &Tracker) -> bool {
         let signal = threshold.signal;
         self.record_attempt(signal);
         crate::gc::collect_sandboxes(&self.runtime, &self.pods).await;
         let of_pods = matches!(signal, Signal::NodeFsAvailable | Signal::NodeFsInodesFree);
-        if !(of_pods && signals::images_are_apart()) {
-            self.images.remove_unused().await;
-        }
-        if tracker.relieved(&self.observe()) {
+        let freed = if of_pods && signals::images_are_apart() {
+            0
+        } else {
+            self.images.remove_unused().await
+        };
+        if freed > 0 || tracker.relieved(&self.observe()) {
             info!("{} was reclaimed", signal.resource().as_str());
             return false;
         }
@@ -278,6 +281,9 @@ impl Evictor {
         }
         let active = self.active_uids();
         candidates.retain(|candidate| active.contains(candidate.pod.uid()));
+        // Nodes may share the disk. Only the one with a pod that fills it can relieve it.
+        let shortage = thresholds::shortage(threshold, &observations);
+        candidates.retain(|c| rank::matters(c, threshold.signal.resource(), shortage));
         self.evict_one(threshold, &observations, candidates)
     }
 
