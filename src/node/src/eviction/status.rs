@@ -1,6 +1,7 @@
 //! What the state of pods means for evictions.
 
 use crate::kinds::*;
+use crate::pods::instance::Instance;
 use crate::pods::table::Snapshot;
 
 /// Returns whether a pod has ended.
@@ -14,9 +15,11 @@ pub(super) fn may_be_evicted(snapshot: &Snapshot) -> bool {
     !snapshot.evicting && !is_over(snapshot)
 }
 
-/// Returns whether a pod has failed and its space is not free yet.
+/// Returns whether a pod has failed and its space is about to be freed. While a container runs, as a
+/// sidecar with a long grace period, that may take any time.
 pub(super) fn is_freeing_space(snapshot: &Snapshot) -> bool {
-    snapshot.pod.api_phase() == "Failed" && !snapshot.cleaned
+    let mut instances = snapshot.instances.values().flatten();
+    snapshot.pod.api_phase() == "Failed" && !snapshot.cleaned && !instances.any(Instance::running)
 }
 
 /// Returns whether the space of the pods with these UIDs is free: the pods are cleaned up or gone.
@@ -29,6 +32,8 @@ pub(super) fn are_cleaned_up(all: &[Snapshot], uids: &[String]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::pods::instance::testing::instance;
+    use rkube_runtime::ContainerState;
     use serde_json::json;
     use std::sync::Arc;
 
@@ -71,6 +76,10 @@ mod tests {
             assert_eq!(are_cleaned_up(&all, &uids), free, "{phase} {cleaned}");
             assert_eq!(all.iter().any(is_freeing_space), frees, "{phase} {cleaned}");
         }
+        let mut stopping = snapshot("a", "Failed", false);
+        let sidecar = instance("sidecar", "s", ContainerState::Running, 0);
+        stopping.instances = Arc::new([("sidecar".to_owned(), vec![sidecar])].into());
+        assert!(!is_freeing_space(&stopping), "nobody knows for how long");
         let others = [snapshot("b", "Running", false)];
         assert!(are_cleaned_up(&others, &uids), "gone");
     }
