@@ -14,12 +14,16 @@ const KEPT: Duration = Duration::from_secs(60);
 /// A directory is walked again after this multiple of the time that its last walk took, so that
 /// large trees cost at most one percent of a processor.
 const REST: u32 = 100;
+/// How long a directory is walked at most. What was seen until then counts.
+const LIMIT: Duration = Duration::from_secs(10);
 
 /// Returns the space and inodes that a directory uses on its own file system.
 ///
 /// Follows no symbolic links, counts files with several links once, and skips what cannot be read:
-/// the directory's owner may change it meanwhile. Blocks the thread.
-pub(crate) fn usage(path: &Path) -> FsUsage {
+/// the directory's owner may change it meanwhile. Returns what it has seen when `limit` is over.
+/// Blocks the thread.
+fn usage(path: &Path, limit: Duration) -> FsUsage {
+    let start = Instant::now();
     let mut usage = FsUsage::default();
     let Ok(root) = fs::symlink_metadata(path) else {
         return usage;
@@ -39,8 +43,11 @@ pub(crate) fn usage(path: &Path) -> FsUsage {
     if count(&root) {
         pending.push(path.to_owned());
     }
-    while let Some(dir) = pending.pop() {
+    'walk: while let Some(dir) = pending.pop() {
         for entry in fs::read_dir(&dir).into_iter().flatten().flatten() {
+            if start.elapsed() >= limit {
+                break 'walk;
+            }
             if entry.metadata().is_ok_and(|metadata| count(&metadata)) {
                 pending.push(entry.path());
             }
@@ -85,7 +92,7 @@ impl Sizes {
             return known.usage;
         }
         let at = Instant::now();
-        let usage = usage(path);
+        let usage = usage(path, LIMIT);
         let measurement = Measurement {
             at,
             took: at.elapsed(),
@@ -138,11 +145,20 @@ mod tests {
         fs::write(root.join("deep/er/file"), vec![1; 100_000]).unwrap();
         fs::hard_link(root.join("deep/er/file"), root.join("again")).unwrap();
         std::os::unix::fs::symlink(other.path(), root.join("away")).unwrap();
-        let used = usage(&root);
+        let used = usage(&root, LIMIT);
         assert_eq!(used.used_inodes, 5, "{used:?}");
         assert!((100_000..500_000).contains(&used.used_bytes), "{used:?}");
         // A link in the directory's place is not followed either.
-        assert_eq!(usage(&root.join("away")).used_inodes, 1);
-        assert_eq!(usage(&root.join("nowhere")), FsUsage::default());
+        assert_eq!(usage(&root.join("away"), LIMIT).used_inodes, 1);
+        let nowhere = usage(&root.join("nowhere"), LIMIT);
+        assert_eq!(nowhere, FsUsage::default());
+    }
+
+    #[test]
+    fn what_was_seen_within_the_limit_counts() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("file"), "").unwrap();
+        assert_eq!(usage(dir.path(), LIMIT).used_inodes, 2);
+        assert_eq!(usage(dir.path(), Duration::ZERO).used_inodes, 1);
     }
 }

@@ -106,23 +106,28 @@ impl ImageCollector {
         }
     }
 
-    /// Removes all unused images.
-    pub(crate) async fn remove_unused(&self) {
+    /// Removes all unused images; returns the number of bytes freed.
+    pub(crate) async fn remove_unused(&self) -> u64 {
         let candidates = self.look(Some(Instant::now()));
-        self.free(candidates, u64::MAX).await;
+        self.free(candidates, u64::MAX).await
     }
 
     /// Removes images until `bytes` are freed; returns the number of bytes freed.
     ///
-    /// That is an estimate: images have layers in common, and nodes share them.
+    /// That is an estimate: images have layers in common, and nodes share them. Removes nothing
+    /// while an image is pulled or pushed, which may take long: the next collection does.
     async fn free(&self, candidates: Vec<ImageStatus>, bytes: u64) -> u64 {
         let mut freed: u64 = 0;
         for image in candidates {
             if freed >= bytes {
                 break;
             }
-            match self.runtime.remove_image(&image.id).await {
-                Ok(()) => {
+            match self.runtime.remove_image_unless_busy(&image.id).await {
+                Ok(false) => {
+                    debug!("no image is removed while others are pulled or pushed");
+                    break;
+                }
+                Ok(true) => {
                     info!(image = %image.id, bytes = image.size, "removed an unused image");
                     freed = freed.saturating_add(image.size);
                     self.known.lock().remove(&image.id);

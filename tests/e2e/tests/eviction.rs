@@ -79,5 +79,5 @@ fn pods_that_fill_the_disk_are_evicted() {
         cluster.wait_for(&events, |out| out.trim_end() == message.trim_end());
     }
     let phase = ["get", "pod", "modest", "-o", "jsonpath={.status.phase}"];
-    assert_eq!(cluster.kubectl(&phase).ok(), "Running");
+    cluster.wait_for(&phase, |out| out == "Running");
 }

@@ -43,15 +43,26 @@ pub(super) fn rank(candidates: &mut [Candidate], resource: Resource) {
     });
 }
 
+/// Returns whether the eviction of a pod relieves a shortage noticeably: the pod uses at least one
+/// percent of it, or nobody knows what it uses.
+pub(super) fn matters(candidate: &Candidate, resource: Resource, shortage: u64) -> bool {
+    used(candidate, resource).is_none_or(|used| used > 0 && used >= shortage / 100)
+}
+
+/// Returns what a pod uses.
+fn used(candidate: &Candidate, resource: Resource) -> Option<u64> {
+    let usage = candidate.usage.as_ref()?;
+    match resource {
+        Resource::Memory => usage.memory,
+        Resource::EphemeralStorage => Some(usage.disk().used_bytes),
+        Resource::Inodes => Some(usage.disk().used_inodes),
+        Resource::Pids => usage.processes,
+    }
+}
+
 /// Returns what a pod uses beyond its requests.
 fn excess(candidate: &Candidate, resource: Resource) -> Option<i64> {
-    let usage = candidate.usage.as_ref()?;
-    let used = match resource {
-        Resource::Memory => usage.memory?,
-        Resource::EphemeralStorage => usage.disk().used_bytes,
-        Resource::Inodes => usage.disk().used_inodes,
-        Resource::Pids => usage.processes?,
-    };
+    let used = used(candidate, resource)?;
     let requests = pod_requests(candidate.pod.spec());
     let requested = requests.get(resource.as_str()).map_or(0, |q| q.value());
     Some(signed(used).saturating_sub(requested))
@@ -103,6 +114,25 @@ mod tests {
         rank(&mut candidates, resource);
         let names = candidates.iter().map(|c| c.pod.name().to_owned());
         names.collect()
+    }
+
+    #[test]
+    fn pods_that_use_next_to_nothing_do_not_matter() {
+        let mut pod = candidate("a", 0, Resource::EphemeralStorage, 0);
+        let storage = Resource::EphemeralStorage;
+        assert!(!matters(&pod, storage, 0), "it uses nothing");
+        pod.usage = Some(using([MIB, 0, 0], [5, 0, 0]));
+        for (resource, shortage, expected) in [
+            (storage, 99 * MIB, true),
+            (storage, 100 * MIB, true),
+            (storage, 101 * MIB, false),
+            (Resource::Inodes, 500, true),
+            (Resource::Inodes, 600, false),
+        ] {
+            assert_eq!(matters(&pod, resource, shortage), expected, "{shortage}");
+        }
+        pod.usage = None;
+        assert!(matters(&pod, storage, u64::MAX), "not known");
     }
 
     /// Priority, request and usage in MiB.

@@ -40,6 +40,11 @@ impl Resource {
             Self::Pids => "pids",
         }
     }
+
+    /// Returns whether the resource is that of a file system.
+    pub(crate) fn is_on_disk(self) -> bool {
+        matches!(self, Self::EphemeralStorage | Self::Inodes)
+    }
 }
 
 impl Signal {
@@ -70,7 +75,7 @@ impl Signal {
         let resource = self.resource();
         Pressure {
             memory: resource == Resource::Memory,
-            disk: matches!(resource, Resource::EphemeralStorage | Resource::Inodes),
+            disk: resource.is_on_disk(),
             pid: resource == Resource::Pids,
         }
     }

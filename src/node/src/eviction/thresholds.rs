@@ -109,6 +109,14 @@ pub(super) fn met(
     met
 }
 
+/// Returns how much less is available than the threshold wants.
+pub(super) fn shortage(threshold: &Threshold, observations: &Observations) -> u64 {
+    observations.get(&threshold.signal).map_or(0, |observed| {
+        let wanted = threshold.value.of(observed.capacity);
+        wanted.saturating_sub(observed.available)
+    })
+}
+
 /// Returns the amounts of a threshold that is met, for messages.
 pub(super) fn amounts(
     threshold: &Threshold,

@@ -32,6 +32,11 @@ pub(crate) struct Snapshot {
     pub instances: Arc<Instances>,
     /// ID of the pod's current sandbox.
     pub sandbox: Option<String>,
+    /// Whether the node evicts the pod.
+    pub evicting: bool,
+    /// Whether nothing of the pod runs any more and its volumes are removed; those of an evicted
+    /// pod and its containers.
+    pub cleaned: bool,
 }
 
 /// Sends an event to a worker; returns whether the worker is still running.
@@ -161,6 +166,8 @@ mod tests {
             pod: pod.clone(),
             instances: Arc::default(),
             sandbox: None,
+            evicting: false,
+            cleaned: false,
         });
         let mut others = None;
         table.update(pod.clone(), |all| {
@@ -201,6 +208,8 @@ mod tests {
             pod: a.clone(),
             instances: Arc::default(),
             sandbox: None,
+            evicting: false,
+            cleaned: false,
         });
         table.update(a.clone(), |_| WorkerHandle {
             send: Box::new(|_| false),

@@ -4,7 +4,7 @@
 //! The kernel therefore opens it beneath the volume's root (openat2(2)). The open file is then
 //! bind-mounted to a path that containers cannot reach, and only that path is given to the runtime.
 
-use std::ffi::CString;
+use std::ffi::{CStr, CString, OsStr};
 use std::fs::Permissions;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
@@ -41,13 +41,40 @@ pub(crate) fn open_beneath(root: &OwnedFd, path: &Path, flags: i32) -> io::Resul
     Ok(unsafe { OwnedFd::from_raw_fd(i32::try_from(fd).map_err(io::Error::other)?) })
 }
 
+/// Makes a directory and opens it with `O_PATH`; returns `None` if the name exists.
+fn make_dir(parent: &OwnedFd, name: &OsStr, mode: u32) -> io::Result<Option<OwnedFd>> {
+    let name = CString::new(name.as_bytes())?;
+    // SAFETY: the descriptor and string outlive the call.
+    if unsafe { libc::mkdirat(parent.as_raw_fd(), name.as_ptr(), mode) } < 0 {
+        let e = io::Error::last_os_error();
+        return match e.kind() {
+            io::ErrorKind::AlreadyExists => Ok(None),
+            _ => Err(e),
+        };
+    }
+    open_made(parent, &name).map(Some)
+}
+
+/// Opens a directory that was just made. A container may have put a symbolic link in its place,
+/// which is refused: the caller changes the directory's mode.
+fn open_made(parent: &OwnedFd, name: &CStr) -> io::Result<OwnedFd> {
+    let flags = libc::O_PATH | libc::O_NOFOLLOW | libc::O_DIRECTORY | libc::O_CLOEXEC;
+    // SAFETY: the descriptor and string outlive the call.
+    let fd = unsafe { libc::openat(parent.as_raw_fd(), name.as_ptr(), flags) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel has just returned this descriptor, and nothing else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
 /// Opens the sub-path with `O_PATH`; creates missing directories.
 ///
 /// They get the permission bits of the volume's root, as upstream, so that whoever may write to the
 /// volume may write to them.
 fn open_part(root: &Path, sub: &str) -> io::Result<OwnedFd> {
     let sub = Path::new(sub);
-    let parts: Vec<&std::ffi::OsStr> = sub
+    let parts: Vec<&OsStr> = sub
         .components()
         .filter(|c| !matches!(c, Component::CurDir))
         .map(|c| match c {
@@ -80,17 +107,12 @@ fn open_part(root: &Path, sub: &str) -> io::Result<OwnedFd> {
                 fd
             }
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
-                let name = CString::new(part.as_bytes())?;
-                // SAFETY: the descriptor and string outlive the call.
-                let made = unsafe { libc::mkdirat(parent.as_raw_fd(), name.as_ptr(), mode) };
-                is_new = made == 0;
-                if made < 0 {
-                    let e = io::Error::last_os_error();
-                    if e.kind() != io::ErrorKind::AlreadyExists {
-                        return Err(e);
-                    }
+                let made = make_dir(&parent, part, mode)?;
+                is_new = made.is_some();
+                match made {
+                    Some(fd) => fd,
+                    None => open_beneath(&root, &at, libc::O_PATH)?,
                 }
-                open_beneath(&root, &at, libc::O_PATH)?
             }
             Err(e) => return Err(e),
         };
@@ -165,6 +187,18 @@ mod tests {
         assert!(open_part(&root, "inside").is_ok());
         assert!(open_part(&root, "new/deep").is_ok());
         assert!(root.join("new/deep").is_dir());
+    }
+
+    #[test]
+    fn a_link_in_place_of_a_new_directory_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("private")).unwrap();
+        std::os::unix::fs::symlink("private", dir.path().join("link")).unwrap();
+        let parent = OwnedFd::from(std::fs::File::open(dir.path()).unwrap());
+        assert!(open_made(&parent, c"private").is_ok());
+        assert!(open_made(&parent, c"link").is_err());
+        let known = make_dir(&parent, OsStr::new("link"), 0o755).unwrap();
+        assert!(known.is_none(), "it is not new");
     }
 
     #[test]

@@ -78,9 +78,30 @@ impl Runtime {
 
     /// Removes the image with all its names, and deletes content that no other image or node uses.
     /// Succeeds if the image is unknown. Fails with [`ImageError::InUse`] if a container uses it.
+    ///
+    /// Waits until no image is pulled, loaded or pushed.
     pub async fn remove_image(&self, image: &str) -> Result<(), ImageError> {
-        let Some(record) = self.inner.store.find(image) else {
+        let Some(id) = self.unused(image)? else {
             return Ok(());
+        };
+        let store = self.inner.store.clone();
+        blocking(move || store.remove(&id).map(drop)).await
+    }
+
+    /// Removes an image as [`Self::remove_image`], but does nothing while an image is pulled, loaded
+    /// or pushed. Returns whether it was done.
+    pub async fn remove_image_unless_busy(&self, image: &str) -> Result<bool, ImageError> {
+        let Some(id) = self.unused(image)? else {
+            return Ok(true);
+        };
+        let store = self.inner.store.clone();
+        blocking(move || store.remove_unless_busy(&id)).await
+    }
+
+    /// Returns the ID of an image; `None` if it is unknown. Fails if a container uses it.
+    fn unused(&self, image: &str) -> Result<Option<String>, ImageError> {
+        let Some(record) = self.inner.store.find(image) else {
+            return Ok(None);
         };
         let id = record.config.to_string();
         let layers: Vec<PathBuf> = record
@@ -98,8 +119,7 @@ impl Runtime {
                 container,
             });
         }
-        let store = self.inner.store.clone();
-        blocking(move || store.remove(&id).map(drop)).await
+        Ok(Some(id))
     }
 
     /// Removes one name of an image, and the image with its last name.

@@ -1,6 +1,6 @@
 //! Advisory locks on files, which processes of several nodes may contend for.
 
-use std::fs::File;
+use std::fs::{File, TryLockError};
 use std::io;
 use std::path::Path;
 
@@ -19,12 +19,30 @@ impl FileLock {
         Self::take(path, File::lock_shared)
     }
 
-    fn take(path: &Path, lock: impl Fn(&File) -> io::Result<()>) -> io::Result<Self> {
-        let file = File::options()
+    /// Takes the lock that excludes all others, unless somebody has one. Creates the file if it does
+    /// not exist.
+    pub fn try_exclusive(path: &Path) -> io::Result<Option<Self>> {
+        let file = Self::open(path)?;
+        loop {
+            match file.try_lock() {
+                Ok(()) => return Ok(Some(Self(file))),
+                Err(TryLockError::WouldBlock) => return Ok(None),
+                Err(TryLockError::Error(e)) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(TryLockError::Error(e)) => return Err(e),
+            }
+        }
+    }
+
+    fn open(path: &Path) -> io::Result<File> {
+        File::options()
             .create(true)
             .truncate(false)
             .write(true)
-            .open(path)?;
+            .open(path)
+    }
+
+    fn take(path: &Path, lock: impl Fn(&File) -> io::Result<()>) -> io::Result<Self> {
+        let file = Self::open(path)?;
         loop {
             match lock(&file) {
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}

@@ -16,7 +16,7 @@
 //!
 //! In particular, the index is unlocked before unused content is deleted.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
@@ -177,7 +177,7 @@ impl Store {
     /// Takes a shared lock that prevents the deletion of unused content. It must be held from the
     /// first check for content until the index refers to it.
     pub fn hold(&self) -> Result<FileLock, ImageError> {
-        FileLock::shared(&self.shared.join("locks/collect"))
+        FileLock::shared(&self.collect_lock())
             .image_context(|| "cannot lock the image store".into())
     }
 
@@ -430,74 +430,26 @@ impl Store {
         self.collect()
     }
 
-    /// Removes an image and deletes unused content. Returns whether the image existed.
+    /// Removes an image and deletes unused content. Returns whether the image existed. Waits until
+    /// no pull or load is in progress, see [`Self::remove_unless_busy`].
     pub fn remove(&self, image: &str) -> Result<bool, ImageError> {
-        let lock = self.lock_index()?;
+        let existed = self.forget(image)?;
+        if existed {
+            self.collect()?;
+        }
+        Ok(existed)
+    }
+
+    /// Removes an image from the index. Returns whether it was there.
+    fn forget(&self, image: &str) -> Result<bool, ImageError> {
+        let _lock = self.lock_index()?;
         let mut records = self.index().records.clone();
         let Some(id) = find_in(&records, image) else {
             return Ok(false);
         };
         records.remove(&id);
         self.save(records)?;
-        drop(lock);
-        self.collect()?;
         Ok(true)
-    }
-
-    /// Deletes content that no node refers to. Waits until no pull or load is in progress, so the
-    /// caller must not hold a lock of the index: the end of a pull waits for it.
-    fn collect(&self) -> Result<(), ImageError> {
-        let _lock = FileLock::exclusive(&self.shared.join("locks/collect"))
-            .image_context(|| "cannot lock the image store".into())?;
-        let mut used: HashSet<String> = HashSet::new();
-        for path in paths_in(&self.shared.join("nodes"))? {
-            match fs::read_to_string(&path) {
-                Ok(text) => used.extend(text.lines().map(str::to_string)),
-                // Another removal has replaced a list: this was the new one under the name that it
-                // had while it was written. Nobody adds references meanwhile.
-                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-                Err(e) => {
-                    return Err(e).image_context(|| format!("cannot read {}", path.display()));
-                }
-            }
-        }
-        // No pull or load is in progress, so partial content is abandoned.
-        for path in paths_in(&self.ingest_dir())? {
-            let name = name_of(&path);
-            if name.starts_with("blob-") {
-                let _ = fs::remove_file(&path);
-                let _ = fs::remove_file(self.shared.join("locks").join(&name));
-            } else if name.starts_with("layer-") || name.starts_with("trash-") {
-                remove(&path)?;
-            }
-        }
-        for algorithm in ["sha256", "sha512"] {
-            let unused = |kind: &str| -> Result<Vec<PathBuf>, ImageError> {
-                let mut paths = paths_in(&self.shared.join(kind).join(algorithm))?;
-                paths.retain(|path| !used.contains(&format!("{algorithm}:{}", name_of(path))));
-                Ok(paths)
-            };
-            for path in unused("blobs")? {
-                fs::remove_file(&path)
-                    .image_context(|| format!("cannot remove blob {}", path.display()))?;
-                self.forget_lock(&path);
-            }
-            for path in unused("layers")? {
-                // Renamed first, so that a partially deleted layer is never found.
-                let trash = self.ingest_dir().join(format!("trash-{}", name_of(&path)));
-                remove(&trash)?;
-                fs::rename(&path, &trash)
-                    .image_context(|| format!("cannot remove layer {}", path.display()))?;
-                remove(&trash)?;
-                self.forget_lock(&path);
-            }
-        }
-        Ok(())
-    }
-
-    /// Removes the lock file of deleted content. One that is left does no harm.
-    fn forget_lock(&self, content: &Path) {
-        let _ = fs::remove_file(self.shared.join("locks").join(name_of(content)));
     }
 }
 
@@ -615,6 +567,7 @@ pub fn status(image: &Image) -> ImageStatus {
     }
 }
 
+mod collect;
 mod kept;
 #[cfg(test)]
 mod tests;

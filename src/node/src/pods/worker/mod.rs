@@ -52,6 +52,8 @@ pub(crate) fn start(
         pod: pod.clone(),
         instances: Arc::default(),
         sandbox: None,
+        evicting: false,
+        cleaned: false,
     });
     let channels = Channels {
         sender: sender.clone(),
@@ -117,13 +119,20 @@ impl Worker {
             WorkerEvent::Updated(pod) => self.update(pod),
             WorkerEvent::Removed => self.removed = true,
             WorkerEvent::ContainerChanged(id) => self.refresh(&id),
-            WorkerEvent::Evicted(eviction) => {
-                if self.failure.is_none() && self.stage == Stage::Live {
-                    let message = eviction.message.clone();
-                    self.failure = Some(Reason::new(Eviction::REASON, message));
-                    self.eviction = Some(eviction);
-                }
+            WorkerEvent::Evicted(eviction) => self.evicted(eviction),
+        }
+    }
+
+    /// Fails the pod. If it already stops for another reason, only its grace period is shortened.
+    fn evicted(&mut self, eviction: Eviction) {
+        match self.stage {
+            Stage::Live if self.failure.is_none() => {
+                let message = eviction.message.clone();
+                self.failure = Some(Reason::new(Eviction::REASON, message));
+                self.eviction = Some(eviction);
             }
+            Stage::Stopping if self.eviction.is_none() => self.eviction = Some(eviction),
+            _ => {}
         }
     }
 

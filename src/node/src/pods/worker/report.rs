@@ -58,8 +58,17 @@ impl Worker {
             pod: Arc::new(shown),
             instances: Arc::new(self.instances.clone()),
             sandbox: self.sandbox.as_ref().map(|s| s.id.clone()),
+            evicting: self.eviction.is_some(),
+            cleaned: self.stage == Stage::Over,
         });
-        if self.in_flight.publish || self.removed {
+        if self.removed {
+            // Nothing is written any more. A time that has passed would wake the worker at once,
+            // again and again.
+            self.publication.held_until = None;
+            self.publication.retry_at = None;
+            return;
+        }
+        if self.in_flight.publish {
             return;
         }
         self.publication.held_until = self.restarting.held(

@@ -70,6 +70,28 @@ fn a_removal_that_waits_for_a_pull_does_not_block_its_end() {
 }
 
 #[test]
+fn a_removal_does_not_wait_for_a_pull_unless_it_may() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = store(dir.path());
+    store
+        .add(image(&store, "old"), store.hold().unwrap())
+        .unwrap();
+    let remove = || {
+        let store = store.clone();
+        let removed = begin(move || store.remove_unless_busy("example.com/old:1"));
+        removed.recv_timeout(LIMIT).expect("it waits").unwrap()
+    };
+    let hold = store.hold().unwrap();
+    assert!(!remove());
+    assert!(store.find("example.com/old:1").is_some(), "nothing changed");
+    drop(hold);
+    assert!(remove());
+    assert!(store.find("example.com/old:1").is_none());
+    assert!(store.read_blob(&Digest::of(b"old")).is_none());
+    assert!(remove(), "there is nothing to do");
+}
+
+#[test]
 fn pulls_and_removals_in_parallel_end_and_lose_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let store = store(dir.path());
