@@ -22,6 +22,8 @@ pub(crate) struct Registry {
     pub(crate) pushed: Mutex<HashMap<String, (String, Vec<u8>)>>,
     /// The code of answers to pushes; none if they succeed.
     pub(crate) refuses: Option<&'static str>,
+    /// Base URL of the server that manifests are read from and blobs are uploaded to.
+    pub(crate) elsewhere: Option<String>,
 }
 
 impl Registry {
@@ -145,6 +147,12 @@ impl Registry {
             let (status, headers) = self.change(&method, &target, kind, sent);
             return reply(status, &headers, b"{}");
         }
+        if let Some(base) = &self.elsewhere
+            && path.contains("/manifests/")
+        {
+            let location = format!("Location: {base}{path}\r\n");
+            return reply("307 Temporary Redirect", &location, b"");
+        }
         let pushed = self.pushed.lock().unwrap();
         let Some((kind, bytes)) = self.content.get(&path).or_else(|| pushed.get(&path)) else {
             return reply(
@@ -198,7 +206,9 @@ impl Registry {
                         return ("201 Created", String::new());
                     }
                 }
-                let location = format!("Location: {repository}/blobs/uploads/1?state=a%2Bb%3D\r\n");
+                let base = self.elsewhere.as_deref().unwrap_or_default();
+                let location =
+                    format!("Location: {base}{repository}/blobs/uploads/1?state=a%2Bb%3D\r\n");
                 ("202 Accepted", location)
             }
             "PUT" if path.contains("/manifests/") => {
