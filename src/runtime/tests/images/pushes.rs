@@ -16,6 +16,7 @@ async fn build(runtime: &Runtime, dir: &Path, name: &str) -> String {
     let tree = dir.join(format!("tree-{}", name.replace('/', "-")));
     std::fs::create_dir_all(tree.join("d")).unwrap();
     std::fs::write(tree.join("d/f"), vec![b'x'; 300_000]).unwrap();
+    runtime.begin_build("b").unwrap();
     let first = runtime.commit_layer("b", &[], &tree).await.unwrap();
     std::fs::write(tree.join("d/f"), name).unwrap();
     let below = [first.chain.clone()];
