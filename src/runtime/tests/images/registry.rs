@@ -7,6 +7,9 @@ use std::sync::{Arc, Mutex};
 
 use crate::support::*;
 
+/// The header of the one user with a password.
+const BASIC: &str = "Basic dXNlcjpwYXNz";
+
 /// A registry for one test, which responds by path and can simulate failures.
 #[derive(Default)]
 pub(crate) struct Registry {
@@ -118,24 +121,11 @@ impl Registry {
                 .write_all(head.as_bytes())
                 .and_then(|()| stream.write_all(body));
         };
-        let basic = "Basic dXNlcjpwYXNz";
         if path == "/token" {
-            let (status, body) = token(&target, authorization == basic);
+            let (status, body) = token(&target, authorization == BASIC);
             return reply(status, "", body);
         }
-        let (wanted, challenge) = match self.login {
-            None => (None, String::new()),
-            Some("basic") => (
-                Some(basic),
-                "WWW-Authenticate: Basic realm=\"r\"\r\n".to_string(),
-            ),
-            Some(_) => (
-                Some("Bearer t0k"),
-                format!(
-                    "WWW-Authenticate: Bearer realm=\"http://{own}/token\",service=\"test\",scope=\"repository:app:pull\"\r\n"
-                ),
-            ),
-        };
+        let (wanted, challenge) = self.challenge(own);
         if wanted.is_some_and(|w| w != authorization) {
             return reply("401 Unauthorized", &challenge, b"{}");
         }
@@ -176,6 +166,23 @@ impl Registry {
         match from {
             Some(from) => reply("206 Partial Content", &kind, &bytes[from..]),
             None => reply("200 OK", &kind, bytes),
+        }
+    }
+
+    /// Returns the header that requests must have, and that of answers to others.
+    fn challenge(&self, own: &str) -> (Option<&'static str>, String) {
+        match self.login {
+            None => (None, String::new()),
+            Some("basic") => (
+                Some(BASIC),
+                "WWW-Authenticate: Basic realm=\"r\"\r\n".to_string(),
+            ),
+            Some(_) => (
+                Some("Bearer t0k"),
+                format!(
+                    "WWW-Authenticate: Bearer realm=\"http://{own}/token\",service=\"test\",scope=\"repository:app:pull\"\r\n"
+                ),
+            ),
         }
     }
 
