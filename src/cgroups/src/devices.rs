@@ -89,22 +89,61 @@ impl DeviceRule {
     }
 }
 
-/// Restricts the version 1 group at `dir` to `rules`, unless it is restricted already. Must be called
-/// before the group has children, which get its rules and cannot extend them. Rules that exceed
-/// those of the group's parent are left out.
+/// Restricts the version 1 group at `dir` to `rules`. Must be called before the group has children,
+/// which get its rules and cannot extend them. Rules that exceed those of the group's parent are left
+/// out. A group that is restricted already gets the rules that it lacks, unless it has children.
+///
+/// After an error, a group without restrictions still has none, if the kernel permits that.
 pub(crate) fn restrict_v1(dir: &Path, rules: &[DeviceRule]) -> io::Result<()> {
-    if fs::read_to_string(dir.join("devices.list"))?.trim() != ALL_DEVICES {
+    let list = fs::read_to_string(dir.join("devices.list"))?;
+    if list.trim() == ALL_DEVICES {
+        return restrict_all_v1(rules, |file, line| fs::write(dir.join(file), line));
+    }
+    // Whoever restricted it may have been killed halfway.
+    if has_children(dir)? {
         return Ok(());
     }
-    fs::write(dir.join("devices.deny"), "a")?;
+    allow_v1(rules, &mut |file, line| fs::write(dir.join(file), line))
+}
+
+/// Restricts a version 1 group that may use all devices. `write` writes to one of its files.
+fn restrict_all_v1(
+    rules: &[DeviceRule],
+    mut write: impl FnMut(&str, &str) -> io::Result<()>,
+) -> io::Result<()> {
+    write(DENY, "a")?;
+    allow_v1(rules, &mut write).map_err(|error| match write(ALLOW, "a") {
+        Ok(()) => error,
+        Err(undo) => io::Error::new(
+            error.kind(),
+            format!("{error}; and it cannot be undone: {undo}"),
+        ),
+    })
+}
+
+/// Adds rules to a version 1 group; those that it has change nothing.
+fn allow_v1(
+    rules: &[DeviceRule],
+    write: &mut impl FnMut(&str, &str) -> io::Result<()>,
+) -> io::Result<()> {
     for rule in rules {
-        match fs::write(dir.join("devices.allow"), rule.line()) {
+        match write(ALLOW, &rule.line()) {
             // The parent does not have this device either.
             Err(e) if e.kind() == io::ErrorKind::PermissionDenied => {}
             other => other?,
         }
     }
     Ok(())
+}
+
+/// Returns whether there are groups below the one at `dir`.
+fn has_children(dir: &Path) -> io::Result<bool> {
+    for entry in fs::read_dir(dir)? {
+        if entry?.file_type()?.is_dir() {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// Restricts the version 2 group at `dir` to `rules`, unless it is restricted already.
@@ -115,6 +154,9 @@ pub(crate) fn restrict_v2(dir: &Path, rules: &[DeviceRule]) -> io::Result<()> {
     Ok(())
 }
 
+/// The files of version 1 that take rules.
+const ALLOW: &str = "devices.allow";
+const DENY: &str = "devices.deny";
 /// What version 1 lists for a group without restrictions.
 const ALL_DEVICES: &str = "a *:* rwm";
 
@@ -426,6 +468,55 @@ mod tests {
         fs::remove_file(file("devices.deny")).unwrap();
         restrict_v1(dir.path(), &rules).unwrap();
         assert!(!file("devices.deny").exists());
+    }
+
+    #[test]
+    fn a_half_restricted_group_gets_the_rest() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = |name: &str| dir.path().join(name);
+        let rules = [DeviceRule::character(136, None)];
+        fs::write(file("devices.list"), "c 1:3 rwm\n").unwrap();
+        restrict_v1(dir.path(), &rules).unwrap();
+        assert!(!file(DENY).exists());
+        assert_eq!(fs::read_to_string(file(ALLOW)).unwrap(), "c 136:* rwm");
+        // Groups below would not get them.
+        fs::remove_file(file(ALLOW)).unwrap();
+        fs::create_dir(file("child")).unwrap();
+        restrict_v1(dir.path(), &rules).unwrap();
+        assert!(!file(ALLOW).exists());
+    }
+
+    #[test]
+    fn a_failed_restriction_is_undone() {
+        let rules = [(1, 3), (1, 5)].map(|(a, b)| DeviceRule::character(a, Some(b)));
+        let mut written = Vec::new();
+        let mut restrict = |undone: bool| {
+            written.clear();
+            restrict_all_v1(&rules, |file, line| {
+                written.push(format!("{file} {line}"));
+                match line {
+                    "c 1:5 rwm" => Err(io::Error::from_raw_os_error(libc::ENOMEM)),
+                    "a" if file == ALLOW && !undone => {
+                        Err(io::Error::from_raw_os_error(libc::EINVAL))
+                    }
+                    _ => Ok(()),
+                }
+            })
+            .unwrap_err()
+        };
+        assert_eq!(restrict(true).raw_os_error(), Some(libc::ENOMEM));
+        let error = restrict(false);
+        assert_eq!(error.kind(), io::ErrorKind::OutOfMemory);
+        assert!(error.to_string().contains("cannot be undone"), "{error}");
+        assert_eq!(
+            written,
+            [
+                "devices.deny a",
+                "devices.allow c 1:3 rwm",
+                "devices.allow c 1:5 rwm",
+                "devices.allow a"
+            ]
+        );
     }
 
     /// Checks that a group below a restricted one has what containers get, if version 1 is mounted.

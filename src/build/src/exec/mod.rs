@@ -133,6 +133,8 @@ async fn build_in(
     check_names(&request.names)?;
     sweep(node, directories).await?;
     let place = Place::new(directories)?;
+    // What fails before it runs leaves this to the sweep of the next build.
+    node.begin_build(&place.id).map_err(failed)?;
     let runner = Runtime::open(config(node, directories, &place.id))
         .await
         .map_err(failed)?;
@@ -162,7 +164,8 @@ async fn build_in(
     };
     drop(build);
     let cleaned = clean_up(node, runner, place).await;
-    // Blocking work of a canceled build may still write. The next build removes that.
+    // Blocking work of a canceled build may still write. The next build removes that. It makes no
+    // more layers, because the build has ended for the node.
     result.and_then(|built| cleaned.map(|()| built))
 }
 

@@ -268,12 +268,14 @@ impl NodeNetwork {
         let Some(pod) = state.lock().release(sandbox_id)? else {
             return Ok(());
         };
-        self.apply_guard()?;
-        if pod.host_ports.is_empty() {
+        let guarded = self.apply_guard();
+        // Whatever becomes of the guard: the next pod with this address must not get the ports.
+        let forwarded = if pod.host_ports.is_empty() {
             Ok(())
         } else {
             self.apply_rules()
-        }
+        };
+        guarded.and(forwarded)
     }
 
     /// Returns the attachment of a sandbox.

@@ -1,7 +1,9 @@
 //! Tests with a node, its pods and an outside machine in separate network namespaces.
 
+use std::io::Write as _;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use ipnet::{IpNet, Ipv4Net};
@@ -108,6 +110,58 @@ fn host_ports_lead_to_the_pod_from_everywhere() {
     );
     lab.network.detach_pod("web").unwrap();
     assert!(lab.ask_from_world(node).is_err());
+}
+
+#[test]
+fn host_ports_end_with_the_pod_if_the_guard_cannot_be_written() {
+    if !root() {
+        return;
+    }
+    let lab = Lab::new();
+    let port = HostPort {
+        protocol: Protocol::Tcp,
+        host_ip: None,
+        host_port: 4321,
+        container_port: 8080,
+    };
+    lab.pod_with("web", vec![port]);
+    let Some(before) = listed(&lab.node) else {
+        return;
+    };
+    if !before.contains("table bridge rkube-guard") {
+        rkube_testing::not_applicable("the kernel cannot filter frames");
+        return;
+    }
+    assert!(before.contains("4321"), "{before}");
+    // A table that belongs to another socket cannot be changed.
+    let mut owner = in_netns(lab.node.as_fd(), || {
+        Command::new("nft")
+            .arg("-i")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap()
+    })
+    .unwrap();
+    let mut input = owner.stdin.take().unwrap();
+    input
+        .write_all(
+            b"delete table bridge rkube-guard\nadd table bridge rkube-guard { flags owner; }\n",
+        )
+        .unwrap();
+    let deadline = Instant::now() + Duration::from_secs(30);
+    let mut owned = false;
+    while !owned && Instant::now() < deadline {
+        std::thread::sleep(Duration::from_millis(10));
+        owned = listed(&lab.node).unwrap().contains("flags owner");
+    }
+    let detached = lab.network.detach_pod("web");
+    let after = listed(&lab.node).unwrap();
+    drop(input);
+    owner.wait().unwrap();
+    assert!(owned, "nft has not made the table");
+    assert!(detached.is_err(), "the guard was written");
+    assert!(!after.contains("4321"), "{after}");
 }
 
 #[test]

@@ -51,6 +51,8 @@ pub(super) fn commit(
         Some(parent) => Digest::of(format!("{parent} {diff}").as_bytes()),
     };
     let _hold = store.hold()?;
+    // Nobody waits any more for the work of a build that has ended.
+    store.keep_for(build, &[])?;
     if !store.has_layer(&chain) {
         let (reader, writer) = io::pipe().image_context(failed)?;
         let source = tree.to_path_buf();

@@ -116,9 +116,15 @@ impl Runtime {
         store.has_layer(&chain).then(|| store.layer_path(&chain))
     }
 
+    /// Begins a build, which can keep layers until [`Self::end_build`]. Can be repeated.
+    pub fn begin_build(&self, build: &str) -> Result<(), ImageError> {
+        self.inner.store.begin_build(build)
+    }
+
     /// Makes a layer of the directory `tree`, the upper directory of an overlay over the layers
     /// `below` (chain IDs, bottom first). The layer is kept until [`Self::release_layers`], and
-    /// until the end of `build`; see [`Self::end_build`].
+    /// until the end of `build`; see [`Self::end_build`]. Fails if that has come, as do the other
+    /// functions that keep something for a build.
     pub async fn commit_layer(
         &self,
         build: &str,

@@ -92,6 +92,7 @@ async fn layers_of_directories_are_kept_until_they_are_released() {
     let tree = dir.path().join("tree");
     fs::create_dir_all(tree.join("d")).unwrap();
     fs::write(tree.join("d/f"), "x").unwrap();
+    runtime.begin_build("b").unwrap();
     let first = runtime.commit_layer("b", &[], &tree).await.unwrap();
     assert_eq!(first.chain, first.diff);
     fs::write(tree.join("d/f"), "y").unwrap();
@@ -133,9 +134,17 @@ async fn layers_of_directories_are_kept_until_they_are_released() {
     runtime.release_layers(Vec::new()).await.unwrap();
     assert_eq!(layer_count(dir.path()), 2);
     let both = [first.chain.clone(), second.chain.clone()];
+    runtime.begin_build("other").unwrap();
     runtime.keep_layers("other", &both).unwrap();
     runtime.end_build("b").unwrap();
     runtime.end_build("b").unwrap();
+    // What still works for a build that has ended makes and keeps nothing.
+    fs::write(tree.join("d/f"), "z").unwrap();
+    let late = runtime.commit_layer("b", &below, &tree).await.unwrap_err();
+    assert!(late.to_string().contains("has ended"), "{late}");
+    assert!(runtime.keep_layers("b", &both).is_err());
+    assert!(runtime.keep_layers_for("b", &both).is_err());
+    assert_eq!(layer_count(dir.path()), 2);
     runtime.end_build("other").unwrap();
     runtime
         .release_layers(vec![first.chain.clone()])

@@ -16,6 +16,7 @@ async fn build(runtime: &Runtime, dir: &Path, name: &str) -> String {
     let tree = dir.join(format!("tree-{}", name.replace('/', "-")));
     std::fs::create_dir_all(tree.join("d")).unwrap();
     std::fs::write(tree.join("d/f"), vec![b'x'; 300_000]).unwrap();
+    runtime.begin_build("b").unwrap();
     let first = runtime.commit_layer("b", &[], &tree).await.unwrap();
     std::fs::write(tree.join("d/f"), name).unwrap();
     let below = [first.chain.clone()];
@@ -184,6 +185,39 @@ async fn push_errors_are_worded() {
     assert!(error.to_string().contains("refused"), "{error}");
     let error = push(&runtime, "absent", &target, &[]).await.unwrap_err();
     assert!(matches!(error, ImageError::NotPresent(_)), "{error}");
+}
+
+#[tokio::test]
+async fn credentials_are_for_the_registry_alone() {
+    if !is_root() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let runtime = open(dir.path()).await;
+    build(&runtime, dir.path(), "app:1").await;
+    // It wants a token, and names a server for that.
+    let (address, other) = Registry {
+        login: Some("token"),
+        ..Registry::default()
+    }
+    .serve();
+    let (address, _) = Registry {
+        elsewhere: Some(format!("http://{address}")),
+        ..Registry::default()
+    }
+    .serve();
+    let auth = [user(&address, "pass")];
+    let target = format!("{address}/out:1");
+    let error = push(&runtime, "app:1", &target, &auth).await.unwrap_err();
+    assert!(matches!(error, ImageError::Denied { .. }), "{error}");
+    let source = format!("{address}/app:1");
+    let error = runtime.pull_image(&source, &auth, |_| {}).await;
+    let error = error.unwrap_err();
+    assert!(matches!(error, ImageError::Denied { .. }), "{error}");
+    let requests = other.requests.lock().unwrap();
+    let asked = |what: &str| requests.iter().any(|r| r.starts_with(what));
+    assert!(asked("PUT /v2/out/blobs/uploads/") && asked("GET /v2/app/manifests/1"));
+    assert!(!asked("GET /token"), "{requests:?}");
 }
 
 /// A process that ends with the test.

@@ -7,6 +7,9 @@ use std::sync::{Arc, Mutex};
 
 use crate::support::*;
 
+/// The header of the one user with a password.
+const BASIC: &str = "Basic dXNlcjpwYXNz";
+
 /// A registry for one test, which responds by path and can simulate failures.
 #[derive(Default)]
 pub(crate) struct Registry {
@@ -22,6 +25,8 @@ pub(crate) struct Registry {
     pub(crate) pushed: Mutex<HashMap<String, (String, Vec<u8>)>>,
     /// The code of answers to pushes; none if they succeed.
     pub(crate) refuses: Option<&'static str>,
+    /// Base URL of the server that manifests are read from and blobs are uploaded to.
+    pub(crate) elsewhere: Option<String>,
 }
 
 impl Registry {
@@ -116,24 +121,11 @@ impl Registry {
                 .write_all(head.as_bytes())
                 .and_then(|()| stream.write_all(body));
         };
-        let basic = "Basic dXNlcjpwYXNz";
         if path == "/token" {
-            let (status, body) = token(&target, authorization == basic);
+            let (status, body) = token(&target, authorization == BASIC);
             return reply(status, "", body);
         }
-        let (wanted, challenge) = match self.login {
-            None => (None, String::new()),
-            Some("basic") => (
-                Some(basic),
-                "WWW-Authenticate: Basic realm=\"r\"\r\n".to_string(),
-            ),
-            Some(_) => (
-                Some("Bearer t0k"),
-                format!(
-                    "WWW-Authenticate: Bearer realm=\"http://{own}/token\",service=\"test\",scope=\"repository:app:pull\"\r\n"
-                ),
-            ),
-        };
+        let (wanted, challenge) = self.challenge(own);
         if wanted.is_some_and(|w| w != authorization) {
             return reply("401 Unauthorized", &challenge, b"{}");
         }
@@ -144,6 +136,12 @@ impl Registry {
             let kind = header("content-type").unwrap_or_default();
             let (status, headers) = self.change(&method, &target, kind, sent);
             return reply(status, &headers, b"{}");
+        }
+        if let Some(base) = &self.elsewhere
+            && path.contains("/manifests/")
+        {
+            let location = format!("Location: {base}{path}\r\n");
+            return reply("307 Temporary Redirect", &location, b"");
         }
         let pushed = self.pushed.lock().unwrap();
         let Some((kind, bytes)) = self.content.get(&path).or_else(|| pushed.get(&path)) else {
@@ -168,6 +166,23 @@ impl Registry {
         match from {
             Some(from) => reply("206 Partial Content", &kind, &bytes[from..]),
             None => reply("200 OK", &kind, bytes),
+        }
+    }
+
+    /// Returns the header that requests must have, and that of answers to others.
+    fn challenge(&self, own: &str) -> (Option<&'static str>, String) {
+        match self.login {
+            None => (None, String::new()),
+            Some("basic") => (
+                Some(BASIC),
+                "WWW-Authenticate: Basic realm=\"r\"\r\n".to_string(),
+            ),
+            Some(_) => (
+                Some("Bearer t0k"),
+                format!(
+                    "WWW-Authenticate: Bearer realm=\"http://{own}/token\",service=\"test\",scope=\"repository:app:pull\"\r\n"
+                ),
+            ),
         }
     }
 
@@ -198,7 +213,9 @@ impl Registry {
                         return ("201 Created", String::new());
                     }
                 }
-                let location = format!("Location: {repository}/blobs/uploads/1?state=a%2Bb%3D\r\n");
+                let base = self.elsewhere.as_deref().unwrap_or_default();
+                let location =
+                    format!("Location: {base}{repository}/blobs/uploads/1?state=a%2Bb%3D\r\n");
                 ("202 Accepted", location)
             }
             "PUT" if path.contains("/manifests/") => {

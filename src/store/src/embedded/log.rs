@@ -143,20 +143,22 @@ impl<D: Disk> LogWriter<D> {
         })
     }
 
-    /// Appends a frame and makes it durable.
+    /// Appends a frame and makes it durable. Returns the error of the full disk if the frame
+    /// has gone to the reserve.
     pub(super) fn append(
         &mut self,
         frame: &mut FrameBuilder,
         claim: Claim,
-    ) -> Result<(), AppendError> {
+    ) -> Result<Option<io::Error>, AppendError> {
         let frame = frame.finish(self.salt);
         let end = self.length + frame.len() as u64;
+        let mut full = None;
         if end + self.room.reserve > self.preallocated {
             match self.preallocate(end) {
                 Ok(()) => {}
                 Err(error) if !is_full(&error) => return Err(AppendError::Failed(error)),
                 Err(error) if !self.allows(claim, end) => return Err(AppendError::Full(error)),
-                Err(_) => {}
+                Err(error) => full = Some(error),
             }
         }
         let written = self
@@ -166,7 +168,7 @@ impl<D: Disk> LogWriter<D> {
         let Err(error) = written else {
             self.length = end;
             self.preallocated = self.preallocated.max(end);
-            return Ok(());
+            return Ok(full);
         };
         // These changes were not acknowledged. None of them must come back after a
         // restart, and no part of them must show between those of the next frame.

@@ -282,7 +282,8 @@ impl Queue {
 }
 
 impl Shared {
-    /// Decides a write (`Some`) or a deletion (`None`) and queues it.
+    /// Decides a write (`Some`) or a deletion (`None`) and queues it. While the disk is full,
+    /// writes that are no step of a deletion are refused.
     fn decide(
         &self,
         key: &str,
@@ -305,6 +306,13 @@ impl Shared {
                 found.as_ref().is_some_and(|f| f.mod_revision == revision)
             }
         };
+        // It must not share a commit with a deletion, which may use the reserve.
+        if holds
+            && claim == Claim::Nothing
+            && let Some(why) = &*self.full.lock()
+        {
+            return Err(why.clone());
+        }
         let (done, answer) = oneshot::channel();
         let entry = match (value, found) {
             (_, found) if !holds => Err(found),
@@ -372,8 +380,12 @@ impl Shared {
         queue.newest = self.revision.load(Ordering::Acquire);
         queue.decided.clear();
         queue.fail_entries(why);
+        // With the lock, so that no write is decided in between.
+        let before = self.full.lock().replace(why.clone());
         drop(queue);
-        self.set_full(Some(why.clone()));
+        if before.is_none() {
+            tell_full(why);
+        }
     }
 
     #[cfg(any(test, feature = "simulation"))]
@@ -389,7 +401,7 @@ impl Shared {
     fn set_full(&self, why: Option<StoreError>) {
         let before = std::mem::replace(&mut *self.full.lock(), why.clone());
         match (before, why) {
-            (None, Some(why)) => tracing::error!(%why, "the store refuses writes"),
+            (None, Some(why)) => tell_full(&why),
             (Some(_), None) => tracing::info!("the store takes writes again"),
             _ => {}
         }
@@ -478,6 +490,10 @@ impl Shared {
         drop(state);
         Ok(watchers.add(prefix, first))
     }
+}
+
+fn tell_full(why: &StoreError) {
+    tracing::error!(%why, "the store refuses writes");
 }
 
 impl Store for EmbeddedStore {

@@ -17,7 +17,7 @@ use crate::types::{Change, KeyValue, Revision, StoreError};
 const MAX_COMMIT_BYTES: usize = 16 << 20;
 /// How often the history of an idle store is checked for changes past their age.
 const HISTORY_CHECK_PERIOD: Duration = Duration::from_secs(60);
-/// How often a full disk is tried again while nobody writes.
+/// How often a full disk is tried again.
 const FULL_CHECK_PERIOD: Duration = Duration::from_secs(1);
 
 /// The state of the thread that makes decided writes durable and visible.
@@ -31,6 +31,8 @@ pub(super) struct Writer<D: Disk> {
     log_bytes: u64,
     /// The log's size below which a failed rotation is not retried.
     rotate_at: u64,
+    /// When the disk was last found full.
+    found_full: Instant,
     snapshot: Option<JoinHandle<()>>,
     frame: FrameBuilder,
 }
@@ -79,6 +81,7 @@ impl<D: Disk> Writer<D> {
             room,
             log_bytes,
             rotate_at: 0,
+            found_full: Instant::now(),
             snapshot: None,
             frame: FrameBuilder::begin(),
         }
@@ -116,13 +119,18 @@ impl<D: Disk> Writer<D> {
     fn wait(&mut self) -> Work {
         let mut queue = self.shared.queue.lock();
         loop {
+            // Also while there is something to commit: other writes are refused until then.
+            let full = self.shared.is_full();
+            if full && self.found_full.elapsed() >= FULL_CHECK_PERIOD {
+                return Work::TryRoom;
+            }
             if !queue.entries.is_empty() {
                 return Work::Commit(take_commit(&mut queue.entries));
             }
             if queue.closing {
                 return Work::Close;
             }
-            let (period, work) = if self.shared.is_full() {
+            let (period, work) = if full {
                 (FULL_CHECK_PERIOD, Work::TryRoom)
             } else if self.shared.state.read().has_history() {
                 (HISTORY_CHECK_PERIOD, Work::Trim)
@@ -154,7 +162,8 @@ impl<D: Disk> Writer<D> {
     fn commit(&mut self, entries: Vec<Entry>) -> bool {
         let mut changes = Vec::with_capacity(entries.len());
         let mut answers = Vec::with_capacity(entries.len());
-        // A deletion must not fail because of what it shares its commit with.
+        // A commit is written as a whole, so one deletion in it lets all of it use the reserve.
+        // Once the disk is known to be full, these are only steps of deletions.
         let mut claim = Claim::Nothing;
         self.frame.reset();
         for entry in entries {
@@ -196,7 +205,10 @@ impl<D: Disk> Writer<D> {
         };
         // Before anything is logged: the log may be on the same disk.
         match goes_on {
-            true => self.shared.refuse(&error),
+            true => {
+                self.found_full = Instant::now();
+                self.shared.refuse(&error);
+            }
             false => self.shared.stop(error.clone()),
         }
         for (done, _) in answers {
@@ -214,14 +226,21 @@ impl<D: Disk> Writer<D> {
         *self.shared.writing_since.lock() = Some(Instant::now());
         let appended = self.log.append(&mut self.frame, claim);
         *self.shared.writing_since.lock() = None;
-        if appended.is_ok() && self.shared.is_full() && self.log.has_room() {
-            self.shared.set_full(None);
+        match appended? {
+            Some(error) => {
+                self.found_full = Instant::now();
+                let why = StoreError::Full(error.to_string());
+                self.shared.set_full(Some(why));
+            }
+            None if self.shared.is_full() && self.log.has_room() => self.shared.set_full(None),
+            None => {}
         }
-        appended
+        Ok(())
     }
 
     /// Looks whether a full disk has room again.
     pub(super) fn try_room(&mut self) {
+        self.found_full = Instant::now();
         match self.log.make_room() {
             Ok(()) => self.shared.set_full(None),
             Err(error) => tracing::debug!(%error, "there is no room for the store yet"),

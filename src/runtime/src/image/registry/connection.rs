@@ -5,7 +5,7 @@ use std::time::Duration;
 use futures::StreamExt;
 use parking_lot::Mutex;
 use reqwest::header::{ACCEPT, AUTHORIZATION, RANGE};
-use reqwest::{Client, RequestBuilder, Response, StatusCode};
+use reqwest::{Client, RequestBuilder, Response, StatusCode, Url};
 
 use super::auth::select_auth;
 use super::http::{
@@ -82,6 +82,12 @@ impl Registry {
             header: Mutex::new(header),
             scopes: Vec::new(),
         })
+    }
+
+    /// Returns whether a URL is of the registry itself. Only such an address gets the credentials
+    /// or may name a token server for them: uploads and redirections also lead to others.
+    pub(super) fn is_own(&self, url: &Url) -> bool {
+        Url::parse(&self.base).is_ok_and(|base| base.origin() == url.origin())
     }
 
     /// Returns an error of the registry.
@@ -175,8 +181,8 @@ impl Registry {
             .await
     }
 
-    /// Sends a request that can be repeated. Authenticates if required, and retries after
-    /// transient failures. `absent` gives the error of an answer with the code 404 from its reason.
+    /// Sends a request that can be repeated. Authenticates if the registry itself requires it, and
+    /// retries after transient failures. `absent` gives the error of an answer with the code 404 from its reason.
     pub(super) async fn send(
         &self,
         request: impl Fn(&Client) -> RequestBuilder,
@@ -192,7 +198,11 @@ impl Registry {
             }
             let refusal = match request.send().await {
                 Ok(response) if response.status().is_success() => return Ok(response),
-                Ok(response) if response.status() == StatusCode::UNAUTHORIZED && !authenticated => {
+                Ok(response)
+                    if response.status() == StatusCode::UNAUTHORIZED
+                        && !authenticated
+                        && self.is_own(response.url()) =>
+                {
                     // Only once: if new credentials are rejected, retrying does not help.
                     authenticated = true;
                     self.authenticate(response.headers(), header.as_deref())

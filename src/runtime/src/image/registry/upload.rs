@@ -95,9 +95,8 @@ impl Registry {
 
     /// Adds the credentials to a request, if it goes to the registry itself.
     fn authorized(&self, request: RequestBuilder, to: &Url) -> RequestBuilder {
-        let own = Url::parse(&self.base).is_ok_and(|base| base.origin() == to.origin());
         match self.header.lock().as_ref() {
-            Some(header) if own => request.header(AUTHORIZATION, header),
+            Some(header) if self.is_own(to) => request.header(AUTHORIZATION, header),
             _ => request,
         }
     }
@@ -212,7 +211,7 @@ impl Registry {
         if status.is_success() {
             return Ok(());
         }
-        if status == StatusCode::UNAUTHORIZED {
+        if status == StatusCode::UNAUTHORIZED && self.is_own(response.url()) {
             // The token was good when the session began, so it has expired.
             let used = self.header.lock().clone();
             self.authenticate(response.headers(), used.as_deref())

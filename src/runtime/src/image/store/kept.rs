@@ -30,14 +30,32 @@ impl Store {
     /// [`Self::hold`].
     pub fn keep(&self, content: &[Digest]) -> Result<(), ImageError> {
         let _lock = self.lock_index()?;
-        append_missing(&self.kept_path(), content)
+        append_missing(&self.kept_path(), content, true)
+            .image_context(|| format!("cannot write {}", self.kept_path().display()))
+    }
+
+    /// Begins the list of what a build keeps. Can be repeated until [`Self::end_build`].
+    pub fn begin_build(&self, build: &str) -> Result<(), ImageError> {
+        let path = self.held_path(build);
+        let _lock = self.lock_index()?;
+        append_missing(&path, &[], true)
+            .image_context(|| format!("cannot write {}", path.display()))
     }
 
     /// Prevents the deletion of content until the build ends, see [`Self::end_build`]. The caller
     /// holds the lock from [`Self::hold`].
+    ///
+    /// # Errors
+    /// Fails if the build has not begun or has ended: nothing would permit the deletion later.
     pub fn keep_for(&self, build: &str, content: &[Digest]) -> Result<(), ImageError> {
+        let path = self.held_path(build);
         let _lock = self.lock_index()?;
-        append_missing(&self.held_path(build), content)
+        match append_missing(&path, content, false) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                Err(e).image_context(|| format!("build {build} has ended, or has not begun"))
+            }
+            kept => kept.image_context(|| format!("cannot write {}", path.display())),
+        }
     }
 
     /// Permits the deletion of what only this build has kept. Can be repeated.
@@ -62,13 +80,11 @@ impl Store {
     }
 }
 
-/// Appends digests to a list, those that it lacks.
-fn append_missing(path: &Path, content: &[Digest]) -> Result<(), ImageError> {
-    let failed = || format!("cannot write {}", path.display());
+/// Appends digests to a list, those that it lacks. `create` makes a list that does not exist.
+fn append_missing(path: &Path, content: &[Digest], create: bool) -> io::Result<()> {
     let known = match fs::read_to_string(path) {
-        Ok(text) => text,
-        Err(e) if e.kind() == io::ErrorKind::NotFound => String::new(),
-        Err(e) => return Err(e).image_context(failed),
+        Err(e) if create && e.kind() == io::ErrorKind::NotFound => String::new(),
+        read => read?,
     };
     let known: HashSet<&str> = known.lines().collect();
     let lines: String = content
@@ -77,10 +93,6 @@ fn append_missing(path: &Path, content: &[Digest]) -> Result<(), ImageError> {
         .map(|d| format!("{d}\n"))
         .collect();
     let mut options = fs::OpenOptions::new();
-    options
-        .create(true)
-        .append(true)
-        .open(path)
-        .and_then(|mut file| io::Write::write_all(&mut file, lines.as_bytes()))
-        .image_context(failed)
+    let mut file = options.create(create).append(true).open(path)?;
+    io::Write::write_all(&mut file, lines.as_bytes())
 }

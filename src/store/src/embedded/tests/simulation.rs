@@ -153,6 +153,10 @@ impl Process {
 
     /// Makes random writes and commits them together.
     fn write(&mut self, model: &mut Model, random: &mut Random) -> Outcome {
+        // As the thread does after a while.
+        if self.shared.is_full() && random.once_in(2) {
+            self.writer.try_room();
+        }
         let mut after = model.clone();
         let mut writes = Vec::new();
         for _ in 0..=random.below(4) {
@@ -172,15 +176,33 @@ impl Process {
         self.commit(model, writes)
     }
 
-    fn commit(&mut self, model: &mut Model, writes: Vec<Write>) -> Outcome {
-        let answers: Vec<_> = writes
-            .iter()
-            .map(|(key, value)| {
-                let claim = claim(value.as_deref());
-                let value = value.clone().map(Bytes::from);
-                self.shared.decide(key, value, Expect::Any, claim).unwrap()
-            })
-            .collect();
+    /// Commits writes together, without those that a full store refuses at once.
+    fn commit(&mut self, model: &mut Model, offered: Vec<Write>) -> Outcome {
+        let (mut writes, mut answers) = (Vec::new(), Vec::new());
+        let mut after = model.clone();
+        for (key, value) in offered {
+            if value.is_none() && !after.live.contains_key(&key) {
+                // What it deletes was refused.
+                continue;
+            }
+            let claim = claim(value.as_deref());
+            let bytes = value.clone().map(Bytes::from);
+            match self.shared.decide(&key, bytes, Expect::Any, claim) {
+                Ok(answer) => {
+                    answers.push(answer);
+                    writes.push((key, value));
+                    after.apply(&writes[writes.len() - 1..]);
+                }
+                Err(StoreError::Full(_)) => {
+                    assert_eq!(claim, Claim::Nothing);
+                    assert!(matches!(self.shared.health(), Err(StoreError::Full(_))));
+                }
+                Err(error) => panic!("{error}"),
+            }
+        }
+        if answers.is_empty() {
+            return Outcome::Full;
+        }
         let goes_on = self.writer.step();
         let mut outcomes = answers.into_iter().enumerate().map(|(i, mut answer)| {
             match answer.try_recv().expect("an answer") {
@@ -404,15 +426,45 @@ fn a_full_disk_takes_the_steps_of_deletions() {
     }
     assert!(marks >= 2, "{marks} marks");
     assert_eq!(process.commit(&mut model, write(0, "v")), Outcome::Full);
-    // What a deletion shares its commit with must not cost the room of the next one.
+    // Other writes share no commit with a deletion: neither it nor the next one lacks the room.
     let large = vec![
         ("/k0".to_owned(), None),
         ("/large".to_owned(), Some("v".repeat(5000))),
+        ("/small".to_owned(), Some("v".to_owned())),
     ];
-    assert_eq!(process.commit(&mut model, large), Outcome::Full);
+    assert_eq!(process.commit(&mut model, large), Outcome::Done);
+    assert!(model.live.is_empty());
     assert!(process.shared.health().is_err());
-    let deleted = vec![("/k0".to_owned(), None)];
+    drop(Process::start(process.disk.restart(), &mut model));
+}
+
+#[test]
+fn a_deletion_that_finds_the_disk_full_stops_other_writes() {
+    let mut model = Model::new();
+    let mut process = Process::start(SimDisk::new(1), &mut model);
+    let both = |i: usize| {
+        vec![
+            (format!("/k{}", i % 2), None),
+            (format!("/k{}", (i + 1) % 2), Some("v".repeat(100))),
+        ]
+    };
+    let first = vec![("/k0".to_owned(), Some("v".to_owned()))];
+    assert_eq!(process.commit(&mut model, first), Outcome::Done);
+    process.disk.limit(Some(0));
+    let mut i = 0;
+    while process.shared.health().is_ok() {
+        assert_eq!(process.commit(&mut model, both(i)), Outcome::Done);
+        i += 1;
+        assert!(i < 1000);
+    }
+    // That one was not known to be without room. From now on, the reserve is left to deletions.
+    let next = both(i);
+    assert_eq!(process.commit(&mut model, next), Outcome::Done);
+    assert!(model.live.is_empty(), "{:?}", model.live);
+    process.disk.limit(None);
+    let deleted = vec![(format!("/k{}", i % 2), Some("m".to_owned()))];
     assert_eq!(process.commit(&mut model, deleted), Outcome::Done);
+    assert_eq!(process.shared.health(), Ok(()));
     drop(Process::start(process.disk.restart(), &mut model));
 }
 
@@ -438,6 +490,7 @@ fn a_rotation_does_not_give_the_reserve_away() {
         let deleted = vec![("/k0".to_owned(), None)];
         assert_eq!(process.commit(&mut model, deleted), Outcome::Done);
         process.disk.limit(None);
+        process.writer.try_room();
         assert_eq!(process.commit(&mut model, write(i)), Outcome::Done);
         drop(Process::start(process.disk.restart(), &mut model));
     }
@@ -474,6 +527,28 @@ fn a_full_disk_is_noticed_to_have_room_while_nobody_writes() {
         std::thread::sleep(Duration::from_millis(20));
     }
     run(put(&store, "/k", "again"));
+}
+
+#[test]
+fn a_full_disk_is_noticed_to_have_room_while_others_write() {
+    let lock = TempDir::new().unwrap();
+    let disk = SimDisk::new(1);
+    let store = threaded(&disk, &lock);
+    run(async {
+        disk.limit(Some(0));
+        let large = Bytes::from("v".repeat(10_000));
+        let refused = store.put("/large", large, Expect::Any).await;
+        assert!(matches!(refused, Err(StoreError::Full(_))), "{refused:?}");
+        disk.limit(None);
+        let began = Instant::now();
+        loop {
+            assert!(began.elapsed() < Duration::from_secs(30));
+            match store.put("/k", Bytes::from("v"), Expect::Any).await {
+                Ok(_) => break,
+                Err(error) => assert!(matches!(error, StoreError::Full(_)), "{error}"),
+            }
+        }
+    });
 }
 
 #[test]
