@@ -175,8 +175,11 @@ fn a_stop_happens_later_and_commands_are_logged() {
         (&second["user"], &second["profile"]),
         (&"ann".into(), &cluster.profile.clone().into())
     );
+    // The node has stopped before the command that stops it has ended.
+    eventually("the start after the stop", || {
+        (cluster.rkube(&["start"]).code == 0).then_some(())
+    });
     // A schedule goes with its cluster.
-    cluster.rkube(&["start"]).ok();
     cluster.rkube(&["stop", "--schedule", "2h"]).ok();
     cluster.rkube(&["delete"]).ok();
     cluster.assert_nothing_left();
