@@ -9,6 +9,7 @@
 pub mod compare;
 pub mod generate;
 pub mod laws;
+pub mod own;
 pub mod pair;
 pub mod random;
 pub mod server;

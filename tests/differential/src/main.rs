@@ -4,17 +4,19 @@ use anyhow::{Context as _, Result};
 use clap::Parser;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
-use rkube_differential::{Generator, Server, laws, pair};
+use rkube_differential::own::Own;
+use rkube_differential::{Case, Generator, Server, laws, pair};
+use std::collections::BTreeMap;
 
-/// Sends generated objects to two API servers and prints how their answers differ. With one
-/// kubeconfig, checks what holds for every object on every server.
+/// Sends generated objects to two API servers and prints how their answers differ. Without
+/// another server, checks what holds for every object on every server.
 ///
 /// Exits with 1 if there is a difference that is not in the list of known ones.
 #[derive(Parser)]
 struct Args {
-    /// The kubeconfig of the server under test.
+    /// The kubeconfig of the server under test. Without one, it runs in this process.
     #[arg(long)]
-    kubeconfig: String,
+    kubeconfig: Option<String>,
     /// The kubeconfig of the server to compare with.
     #[arg(long)]
     oracle: Option<String>,
@@ -50,20 +52,30 @@ async fn main() -> Result<()> {
         .filter(|l| !l.is_empty() && !l.starts_with('#'))
         .collect();
     let generator = Generator::new(args.seed, &args.only)?;
-    let server = connect(&args.kubeconfig, &args.namespace).await?;
+    let own;
+    let server = match &args.kubeconfig {
+        Some(file) => connect(file, &args.namespace).await?,
+        None => {
+            own = Own::start().await?;
+            let server = own.server(&args.namespace);
+            server.prepare().await?;
+            server
+        }
+    };
     let oracle = match &args.oracle {
         Some(file) => Some(connect(file, &args.namespace).await?),
         None => None,
     };
+    let mut seen = BTreeMap::new();
     let mut unexplained = 0;
     for number in args.from..args.from + args.cases {
         let case = generator.case(number);
         let lines = match &oracle {
-            Some(oracle) => compared(&server, oracle, &case, &known).await?,
+            Some(oracle) => compared(&server, oracle, &case, &known, &mut seen).await?,
             None => judged(&server, &case, &known).await?,
         };
-        if !lines.is_empty() {
-            unexplained += 1;
+        unexplained += u64::from(lines.is_some());
+        if let Some(lines) = lines.filter(|lines| !lines.is_empty()) {
             let kind = &case.resource.kind;
             println!(
                 "case {number}, {kind}, {}:\n{}",
@@ -71,6 +83,9 @@ async fn main() -> Result<()> {
                 lines.join("\n")
             );
         }
+    }
+    for (place, count) in seen.iter().filter(|(_, count)| **count > 1) {
+        println!("{count} times: {place}");
     }
     println!(
         "{} cases with seed {}: {unexplained} with differences",
@@ -92,40 +107,58 @@ fn is_known(known: &[&str], line: &str) -> bool {
     known.iter().any(|part| line.contains(part))
 }
 
+/// Compares the answers to a case. Returns what to print of new differences: a place that was
+/// seen with another object of the kind is only counted. Without a difference, returns nothing.
 async fn compared(
     server: &Server,
     oracle: &Server,
-    case: &rkube_differential::Case,
+    case: &Case,
     known: &[&str],
-) -> Result<Vec<String>> {
+    seen: &mut BTreeMap<String, u64>,
+) -> Result<Option<Vec<String>>> {
+    let mut found = pair::run(server, oracle, case).await?;
+    for difference in &mut found {
+        difference.places.retain(|place| !is_known(known, place));
+    }
+    found.retain(|difference| !difference.places.is_empty());
+    if found.is_empty() {
+        return Ok(None);
+    }
+    let name = format!("d{}", case.number);
+    let mut unseen = None;
+    for difference in &found {
+        for place in &difference.places {
+            let place = place.replace(&name, "NAME");
+            let count = seen
+                .entry(format!("{} {place}", case.resource.kind))
+                .or_insert(0);
+            *count += 1;
+            if *count == 1 {
+                unseen = unseen.or(Some(difference));
+            }
+        }
+    }
     let mut lines = Vec::new();
-    let found = pair::run(server, oracle, case).await?;
-    let new = found
-        .iter()
-        .find(|d| d.places.iter().any(|p| !is_known(known, p)));
-    if let Some(difference) = new {
+    if let Some(difference) = unseen {
         let smallest = pair::minimise(server, oracle, case, difference).await?;
         lines.push(format!("  {}", smallest.object));
         lines.push(format!("  {}", difference.request));
-        let places = difference.places.iter().filter(|p| !is_known(known, p));
-        lines.extend(places.map(|p| format!("    {p}")));
+        lines.extend(difference.places.iter().map(|p| format!("    {p}")));
     }
-    Ok(lines)
+    Ok(Some(lines))
 }
 
-async fn judged(
-    server: &Server,
-    case: &rkube_differential::Case,
-    known: &[&str],
-) -> Result<Vec<String>> {
+/// Checks the laws with a case. Returns the breaches, if there are any.
+async fn judged(server: &Server, case: &Case, known: &[&str]) -> Result<Option<Vec<String>>> {
     let outcome = laws::run(server, case).await?;
     let new = outcome
         .breaches
         .iter()
         .filter(|b| !is_known(known, &b.detail));
     let mut lines: Vec<String> = new.map(|b| format!("  {}: {}", b.law, b.detail)).collect();
-    if !lines.is_empty() {
-        lines.insert(0, format!("  {}", case.object));
+    if lines.is_empty() {
+        return Ok(None);
     }
-    Ok(lines)
+    lines.insert(0, format!("  {}", case.object));
+    Ok(Some(lines))
 }

@@ -275,7 +275,7 @@ pub fn with_revision(json: &[u8], revision: u64) -> Option<Bytes> {
     Some(out.freeze())
 }
 
-/// The text before the version of an object, which is its first member.
+/// The text before the version of an object.
 const VERSION: &[u8] = b"\"apiVersion\":\"";
 /// The text before the kind of an object.
 const KIND: &[u8] = b"\"kind\":\"";
