@@ -9,6 +9,10 @@ lint:
     cargo fmt --check
     cargo clippy --workspace --all-targets -- -D warnings
 
+# Checks that the command line compiles for macOS and Windows.
+portable:
+    tests/portable/run
+
 # Checks the licences, sources and duplicate versions of dependencies.
 deny:
     cargo deny check bans licenses sources

@@ -122,7 +122,7 @@ pub(crate) struct Resizes {
 }
 
 impl Resizes {
-    #[allow(clippy::unnecessary_wraps)] // Same signature as on Unix.
+    #[expect(clippy::unnecessary_wraps, reason = "same signature as on Unix")]
     pub(crate) fn follow() -> std::io::Result<Self> {
         Ok(Self { last: size() })
     }
