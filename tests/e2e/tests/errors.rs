@@ -202,7 +202,7 @@ fn old_engine(mut stream: &std::os::unix::net::UnixStream) {
 }
 
 #[test]
-fn what_virtual_machines_lack_is_told() {
+fn what_virtual_machines_lack_is_refused() {
     let cluster = Cluster::plan("nokernel");
     let start = |kernel: &str, path: &str| {
         let mut command = cluster.rkube_command(&["start", "--driver", "qemu", "--kernel", kernel]);

@@ -87,7 +87,7 @@ fn what_is_not_supported_says_so() {
 }
 
 #[test]
-fn fingers_find_what_they_know() {
+fn minikubes_commands_and_flags_work() {
     require_machine!();
     let cluster = Cluster::plan("habit");
     let nodes = rkube_testing::nodes(2).to_string();

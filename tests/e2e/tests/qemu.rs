@@ -163,7 +163,7 @@ fn kill_machine(cluster: &Cluster, node: &str) {
 }
 
 #[test]
-fn machines_make_a_cluster() {
+fn virtual_machines_make_a_cluster() {
     // SAFETY: this is the only test of this program, and it has not started a thread.
     unsafe { std::env::set_var("RKUBE_TEST_DRIVER", "qemu") };
     require_machine!();

@@ -1,10 +1,5 @@
 //! An application, from its deployment to its load balancer.
 
-#![expect(
-    clippy::too_many_lines,
-    reason = "a test is one scenario, told in order"
-)]
-
 use rkube_testing::require_machine;
 use std::collections::BTreeSet;
 use std::process::Stdio;
@@ -118,6 +113,11 @@ fn a_deployment_is_spread_exposed_and_balanced() {
     let url = cluster.rkube(&["service", "kubia-http", "--url"]).ok();
     assert!(url.trim().ends_with(&node_port), "{url}");
 
+    a_tunnel_gives_an_address(&cluster, replicas);
+}
+
+/// The service has an address while a tunnel runs, and the same one again later.
+fn a_tunnel_gives_an_address(cluster: &Cluster, replicas: usize) {
     let tunnel = cluster
         .rkube_command(&["tunnel"])
         .stdout(Stdio::null())
@@ -161,6 +161,15 @@ fn a_deployment_is_spread_exposed_and_balanced() {
     );
     assert_eq!(cluster.wait_for(&external, |ip| !ip.is_empty()), ip);
     drop(tunnel);
+}
+
+/// Returns what a pod of the demo answers to the pod `client`.
+fn answer_to_client(cluster: &Cluster, ip: &str, port: u16) -> Option<String> {
+    // busybox-static's wget crashes without a C library in the image; nc works.
+    let script = format!("printf 'GET / HTTP/1.0\\r\\n\\r\\n' | nc -w 5 {ip} {port}");
+    let done = cluster.kubectl(&["exec", "client", "--", "sh", "-c", &script]);
+    let line = done.stdout.lines().last()?;
+    line.starts_with("You've hit").then(|| line.to_owned())
 }
 
 #[test]
@@ -233,16 +242,7 @@ fn pods_find_services_by_name_and_each_other_by_address() {
             .ok(),
         ip
     );
-    // busybox-static's wget crashes without a C library in the image; nc works.
-    let get = |ip: &str, port: u16| {
-        let script = format!("printf 'GET / HTTP/1.0\\r\\n\\r\\n' | nc -w 5 {ip} {port}");
-        let done = cluster.kubectl(&["exec", "client", "--", "sh", "-c", &script]);
-        done.stdout
-            .lines()
-            .last()
-            .filter(|l| l.starts_with("You've hit"))
-            .map(str::to_owned)
-    };
+    let get = |ip: &str, port: u16| answer_to_client(&cluster, ip, port);
     let hit: BTreeSet<String> = (0..30)
         .map(|_| eventually("an answer through the service", || get(&ip, 80)))
         .collect();
@@ -287,6 +287,53 @@ spec:
     resizePolicy: [{resourceName: cpu, restartPolicy: RestartContainer}]
 ";
 
+/// The pod of [`SIZED`].
+struct SizedPod<'a>(&'a Cluster);
+
+impl SizedPod<'_> {
+    fn get(&self, path: &str) -> String {
+        let path = format!("jsonpath={path}");
+        self.0.kubectl(&["get", "pod", "sized", "-o", &path]).ok()
+    }
+
+    fn resize(&self, container: &str, resources: &str) {
+        let patch = format!(
+            r#"{{"spec":{{"containers":[{{"name":"{container}","resources":{resources}}}]}}}}"#
+        );
+        let resize = "--subresource=resize";
+        self.0
+            .kubectl(&["patch", "pod", "sized", resize, "-p", &patch])
+            .ok();
+    }
+
+    fn wait_until_settled(&self) {
+        eventually("the end of the resize", || {
+            let conditions = self.get("{.status.conditions[*].type}");
+            let observed = self.get("{.metadata.generation} {.status.observedGeneration}");
+            let (now, seen) = observed.split_once(' ')?;
+            (!conditions.contains("Resize") && now == seen).then_some(())
+        });
+    }
+
+    /// Returns the limits of processor time and memory of the container `quiet`.
+    fn limits(&self) -> String {
+        let line = "cat /sys/fs/cgroup/cpu.max /sys/fs/cgroup/memory.max 2>/dev/null \
+            || cat /sys/fs/cgroup/cpu/cpu.cfs_quota_us /sys/fs/cgroup/memory/memory.limit_in_bytes";
+        let args = [
+            "exec", "sized", "-c", "quiet", "--", "busybox", "sh", "-c", line,
+        ];
+        let text = self.0.kubectl(&args).ok();
+        let words: Vec<&str> = text.split_whitespace().filter(|w| *w != "100000").collect();
+        words.join(" ")
+    }
+
+    fn wait_for_limits(&self, wanted: String) {
+        eventually(&format!("limits {wanted}"), || {
+            (self.limits() == wanted).then_some(())
+        });
+    }
+}
+
 #[test]
 fn a_pod_is_resized_in_place() {
     require_machine!();
@@ -303,78 +350,46 @@ fn a_pod_is_resized_in_place() {
     cluster
         .kubectl(&["wait", "pod/sized", ready, &rkube_testing::timeout()])
         .ok();
-    let get = |path: &str| {
-        let path = format!("jsonpath={path}");
-        cluster.kubectl(&["get", "pod", "sized", "-o", &path]).ok()
-    };
-    let resize = |container: &str, resources: &str| {
-        let patch = format!(
-            r#"{{"spec":{{"containers":[{{"name":"{container}","resources":{resources}}}]}}}}"#
-        );
-        let args = [
-            "patch",
-            "pod",
-            "sized",
-            "--subresource=resize",
-            "-p",
-            &patch,
-        ];
-        cluster.kubectl(&args).ok();
-    };
-    let settled = || {
-        eventually("the end of the resize", || {
-            let conditions = get("{.status.conditions[*].type}");
-            let observed = get("{.metadata.generation} {.status.observedGeneration}");
-            let (now, seen) = observed.split_once(' ')?;
-            (!conditions.contains("Resize") && now == seen).then_some(())
-        });
-    };
-    let limits = || {
-        let line = "cat /sys/fs/cgroup/cpu.max /sys/fs/cgroup/memory.max 2>/dev/null \
-            || cat /sys/fs/cgroup/cpu/cpu.cfs_quota_us /sys/fs/cgroup/memory/memory.limit_in_bytes";
-        let args = [
-            "exec", "sized", "-c", "quiet", "--", "busybox", "sh", "-c", line,
-        ];
-        let text = cluster.kubectl(&args).ok();
-        let words: Vec<&str> = text.split_whitespace().filter(|w| *w != "100000").collect();
-        words.join(" ")
-    };
-    let turns_into = |wanted: String| {
-        eventually(&format!("limits {wanted}"), || {
-            (limits() == wanted).then_some(())
-        });
-    };
+    let pod = SizedPod(&cluster);
     let quiet = "{.status.containerStatuses[?(@.name=='quiet')]";
-    let before = get(&format!("{quiet}.containerID}}"));
-    assert_eq!(limits(), format!("20000 {}", 32 << 20));
+    let before = pod.get(&format!("{quiet}.containerID}}"));
+    assert_eq!(pod.limits(), format!("20000 {}", 32 << 20));
 
     // An increase of both resources keeps the container running.
-    resize(
+    pod.resize(
         "quiet",
         r#"{"requests":{"memory":"64Mi"},"limits":{"cpu":"500m","memory":"64Mi"}}"#,
     );
-    turns_into(format!("50000 {}", 64 << 20));
-    settled();
-    assert_eq!(get(&format!("{quiet}.resources.limits.cpu}}")), "500m");
-    assert_eq!(get(&format!("{quiet}.allocatedResources.memory}}")), "64Mi");
-    assert_eq!(get(&format!("{quiet}.containerID}}")), before);
-    assert_eq!(get("{.status.containerStatuses[*].restartCount}"), "0 0");
+    pod.wait_for_limits(format!("50000 {}", 64 << 20));
+    pod.wait_until_settled();
+    assert_eq!(pod.get(&format!("{quiet}.resources.limits.cpu}}")), "500m");
+    assert_eq!(
+        pod.get(&format!("{quiet}.allocatedResources.memory}}")),
+        "64Mi"
+    );
+    assert_eq!(pod.get(&format!("{quiet}.containerID}}")), before);
+    assert_eq!(
+        pod.get("{.status.containerStatuses[*].restartCount}"),
+        "0 0"
+    );
 
     // Its resize policy restarts this container.
-    resize("restarted", r#"{"requests":{"cpu":"70m"}}"#);
+    pod.resize("restarted", r#"{"requests":{"cpu":"70m"}}"#);
     eventually("the restart", || {
-        (get("{.status.containerStatuses[*].restartCount}") == "0 1").then_some(())
+        (pod.get("{.status.containerStatuses[*].restartCount}") == "0 1").then_some(())
     });
-    settled();
+    pod.wait_until_settled();
 
     // A request beyond the node's capacity is refused.
-    resize(
+    pod.resize(
         "quiet",
         r#"{"requests":{"memory":"900Gi"},"limits":{"memory":"900Gi"}}"#,
     );
     let refusal = "{.status.conditions[?(@.type=='PodResizePending')].reason}";
-    eventually("a refusal", || (get(refusal) == "Infeasible").then_some(()));
-    assert_eq!(limits(), format!("50000 {}", 64 << 20));
+    eventually("a refusal", || {
+        (pod.get(refusal) == "Infeasible").then_some(())
+    });
+    assert_eq!(pod.limits(), format!("50000 {}", 64 << 20));
     if rkube_testing::is_native("the agent is not killed") {
         // The restarted agent keeps the granted resources.
         cluster.rkube(&["ssh", "--", "pkill -f 'rkube agent'"]);
@@ -382,14 +397,14 @@ fn a_pod_is_resized_in_place() {
             let args = ["exec", "sized", "-c", "quiet", "--", "busybox", "true"];
             (cluster.kubectl(&args).code == 0).then_some(())
         });
-        assert_eq!(limits(), format!("50000 {}", 64 << 20));
-        assert_eq!(get(refusal), "Infeasible");
+        assert_eq!(pod.limits(), format!("50000 {}", 64 << 20));
+        assert_eq!(pod.get(refusal), "Infeasible");
     }
-    resize(
+    pod.resize(
         "quiet",
         r#"{"requests":{"memory":"48Mi"},"limits":{"memory":"48Mi"}}"#,
     );
-    turns_into(format!("50000 {}", 48 << 20));
-    settled();
-    assert_eq!(get(&format!("{quiet}.containerID}}")), before);
+    pod.wait_for_limits(format!("50000 {}", 48 << 20));
+    pod.wait_until_settled();
+    assert_eq!(pod.get(&format!("{quiet}.containerID}}")), before);
 }

@@ -2,11 +2,6 @@
 //!
 //! `RKUBE_TEST_SCREENSHOTS=1` writes the pictures of `docs/`.
 
-#![expect(
-    clippy::too_many_lines,
-    reason = "a test is one scenario, told in order"
-)]
-
 mod access;
 mod changes;
 mod cluster;

@@ -10,7 +10,16 @@ use rkube_testing::{eventually, http_get};
 pub fn all(tour: &Tour<'_>) {
     let pod = tour.cluster.pods("api").remove(0);
     let page = format!("object/core/pods/default/{pod}");
-    tour.open(&page, &["Containers", "sidecar", "Ports", "QoS"]);
+    logs(tour, &pod, &page);
+    logs_of_the_previous_container(tour);
+    terminal(tour, &page);
+    tour.open(&format!("{page}/metrics"), &["Memory", "sidecar", "MiB"]);
+    tour.browser.sees(&["KiB"]);
+    forwarded_port(tour);
+}
+
+fn logs(tour: &Tour<'_>, pod: &str, page: &str) {
+    tour.open(page, &["Containers", "sidecar", "Ports", "QoS"]);
     tour.open(
         &format!("{page}/logs"),
         &["the sidecar says hello", HOSTILE],
@@ -71,7 +80,9 @@ pub fn all(tour: &Tour<'_>) {
     );
     tour.browser.until("more lines", &script);
     tour.clean();
+}
 
+fn logs_of_the_previous_container(tour: &Tour<'_>) {
     let broken = eventually("a pod that died", || {
         let state = tour
             .cluster
@@ -96,7 +107,9 @@ pub fn all(tour: &Tour<'_>) {
     );
     tour.browser.sees(&["last words"]);
     tour.clean();
+}
 
+fn terminal(tour: &Tour<'_>, page: &str) {
     tour.open(&format!("{page}/terminal"), &[]);
     let screen = "return document.querySelector('.termlines')?.textContent.includes(' # ')";
     tour.browser.until("a prompt", screen);
@@ -114,10 +127,9 @@ pub fn all(tour: &Tour<'_>) {
     let script = "return document.activeElement.getAttribute('role')";
     assert_eq!(tour.browser.run(script, &[]), json!("tab"));
     tour.clean();
+}
 
-    tour.open(&format!("{page}/metrics"), &["Memory", "sidecar", "MiB"]);
-    tour.browser.sees(&["KiB"]);
-
+fn forwarded_port(tour: &Tour<'_>) {
     let kubia = tour.cluster.pods("kubia").remove(0);
     tour.open(
         &format!("object/core/pods/default/{kubia}"),

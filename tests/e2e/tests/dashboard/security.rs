@@ -73,7 +73,7 @@ pub fn all(cluster: &Cluster) {
     hostile_text(&tour);
     other_pages(&tour, &origin, other);
     rebinding(&tour, &origin);
-    tricks(&tour, &origin);
+    ambiguous_paths(&tour, &origin);
     assert_eq!(server.interrupt(), 0);
 }
 
@@ -304,8 +304,45 @@ fn rebinding(tour: &Tour<'_>, origin: &str) {
     browser.complaints();
 }
 
+/// P, N and X stand for profile, node and pod.
+const AMBIGUOUS_PATHS: &[&str] = &[
+    "/c/P/metrics",
+    "/c/P/debug/pprof/",
+    "/c/P/logs/",
+    "/c/P/api/../metrics",
+    "/c/P/api/v1/../../metrics",
+    "/c/P/api/%2e%2e/metrics",
+    "/c/P/api/%2E%2E%2Fmetrics",
+    "/c/P/api/..%252fmetrics",
+    "/c/P//metrics",
+    "/c/P/api//v1/pods",
+    "/c/P/api/v1/pods%00",
+    "/c/P/api/v1/pods%3Fwatch=1",
+    "/c/P/api\\..\\metrics",
+    "/c/P/api/v1/nodes/N/proxy/metrics",
+    "/c/P/api/v1/nodes/N/proxy/stats/summary/../../metrics",
+    "/c/P/api/v1/nodes/N/proxy/run/default/x/y?cmd=id",
+    "/c/P/api/v1/namespaces/default/pods/X/proxy/",
+    "/c/P/api/v1/namespaces/default/pods/X:8080/proxy/",
+    "/c/P/api/v1/namespaces/default/services/kubia/proxy/",
+    "/c/P/api/v1/namespaces/default/services/kubia/%70roxy/",
+    "/c/../etc/passwd",
+    "/c/..%2f..%2f..%2fetc%2fpasswd/api/v1",
+    "/c/P%2f..%2fP/api/v1/pods",
+    "/c/%00/api/v1/pods",
+    "/c/P/rkube/../api/v1/pods",
+    "/c/P/rkube/images?node=../../etc/passwd",
+    "/c/P/rkube/logs?node=--help",
+    "/c/P/rkube/shell?node=-oProxyCommand=id",
+    "/../../etc/passwd",
+    "/%2e%2e/%2e%2e/etc/passwd",
+    "//etc/passwd",
+    "/rkube/..%2f..",
+    "http://evil.example/rkube/session",
+];
+
 /// Ambiguous paths, sent by raw HTTP and over the streams' WebSocket, with a valid session.
-fn tricks(tour: &Tour<'_>, origin: &str) {
+fn ambiguous_paths(tour: &Tour<'_>, origin: &str) {
     let profile = &tour.cluster.profile;
     let cookie = session(tour, origin);
     let cookie = format!(
@@ -332,42 +369,7 @@ fn tricks(tour: &Tour<'_>, origin: &str) {
     assert!(good.starts_with("HTTP/1.1 200 "), "{good}");
     let node = tour.cluster.node(1);
     let pod = tour.cluster.pods("kubia").remove(0);
-    let paths = [
-        "/c/P/metrics",
-        "/c/P/debug/pprof/",
-        "/c/P/logs/",
-        "/c/P/api/../metrics",
-        "/c/P/api/v1/../../metrics",
-        "/c/P/api/%2e%2e/metrics",
-        "/c/P/api/%2E%2E%2Fmetrics",
-        "/c/P/api/..%252fmetrics",
-        "/c/P//metrics",
-        "/c/P/api//v1/pods",
-        "/c/P/api/v1/pods%00",
-        "/c/P/api/v1/pods%3Fwatch=1",
-        "/c/P/api\\..\\metrics",
-        "/c/P/api/v1/nodes/N/proxy/metrics",
-        "/c/P/api/v1/nodes/N/proxy/stats/summary/../../metrics",
-        "/c/P/api/v1/nodes/N/proxy/run/default/x/y?cmd=id",
-        "/c/P/api/v1/namespaces/default/pods/X/proxy/",
-        "/c/P/api/v1/namespaces/default/pods/X:8080/proxy/",
-        "/c/P/api/v1/namespaces/default/services/kubia/proxy/",
-        "/c/P/api/v1/namespaces/default/services/kubia/%70roxy/",
-        "/c/../etc/passwd",
-        "/c/..%2f..%2f..%2fetc%2fpasswd/api/v1",
-        "/c/P%2f..%2fP/api/v1/pods",
-        "/c/%00/api/v1/pods",
-        "/c/P/rkube/../api/v1/pods",
-        "/c/P/rkube/images?node=../../etc/passwd",
-        "/c/P/rkube/logs?node=--help",
-        "/c/P/rkube/shell?node=-oProxyCommand=id",
-        "/../../etc/passwd",
-        "/%2e%2e/%2e%2e/etc/passwd",
-        "//etc/passwd",
-        "/rkube/..%2f..",
-        "http://evil.example/rkube/session",
-    ];
-    for path in paths {
+    for path in AMBIGUOUS_PATHS {
         let path = path
             .replace("/P", &format!("/{profile}"))
             .replace("/N/", &format!("/{node}/"))
