@@ -106,14 +106,15 @@ async fn open(home: &Home, profile: &Profile) -> Result<(Tunnel, Lock), Failure>
         )));
     }
     let path = lock_of(&plan.dir);
-    let owner = act_for_owner_of(&path);
-    let file = std::fs::File::options()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .open(&path)
-        .map_err(|e| io_failure("open", &path, &e))?;
-    drop(owner);
+    let file = {
+        let _owner = act_for_owner_of(&path);
+        std::fs::File::options()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(&path)
+            .map_err(|e| io_failure("open", &path, &e))?
+    };
     let lock = Lock::take(file).map_err(|e| match e {
         TryLockError::WouldBlock => Failure::new(
             Source::Program,
