@@ -59,6 +59,8 @@ pub struct Namespaces {
     pub uts: Option<PathBuf>,
     /// PID namespace.
     pub pid: PidNamespace,
+    /// User namespace, which owns the others.
+    pub user: Option<PathBuf>,
 }
 
 /// The PID namespace of a container.
@@ -278,14 +280,15 @@ fn environment(inputs: &Inputs<'_>) -> Vec<String> {
 /// Returns the `linux.namespaces` of the configuration.
 fn namespaces(paths: &Namespaces, privileged: bool) -> Value {
     let mut out = vec![json!({"type": "mount"})];
-    // A privileged container manages the node's cgroups.
-    if !privileged {
+    // A privileged container manages the node's cgroups, unless it has no rights over them.
+    if !privileged || paths.user.is_some() {
         out.push(json!({"type": "cgroup"}));
     }
     for (kind, path) in [
         ("network", &paths.network),
         ("ipc", &paths.ipc),
         ("uts", &paths.uts),
+        ("user", &paths.user),
     ] {
         if let Some(path) = path {
             out.push(json!({"type": kind, "path": path}));
@@ -368,7 +371,7 @@ fn mounts(inputs: &Inputs<'_>) -> Result<Vec<Value>> {
 
 /// Returns the canonical path of a mount's source. Creates a missing one as a directory, as Docker
 /// and other CRI runtimes do.
-fn source(path: &Path) -> Result<PathBuf> {
+pub fn source(path: &Path) -> Result<PathBuf> {
     if !path.is_absolute() {
         return Err(RuntimeError::Invalid(format!(
             "mount source {} is not absolute",
