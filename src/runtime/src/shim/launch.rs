@@ -18,6 +18,8 @@ use libcontainer::workload::{
     Executor, ExecutorError, ExecutorSetEnvsError, ExecutorValidationError,
 };
 
+use nix::mount::MsFlags;
+
 use super::error::ShimError;
 use super::plan::Plan;
 use super::sys::give_terminal;
@@ -158,6 +160,28 @@ fn builder(
     Ok((builder, report))
 }
 
+/// Sets the propagation of the container's mounts, which the library leaves as it is on the node:
+/// what is mounted on the node would appear in all of them.
+fn propagate(spec: &Spec) -> Result<(), String> {
+    for mount in spec.mounts().iter().flatten() {
+        let mut flags = mount.options().iter().flatten().filter_map(|option| {
+            Some(match option.as_str() {
+                "rprivate" => MsFlags::MS_PRIVATE,
+                "rslave" => MsFlags::MS_SLAVE,
+                "rshared" => MsFlags::MS_SHARED,
+                _ => return None,
+            })
+        });
+        if let Some(flag) = flags.next() {
+            let target = mount.destination();
+            let none: Option<&str> = None;
+            nix::mount::mount(none, target, none, flag | MsFlags::MS_REC, none)
+                .map_err(|e| format!("cannot set the propagation of {}: {e}", target.display()))?;
+        }
+    }
+    Ok(())
+}
+
 /// Writes the PID to the report.
 fn announce(report: &File, pid: i32) -> Result<(), ShimError> {
     let mut report = report;
@@ -219,9 +243,9 @@ impl Joined {
 }
 
 impl Executor for PlanExecutor {
-    fn exec(&self, _spec: &Spec) -> Result<(), ExecutorError> {
+    fn exec(&self, spec: &Spec) -> Result<(), ExecutorError> {
         let entered = match &self.entry {
-            Entry::First => Ok(()),
+            Entry::First => propagate(spec),
             Entry::Later(None) => Ok(()),
             Entry::Later(Some(users)) => users
                 .enter(&self.plan)

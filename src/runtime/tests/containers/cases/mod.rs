@@ -1,6 +1,7 @@
 //! The test cases, by name.
 
 mod ends;
+mod propagation;
 mod users;
 
 use std::time::Duration;
@@ -29,6 +30,10 @@ pub const ALL: &[Case] = &[
     ("capabilities_and_seccomp", capabilities_and_seccomp),
     ("read_only_paths", read_only_paths),
     ("mounts", mounts),
+    (
+        "mounts_propagate_as_they_say",
+        propagation::mounts_propagate_as_they_say,
+    ),
     ("memory_limit_kills", memory_limit_kills),
     ("stop_asks_then_kills", stop_asks_then_kills),
     (
