@@ -28,6 +28,7 @@ impl Worker {
             pod: &self.pod,
             instances: &self.instances,
             waiting: &self.waiting,
+            resets: &self.resets,
             health: &|name| self.probes.health(name),
             node_ip: self.context.host.ip(),
             pod_ip: self.ip,
