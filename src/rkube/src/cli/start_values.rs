@@ -307,6 +307,36 @@ mod tests {
     }
 
     #[test]
+    fn options_of_the_kubelet_are_checked() {
+        let names = vec!["net.core.*".to_owned(), "kernel.sem".to_owned()];
+        for (text, option) in [
+            (
+                "kubelet.allowed-unsafe-sysctls=net.core.*,kernel.sem",
+                Extra::UnsafeSysctls(names),
+            ),
+            ("kubelet.pod-max-pids=100", Extra::PodPids(100)),
+            ("kubelet.pod-max-pids=-1", Extra::PodPids(-1)),
+            (
+                "kubelet.seccomp-default=false",
+                Extra::SeccompDefault(false),
+            ),
+        ] {
+            assert_eq!(parse_extra(text), Ok(option), "{text}");
+        }
+        for bad in [
+            "kubelet.allowed-unsafe-sysctls=",
+            "kubelet.allowed-unsafe-sysctls=vm.swappiness",
+            "kubelet.allowed-unsafe-sysctls=net.a b",
+            "kubelet.allowed-unsafe-sysctls=kernel.sem*",
+            "kubelet.pod-max-pids=0",
+            "kubelet.pod-max-pids=many",
+            "kubelet.seccomp-default=1",
+        ] {
+            assert!(parse_extra(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
     fn waiting_takes_lists() {
         for all in ["all", "true", "apiserver", "apiserver,node_ready"] {
             assert_eq!(Wait::parse(all), Ok(Wait::All), "{all}");
