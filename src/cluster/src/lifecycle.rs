@@ -72,6 +72,19 @@ pub async fn start(
             .insecure_registries
             .clone_from(&options.insecure_registries);
     }
+    if !options.kubelet.is_default() && profile.kubelet != options.kubelet {
+        let running = rkube_drivers::by_name(&profile.driver)?
+            .is_up(&profile.plan(home))
+            .await;
+        if running {
+            progress.warn(&format!(
+                "the options of the kubelet take effect after a restart: {} && {}",
+                command("stop", &profile.name),
+                command("start", &profile.name)
+            ));
+        }
+        profile.kubelet.clone_from(&options.kubelet);
+    }
     let fresh = |mount: &&HostMount| !profile.mounts.contains(mount);
     let fresh: Vec<HostMount> = options.mounts.iter().filter(fresh).cloned().collect();
     if !fresh.is_empty() {

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use ipnet::Ipv4Net;
+use rkube_config::KubeletOptions;
 use rkube_drivers::{Driver, HostMount, MachineOptions, PortMapping};
 use rkube_failure::{Failure, Kind, Source, command};
 
@@ -51,6 +52,8 @@ pub struct StartOptions {
     pub machine: MachineOptions,
     /// The API server's audit policy, a file on the host; kept for later starts.
     pub audit_policy: Option<PathBuf>,
+    /// Options of the nodes' agents; those of an existing cluster stay if all are the defaults.
+    pub kubelet: KubeletOptions,
     /// Folders of the host that all nodes see.
     pub mounts: Vec<HostMount>,
     /// Whether nodes and the context are named as kind names them.
@@ -350,6 +353,7 @@ mod tests {
             store: None,
             machine: MachineOptions::default(),
             audit_policy: None,
+            kubelet: KubeletOptions::default(),
             mounts: Vec::new(),
             kind: false,
             retain: false,

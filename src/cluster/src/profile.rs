@@ -5,7 +5,9 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 
 use ipnet::Ipv4Net;
-use rkube_config::{ClusterConfig, NodeAddress, NodeConfig, StoreConfig, Taint, ports};
+use rkube_config::{
+    ClusterConfig, KubeletOptions, NodeAddress, NodeConfig, StoreConfig, Taint, ports,
+};
 use rkube_drivers::{ClusterPlan, HostMount, MachineOptions, NodePlan, PortMapping};
 use rkube_failure::Failure;
 use rkube_failure::{Kind, Source, command};
@@ -59,6 +61,9 @@ pub struct Profile {
     /// Options of virtual-machine nodes.
     #[serde(default, skip_serializing_if = "MachineOptions::is_default")]
     pub machine: MachineOptions,
+    /// Options of the nodes' agents.
+    #[serde(default, skip_serializing_if = "KubeletOptions::is_default")]
+    pub kubelet: KubeletOptions,
     /// The snapshot that is staged on the nodes and restored at their next boot.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub restore: Option<String>,
@@ -208,6 +213,7 @@ impl Profile {
             kind: what.kind,
             store: what.store.clone(),
             machine: what.machine.clone(),
+            kubelet: KubeletOptions::default(),
             restore: None,
             nodes: Vec::new(),
         };
@@ -518,6 +524,7 @@ impl Profile {
             insecure_registries: self.insecure_registries.clone(),
             host_ip: self.node_cidr.hosts().next(),
             max_pods: MAX_PODS,
+            kubelet: self.kubelet.clone(),
             store: self.store.clone().filter(|_| node.control_plane),
             restore: self.restore.clone(),
         }

@@ -185,12 +185,39 @@ pub struct NodeConfig {
     pub host_ip: Option<Ipv4Addr>,
     /// Maximum number of pods on the node.
     pub max_pods: u32,
+    /// Options of the node agent that are the kubelet's.
+    #[serde(default, skip_serializing_if = "KubeletOptions::is_default")]
+    pub kubelet: KubeletOptions,
     /// The external store of API objects; without it, the embedded store.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub store: Option<StoreConfig>,
     /// The staged snapshot to restore at the next boot.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub restore: Option<String>,
+}
+
+/// Options of the kubelet that the node agent has, too.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+pub struct KubeletOptions {
+    /// Unsafe sysctls that pods may set (`--allowed-unsafe-sysctls`): names, and prefixes that end
+    /// with `*`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub allowed_unsafe_sysctls: Vec<String>,
+    /// Maximum number of processes of a pod (`--pod-max-pids`); not limited by default.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pod_pids_limit: Option<i64>,
+    /// Whether containers without a seccomp profile run without one (`--seccomp-default=false`).
+    /// By default they have the runtime's.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub no_seccomp_default: bool,
+}
+
+impl KubeletOptions {
+    /// Returns whether all options have their defaults.
+    pub fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// An external etcd.

@@ -22,8 +22,7 @@ impl Host {
     pub(crate) fn read(config: NodeConfig) -> Self {
         Self {
             machine: Machine::read(&config),
-            // The node's configuration has no list of allowed unsafe sysctls yet.
-            sysctls: Sysctls::new(&[]),
+            sysctls: Sysctls::new(&config.kubelet.allowed_unsafe_sysctls),
             config,
         }
     }

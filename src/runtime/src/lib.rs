@@ -32,7 +32,10 @@ mod session;
 mod shim;
 mod snapshot;
 mod spec;
+mod stage;
 mod status;
+mod tree;
+mod users;
 
 pub use rkube_cgroups::details as cgroup_details;
 pub use rkube_cgroups::{Resources, Stats};
@@ -50,6 +53,7 @@ pub use status::{
     ContainerEvent, ContainerEventKind, ContainerState, ContainerStatus, ContainerUser, ExecOutput,
     FsInfo, FsUsage, ImageStatus, Sandbox, SandboxState,
 };
+pub use users::IdRange;
 
 /// Runs a helper process of the runtime if `role`, the binary's first argument, is `shim` or
 /// `pause`. Returns its exit code, or `None` for any other role.

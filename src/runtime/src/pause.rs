@@ -35,16 +35,27 @@ pub fn main(args: &[OsString]) -> i32 {
 
 /// Joins the sandbox's namespaces, and forks the first process of a new PID namespace.
 fn start(dir: &Path) -> io::Result<()> {
+    // A member of the user namespace could not write it any more.
+    let mut record = File::create(dir.join(PID_FILE))?;
+    // The user namespace is last, because with it the rights over the node's are lost.
     for (name, kind) in [
         ("net", libc::CLONE_NEWNET),
         ("ipc", libc::CLONE_NEWIPC),
         ("uts", libc::CLONE_NEWUTS),
+        ("user", libc::CLONE_NEWUSER),
     ] {
         match File::open(dir.join(name)) {
             // SAFETY: the descriptor is open.
             Ok(file) => drop(check(unsafe { libc::setns(file.as_raw_fd(), kind) })?),
-            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+            Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
             Err(e) => return Err(e),
+        }
+        if kind == libc::CLONE_NEWUSER {
+            // SAFETY: no memory is involved.
+            unsafe {
+                check(libc::setresgid(0, 0, 0))?;
+                check(libc::setresuid(0, 0, 0))?;
+            }
         }
     }
     // SAFETY: this process has a single thread.
@@ -66,7 +77,7 @@ fn start(dir: &Path) -> io::Result<()> {
         reap();
     }
     drop((writer, gate));
-    std::fs::write(dir.join(PID_FILE), pid.to_string())?;
+    record.write_all(pid.to_string().as_bytes())?;
     File::from(opener).write_all(b"g")?;
     let mut reason = String::new();
     io::Read::read_to_string(&mut File::from(reader), &mut reason)?;

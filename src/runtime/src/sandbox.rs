@@ -1,9 +1,12 @@
 //! Sandboxes: namespaces that are kept by bind mounts of their files, without a process, and a
 //! `/dev/shm`. `rkube pause` runs only if the containers share a PID namespace.
+//!
+//! The namespaces of a sandbox with a user namespace belong to that.
 
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -17,9 +20,12 @@ use crate::container::read_json;
 use crate::error::{Context, Result, RuntimeError};
 use crate::oci::{Namespaces, PidNamespace};
 use crate::pause::PID_FILE;
+use crate::shim::sys;
 use crate::snapshot::unmount;
-use crate::spec::SandboxSpec;
+use crate::spec::{HostNamespaces, SandboxSpec};
 use crate::status::{Sandbox, SandboxState};
+use crate::tree::pin;
+use crate::users::{self, Users};
 
 /// Default size of a sandbox's `/dev/shm` in bytes, as in Docker.
 const SHM_BYTES: u64 = 64 << 20;
@@ -86,10 +92,13 @@ impl SandboxRecord {
         if !self.spec.host.ipc {
             let shm = self.run.join("shm");
             fs::create_dir_all(&shm).context(|| format!("cannot make {}", shm.display()))?;
-            let options = format!(
+            let mut options = format!(
                 "mode=1777,size={}",
                 self.spec.shm_bytes.unwrap_or(SHM_BYTES)
             );
+            if let Some(users) = self.spec.users {
+                options.push_str(&format!(",uid={0},gid={0}", users.first));
+            }
             let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
             mount(
                 Some("shm"),
@@ -101,7 +110,11 @@ impl SandboxRecord {
             .context(|| format!("cannot mount {}", shm.display()))?;
         }
         if self.spec.share_pid && !self.spec.host.pid {
-            self.pid = Some(start_pause(binary, &self.run)?);
+            let pid = start_pause(binary, &self.run)?;
+            self.pid = Some(pid);
+            // Containers of a user namespace have no access to the files of this process.
+            let namespace = PathBuf::from(format!("/proc/{pid}/ns/pid"));
+            pin(&namespace, &self.run.join("pid"))?;
         }
         let ready = self.run.join("ready");
         fs::write(&ready, "").context(|| format!("cannot write {}", ready.display()))
@@ -164,16 +177,32 @@ impl SandboxRecord {
             ipc: own(self.spec.host.ipc, "ipc"),
             pid: match self.pid {
                 _ if self.spec.host.pid => PidNamespace::Host,
-                Some(pid) => PidNamespace::Join(PathBuf::from(format!("/proc/{pid}/ns/pid"))),
+                Some(pid) => {
+                    let pinned = self.run.join("pid");
+                    // Sandboxes of earlier versions have no such file.
+                    let of_process = || PathBuf::from(format!("/proc/{pid}/ns/pid"));
+                    PidNamespace::Join(if pinned.exists() {
+                        pinned
+                    } else {
+                        of_process()
+                    })
+                }
                 None => PidNamespace::New,
             },
+            user: self.spec.users.map(|_| self.run.join("user")),
         }
+    }
+
+    /// Opens its user namespace; `None` if it is the node's.
+    pub fn users(&self) -> Result<Option<Users>> {
+        let open = |range| Users::open(&self.run.join("user"), range);
+        self.spec.users.map(open).transpose()
     }
 
     /// Releases the namespaces and kills the `pause` process. Can be repeated.
     pub fn tear_down(&self) -> Result<()> {
         if let Some(pid) = self.pid {
-            kill_pause(pid);
+            kill_pause(pid, &self.run)?;
         }
         release(&self.run)
     }
@@ -203,20 +232,39 @@ impl SandboxRecord {
 pub fn release(run: &Path) -> Result<()> {
     let recorded = fs::read_to_string(run.join(PID_FILE)).unwrap_or_default();
     if let Ok(pid) = recorded.parse() {
-        kill_pause(pid);
+        kill_pause(pid, run)?;
     }
-    for name in ["net", "ipc", "uts", "shm"] {
+    for name in ["net", "ipc", "uts", "pid", "user", "shm"] {
         unmount(&run.join(name))?;
     }
     remove_tree(run).context(|| format!("cannot remove {}", run.display()))
 }
 
-/// Kills a `pause` process, unless its PID belongs to another process by now.
-fn kill_pause(pid: i32) {
-    if process_is(pid, "pause") {
-        // SAFETY: no memory is involved.
-        unsafe { libc::kill(pid, libc::SIGKILL) };
+/// Kills the `pause` process of the sandbox with the run directory `run`, unless its PID belongs to
+/// another process by now, which may be the `pause` of another sandbox.
+fn kill_pause(pid: i32, run: &Path) -> Result<()> {
+    // From here on, the descriptor is that of the process that is examined.
+    let Ok(process) = sys::pidfd(pid) else {
+        return Ok(());
+    };
+    let pinned = run.join("pid");
+    let is_own = match (fs::metadata(&pinned), namespace_of(pid)) {
+        (Ok(pinned), Some(own)) => (pinned.dev(), pinned.ino()) == own,
+        // It was never pinned, or was by an earlier version. A directory of before the machine's
+        // restart is gone with its file system, and so is the process.
+        _ => run.exists(),
+    };
+    if is_own && process_is(pid, "pause") {
+        sys::signal(&process, libc::SIGKILL)
+            .context(|| format!("cannot kill the pause process {pid}"))?;
     }
+    Ok(())
+}
+
+/// Returns the device and inode of a process's PID namespace.
+fn namespace_of(pid: i32) -> Option<(u64, u64)> {
+    let namespace = fs::metadata(format!("/proc/{pid}/ns/pid")).ok()?;
+    Some((namespace.dev(), namespace.ino()))
 }
 
 /// Returns whether `pid` is a live process of that name. PIDs are reused after a restart, and a
@@ -270,9 +318,30 @@ fn make_namespaces(spec: &SandboxSpec, run: &Path) -> Result<()> {
         flags |= libc::CLONE_NEWIPC;
         pins.push("ipc");
     }
-    // SAFETY: these namespaces are per thread, and this thread exits soon.
-    check(unsafe { libc::unshare(flags) })
-        .context(|| "cannot make the sandbox's namespaces".into())?;
+    let failed = || "cannot make the sandbox's namespaces".to_owned();
+    match spec.users {
+        None => {
+            // SAFETY: these namespaces are per thread, and this thread exits soon.
+            check(unsafe { libc::unshare(flags) }).context(failed)?;
+        }
+        Some(range) => {
+            if spec.host != HostNamespaces::default() {
+                return Err(RuntimeError::Invalid(
+                    "a sandbox with a user namespace cannot use other namespaces of the node"
+                        .into(),
+                ));
+            }
+            users::make(range, flags, |namespaces| {
+                let mut all = pins.iter().chain(&["user"]);
+                all.try_for_each(|name| pin(&namespaces.join(name), &run.join(name)))
+            })?;
+            for name in pins.drain(..) {
+                let file = File::open(run.join(name)).context(failed)?;
+                // SAFETY: the descriptor is open, and this thread exits soon.
+                check(unsafe { libc::setns(file.as_raw_fd(), 0) }).context(failed)?;
+            }
+        }
+    }
     if !spec.host.network {
         if !spec.hostname.is_empty() {
             nix::unistd::sethostname(&spec.hostname)
@@ -288,15 +357,10 @@ fn make_namespaces(spec: &SandboxSpec, run: &Path) -> Result<()> {
         let path = sysctl_path(name);
         fs::write(&path, value).context(|| format!("cannot set sysctl {name}={value}"))?;
     }
-    for pin in pins {
-        let target = run.join(pin);
-        File::create(&target).context(|| format!("cannot make {}", target.display()))?;
-        let source = format!("/proc/thread-self/ns/{pin}");
-        let none: Option<&str> = None;
-        mount(Some(source.as_str()), &target, none, MsFlags::MS_BIND, none)
-            .context(|| format!("cannot pin a namespace at {}", target.display()))?;
-    }
-    Ok(())
+    pins.iter().try_for_each(|name| {
+        let own = Path::new("/proc/thread-self/ns").join(name);
+        pin(&own, &run.join(name))
+    })
 }
 
 /// Returns the path of a kernel parameter, whose name is dotted or a path.

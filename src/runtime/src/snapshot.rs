@@ -13,6 +13,7 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use crate::beneath::open_dir;
 use crate::error::{Context, Result};
 use crate::status::{FsInfo, FsUsage};
+use crate::users::Users;
 
 /// Maximum length of mount options: one page, including the terminating zero.
 const OPTIONS: usize = 4096;
@@ -27,9 +28,9 @@ pub fn upper(dir: &Path) -> PathBuf {
     dir.join("upper")
 }
 
-/// Mounts the root of the container in `dir` over `layers`, bottom first. Does nothing if it is
-/// already mounted.
-pub fn mount_root(dir: &Path, layers: &[PathBuf]) -> Result<()> {
+/// Mounts the root of the container in `dir` over `layers`, bottom first; with the IDs of `users`
+/// if it has a user namespace. Does nothing if it is already mounted.
+pub fn mount_root(dir: &Path, layers: &[PathBuf], users: Option<&Users>) -> Result<()> {
     let (target, upper, work) = (rootfs(dir), upper(dir), dir.join("work"));
     for path in [&target, &upper, &work] {
         fs::create_dir_all(path).context(|| format!("cannot make {}", path.display()))?;
@@ -41,24 +42,68 @@ pub fn mount_root(dir: &Path, layers: &[PathBuf]) -> Result<()> {
     if let Some(top) = layers.last()
         && let Ok(metadata) = fs::metadata(top)
     {
+        let on_node = |id| users.map_or(Some(id), |users| users.range.on_node(id));
+        let (uid, gid) = (on_node(metadata.uid()), on_node(metadata.gid()));
         fs::set_permissions(&upper, fs::Permissions::from_mode(metadata.mode() & 0o7777))
-            .and_then(|()| {
-                std::os::unix::fs::chown(&upper, Some(metadata.uid()), Some(metadata.gid()))
-            })
+            .and_then(|()| std::os::unix::fs::chown(&upper, uid, gid))
             .context(|| format!("cannot set the owner of {}", upper.display()))?;
     }
-    overlay(&target, layers, Some((&upper, &work)))
+    let mount = |layers: &[PathBuf]| overlay(&target, layers, Some((&upper, &work)));
+    match users {
+        Some(users) => with_shifted(&dir.join("lower"), layers, users, mount),
+        None => mount(layers),
+    }
 }
 
-/// Mounts an image's layers, bottom first, read-only at `target`. Does nothing if it is already
-/// mounted.
-pub fn mount_image(target: &Path, layers: &[PathBuf]) -> Result<()> {
+/// Calls `mount` with clones of `layers` below `place` that have the IDs of `users`.
+///
+/// An overlay itself cannot be shown with other IDs, but keeps those of its layers. What a
+/// container writes has its IDs on the node.
+fn with_shifted(
+    place: &Path,
+    layers: &[PathBuf],
+    users: &Users,
+    mount: impl FnOnce(&[PathBuf]) -> Result<()>,
+) -> Result<()> {
+    let mut shifted = Vec::with_capacity(layers.len());
+    let mut result = Ok(());
+    for (index, layer) in layers.iter().enumerate() {
+        let point = place.join(index.to_string());
+        result = users
+            .shifted(layer, false)
+            .and_then(|tree| tree.attach(&point));
+        if result.is_err() {
+            break;
+        }
+        shifted.push(point);
+    }
+    let result = result.and_then(|()| mount(&shifted));
+    // The overlay has clones of its own.
+    for point in &shifted {
+        unmount(point)?;
+        fs::remove_dir(point).context(|| format!("cannot remove {}", point.display()))?;
+    }
+    result
+}
+
+/// Mounts an image's layers, bottom first, read-only at `target`; with the IDs of `users` if there
+/// are some. Does nothing if it is already mounted.
+pub fn mount_image(target: &Path, layers: &[PathBuf], users: Option<&Users>) -> Result<()> {
     fs::create_dir_all(target).context(|| format!("cannot make {}", target.display()))?;
     if is_mounted(target) {
         return Ok(());
     }
-    match layers {
-        [single] => {
+    match (layers, users) {
+        ([single], Some(users)) => {
+            let tree = users.shifted(single, false)?;
+            tree.read_only()?;
+            tree.attach(target)
+        }
+        (_, Some(users)) => {
+            let mount = |layers: &[PathBuf]| overlay(target, layers, None);
+            with_shifted(&target.with_extension("lower"), layers, users, mount)
+        }
+        ([single], None) => {
             let none: Option<&str> = None;
             mount(Some(single), target, none, MsFlags::MS_BIND, none)
                 .and_then(|()| {
@@ -67,7 +112,7 @@ pub fn mount_image(target: &Path, layers: &[PathBuf]) -> Result<()> {
                 })
                 .context(|| format!("cannot mount an image at {}", target.display()))
         }
-        _ => overlay(target, layers, None),
+        (_, None) => overlay(target, layers, None),
     }
 }
 

@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use rkube_cgroups::Resources;
 use serde::{Deserialize, Serialize};
 
+use crate::users::IdRange;
+
 /// Configuration of the runtime: directories and access to registries.
 #[derive(Clone, Debug)]
 pub struct RuntimeConfig {
@@ -188,6 +190,9 @@ pub struct SandboxSpec {
     pub hostname: String,
     /// Namespaces shared with the node.
     pub host: HostNamespaces,
+    /// IDs of the node for the sandbox's own user namespace; the node's namespace if absent. No
+    /// other namespace can then be the node's.
+    pub users: Option<IdRange>,
     /// Whether all containers share a PID namespace (`shareProcessNamespace`). Its first process is
     /// `rkube pause`.
     pub share_pid: bool,

@@ -72,8 +72,7 @@ pub(crate) fn admit(pod: &Pod, others: &[Arc<Pod>], node: &NodeOffer<'_>) -> Res
             ),
         ));
     }
-    unsupported::app_armor(pod)?;
-    unsupported::features(pod)
+    unsupported::app_armor(pod)
 }
 
 /// Returns the reason and message in the status of a pod that was rejected.

@@ -36,6 +36,7 @@ mod status;
 pub(crate) mod sysctls;
 pub(crate) mod table;
 pub(crate) mod unsupported;
+mod users;
 mod worker;
 
 pub(crate) use status::container_id;

@@ -15,7 +15,7 @@ use super::instance::keys;
 use super::object_hold::SharedHold;
 use super::paths::{log_dir, pod_dir};
 use super::plan::SandboxView;
-use super::{qos, unsupported};
+use super::{qos, unsupported, users};
 use crate::delay::doubled;
 use crate::host::Host;
 use crate::kinds::*;
@@ -120,7 +120,7 @@ pub(crate) async fn create(
         reason: "FailedPrepareDynamicResources",
         message: format!("Failed to prepare dynamic resources: {e}"),
     })?;
-    unsupported::sandbox(&context.client, pod)
+    unsupported::sandbox(&context.client, pod, context.runtime.supports_users())
         .await
         .map_err(NotCreated::new)?;
     make(context, pod, attempt)
@@ -137,12 +137,17 @@ async fn make(context: &PodContext, pod: &Pod, attempt: u32) -> anyhow::Result<N
     tokio::fs::create_dir_all(log_dir(pod)).await?;
     let runtime = &context.runtime;
     update_weights(runtime, &context.pods.active()).await;
+    let limits = rkube_runtime::Resources {
+        pids_limit: context.host.config.kubelet.pod_pids_limit,
+        ..qos::pod_resources(pod)
+    };
     runtime
-        .configure_cgroup(&qos::cgroup_parent(pod), &qos::pod_resources(pod))
+        .configure_cgroup(&qos::cgroup_parent(pod), &limits)
         .await?;
-    let sandbox = runtime
-        .run_sandbox(specification(pod, &names.name, attempt))
-        .await?;
+    let mut specification = specification(pod, &names.name, attempt);
+    let subject = pod.clone();
+    specification.users = tokio::task::spawn_blocking(move || users::range(&subject)).await??;
+    let sandbox = runtime.run_sandbox(specification).await?;
     let finish = async {
         let ip = attach(context, pod, &sandbox).await?;
         write_files(context, pod, &names, ip).await?;
@@ -167,7 +172,7 @@ async fn make(context: &PodContext, pod: &Pod, attempt: u32) -> anyhow::Result<N
     }
 }
 
-/// Returns the runtime's specification of a sandbox.
+/// Returns the runtime's specification of a sandbox, without the IDs of its users.
 fn specification(pod: &Pod, hostname: &str, attempt: u32) -> SandboxSpec {
     let spec = pod.spec();
     let labels = BTreeMap::from([
@@ -193,6 +198,7 @@ fn specification(pod: &Pod, hostname: &str, attempt: u32) -> SandboxSpec {
             pid: spec.host_pid.unwrap_or(false),
             ipc: spec.host_ipc.unwrap_or(false),
         },
+        users: None,
         share_pid: spec.share_process_namespace.unwrap_or(false),
         sysctls,
         cgroup_parent: qos::cgroup_parent(pod),

@@ -62,20 +62,6 @@ pub(super) fn late_app_armor(container: &Container) -> Result<(), String> {
     }
 }
 
-/// Refuses a pod that requires a feature which upstream's nodes declare and this one lacks.
-pub(super) fn features(pod: &Pod) -> Result<(), Reason> {
-    let all_restart = containers(pod)
-        .flat_map(|c| c.restart_policy_rules.unwrap_or_default())
-        .any(|rule| rule.action == "RestartAllContainers");
-    if all_restart {
-        return Err(refuse(
-            "PodFeatureUnsupported",
-            "Pod requires node features that are not available: RestartAllContainersOnContainerExits",
-        ));
-    }
-    Ok(())
-}
-
 /// Returns the message if the pod's resource claims cannot be prepared: the node has no drivers of
 /// Dynamic Resource Allocation.
 pub(super) fn resource_claims(pod: &Pod) -> Result<(), String> {
@@ -90,12 +76,12 @@ pub(super) fn resource_claims(pod: &Pod) -> Result<(), String> {
 }
 
 /// Checks that the runtime can create the pod's sandbox: its `RuntimeClass` names a handler of the
-/// runtime, and it needs no user namespace.
+/// runtime, and it needs no user namespace unless the node has them (`users`).
 ///
 /// # Errors
 ///
 /// Returns upstream's message; the sandbox may be possible later, as classes can change.
-pub(super) async fn sandbox(client: &kube::Client, pod: &Pod) -> Result<(), String> {
+pub(super) async fn sandbox(client: &kube::Client, pod: &Pod, users: bool) -> Result<(), String> {
     let handler = match pod.spec().runtime_class_name.as_deref() {
         None | Some("") => String::new(),
         Some(name) => {
@@ -107,11 +93,11 @@ pub(super) async fn sandbox(client: &kube::Client, pod: &Pod) -> Result<(), Stri
             class.handler
         }
     };
-    check_sandbox(pod, &handler)
+    check_sandbox(pod, &handler, users)
 }
 
-fn check_sandbox(pod: &Pod, handler: &str) -> Result<(), String> {
-    if pod.spec().host_users == Some(false) {
+fn check_sandbox(pod: &Pod, handler: &str, users: bool) -> Result<(), String> {
+    if pod.spec().host_users == Some(false) && !(users && is_handler(handler)) {
         let subject = match handler {
             "" => "runtime".to_owned(),
             handler => format!("RuntimeClass handler {handler:?}"),
@@ -120,7 +106,7 @@ fn check_sandbox(pod: &Pod, handler: &str) -> Result<(), String> {
             "can't set `spec.hostUsers: false`, {subject} does not support user namespaces"
         ));
     }
-    if !handler.is_empty() && !RUNTIME_HANDLERS.contains(&handler) {
+    if !is_handler(handler) {
         return Err(format!(
             "failed to get sandbox runtime: no runtime for {handler:?} is configured"
         ));
@@ -128,12 +114,15 @@ fn check_sandbox(pod: &Pod, handler: &str) -> Result<(), String> {
     Ok(())
 }
 
+/// Returns whether the runtime has a handler of that name; without one, it is the default.
+fn is_handler(name: &str) -> bool {
+    name.is_empty() || RUNTIME_HANDLERS.contains(&name)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use k8s_openapi::api::core::v1::{
-        ContainerRestartRule, PodResourceClaim, PodSecurityContext, SecurityContext,
-    };
+    use k8s_openapi::api::core::v1::{PodResourceClaim, PodSecurityContext, SecurityContext};
 
     fn profile(type_: &str) -> Option<AppArmorProfile> {
         Some(AppArmorProfile {
@@ -204,22 +193,6 @@ mod tests {
             late_app_armor(&container(profile("Localhost"))),
             Err("apparmor is not supported".to_owned())
         );
-    }
-
-    #[test]
-    fn restarts_of_all_containers_are_refused() {
-        let with = |action: &str| {
-            let mut pod = pod(None, None);
-            let spec = pod.spec.as_mut().unwrap();
-            spec.containers[0].restart_policy_rules = Some(vec![ContainerRestartRule {
-                action: action.into(),
-                ..Default::default()
-            }]);
-            pod
-        };
-        assert!(features(&with("Restart")).is_ok());
-        let reason = features(&with("RestartAllContainers")).unwrap_err();
-        assert_eq!(reason.reason, "PodFeatureUnsupported");
     }
 
     #[test]
@@ -296,13 +269,13 @@ mod tests {
                 }),
                 ..Default::default()
             };
-            let answer = sandbox(&server_with_class(handler), &pod).await;
+            let answer = sandbox(&server_with_class(handler), &pod, true).await;
             assert_eq!(answer.err().as_deref(), message, "{class:?} {handler}");
         }
     }
 
     #[test]
-    fn sandboxes_need_a_known_handler_and_no_user_namespace() {
+    fn sandboxes_need_a_known_handler_and_a_node_with_user_namespaces() {
         let pod = |host_users| Pod {
             spec: Some(PodSpec {
                 host_users,
@@ -331,8 +304,12 @@ mod tests {
                 ),
             ),
         ] {
-            let answer = check_sandbox(&pod(host_users), handler);
+            let answer = check_sandbox(&pod(host_users), handler, false);
             assert_eq!(answer.err().as_deref(), message, "{host_users:?} {handler}");
+        }
+        for (handler, possible) in [("", true), ("runc", true), ("gvisor", false)] {
+            let answer = check_sandbox(&pod(Some(false)), handler, true);
+            assert_eq!(answer.is_ok(), possible, "{handler}");
         }
     }
 }

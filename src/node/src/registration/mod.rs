@@ -122,6 +122,7 @@ impl Registrar {
             node,
             pressure: *self.pressure.borrow(),
             images: self.runtime.list_images(),
+            user_namespaces: self.runtime.supports_users(),
             now: now(),
         }
     }

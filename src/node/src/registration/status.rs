@@ -26,6 +26,8 @@ pub(super) struct NodeState<'a> {
     pub node: Option<&'a Node>,
     pub pressure: Pressure,
     pub images: Vec<ImageStatus>,
+    /// Whether pods can have user namespaces.
+    pub user_namespaces: bool,
     pub now: Time,
 }
 
@@ -147,7 +149,7 @@ pub(super) fn status(host: &Host, state: &NodeState<'_>) -> NodeStatus {
             swap: None,
         }),
         images: Some(images(state.images.clone())),
-        runtime_handlers: Some(runtime_handlers()),
+        runtime_handlers: Some(runtime_handlers(state.user_namespaces)),
         features: Some(NodeFeatures {
             supplemental_groups_policy: Some(true),
         }),
@@ -157,14 +159,14 @@ pub(super) fn status(host: &Host, state: &NodeState<'_>) -> NodeStatus {
 
 /// Returns the runtime's handlers: the default one, without a name, and those that a
 /// `RuntimeClass` may select.
-fn runtime_handlers() -> Vec<NodeRuntimeHandler> {
+fn runtime_handlers(user_namespaces: bool) -> Vec<NodeRuntimeHandler> {
     std::iter::once("")
         .chain(RUNTIME_HANDLERS)
         .map(|name| NodeRuntimeHandler {
             name: Some(name.into()),
             features: Some(NodeRuntimeHandlerFeatures {
                 recursive_read_only_mounts: Some(true),
-                user_namespaces: Some(false),
+                user_namespaces: Some(user_namespaces),
             }),
         })
         .collect()
@@ -298,6 +300,7 @@ mod tests {
             node,
             pressure: Pressure::default(),
             images: vec![],
+            user_namespaces: true,
             now: Time(jiff::Timestamp::from_second(seconds).unwrap()),
         }
     }

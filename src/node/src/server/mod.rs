@@ -16,6 +16,7 @@ use tracing::{debug, warn};
 mod access;
 mod answer;
 mod certificates;
+mod connections;
 mod endpoint;
 mod files;
 mod forward;
@@ -33,6 +34,7 @@ pub(crate) use certificates::Certificates;
 pub(crate) use endpoint::Endpoint;
 
 use crate::client::Pki;
+use connections::{Connections, Slot};
 use identity::Identity;
 
 /// Maximum duration of a client's TLS handshake.
@@ -73,6 +75,7 @@ impl Server {
 
     /// Accepts and serves connections until the future is dropped.
     pub(crate) async fn run(self) -> anyhow::Result<()> {
+        let connections = Connections::default();
         loop {
             let (stream, peer) = match self.listener.accept().await {
                 Ok(accepted) => accepted,
@@ -82,11 +85,16 @@ impl Server {
                     continue;
                 }
             };
+            let Some(slot) = connections.admit(peer.ip()) else {
+                debug!("{peer} has too many connections");
+                continue;
+            };
             if let Err(e) = stream.set_nodelay(true) {
                 debug!("nodelay: {e}");
             }
             let (endpoint, acceptor) = (self.endpoint.clone(), self.acceptor.clone());
-            tokio::spawn(serve(endpoint, self.roots.clone(), acceptor, stream, peer));
+            let roots = self.roots.clone();
+            tokio::spawn(serve(endpoint, roots, acceptor, stream, (peer, slot)));
         }
     }
 }
@@ -97,7 +105,7 @@ async fn serve(
     roots: Arc<Roots>,
     acceptor: TlsAcceptor,
     stream: TcpStream,
-    peer: SocketAddr,
+    (peer, slot): (SocketAddr, Slot),
 ) {
     let handshake = acceptor.accept(stream);
     let stream = match tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake).await {
@@ -109,6 +117,8 @@ async fn serve(
         Err(_) => return,
     };
     let identity = Identity::from_chain(stream.get_ref().1.peer_certificates(), &roots);
+    // Held to the end of the connection by all others. Upgraded ones are of clients that may.
+    let slot = (identity != Identity::Trusted).then_some(slot);
     let service = hyper::service::service_fn(move |request| {
         let (endpoint, identity) = (endpoint.clone(), identity.clone());
         async move { Ok::<_, Infallible>(routes::handle(&endpoint, &identity, request).await) }
@@ -120,4 +130,5 @@ async fn serve(
     if let Err(e) = connection.await {
         debug!("connection of {peer}: {e}");
     }
+    drop(slot);
 }

@@ -13,7 +13,7 @@ mod claim;
 mod content;
 mod local;
 mod ownership;
-mod subpath;
+pub(crate) mod subpath;
 mod types;
 
 pub(crate) use subpath::open_beneath;
@@ -59,6 +59,14 @@ impl Mounted {
     /// `fsGroup`.
     pub(crate) fn fs_group(&self) -> Option<i64> {
         self.fs_group
+    }
+
+    /// Returns the directory of a volume; `None` if it has none or was not set up.
+    pub(crate) fn path(&self, volume: &str) -> Option<&Path> {
+        match self.sources.get(volume)? {
+            Source::Path { path, .. } => Some(path),
+            Source::Image(_) => None,
+        }
     }
 
     /// Returns the runtime's mount for a container's volume mount.

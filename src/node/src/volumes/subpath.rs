@@ -18,11 +18,20 @@ use crate::pods::paths::pod_dir;
 
 /// Opens `path` beneath `root`; fails with `EXDEV` if symbolic links lead out of it.
 pub(crate) fn open_beneath(root: &OwnedFd, path: &Path, flags: i32) -> io::Result<OwnedFd> {
+    open_within(root, path, flags, libc::RESOLVE_BENEATH)
+}
+
+/// Opens `path` as if `root` were the root directory, so that no link leads out of it.
+pub(crate) fn open_in_root(root: &OwnedFd, path: &Path, flags: i32) -> io::Result<OwnedFd> {
+    open_within(root, path, flags, libc::RESOLVE_IN_ROOT)
+}
+
+fn open_within(root: &OwnedFd, path: &Path, flags: i32, scope: u64) -> io::Result<OwnedFd> {
     let path = CString::new(path.as_os_str().as_bytes())?;
     // SAFETY: an all-zero `open_how` is valid: no flags, no mode, no restrictions.
     let mut how: libc::open_how = unsafe { std::mem::zeroed() };
     how.flags = u64::try_from(flags | libc::O_CLOEXEC).unwrap_or(0);
-    how.resolve = libc::RESOLVE_BENEATH | libc::RESOLVE_NO_MAGICLINKS;
+    how.resolve = scope | libc::RESOLVE_NO_MAGICLINKS;
     // SAFETY: the descriptor, string and structure outlive the call, and the size is that of the
     // structure.
     let fd = unsafe {

@@ -196,7 +196,7 @@ pub(super) fn plan(
             format!("--dns-domain: '{dns_domain}' is not a domain name"),
         ));
     }
-    let (audit_policy, pods) = extras(std::mem::take(&mut args.extra_config), output)?;
+    let extras = extras(std::mem::take(&mut args.extra_config), output)?;
     let cpu_millis = args.cpus.and_then(|limit| {
         limit.amount(|| {
             let count = std::thread::available_parallelism().ok()?.get();
@@ -253,7 +253,7 @@ pub(super) fn plan(
             cpu_millis,
             memory_bytes,
             node_cidr: file.subnet.or(args.subnet),
-            pod_cidr: pods.or(file.pods).unwrap_or(args.pod_network_cidr),
+            pod_cidr: extras.pods.or(file.pods).unwrap_or(args.pod_network_cidr),
             service_cidr: file.services.unwrap_or(args.service_cluster_ip_range),
             dns_domain,
             insecure_registries,
@@ -267,7 +267,8 @@ pub(super) fn plan(
                 modules: modules.or(file.machine.modules),
                 disk_bytes: args.disk_size.or(file.machine.disk_bytes),
             },
-            audit_policy: audit_policy.or(file.audit_policy),
+            audit_policy: extras.audit_policy.or(file.audit_policy),
+            kubelet: extras.kubelet,
             kubeconfig: Some(Kubeconfig::at(default_kubeconfig()?)),
             set_context: !args.keep_context,
         },

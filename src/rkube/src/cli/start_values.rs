@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use ipnet::Ipv4Net;
 use rkube_cluster::Progress as _;
+use rkube_config::KubeletOptions;
 use rkube_drivers::HostMount;
 use rkube_failure::Failure;
 
@@ -137,6 +138,12 @@ pub(super) enum Extra {
     AuditPolicy(PathBuf),
     /// `kubeadm.pod-network-cidr`, which is `--pod-network-cidr` here.
     PodNetwork(Ipv4Net),
+    /// `kubelet.allowed-unsafe-sysctls`
+    UnsafeSysctls(Vec<String>),
+    /// `kubelet.pod-max-pids`
+    PodPids(i64),
+    /// `kubelet.seccomp-default`
+    SeccompDefault(bool),
     /// An option that changes nothing, for this reason.
     Harmless(String, &'static str),
     /// An option that rkube does not have.
@@ -154,6 +161,25 @@ pub(super) fn parse_extra(text: &str) -> Result<Extra, String> {
             Ok(range) => Ok(Extra::PodNetwork(range)),
             Err(_) => Err(format!("{key}: '{value}' is not an address range")),
         },
+        "kubelet.allowed-unsafe-sysctls" => {
+            let names: Vec<String> = value.split(',').map(str::to_owned).collect();
+            match names.iter().find(|name| !is_sysctl_pattern(name)) {
+                Some(name) => Err(format!(
+                    "{key}: '{name}' is not a sysctl of a pod's namespaces"
+                )),
+                None => Ok(Extra::UnsafeSysctls(names)),
+            }
+        }
+        "kubelet.pod-max-pids" => match value.parse() {
+            Ok(limit @ (-1 | 1..)) => Ok(Extra::PodPids(limit)),
+            _ => Err(format!(
+                "{key}: '{value}' is not a number of processes, or -1"
+            )),
+        },
+        "kubelet.seccomp-default" => match value.parse() {
+            Ok(on) => Ok(Extra::SeccompDefault(on)),
+            Err(_) => Err(format!("{key}: '{value}' is neither true nor false")),
+        },
         "kubelet.cgroup-driver" | "kubelet.runtime-cgroups" | "kubelet.kubelet-cgroups" => {
             Ok(Extra::Harmless(
                 key.to_owned(),
@@ -166,6 +192,18 @@ pub(super) fn parse_extra(text: &str) -> Result<Extra, String> {
         )),
         _ => Ok(Extra::Unknown(key.to_owned())),
     }
+}
+
+/// Returns whether a text names sysctls of a network or IPC namespace: one, or all with a prefix.
+fn is_sysctl_pattern(text: &str) -> bool {
+    let name = text.strip_suffix('*').unwrap_or(text);
+    let of_namespace = ["net.", "kernel.shm", "kernel.msg", "fs.mqueue."]
+        .iter()
+        .any(|prefix| name.replace('/', ".").starts_with(prefix));
+    let words = name
+        .chars()
+        .all(|c| c.is_ascii_alphanumeric() || "._-/".contains(c));
+    words && (of_namespace || text == "kernel.sem")
 }
 
 /// Parses a duration as Go writes it, such as 90s, 6m0s or 1.5h.
@@ -216,31 +254,44 @@ pub(super) fn driver(name: String, output: &Output) -> Option<String> {
     Some(own.to_owned())
 }
 
+/// The options of components.
+#[derive(Default)]
+pub(super) struct Extras {
+    /// The API server's audit policy.
+    pub(super) audit_policy: Option<PathBuf>,
+    /// The address range of pods.
+    pub(super) pods: Option<Ipv4Net>,
+    /// Those of the kubelet.
+    pub(super) kubelet: KubeletOptions,
+}
+
 /// Takes the options of components apart.
 ///
 /// # Errors
 /// Fails at the first one that rkube does not have.
-pub(super) fn extras(
-    extras: Vec<Extra>,
-    output: &Output,
-) -> Result<(Option<PathBuf>, Option<Ipv4Net>), Failure> {
-    let (mut policy, mut pods) = (None, None);
+pub(super) fn extras(extras: Vec<Extra>, output: &Output) -> Result<Extras, Failure> {
+    let mut found = Extras::default();
     for extra in extras {
         match extra {
-            Extra::AuditPolicy(file) => policy = Some(file),
-            Extra::PodNetwork(range) => pods = Some(range),
+            Extra::AuditPolicy(file) => found.audit_policy = Some(file),
+            Extra::PodNetwork(range) => found.pods = Some(range),
+            Extra::UnsafeSysctls(names) => found.kubelet.allowed_unsafe_sysctls = names,
+            Extra::PodPids(limit) => {
+                found.kubelet.pod_pids_limit = Some(limit).filter(|limit| *limit > 0);
+            }
+            Extra::SeccompDefault(on) => found.kubelet.no_seccomp_default = !on,
             Extra::Harmless(key, why) => {
                 output.warn(&format!("--extra-config={key} has no effect: {why}"));
             }
             Extra::Unknown(key) => {
                 return Err(super::minikube::unsupported(
                     format!("--extra-config={key} is not supported"),
-                    "supported are apiserver.audit-policy-file and kubeadm.pod-network-cidr",
+                    "supported are apiserver.audit-policy-file, kubeadm.pod-network-cidr, kubelet.allowed-unsafe-sysctls, kubelet.pod-max-pids and kubelet.seccomp-default",
                 ));
             }
         }
     }
-    Ok((policy, pods))
+    Ok(found)
 }
 
 #[cfg(test)]
@@ -253,6 +304,36 @@ mod tests {
         assert_eq!(Limit::memory("max"), Ok(Limit::Max));
         assert_eq!(Limit::cpus("no-limit"), Ok(Limit::None));
         assert!(Limit::cpus("-1").is_err());
+    }
+
+    #[test]
+    fn options_of_the_kubelet_are_checked() {
+        let names = vec!["net.core.*".to_owned(), "kernel.sem".to_owned()];
+        for (text, option) in [
+            (
+                "kubelet.allowed-unsafe-sysctls=net.core.*,kernel.sem",
+                Extra::UnsafeSysctls(names),
+            ),
+            ("kubelet.pod-max-pids=100", Extra::PodPids(100)),
+            ("kubelet.pod-max-pids=-1", Extra::PodPids(-1)),
+            (
+                "kubelet.seccomp-default=false",
+                Extra::SeccompDefault(false),
+            ),
+        ] {
+            assert_eq!(parse_extra(text), Ok(option), "{text}");
+        }
+        for bad in [
+            "kubelet.allowed-unsafe-sysctls=",
+            "kubelet.allowed-unsafe-sysctls=vm.swappiness",
+            "kubelet.allowed-unsafe-sysctls=net.a b",
+            "kubelet.allowed-unsafe-sysctls=kernel.sem*",
+            "kubelet.pod-max-pids=0",
+            "kubelet.pod-max-pids=many",
+            "kubelet.seccomp-default=1",
+        ] {
+            assert!(parse_extra(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]

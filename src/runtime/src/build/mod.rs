@@ -218,7 +218,7 @@ impl Runtime {
 
     /// Unmounts the root of a container that has exited. Can be repeated.
     pub fn unmount_container_root(&self, id: &str) -> Result<()> {
-        crate::handle::unmount_container(&self.container(id)?.dir)
+        self.unmount_container(&self.container(id)?.dir)
     }
 
     /// Loads an archive from a stream as [`Self::load_image_from`] does. If `repacked`, the digests

@@ -26,7 +26,7 @@ impl Workspace {
                 mounted: false,
             });
         }
-        snapshot::mount_root(dir, layers)?;
+        snapshot::mount_root(dir, layers, None)?;
         Ok(Self {
             dir: dir.to_path_buf(),
             root: snapshot::rootfs(dir),
@@ -40,7 +40,7 @@ impl Workspace {
         if layers.is_empty() {
             fs::create_dir_all(&root).context(|| format!("cannot make {}", root.display()))?;
         } else {
-            snapshot::mount_image(&root, layers)?;
+            snapshot::mount_image(&root, layers, None)?;
         }
         Ok(Self {
             dir: dir.to_path_buf(),

@@ -1,6 +1,6 @@
 //! The life cycle of containers after their creation.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -34,11 +34,13 @@ impl Runtime {
         }
         let binary = self.inner.config.binary.clone();
         let subject = container.clone();
+        let sandbox = self.sandbox(&container.meta.sandbox_id)?;
         let started = blocking(move || {
+            let users = sandbox.users()?;
             // The mounts are lost after a restart of the node.
-            snapshot::mount_root(&subject.dir, &subject.meta.layers)?;
+            snapshot::mount_root(&subject.dir, &subject.meta.layers, users.as_ref())?;
             for (point, layers) in &subject.meta.image_mounts {
-                snapshot::mount_image(point, layers)?;
+                snapshot::mount_image(point, layers, users.as_ref())?;
             }
             start_shim(&binary, &subject.shim_file())
         })
@@ -136,6 +138,24 @@ impl Runtime {
             }
         }
         self.kill_and_wait(&container).await
+    }
+
+    /// Opens the PID namespace of a running container.
+    pub(super) async fn pid_namespace(&self, id: &str) -> Result<File> {
+        let container = self.container(id)?;
+        let not_running = || RuntimeError::State {
+            id: id.to_string(),
+            state: "not running",
+            wanted: "running",
+        };
+        let pid = container.live.lock().pid.ok_or_else(not_running)?;
+        let path = format!("/proc/{pid}/ns/pid");
+        let namespace = File::open(&path).map_err(|_| not_running())?;
+        // The number may be another process's by now. The shim has not reaped the container's first
+        // process if it can still send it a signal, so that it was the one that was just opened.
+        let shim = self.running(&container)?;
+        shim.ask(Request::Kill { signal: 0 }).await?;
+        Ok(namespace)
     }
 
     /// Sends a signal. Succeeds if the container has exited.

@@ -1,6 +1,6 @@
 //! Creation of containers.
 
-use std::fs;
+use std::fs::{self, File};
 use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -15,10 +15,12 @@ use crate::error::{Context, Result, RuntimeError};
 use crate::image::store::Image;
 use crate::oci::{self, PidNamespace};
 use crate::sandbox::SandboxRecord;
-use crate::shim::ShimConfig;
+use crate::shim::{ShimConfig, UserNamespace};
 use crate::snapshot;
 use crate::spec::{ContainerSpec, ImageMount, PidMode};
-use crate::status::ContainerEventKind;
+use crate::stage::Stage;
+use crate::status::{ContainerEventKind, ContainerUser};
+use crate::users::Users;
 
 impl Runtime {
     /// Creates a container in a sandbox: resolves the image, its user and its command, and mounts
@@ -42,14 +44,7 @@ impl Runtime {
         }
         let target = match &spec.pid {
             PidMode::Sandbox => None,
-            PidMode::Container(id) => {
-                let pid = self.container(id)?.live.lock().pid;
-                Some(pid.ok_or_else(|| RuntimeError::State {
-                    id: id.clone(),
-                    state: "not running",
-                    wanted: "running",
-                })?)
-            }
+            PidMode::Container(id) => Some(self.pid_namespace(id).await?),
         };
         let runtime = self.clone();
         let container = blocking(move || {
@@ -91,8 +86,8 @@ struct NewContainer<'a> {
     /// Directory of the container.
     dir: &'a Path,
     sandbox: &'a SandboxRecord,
-    /// Process whose PID namespace the container joins instead of the sandbox's.
-    target: Option<i32>,
+    /// PID namespace that the container joins instead of the sandbox's.
+    target: Option<File>,
     /// The image, if it is not the one that the specification names.
     image: Option<Image>,
     spec: ContainerSpec,
@@ -118,26 +113,45 @@ impl NewContainer<'_> {
         };
         let layers = self.layers(&image);
         fs::create_dir_all(dir).context(|| format!("cannot make {}", dir.display()))?;
-        snapshot::mount_root(dir, &layers)?;
+        let users = self.sandbox.users()?;
+        snapshot::mount_root(dir, &layers, users.as_ref())?;
         let rootfs = snapshot::rootfs(dir);
-        let image_volumes = self.mount_image_volumes()?;
+        let image_volumes = self.mount_image_volumes(users.as_ref())?;
         let image_config = &image.config.config;
         let user = oci::user::resolve(&rootfs, &self.spec.security, &image_config.user)?;
-        let namespaces = self.namespaces();
+        let stage = self.runtime.stage(&self.id);
+        let namespaces = self.namespaces(&stage)?;
         let cgroup = self.cgroup();
+        let shown = match &users {
+            Some(users) => {
+                check_ids(users, &user.user)?;
+                show(&stage, users, &self.spec, &rootfs, &image_volumes.volumes)?
+            }
+            None => Shown {
+                spec: self.spec.clone(),
+                rootfs: rootfs.clone(),
+                image_volumes: image_volumes.volumes,
+            },
+        };
         let generated = oci::generate(&oci::Inputs {
-            spec: &self.spec,
+            spec: &shown.spec,
             image: image_config,
             user: &user,
-            rootfs: &rootfs,
+            rootfs: &shown.rootfs,
             hostname: &self.sandbox.hostname(),
             shm: &self.sandbox.shm(),
             namespaces: &namespaces,
             cgroup: &cgroup,
-            image_volumes: &image_volumes.volumes,
+            image_volumes: &shown.image_volumes,
         })?;
-        make_working_dir(&rootfs, &generated.plan.cwd);
+        make_working_dir(&rootfs, &generated.plan.cwd, users.as_ref());
         let stop_signal = self.stop_signal(&image_config.stop_signal)?;
+        let user_namespace = self
+            .sandbox
+            .spec
+            .users
+            .zip(namespaces.user.clone())
+            .map(|(range, path)| UserNamespace { path, range });
         let config = generated.config;
         let shim = ShimConfig {
             id: self.id.clone(),
@@ -152,6 +166,7 @@ impl NewContainer<'_> {
             stdin_once: self.spec.stdin_once,
             log_path: self.spec.log_path.clone(),
             devices: generated.devices,
+            users: user_namespace,
             plan: generated.plan,
         };
         fs::create_dir_all(&shim.state)
@@ -188,13 +203,13 @@ impl NewContainer<'_> {
             .collect()
     }
 
-    fn mount_image_volumes(&self) -> Result<ImageVolumes> {
+    fn mount_image_volumes(&self, users: Option<&Users>) -> Result<ImageVolumes> {
         let mut mounted = ImageVolumes::default();
         for (index, volume) in self.spec.image_mounts.iter().enumerate() {
             let image = self.runtime.inner.store.image(&volume.image)?;
             let point = self.dir.join("images").join(index.to_string());
             let layers = self.layers(&image);
-            snapshot::mount_image(&point, &layers)?;
+            snapshot::mount_image(&point, &layers, users)?;
             let source = volume_source(volume, &point)?;
             mounted
                 .volumes
@@ -204,12 +219,12 @@ impl NewContainer<'_> {
         Ok(mounted)
     }
 
-    fn namespaces(&self) -> oci::Namespaces {
+    fn namespaces(&self, stage: &Stage) -> Result<oci::Namespaces> {
         let mut namespaces = self.sandbox.namespaces();
-        if let Some(pid) = self.target {
-            namespaces.pid = PidNamespace::Join(PathBuf::from(format!("/proc/{pid}/ns/pid")));
+        if let Some(target) = &self.target {
+            namespaces.pid = PidNamespace::Join(stage.pin("pid", target)?);
         }
-        namespaces
+        Ok(namespaces)
     }
 
     fn cgroup(&self) -> String {
@@ -230,6 +245,58 @@ impl NewContainer<'_> {
             None => Ok(signal_number(of_image).unwrap_or(libc::SIGTERM)),
         }
     }
+}
+
+/// What the configuration of a container refers to.
+struct Shown {
+    spec: ContainerSpec,
+    rootfs: PathBuf,
+    image_volumes: Vec<(PathBuf, PathBuf)>,
+}
+
+/// Shows a container of a user namespace its root and its mounts where it can reach them, the
+/// mounts with its own IDs.
+fn show(
+    stage: &Stage,
+    users: &Users,
+    spec: &ContainerSpec,
+    rootfs: &Path,
+    image_volumes: &[(PathBuf, PathBuf)],
+) -> Result<Shown> {
+    let mut spec = spec.clone();
+    for (index, mount) in spec.mounts.iter_mut().enumerate() {
+        let source = oci::source(&mount.host_path)?;
+        let name = format!("mount-{index}");
+        mount.host_path = stage.show_shifted(&name, &source, !mount.non_recursive, users)?;
+    }
+    let image_volumes = image_volumes
+        .iter()
+        .enumerate()
+        .map(|(index, (source, target))| {
+            let place = stage.show(&format!("image-{index}"), source)?;
+            Ok((place, target.clone()))
+        })
+        .collect::<Result<_>>()?;
+    Ok(Shown {
+        spec,
+        rootfs: stage.show("root", rootfs)?,
+        image_volumes,
+    })
+}
+
+/// Refuses IDs that a user namespace lacks, in the words of other runtimes.
+fn check_ids(users: &Users, user: &ContainerUser) -> Result<()> {
+    let lacks = |id: u32| users.range.on_node(id).is_none();
+    let kind = if lacks(user.uid) {
+        "uid"
+    } else if lacks(user.gid) || user.groups.iter().any(|gid| lacks(*gid)) {
+        "gid"
+    } else {
+        return Ok(());
+    };
+    Err(RuntimeError::Invalid(format!(
+        "cannot set {kind} to unmapped user in user namespace"
+    )))
 }
 
 /// Returns the path of a volume's source. Links within the image cannot lead outside it.
@@ -255,10 +322,14 @@ fn image_ref(image: &Image) -> String {
 
 /// Creates the working directory while the root is writable. Failures are ignored: a volume may
 /// provide the directory, and otherwise the process fails to start.
-fn make_working_dir(rootfs: &Path, cwd: &str) {
-    let made = beneath::open_dir(rootfs).and_then(|root| {
+fn make_working_dir(rootfs: &Path, cwd: &str, users: Option<&Users>) {
+    let root = users.and_then(|users| users.range.on_node(0));
+    let made = beneath::open_dir(rootfs).and_then(|dir| {
         let path = beneath::clean(Path::new(cwd)).unwrap_or_default();
-        beneath::make_dirs(root.as_fd(), &path, |_, _| Ok(()))
+        beneath::make_dirs(dir.as_fd(), &path, |made, _| match root {
+            Some(_) => std::os::unix::fs::fchown(made, root, root),
+            None => Ok(()),
+        })
     });
     if let Err(e) = made {
         tracing::debug!(cwd, "cannot make the working directory: {e}");

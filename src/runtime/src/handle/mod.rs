@@ -12,4 +12,3 @@ mod sandboxes;
 mod types;
 
 pub use types::Runtime;
-pub(crate) use types::unmount_container;

@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use rkube_cgroups::node as cgroup;
 use tokio::sync::broadcast;
 
-use super::types::{Inner, KILL_TIMEOUT, Runtime, unmount_container};
+use super::types::{Inner, KILL_TIMEOUT, Runtime};
 use crate::blocking::blocking;
 use crate::client::{self, Watch};
 use crate::container::{Container, ExitRecord};
@@ -53,6 +53,7 @@ impl Runtime {
                 events,
                 sandboxes: Mutex::default(),
                 containers: Mutex::default(),
+                users_supported: std::sync::OnceLock::new(),
             })
         })
         .await?;
@@ -174,7 +175,7 @@ impl Runtime {
             );
         }
         let _ = fs::remove_file(&container.socket);
-        if let Err(e) = unmount_container(&container.dir) {
+        if let Err(e) = self.unmount_container(&container.dir) {
             tracing::warn!(container = container.meta.id, "{e}");
         }
     }

@@ -10,6 +10,7 @@ use crate::sandbox::{self, SandboxRecord};
 use crate::shim::sys;
 use crate::spec::SandboxSpec;
 use crate::status::{ContainerEvent, ContainerEventKind, Sandbox};
+use crate::users;
 
 impl Runtime {
     /// Creates a sandbox: its namespaces, host name, kernel parameters and `/dev/shm`. The caller
@@ -30,7 +31,11 @@ impl Runtime {
         }
         let (run, dir) = (self.sandbox_run(&id), self.sandbox_dir(&id));
         let binary = self.inner.config.binary.clone();
+        let base = self.inner.config.run.clone();
         let record = blocking(move || {
+            if spec.users.is_some() {
+                users::show_kernel(&base)?;
+            }
             let record = SandboxRecord::create(id, spec, run, &binary)?;
             if let Err(e) = record.save(&dir) {
                 let _ = record.tear_down();
@@ -46,6 +51,21 @@ impl Runtime {
             .lock()
             .insert(record.id.clone(), record);
         Ok(status)
+    }
+
+    /// Returns whether sandboxes can have user namespaces: the kernel makes them, and shows files of
+    /// the runtime's file systems with other IDs.
+    pub fn supports_users(&self) -> bool {
+        *self.inner.users_supported.get_or_init(|| {
+            let config = &self.inner.config;
+            match users::supported(&[&config.root, &config.images, &config.run]) {
+                Ok(()) => true,
+                Err(e) => {
+                    tracing::info!("pods cannot have user namespaces: {e}");
+                    false
+                }
+            }
+        })
     }
 
     /// Watches a sandbox's `pause` process, and reports its unexpected exit as an event.

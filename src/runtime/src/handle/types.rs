@@ -16,6 +16,7 @@ use crate::image::store::Store;
 use crate::sandbox::SandboxRecord;
 use crate::snapshot;
 use crate::spec::RuntimeConfig;
+use crate::stage::Stage;
 use crate::status::{ContainerEvent, ContainerEventKind};
 
 /// Timeout for the exit of a container's processes after SIGKILL.
@@ -36,6 +37,8 @@ pub(crate) struct Inner {
     pub(super) events: broadcast::Sender<ContainerEvent>,
     pub(super) sandboxes: Mutex<BTreeMap<String, SandboxRecord>>,
     pub(super) containers: Mutex<BTreeMap<String, Arc<Container>>>,
+    /// Whether sandboxes can have user namespaces, once it was tried.
+    pub(super) users_supported: std::sync::OnceLock<bool>,
 }
 
 /// Returns 64 random hexadecimal digits, the form of IDs in CRI runtimes.
@@ -109,9 +112,32 @@ impl Runtime {
             .ok_or_else(|| RuntimeError::SandboxNotFound(id.to_string()))
     }
 
+    /// Returns the stage of a container.
+    pub(super) fn stage(&self, container: &str) -> Stage {
+        Stage::new(&self.inner.config.run, container)
+    }
+
+    /// Unmounts the root file system, image volumes and stage of the container in `dir`.
+    pub(crate) fn unmount_container(&self, dir: &Path) -> Result<()> {
+        if let Some(id) = dir.file_name().and_then(|name| name.to_str()) {
+            self.stage(id).clear()?;
+        }
+        snapshot::unmount(&snapshot::rootfs(dir))?;
+        for place in ["images", "lower"] {
+            for entry in fs::read_dir(dir.join(place))
+                .into_iter()
+                .flatten()
+                .flatten()
+            {
+                snapshot::unmount(&entry.path())?;
+            }
+        }
+        Ok(())
+    }
+
     /// Unmounts a container and removes its directory.
     pub(super) fn discard_container(&self, dir: &Path) -> Result<()> {
-        unmount_container(dir)?;
+        self.unmount_container(dir)?;
         remove_dir(dir)
     }
 
@@ -124,17 +150,4 @@ impl Runtime {
             wanted: "running",
         })
     }
-}
-
-/// Unmounts a container's root file system and image volumes.
-pub(crate) fn unmount_container(dir: &Path) -> Result<()> {
-    snapshot::unmount(&snapshot::rootfs(dir))?;
-    for entry in fs::read_dir(dir.join("images"))
-        .into_iter()
-        .flatten()
-        .flatten()
-    {
-        snapshot::unmount(&entry.path())?;
-    }
-    Ok(())
 }

@@ -5,4 +5,4 @@ mod devices;
 mod spec;
 pub mod user;
 
-pub use spec::{Inputs, Namespaces, PidNamespace, generate};
+pub use spec::{Inputs, Namespaces, PidNamespace, generate, source};

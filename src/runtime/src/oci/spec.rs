@@ -39,6 +39,9 @@ const MASKED: &[&str] = &[
     "/sys/firmware",
 ];
 
+/// Directory of the machine's processors. How each is throttled tells what others do on it.
+const CPUS: &str = "/sys/devices/system/cpu";
+
 /// Paths that are read-only in containers by default.
 const READ_ONLY: &[&str] = &[
     "/proc/bus",
@@ -59,6 +62,8 @@ pub struct Namespaces {
     pub uts: Option<PathBuf>,
     /// PID namespace.
     pub pid: PidNamespace,
+    /// User namespace, which owns the others.
+    pub user: Option<PathBuf>,
 }
 
 /// The PID namespace of a container.
@@ -125,19 +130,21 @@ pub fn generate(inputs: &Inputs<'_>) -> Result<Generated> {
     let (masked, read_only) = if security.privileged {
         (Vec::new(), Vec::new())
     } else {
-        let own = |paths: &Option<Vec<String>>, default: &[&str]| {
-            paths
-                .clone()
-                .unwrap_or_else(|| default.iter().map(ToString::to_string).collect())
-        };
-        let mut read_only = own(&security.readonly_paths, READ_ONLY);
+        let mut read_only = security
+            .readonly_paths
+            .clone()
+            .unwrap_or_else(|| READ_ONLY.iter().map(ToString::to_string).collect());
         // A read-only mount of v1 does not make the mounted controllers read-only.
         read_only.extend(
             cgroup::v1_controllers()
                 .iter()
                 .map(|p| p.display().to_string()),
         );
-        (own(&security.masked_paths, MASKED), read_only)
+        let masked = security.masked_paths.clone();
+        (
+            masked.unwrap_or_else(|| masked_by_default(Path::new(CPUS))),
+            read_only,
+        )
     };
 
     let mut process = json!({
@@ -181,6 +188,26 @@ pub fn generate(inputs: &Inputs<'_>) -> Result<Generated> {
         plan,
         devices: devices.allowed,
     })
+}
+
+/// Returns the paths masked by default, on a machine with the processors of a directory.
+fn masked_by_default(cpus: &Path) -> Vec<String> {
+    let mut throttles: Vec<String> = fs::read_dir(cpus)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter(|entry| {
+            let name = entry.file_name();
+            let number = name.to_str().and_then(|name| name.strip_prefix("cpu"));
+            number.is_some_and(|n| n.parse::<u32>().is_ok())
+        })
+        .map(|entry| entry.path().join("thermal_throttle"))
+        .filter(|path| path.exists())
+        .map(|path| path.display().to_string())
+        .collect();
+    throttles.sort();
+    let fixed = MASKED.iter().map(ToString::to_string);
+    fixed.chain(throttles).collect()
 }
 
 /// Returns the plan: the command, its environment and its privileges.
@@ -278,14 +305,15 @@ fn environment(inputs: &Inputs<'_>) -> Vec<String> {
 /// Returns the `linux.namespaces` of the configuration.
 fn namespaces(paths: &Namespaces, privileged: bool) -> Value {
     let mut out = vec![json!({"type": "mount"})];
-    // A privileged container manages the node's cgroups.
-    if !privileged {
+    // A privileged container manages the node's cgroups, unless it has no rights over them.
+    if !privileged || paths.user.is_some() {
         out.push(json!({"type": "cgroup"}));
     }
     for (kind, path) in [
         ("network", &paths.network),
         ("ipc", &paths.ipc),
         ("uts", &paths.uts),
+        ("user", &paths.user),
     ] {
         if let Some(path) = path {
             out.push(json!({"type": kind, "path": path}));
@@ -368,7 +396,7 @@ fn mounts(inputs: &Inputs<'_>) -> Result<Vec<Value>> {
 
 /// Returns the canonical path of a mount's source. Creates a missing one as a directory, as Docker
 /// and other CRI runtimes do.
-fn source(path: &Path) -> Result<PathBuf> {
+pub fn source(path: &Path) -> Result<PathBuf> {
     if !path.is_absolute() {
         return Err(RuntimeError::Invalid(format!(
             "mount source {} is not absolute",
@@ -475,4 +503,29 @@ fn clamp_oom_score(wanted: i32) -> Result<i32> {
         );
     }
     Ok(wanted.max(own))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn throttling_of_processors_is_masked() {
+        let cpus = tempfile::tempdir().unwrap();
+        for dir in [
+            "cpu0/thermal_throttle",
+            "cpu10/thermal_throttle",
+            "cpu2",
+            "cpufreq/thermal_throttle",
+        ] {
+            fs::create_dir_all(cpus.path().join(dir)).unwrap();
+        }
+        let masked = masked_by_default(cpus.path());
+        let own: Vec<&str> = masked[MASKED.len()..]
+            .iter()
+            .map(|path| path.strip_prefix(cpus.path().to_str().unwrap()).unwrap())
+            .collect();
+        assert_eq!(own, ["/cpu0/thermal_throttle", "/cpu10/thermal_throttle"]);
+        assert_eq!(masked_by_default(Path::new("/nowhere")), MASKED);
+    }
 }

@@ -34,6 +34,7 @@ pub(super) fn fork_launcher(
                 state: &config.state,
                 cgroup: &config.cgroup,
                 devices: config.devices.as_deref(),
+                users: config.users.as_ref(),
                 plan,
                 stdio,
                 report: writer,

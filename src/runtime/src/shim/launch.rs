@@ -5,9 +5,10 @@
 //! children of the shim.
 
 use std::fs::File;
-use std::io::Write;
+use std::io::{self, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use libcontainer::container::Container;
 use libcontainer::container::builder::ContainerBuilder;
@@ -17,8 +18,14 @@ use libcontainer::workload::{
     Executor, ExecutorError, ExecutorSetEnvsError, ExecutorValidationError,
 };
 
+use nix::mount::MsFlags;
+
 use super::error::ShimError;
 use super::plan::Plan;
+use super::sys::give_terminal;
+use super::types::UserNamespace;
+use crate::beneath::check;
+use crate::users::IdRange;
 use rkube_cgroups::devices::{self, DeviceRule};
 use rkube_cgroups::node as cgroup;
 
@@ -42,6 +49,8 @@ pub struct Launch<'a> {
     pub cgroup: &'a str,
     /// Devices allowed in addition to the default ones; `None` for all.
     pub devices: Option<&'a [DeviceRule]>,
+    /// The container's user namespace, if it is not the node's.
+    pub users: Option<&'a UserNamespace>,
     /// The process to run.
     pub plan: &'a Plan,
     /// Standard streams of the process.
@@ -70,6 +79,7 @@ impl Launcher for Libcontainer {
             launch.plan,
             launch.stdio,
             launch.report,
+            Entry::First,
         )?;
         let mut container = builder
             .as_init(launch.bundle)
@@ -101,12 +111,14 @@ impl Launcher for Libcontainer {
         // interrupted would reject every command.
         let dir = launch.state.join(launch.id);
         Container::load(dir)?;
+        let users = launch.users.map(Joined::open).transpose()?;
         let (builder, report) = builder(
             launch.id,
             launch.state,
             launch.plan,
             launch.stdio,
             launch.report,
+            Entry::Later(users),
         )?;
         let pid = builder
             .as_tenant()
@@ -127,11 +139,13 @@ fn builder(
     plan: &Plan,
     stdio: Stdio,
     report: OwnedFd,
+    entry: Entry,
 ) -> Result<(ContainerBuilder, File), ShimError> {
     let report = File::from(report);
     let executor = PlanExecutor {
         plan: plan.clone(),
         report: report.as_raw_fd(),
+        entry,
     };
     let builder = ContainerBuilder::new(id.to_string(), SyscallType::default())
         .with_executor(executor)
@@ -146,6 +160,28 @@ fn builder(
     Ok((builder, report))
 }
 
+/// Sets the propagation of the container's mounts, which the library leaves as it is on the node:
+/// what is mounted on the node would appear in all of them.
+fn propagate(spec: &Spec) -> Result<(), String> {
+    for mount in spec.mounts().iter().flatten() {
+        let mut flags = mount.options().iter().flatten().filter_map(|option| {
+            Some(match option.as_str() {
+                "rprivate" => MsFlags::MS_PRIVATE,
+                "rslave" => MsFlags::MS_SLAVE,
+                "rshared" => MsFlags::MS_SHARED,
+                _ => return None,
+            })
+        });
+        if let Some(flag) = flags.next() {
+            let target = mount.destination();
+            let none: Option<&str> = None;
+            nix::mount::mount(none, target, none, flag | MsFlags::MS_REC, none)
+                .map_err(|e| format!("cannot set the propagation of {}: {e}", target.display()))?;
+        }
+    }
+    Ok(())
+}
+
 /// Writes the PID to the report.
 fn announce(report: &File, pid: i32) -> Result<(), ShimError> {
     let mut report = report;
@@ -158,11 +194,67 @@ struct PlanExecutor {
     plan: Plan,
     /// Descriptor of the report pipe, inherited through the launcher's forks.
     report: i32,
+    entry: Entry,
+}
+
+/// What is left to do when a process is in its container.
+#[derive(Clone)]
+enum Entry {
+    /// It is the container's first process: the mounts are new.
+    First,
+    /// It joined the namespaces of the first process but this one, which the library leaves out.
+    Later(Option<Joined>),
+}
+
+/// An open user namespace to join.
+#[derive(Clone)]
+struct Joined {
+    namespace: Arc<File>,
+    range: IdRange,
+}
+
+impl Joined {
+    fn open(users: &UserNamespace) -> Result<Self, ShimError> {
+        let namespace = File::open(&users.path)
+            .map_err(ShimError::io("cannot open the container's user namespace"))?;
+        Ok(Self {
+            namespace: Arc::new(namespace),
+            range: users.range,
+        })
+    }
+
+    /// Makes this process, which has all rights on the node, one of the user namespace's root.
+    fn enter(&self, plan: &Plan) -> io::Result<()> {
+        // Its terminal was made by a user of the node.
+        if let Some(uid) = self.range.on_node(plan.uid) {
+            for fd in 0..3 {
+                give_terminal(fd, uid)?;
+            }
+        }
+        // SAFETY: the descriptor is open, and this process has a single thread.
+        check(unsafe { libc::setns(self.namespace.as_raw_fd(), libc::CLONE_NEWUSER) })?;
+        // SAFETY: no memory is involved.
+        check(unsafe { libc::setgroups(0, std::ptr::null()) })?;
+        // SAFETY: as above.
+        check(unsafe { libc::setresgid(0, 0, 0) })?;
+        // SAFETY: as above.
+        check(unsafe { libc::setresuid(0, 0, 0) }).map(drop)
+    }
 }
 
 impl Executor for PlanExecutor {
-    fn exec(&self, _spec: &Spec) -> Result<(), ExecutorError> {
-        let reason = self.plan.become_process();
+    fn exec(&self, spec: &Spec) -> Result<(), ExecutorError> {
+        let entered = match &self.entry {
+            Entry::First => propagate(spec),
+            Entry::Later(None) => Ok(()),
+            Entry::Later(Some(users)) => users
+                .enter(&self.plan)
+                .map_err(|e| format!("cannot join the container's user namespace: {e}")),
+        };
+        let reason = match entered {
+            Ok(()) => self.plan.become_process(),
+            Err(reason) => reason,
+        };
         let text = format!("E{reason}\n");
         // SAFETY: the buffer outlives the call; the descriptor is inherited and open.
         unsafe { libc::write(self.report, text.as_ptr().cast(), text.len()) };

@@ -19,4 +19,4 @@ pub mod sys;
 mod types;
 
 pub use start::main;
-pub use types::ShimConfig;
+pub use types::{ShimConfig, UserNamespace};

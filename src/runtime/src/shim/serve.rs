@@ -14,6 +14,7 @@ use super::launch::Stdio;
 use super::log::{Log, Stream, now};
 use super::plan::Plan;
 use super::process::{exit_of, process_file};
+use super::start::give;
 use super::sys;
 use super::types::{CGROUP_TIMEOUT, ShimConfig, Streams, write_exit};
 use rkube_cgroups::node as cgroup;
@@ -464,6 +465,9 @@ impl Server {
             let [stdin, stdout, stderr]: [OwnedFd; 3] = fds
                 .try_into()
                 .map_err(|_| ShimError::from("a command needs three streams"))?;
+            let streams = [stdin, stdout, stderr];
+            give(&streams, plan, config).map_err(ShimError::io("cannot give the streams away"))?;
+            let [stdin, stdout, stderr] = streams;
             (Stdio::Pipes(stdin, stdout, stderr), None)
         };
         let process = process_file(plan, tty, oom_score_adj)?;

@@ -12,6 +12,7 @@ use super::error::ShimError;
 use super::fork::{accept_terminal, fork_launcher, outcome};
 use super::launch::Stdio;
 use super::log::Log;
+use super::plan::Plan;
 use super::serve::Server;
 use super::sys;
 use super::types::{CGROUP_TIMEOUT, ShimConfig, Streams};
@@ -158,6 +159,9 @@ fn launch_container(config: &ShimConfig, console: &Path) -> Result<(i32, Streams
         ours.stdout = Some(mine);
         let (mine, stderr) = sys::pipe().map_err(io_error)?;
         ours.stderr = Some(mine);
+        let streams = [stdin, stdout, stderr];
+        give(&streams, &config.plan, config).map_err(io_error)?;
+        let [stdin, stdout, stderr] = streams;
         Stdio::Pipes(stdin, stdout, stderr)
     };
     let report = fork_launcher(&config.plan, stdio, config, None)?;
@@ -176,6 +180,19 @@ fn launch_container(config: &ShimConfig, console: &Path) -> Result<(i32, Streams
         sys::set_nonblocking(fd.as_raw_fd()).map_err(io_error)?;
     }
     Ok((pid, ours))
+}
+
+/// Gives streams to the user of a process in a user namespace, who has no rights over files of the
+/// node's users: otherwise it could not open `/dev/stdout`.
+pub(super) fn give(streams: &[OwnedFd; 3], plan: &Plan, config: &ShimConfig) -> io::Result<()> {
+    let users = config.users.as_ref();
+    let Some(uid) = users.and_then(|users| users.range.on_node(plan.uid)) else {
+        return Ok(());
+    };
+    for stream in streams {
+        sys::give(stream, uid)?;
+    }
+    Ok(())
 }
 
 /// Returns a descriptor that becomes readable when a child exits. Blocks the signals that would

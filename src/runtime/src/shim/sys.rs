@@ -48,6 +48,29 @@ pub fn signal(pidfd: &OwnedFd, signal: i32) -> io::Result<()> {
     }
 }
 
+/// Makes a user the owner of a pipe or socket. Other files are left alone.
+pub fn give(fd: &OwnedFd, uid: u32) -> io::Result<()> {
+    // SAFETY: stat is plain integers, for which zero is valid.
+    let mut stat: libc::stat = unsafe { std::mem::zeroed() };
+    // SAFETY: the descriptor is open, and the pointer is valid.
+    check(unsafe { libc::fstat(fd.as_raw_fd(), &raw mut stat) })?;
+    if matches!(stat.st_mode & libc::S_IFMT, libc::S_IFIFO | libc::S_IFSOCK) {
+        // SAFETY: no memory is involved.
+        check(unsafe { libc::fchown(fd.as_raw_fd(), uid, libc::gid_t::MAX) })?;
+    }
+    Ok(())
+}
+
+/// Makes a user the owner of a terminal. Other files are left alone.
+pub fn give_terminal(fd: RawFd, uid: u32) -> io::Result<()> {
+    // SAFETY: no memory is involved; a closed descriptor is no terminal.
+    if unsafe { libc::isatty(fd) } == 1 {
+        // SAFETY: no memory is involved.
+        check(unsafe { libc::fchown(fd, uid, libc::gid_t::MAX) })?;
+    }
+    Ok(())
+}
+
 /// Makes a descriptor non-blocking.
 pub fn set_nonblocking(fd: RawFd) -> io::Result<()> {
     // SAFETY: no memory is involved.

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::frame::Exit;
 use super::plan::Plan;
+use crate::users::IdRange;
 
 /// Timeout for the exit of a container's last processes. The agent retries afterwards.
 pub(super) const CGROUP_TIMEOUT: Duration = Duration::from_millis(500);
@@ -42,8 +43,20 @@ pub struct ShimConfig {
     pub log_path: Option<PathBuf>,
     /// Devices allowed in addition to the default ones; `None` for all devices.
     pub devices: Option<Vec<DeviceRule>>,
+    /// The container's user namespace, if it is not the node's.
+    #[serde(default)]
+    pub users: Option<UserNamespace>,
     /// The container's process.
     pub plan: Plan,
+}
+
+/// A pinned user namespace.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct UserNamespace {
+    /// Its file.
+    pub path: PathBuf,
+    /// Its IDs on the node.
+    pub range: IdRange,
 }
 
 /// The shim's ends of a container's streams.

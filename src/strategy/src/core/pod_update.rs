@@ -17,6 +17,9 @@ const FEW_FIELDS: &str = "pod updates may not change fields other than `spec.con
 /// Validates that terminated containers which must not restart stay terminated.
 pub(super) fn terminated_stay(errors: &mut Errors, new: &Object, old: &Object, key: &str) {
     let path = child("status", key);
+    if may_restart_all(new) {
+        return;
+    }
     // A container with its own restart policy may restart.
     let own_policy = |name: &str| {
         list(new, "spec.containers")
@@ -40,6 +43,18 @@ pub(super) fn terminated_stay(errors: &mut Errors, new: &Object, old: &Object, k
             );
         }
     }
+}
+
+/// Returns whether an exit of one of the pod's containers may restart all of them.
+fn may_restart_all(pod: &Object) -> bool {
+    let all = ["spec.containers", "spec.initContainers"];
+    all.iter()
+        .flat_map(|path| list(pod, path))
+        .any(|container| {
+            list(container, "restartPolicyRules")
+                .iter()
+                .any(|rule| text(rule, "action") == "RestartAllContainers")
+        })
 }
 
 /// Validates an update of the main resource.

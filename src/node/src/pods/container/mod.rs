@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use std::path::Path;
 
 use k8s_openapi::api::core::v1::{PodSecurityContext, SecurityContext};
+use rkube_config::KubeletOptions;
 use rkube_runtime::{
     ContainerSpec, ImageMount, ImageStatus, Mount, PidMode, SeccompProfile, Security,
 };
@@ -69,6 +70,7 @@ pub(crate) async fn specify(
         },
         node: &host.allocatable(),
         services: sources.services,
+        volumes: sources.volumes,
     };
     let env = environment(&env_sources, container, objects).await?;
     let lookup = |name: &str| env.iter().find(|(n, _)| n == name).map(|(_, v)| v.clone());
@@ -97,7 +99,12 @@ pub(crate) async fn specify(
         image_mounts,
         resources: qos::runtime_resources(container),
         oom_score_adj: Some(qos::oom_score_adj(pod, container, memory)),
-        security: security(pod, container, sources.volumes.fs_group()),
+        security: security(
+            pod,
+            container,
+            sources.volumes.fs_group(),
+            default_seccomp(&host.config.kubelet),
+        ),
         pid: match &sources.target {
             Some(id) => PidMode::Container(id.clone()),
             None => PidMode::Sandbox,
@@ -279,8 +286,22 @@ fn contexts<'a>(
     )
 }
 
+/// Returns the seccomp profile of containers that name none.
+pub(super) fn default_seccomp(options: &KubeletOptions) -> SeccompProfile {
+    if options.no_seccomp_default {
+        SeccompProfile::Unconfined
+    } else {
+        SeccompProfile::RuntimeDefault
+    }
+}
+
 /// Returns the container's security settings; its own security context overrides the pod's.
-pub(super) fn security(pod: &Pod, container: &Container, fs_group: Option<i64>) -> Security {
+pub(super) fn security(
+    pod: &Pod,
+    container: &Container,
+    fs_group: Option<i64>,
+    default_seccomp: SeccompProfile,
+) -> Security {
     let (pod_context, own) = contexts(pod, container);
     let privileged = own.and_then(|c| c.privileged).unwrap_or(false);
     let profile = own
@@ -292,7 +313,8 @@ pub(super) fn security(pod: &Pod, container: &Container, fs_group: Option<i64>) 
         Some(("Localhost", Some(file))) => {
             SeccompProfile::Localhost(Path::new(SECCOMP_ROOT).join(file))
         }
-        _ => SeccompProfile::RuntimeDefault,
+        Some(_) => SeccompProfile::RuntimeDefault,
+        None => default_seccomp,
     };
     let capabilities = own.and_then(|c| c.capabilities.as_ref());
     let list = |l: Option<&Vec<String>>| l.cloned().unwrap_or_default();
@@ -309,7 +331,9 @@ pub(super) fn security(pod: &Pod, container: &Container, fs_group: Option<i64>) 
             .and_then(number)
             .filter(|g| !groups.contains(g)),
     );
-    let unmasked = own.and_then(|c| c.proc_mount.as_deref()) == Some("Unmasked");
+    // The API accepts it with a user namespace only. Without, it would open the node.
+    let unmasked = own.and_then(|c| c.proc_mount.as_deref()) == Some("Unmasked")
+        && pod.spec().host_users == Some(false);
     Security {
         privileged,
         run_as_user: own

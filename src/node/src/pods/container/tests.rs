@@ -30,7 +30,7 @@ fn a_containers_own_settings_win() {
             ..Default::default()
         },
     );
-    let s = security(&p, &c, None);
+    let s = security(&p, &c, None, rkube_runtime::SeccompProfile::RuntimeDefault);
     assert_eq!((s.run_as_user, s.run_as_group), (Some(5), Some(2)));
     assert_eq!(s.supplemental_groups, [4, 3]);
     assert_eq!(s.seccomp, SeccompProfile::RuntimeDefault);
@@ -136,13 +136,26 @@ fn seccomp_and_masks_follow_the_contexts() {
             ..Default::default()
         },
     );
-    let s = security(&p, &c, None);
+    let s = security(&p, &c, None, rkube_runtime::SeccompProfile::RuntimeDefault);
     assert_eq!(
         s.seccomp,
         SeccompProfile::Localhost(Path::new(SECCOMP_ROOT).join("a.json"))
     );
-    assert_eq!(s.masked_paths, Some(vec![]));
+    // Only with a user namespace.
+    assert_eq!(s.masked_paths, None);
+    let mut own_users = p.clone();
+    own_users.spec.as_mut().unwrap().host_users = Some(false);
+    let s = security(
+        &own_users,
+        &c,
+        None,
+        rkube_runtime::SeccompProfile::RuntimeDefault,
+    );
     assert!(s.no_new_privileges);
+    assert_eq!(
+        (s.masked_paths, s.readonly_paths),
+        (Some(vec![]), Some(vec![]))
+    );
     let (p, c) = with(
         SecurityContext::default(),
         PodSecurityContext {
@@ -150,7 +163,10 @@ fn seccomp_and_masks_follow_the_contexts() {
             ..Default::default()
         },
     );
-    assert_eq!(security(&p, &c, None).seccomp, SeccompProfile::Unconfined);
+    assert_eq!(
+        security(&p, &c, None, rkube_runtime::SeccompProfile::RuntimeDefault).seccomp,
+        SeccompProfile::Unconfined
+    );
     let (p, c) = with(
         SecurityContext {
             privileged: Some(true),
@@ -158,7 +174,12 @@ fn seccomp_and_masks_follow_the_contexts() {
         },
         PodSecurityContext::default(),
     );
-    let s = security(&p, &c, Some(7));
+    let s = security(
+        &p,
+        &c,
+        Some(7),
+        rkube_runtime::SeccompProfile::RuntimeDefault,
+    );
     assert!(s.privileged);
     assert_eq!(s.seccomp, SeccompProfile::Unconfined);
     assert_eq!(s.supplemental_groups, [7]);

@@ -3,14 +3,19 @@
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 
-use k8s_openapi::api::core::v1::{EnvFromSource, EnvVar, EnvVarSource, ResourceFieldSelector};
+use k8s_openapi::api::core::v1::{
+    EnvFromSource, EnvVar, EnvVarSource, FileKeySelector, ResourceFieldSelector,
+};
 use rkube_api::text::quote;
+
+mod file;
 
 use super::object_hold::ObjectHold;
 use super::qos;
 use crate::allocatable::Allocatable;
 use crate::kinds::*;
 use crate::service_env::{ServiceEnvReceiver, service_environment};
+use crate::volumes::Mounted;
 
 /// Error message about an environment; the container waits with `CreateContainerConfigError`.
 pub(crate) type Problem = String;
@@ -179,6 +184,7 @@ pub(crate) struct EnvSources<'a> {
     pub fields: Fields<'a>,
     pub node: &'a Allocatable,
     pub services: &'a ServiceEnvReceiver,
+    pub volumes: &'a Mounted,
 }
 
 /// Variables in the order of their first definition; a later definition replaces the value.
@@ -353,10 +359,47 @@ async fn source_value(
             }),
         };
     }
+    if let Some(key) = &source.file_key_ref {
+        return file_value(sources.volumes, key).await;
+    }
     Err(format!(
         "environment variable {:?} has a source that this node does not know",
         variable.name
     ))
+}
+
+/// Returns the value of a key in a file of a volume; `None` for a missing optional key.
+async fn file_value(volumes: &Mounted, key: &FileKeySelector) -> Result<Option<String>, Problem> {
+    let Some(volume) = volumes.path(&key.volume_name) else {
+        return Err(format!(
+            "cannot find the volume {:?} referenced by FileKeyRef",
+            key.volume_name
+        ));
+    };
+    let full = volume.join(key.path.trim_start_matches('/'));
+    let (volume, path) = (volume.to_owned(), key.path.clone());
+    let name = key.key.clone();
+    let parsed = tokio::task::spawn_blocking(move || {
+        let text = file::read(&volume, &path).map_err(|e| e.to_string())?;
+        file::value(&text, &name)
+    });
+    let value = match parsed.await.map_err(|e| e.to_string()).flatten() {
+        Ok(value) => value,
+        Err(e) => {
+            tracing::warn!("parsing the environment file {}: {e}", full.display());
+            return Err("couldn't parse env file".into());
+        }
+    };
+    if value.is_empty() {
+        return missing(key.optional == Some(true), || {
+            format!(
+                "environment variable key {:?} not found in file {:?}",
+                key.key,
+                full.display().to_string()
+            )
+        });
+    }
+    Ok(Some(value))
 }
 
 /// Returns a secret's value as text. A variable cannot have another value.

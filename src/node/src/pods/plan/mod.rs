@@ -2,8 +2,12 @@
 
 use std::collections::HashSet;
 
+mod reset;
+
 use super::instance::{Instance, Instances, latest};
 use crate::kinds::*;
+
+pub(crate) use reset::{Reset, is_restarting_all, may_restart_all};
 
 /// The latest sandbox of the pod.
 #[derive(Clone, Debug)]
@@ -51,6 +55,8 @@ pub(crate) struct Plan {
     pub finished: bool,
     /// Attempt number of the sandbox to create; an older sandbox is stopped first.
     pub create_sandbox: Option<u32>,
+    /// Containers to stop and remove, in order, before the pod starts over.
+    pub reset: Vec<Reset>,
     pub kill: Vec<Kill>,
     /// Containers to start now, in order.
     pub start: Vec<String>,
@@ -75,26 +81,12 @@ pub(crate) fn hash(container: &Container) -> String {
 
 /// Returns whether a container that exited with this code is restarted. Back-off is not considered.
 pub(crate) fn restarts(pod: &Pod, container: &Container, exit_code: i32) -> bool {
-    if let Some(policy) = container.restart_policy.as_deref() {
-        for rule in container.restart_policy_rules.iter().flatten() {
-            if rule.action != "Restart" {
-                continue;
-            }
-            if let Some(codes) = &rule.exit_codes {
-                let listed = codes.values.iter().flatten().any(|c| *c == exit_code);
-                let matched = match codes.operator.as_str() {
-                    "In" => listed,
-                    "NotIn" => !listed,
-                    _ => false,
-                };
-                if matched {
-                    return true;
-                }
-            }
-        }
-        return by_policy(policy, exit_code);
-    }
-    by_policy(pod.restart_policy(), exit_code)
+    let Some(policy) = container.restart_policy.as_deref() else {
+        return by_policy(pod.restart_policy(), exit_code);
+    };
+    // The first rule that matches decides.
+    let action = reset::rule(container, exit_code).map(|rule| rule.action.as_str());
+    matches!(action, Some("Restart" | "RestartAllContainers")) || by_policy(policy, exit_code)
 }
 
 /// Returns whether a restart policy restarts a container that exited with this code.
@@ -132,7 +124,13 @@ pub(crate) fn plan(o: &Observed<'_>) -> Plan {
     let Some(sandbox) = ready else {
         return without_sandbox(o);
     };
-    let mut plan = Plan::default();
+    let mut plan = Plan {
+        reset: reset::resets(pod, o.instances, &sandbox.id),
+        ..Plan::default()
+    };
+    if !plan.reset.is_empty() {
+        return plan;
+    }
     for container in pod.ephemeral() {
         // Ephemeral containers run once.
         if latest(o.instances, &container.name).is_none() && !o.busy.contains(&container.name) {

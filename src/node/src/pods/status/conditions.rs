@@ -1,5 +1,6 @@
 //! A pod's conditions.
 
+use super::super::plan;
 use super::types::{Facts, find};
 use crate::kinds::*;
 
@@ -8,6 +9,9 @@ pub(crate) const DISRUPTED: &str = "DisruptionTarget";
 
 /// Reason of a disruption that the node caused.
 pub(crate) const BY_NODE: &str = "TerminationByKubelet";
+
+/// Condition type of a pod all of whose containers are restarted. Only pods with such a rule have it.
+const RESTARTING: &str = "AllContainersRestarting";
 
 /// Condition types of a resize; each is present only while it is true.
 pub(crate) const RESIZE: [&str; 2] = ["PodResizePending", "PodResizeInProgress"];
@@ -24,7 +28,7 @@ pub(super) fn conditions(
     let ready_to_start = f.sandbox.is_some();
     let containers = containers_ready(pod, phase, init, main);
     let ready = ready(pod, &containers);
-    let wanted = [
+    let mut wanted = vec![
         (
             "PodReadyToStartContainers",
             ConditionValue::yes(ready_to_start),
@@ -34,6 +38,9 @@ pub(super) fn conditions(
         ("ContainersReady", containers),
         ("PodScheduled", ConditionValue::yes(true)),
     ];
+    if plan::may_restart_all(pod) {
+        wanted.push((RESTARTING, restarting(f, phase)));
+    }
     let old = pod
         .status
         .as_ref()
@@ -102,7 +109,7 @@ pub(super) fn conditions(
     all
 }
 
-/// Returns the condition types that the node always sets.
+/// Returns the condition types that the node sets as long as they apply.
 pub(crate) fn wanted_names() -> impl Iterator<Item = &'static str> {
     [
         "PodReadyToStartContainers",
@@ -110,6 +117,7 @@ pub(crate) fn wanted_names() -> impl Iterator<Item = &'static str> {
         "Ready",
         "ContainersReady",
         "PodScheduled",
+        RESTARTING,
     ]
     .into_iter()
 }
@@ -165,7 +173,16 @@ fn init_done(
     if phase == "Succeeded" {
         return ConditionValue::because(true, "PodCompleted", String::new());
     }
-    if initialized {
+    // A pod that starts over stays initialized.
+    let old = pod
+        .status
+        .iter()
+        .flat_map(|s| s.conditions.iter().flatten());
+    let was = plan::may_restart_all(pod)
+        && old
+            .into_iter()
+            .any(|c| c.type_ == "Initialized" && c.status == "True");
+    if initialized || was {
         return ConditionValue::yes(true);
     }
     let message = describe(&[
@@ -176,6 +193,20 @@ fn init_done(
         ConditionValue::yes(true)
     } else {
         ConditionValue::because(false, "ContainersNotInitialized", message)
+    }
+}
+
+/// Returns the condition that all containers are being restarted.
+fn restarting(f: &Facts<'_>, phase: &str) -> ConditionValue {
+    match phase {
+        "Succeeded" => ConditionValue::because(false, "PodCompleted", String::new()),
+        "Failed" => ConditionValue::because(false, "PodFailed", String::new()),
+        _ if plan::is_restarting_all(f.pod, f.instances, None) => ConditionValue::because(
+            true,
+            "RestartAllContainersStarted",
+            "container exited with restart policy rule".into(),
+        ),
+        _ => ConditionValue::yes(false),
     }
 }
 

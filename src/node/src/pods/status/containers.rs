@@ -8,6 +8,11 @@ use super::super::plan;
 use super::types::Facts;
 use crate::kinds::*;
 
+/// Reason and message of containers that were removed because all are restarted.
+pub(super) const RESTARTING_ALL: &str = "RestartingAllContainers";
+const RESTARTING_ALL_MESSAGE: &str =
+    "The container is removed because RestartAllContainers in place";
+
 /// The list of the pod's specification that contains the container.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum ContainerKind {
@@ -93,10 +98,18 @@ pub(super) fn container(
             status.image_id = i.image_ref.clone();
             status.container_id = Some(container_id(&i.id));
             status.restart_count = i32::try_from(i.attempt).unwrap_or(i32::MAX);
-            status.last_state = previous.map(|p| ContainerState {
-                terminated: Some(terminated(p)),
-                ..Default::default()
-            });
+            status.last_state = match previous {
+                Some(p) => Some(ContainerState {
+                    terminated: Some(terminated(p)),
+                    ..Default::default()
+                }),
+                None => removed_attempt(f, c, i, old),
+            };
+        }
+        None if f.resets.contains_key(&c.name) && !f.terminal && f.failure.is_none() => {
+            status.state = Some(waiting(RESTARTING_ALL, RESTARTING_ALL_MESSAGE));
+            status.last_state = Some(reset_state());
+            status.restart_count = i32::try_from(f.resets[&c.name]).unwrap_or(i32::MAX);
         }
         None => unknown_container(f, c, kind, default, old, &mut status),
     }
@@ -129,6 +142,38 @@ pub(super) fn container(
         mounts_and_user(c, i, &mut status);
     }
     status
+}
+
+/// Returns how a container ended that was removed because all are restarted.
+fn reset_state() -> ContainerState {
+    ContainerState {
+        terminated: Some(ContainerStateTerminated {
+            exit_code: 137,
+            reason: Some(RESTARTING_ALL.into()),
+            message: Some(RESTARTING_ALL_MESSAGE.into()),
+            ..Default::default()
+        }),
+        ..Default::default()
+    }
+}
+
+/// Returns how the attempt before `i` ended, which the runtime does not have any more.
+fn removed_attempt(
+    f: &Facts<'_>,
+    c: &Container,
+    i: &Instance,
+    old: Option<&ContainerStatus>,
+) -> Option<ContainerState> {
+    if f.resets.get(&c.name) == Some(&i.attempt) {
+        return Some(reset_state());
+    }
+    let old = old.filter(|_| i.attempt > 0)?;
+    let is_same = old.container_id.as_deref() == Some(&container_id(&i.id));
+    let ended = old.state.as_ref().and_then(|s| s.terminated.as_ref());
+    match ended.filter(|_| !is_same) {
+        Some(_) => old.state.clone(),
+        None => old.last_state.clone(),
+    }
 }
 
 /// Fills in the status of a container that the runtime does not have.

@@ -1,12 +1,22 @@
 //! A pod's phase.
 
+use super::super::plan;
+use super::containers::RESTARTING_ALL;
 use super::types::find;
 use crate::kinds::*;
 
-fn last_exit(s: &ContainerState, status: &ContainerStatus) -> Option<i32> {
+/// Returns how a waiting container ended the last time.
+fn last_exit<'a>(
+    s: &ContainerState,
+    status: &'a ContainerStatus,
+) -> Option<&'a ContainerStateTerminated> {
     s.waiting.as_ref()?;
-    let last = status.last_state.as_ref()?.terminated.as_ref()?;
-    Some(last.exit_code)
+    status.last_state.as_ref()?.terminated.as_ref()
+}
+
+/// Returns whether a container that ended like this is restarted.
+fn restartable(pod: &Pod, container: &Container, end: &ContainerStateTerminated) -> bool {
+    plan::restarts(pod, container, end.exit_code) || end.reason.as_deref() == Some(RESTARTING_ALL)
 }
 
 /// Returns the phase of a pod whose phase is not final yet (upstream: `getPhase`).
@@ -17,8 +27,8 @@ pub(super) fn phase(
     terminal: bool,
     initialized: bool,
 ) -> &'static str {
-    let never = pod.restart_policy() == "Never";
-    let (mut pending_init, mut failed_init) = (0, 0);
+    let (mut pending_init, mut failed_init, mut failed_for_good) = (0, 0, 0);
+    let mut stopped_for_good = 0;
     let (mut unknown, mut running, mut waiting, mut stopped, mut succeeded) = (0, 0, 0, 0, 0);
     let mut pending_sidecars = 0;
     for c in pod.init_containers() {
@@ -42,13 +52,10 @@ pub(super) fn phase(
                 pending_sidecars += 1;
                 waiting += 1;
             }
-        } else if let Some(t) = &state.terminated {
-            if t.exit_code != 0 {
+        } else if let Some(end) = state.terminated.as_ref().or(last_exit(state, status)) {
+            if end.exit_code != 0 {
                 failed_init += 1;
-            }
-        } else if let Some(code) = last_exit(state, status) {
-            if code != 0 {
-                failed_init += 1;
+                failed_for_good += i32::from(!restartable(pod, c, end));
             }
         } else {
             pending_init += 1;
@@ -63,18 +70,15 @@ pub(super) fn phase(
         };
         if state.running.is_some() {
             running += 1;
-        } else if let Some(t) = &state.terminated {
+        } else if let Some(end) = state.terminated.as_ref().or(last_exit(state, status)) {
             stopped += 1;
-            if t.exit_code == 0 {
-                succeeded += 1;
-            }
-        } else if last_exit(state, status).is_some() {
-            stopped += 1;
+            stopped_for_good += i32::from(!restartable(pod, c, end));
+            succeeded += i32::from(state.terminated.is_some() && end.exit_code == 0);
         } else {
             waiting += 1;
         }
     }
-    if failed_init > 0 && (never || terminal) {
+    if failed_for_good > 0 || (failed_init > 0 && terminal) {
         return "Failed";
     }
     if terminal && stopped > 0 && running == 0 {
@@ -92,11 +96,12 @@ pub(super) fn phase(
         return "Running";
     }
     if running == 0 && stopped > 0 && unknown == 0 {
-        return match pod.restart_policy() {
-            "Always" => "Running",
-            _ if stopped == succeeded => "Succeeded",
-            "Never" => "Failed",
-            _ => "Running",
+        return if stopped != stopped_for_good {
+            "Running"
+        } else if stopped == succeeded {
+            "Succeeded"
+        } else {
+            "Failed"
         };
     }
     if terminal { "Failed" } else { "Pending" }

@@ -76,6 +76,7 @@ fn status_of(
         pod,
         instances: &instances,
         waiting: &waiting,
+        resets: &HashMap::new(),
         health: &|_| Health {
             started: true,
             ready: true,
@@ -268,6 +269,7 @@ fn failed(pod: &Pod, attempts: Vec<Instance>, failure: &Reason) -> PodStatus {
         pod,
         instances: &[("c".to_owned(), attempts)].into(),
         waiting: &HashMap::new(),
+        resets: &HashMap::new(),
         health: &|_| Health::default(),
         node_ip: [10, 0, 0, 2].into(),
         pod_ip: None,
@@ -500,4 +502,84 @@ fn mounts_and_users_are_shown() {
     let user = c.user.as_ref().unwrap().linux.as_ref().unwrap();
     assert_eq!((user.uid, user.gid), (7, 8));
     assert_eq!(user.supplemental_groups, Some(vec![8, 9]));
+}
+
+#[test]
+fn pods_that_start_over_say_so() {
+    use k8s_openapi::api::core::v1::{ContainerRestartRule, ContainerRestartRuleOnExitCodes};
+    let mut pod = Pod {
+        spec: Some(PodSpec {
+            restart_policy: Some("Never".into()),
+            containers: vec![Container {
+                name: "c".into(),
+                restart_policy: Some("Never".into()),
+                restart_policy_rules: Some(vec![ContainerRestartRule {
+                    action: "RestartAllContainers".into(),
+                    exit_codes: Some(ContainerRestartRuleOnExitCodes {
+                        operator: "In".into(),
+                        values: Some(vec![42]),
+                    }),
+                }]),
+                ..Default::default()
+            }],
+            ..Default::default()
+        }),
+        ..Default::default()
+    };
+    let facts = |pod: &Pod, instances: &Instances, resets: &HashMap<String, u32>| {
+        generate(&Facts {
+            pod,
+            instances,
+            waiting: &HashMap::new(),
+            resets,
+            health: &|_| Health::default(),
+            node_ip: [1, 2, 3, 4].into(),
+            pod_ip: None,
+            sandbox: Some("s"),
+            terminal: false,
+            failure: None,
+            is_disrupted: false,
+            resizing: Resizing::default(),
+            resources: &|_| None,
+            now: now(),
+        })
+    };
+    let restarting = |status: &PodStatus| {
+        let conditions = status.conditions.as_ref().unwrap();
+        let found = conditions
+            .iter()
+            .find(|c| c.type_ == "AllContainersRestarting");
+        found.map(|c| (c.status.clone(), c.reason.clone()))
+    };
+    let one = |instance: Instance| Instances::from([("c".to_owned(), vec![instance])]);
+    let exited = one(instance(State::Exited, 42, 0));
+    let status = facts(&pod, &exited, &HashMap::new());
+    assert_eq!(status.phase.as_deref(), Some("Running"));
+    assert_eq!(
+        restarting(&status),
+        Some(("True".into(), Some("RestartAllContainersStarted".into())))
+    );
+    // Removed, not yet created again.
+    pod.status = Some(status);
+    let resets = HashMap::from([("c".to_owned(), 1)]);
+    let status = facts(&pod, &Instances::new(), &resets);
+    assert_eq!(status.phase.as_deref(), Some("Running"));
+    assert_eq!(restarting(&status), Some(("False".into(), None)));
+    let a = &status.container_statuses.as_ref().unwrap()[0];
+    let waiting = a.state.as_ref().unwrap().waiting.as_ref().unwrap();
+    assert_eq!(waiting.reason.as_deref(), Some("RestartingAllContainers"));
+    let last = |status: &ContainerStatus| {
+        let last = status.last_state.as_ref().unwrap().terminated.clone();
+        last.map(|t| (t.exit_code, t.reason.unwrap_or_default()))
+    };
+    let ended = Some((137, "RestartingAllContainers".to_owned()));
+    assert_eq!((a.restart_count, last(a)), (1, ended.clone()));
+    // Created again; also if the agent was restarted meanwhile.
+    pod.status = Some(status);
+    let again = one(instance(State::Running, 0, 1));
+    for resets in [resets, HashMap::new()] {
+        let status = facts(&pod, &again, &resets);
+        let a = &status.container_statuses.as_ref().unwrap()[0];
+        assert_eq!((a.restart_count, last(a)), (1, ended.clone()));
+    }
 }

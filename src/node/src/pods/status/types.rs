@@ -28,6 +28,8 @@ pub(crate) struct Facts<'a> {
     pub instances: &'a Instances,
     /// Waiting reasons by container name.
     pub waiting: &'a HashMap<String, Reason>,
+    /// Number of the next attempt of containers that were removed to start the pod over.
+    pub resets: &'a HashMap<String, u32>,
     pub health: &'a dyn Fn(&str) -> Health,
     pub node_ip: std::net::IpAddr,
     pub pod_ip: Option<std::net::IpAddr>,

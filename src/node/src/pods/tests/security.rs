@@ -128,7 +128,12 @@ fn users_and_groups() {
         (r#""fsGroup": 9"#, "", Some(5), (None, None, vec![9])),
     ] {
         let (pod, container) = contexts(of_pod, of_container);
-        let s = security(&pod, &container, fs_group);
+        let s = security(
+            &pod,
+            &container,
+            fs_group,
+            rkube_runtime::SeccompProfile::RuntimeDefault,
+        );
         assert_eq!(
             (s.run_as_user, s.run_as_group, s.supplemental_groups),
             result,
@@ -179,7 +184,12 @@ fn privileges() {
         ),
     ] {
         let (pod, container) = contexts("", of_container);
-        let s = security(&pod, &container, None);
+        let s = security(
+            &pod,
+            &container,
+            None,
+            rkube_runtime::SeccompProfile::RuntimeDefault,
+        );
         assert_eq!(
             (s.privileged, s.no_new_privileges, s.read_only_rootfs),
             (privileged, no_new, read_only),
@@ -232,7 +242,13 @@ fn seccomp_profiles() {
     ] {
         let (pod, container) = contexts(&of_pod, &of_container);
         assert_eq!(
-            security(&pod, &container, None).seccomp,
+            security(
+                &pod,
+                &container,
+                None,
+                rkube_runtime::SeccompProfile::RuntimeDefault
+            )
+            .seccomp,
             want,
             "{of_pod} {of_container}"
         );

@@ -37,6 +37,7 @@ fn status_of(spec: &str, states: &str, change: impl FnOnce(&mut Pod)) -> PodStat
         pod: &pod,
         instances: &instances,
         waiting: &HashMap::new(),
+        resets: &HashMap::new(),
         health: &|name| health.get(name).copied().unwrap_or_default(),
         node_ip: [10, 0, 0, 2].into(),
         pod_ip: Some([10, 244, 0, 5].into()),

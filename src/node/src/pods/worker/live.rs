@@ -35,6 +35,10 @@ impl Worker {
             }
             return None;
         }
+        if !plan.reset.is_empty() {
+            self.reset(plan.reset);
+            return resize;
+        }
         for kill in plan.kill {
             let grace = kill
                 .probe
@@ -170,7 +174,8 @@ impl Worker {
         }
         let attempt = earlier
             .last()
-            .map_or_else(|| self.lost_attempts(name), |i| i.attempt + 1);
+            .map_or_else(|| self.lost_attempts(name), |i| i.attempt + 1)
+            .max(self.resets.get(name).copied().unwrap_or(0));
         let target = self
             .pod
             .spec()

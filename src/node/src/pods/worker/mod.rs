@@ -11,6 +11,7 @@ use tokio::sync::{mpsc, watch};
 
 mod live;
 mod report;
+mod reset;
 mod resize;
 mod restarting;
 mod state;

@@ -13,12 +13,17 @@ use super::state::{Stage, TaskResult, Worker};
 use crate::kinds::*;
 
 impl Worker {
+    /// Returns whether all containers have stopped and none will be restarted.
+    fn is_terminal(&self) -> bool {
+        !matches!(self.stage, Stage::Live | Stage::Stopping)
+            && status::all_stopped(&self.pod, &self.instances)
+    }
+
     /// Publishes the pod's status to the node's endpoint and, if it changed, to the API.
     ///
     /// Once the final status of a deleted pod is in the API, deletes the pod there.
     pub(super) fn report(&mut self) {
-        let terminal = !matches!(self.stage, Stage::Live | Stage::Stopping)
-            && status::all_stopped(&self.pod, &self.instances);
+        let terminal = self.is_terminal();
         let ready_sandbox = self
             .sandbox
             .as_ref()
@@ -28,6 +33,7 @@ impl Worker {
             pod: &self.pod,
             instances: &self.instances,
             waiting: &self.waiting,
+            resets: &self.resets,
             health: &|name| self.probes.health(name),
             node_ip: self.context.host.ip(),
             pod_ip: self.ip,

@@ -51,6 +51,8 @@ pub(super) enum TaskResult {
     Cleaned,
     StatusPublished(Box<Result<Pod, kube::Error>>),
     PodDeleted(Result<(), kube::Error>),
+    /// The containers with these IDs are removed, to start the pod over.
+    Reset(Vec<String>),
     Probed(ProbeResult),
     Resized(Applied),
 }
@@ -89,6 +91,8 @@ pub(super) struct InFlight {
     pub publish: bool,
     /// The pod is being deleted in the API.
     pub delete: bool,
+    /// Containers are being removed, to start the pod over.
+    pub reset: bool,
 }
 
 /// State of the writes to the API.
@@ -141,6 +145,8 @@ pub(crate) struct Worker {
     pub(super) stopping: HashMap<String, i64>,
     /// Waiting reasons by container name.
     pub(super) waiting: HashMap<String, Reason>,
+    /// Number of the next attempt of containers that were removed to start the pod over.
+    pub(super) resets: HashMap<String, u32>,
     /// Time of the next attempt by container name, or by [`SANDBOX`].
     pub(super) retry_at: HashMap<String, Instant>,
     /// IDs of the exited containers for which a `BackOff` event was recorded.
@@ -195,6 +201,7 @@ impl Worker {
             busy: HashSet::new(),
             stopping: HashMap::new(),
             waiting: HashMap::new(),
+            resets: HashMap::new(),
             retry_at: HashMap::new(),
             backoff_recorded: HashSet::new(),
             publication: Publication::default(),

@@ -1,6 +1,8 @@
 //! The test cases, by name.
 
 mod ends;
+mod propagation;
+mod users;
 
 use std::time::Duration;
 
@@ -28,6 +30,10 @@ pub const ALL: &[Case] = &[
     ("capabilities_and_seccomp", capabilities_and_seccomp),
     ("read_only_paths", read_only_paths),
     ("mounts", mounts),
+    (
+        "mounts_propagate_as_they_say",
+        propagation::mounts_propagate_as_they_say,
+    ),
     ("memory_limit_kills", memory_limit_kills),
     ("stop_asks_then_kills", stop_asks_then_kills),
     (
@@ -52,6 +58,31 @@ pub const ALL: &[Case] = &[
         ends::unrecorded_pause_is_killed,
     ),
     ("child_groups_are_killed", ends::child_groups_are_killed),
+    (
+        "users_are_others_on_the_node",
+        users::users_are_others_on_the_node,
+    ),
+    ("files_keep_their_owners", users::files_keep_their_owners),
+    (
+        "users_without_an_id_are_refused",
+        users::users_without_an_id_are_refused,
+    ),
+    (
+        "unmasked_and_privileged_stay_in_their_namespace",
+        users::unmasked_and_privileged_stay_in_their_namespace,
+    ),
+    (
+        "processes_are_shared_within_the_user_namespace",
+        users::processes_are_shared_within_the_user_namespace,
+    ),
+    (
+        "debuggers_join_a_user_namespace",
+        users::debuggers_join_a_user_namespace,
+    ),
+    (
+        "user_namespaces_outlive_the_agent",
+        users::user_namespaces_outlive_the_agent,
+    ),
 ];
 
 fn runs_to_its_end() {

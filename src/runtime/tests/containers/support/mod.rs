@@ -68,7 +68,7 @@ fn layer() -> Vec<u8> {
     for applet in [
         "sh", "cat", "echo", "id", "sleep", "ls", "hostname", "mount", "grep", "head", "dd",
         "mkdir", "touch", "ps", "kill", "stty", "tail", "true", "false", "chmod", "nc", "ip",
-        "unshare", "readlink", "wc", "stat", "printf", "tr", "test", "env", "pwd", "mknod",
+        "unshare", "readlink", "wc", "stat", "printf", "tr", "test", "env", "pwd", "mknod", "tty",
     ] {
         let mut header = tar::Header::new_gnu();
         header.set_entry_type(tar::EntryType::Symlink);
@@ -246,6 +246,10 @@ where
         result
     });
     drop(tokio);
+    // They stay as long as the node.
+    for kind in ["proc", "sysfs"] {
+        let _ = nix::mount::umount(&dir.join("run/kernel").join(kind));
+    }
     remove_cgroups(&cgroup);
     assert_clean(&dir, &cgroup);
     if let Err(panic) = result {
