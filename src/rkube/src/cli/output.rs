@@ -97,7 +97,9 @@ impl Output {
             Format::Json => {
                 serde_json::to_string_pretty(value).unwrap_or_else(|e| format!("\"{e}\""))
             }
-            Format::Yaml => serde_yaml::to_string(value).unwrap_or_else(|e| format!("\"{e}\"")),
+            Format::Yaml => {
+                rkube_cluster::yaml::to_string(value).unwrap_or_else(|e| format!("\"{e}\""))
+            }
             Format::Name => {
                 let value = serde_json::to_value(value).unwrap_or_default();
                 names(&value).join("\n")
