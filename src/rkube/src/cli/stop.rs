@@ -20,7 +20,7 @@ pub struct Args {
     #[arg(long)]
     all: bool,
     /// Stop the cluster after this time, such as 5m, and return at once
-    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+    #[arg(long, allow_hyphen_values = true, value_name = "TIME", value_parser = parse_duration)]
     schedule: Option<Duration>,
     /// Do not stop the cluster, and cancel the stop that is scheduled
     #[arg(long)]
