@@ -12,12 +12,12 @@ use rkube_failure::{Kind, Source};
 use tokio::io::AsyncRead;
 use tokio_util::io::StreamReader;
 
-mod build;
-mod credentials;
+pub(super) mod build;
+pub(super) mod credentials;
 pub(super) mod push;
 mod screen;
-mod source;
-mod transfer;
+pub(super) mod source;
+pub(super) mod transfer;
 
 use super::{Global, Output};
 
@@ -173,7 +173,7 @@ async fn change(
         Command::Pull { images } => {
             for image in images {
                 output.step("pull", &format!("Pulling {image} on {}", nodes(&profile)));
-                everywhere(home, &profile, &format!("rkube ctl pull {}", word(&image)?)).await?;
+                pull(home, &profile, &image).await?;
                 output.say(&format!("The image {image} was pulled on all nodes."));
             }
             Ok(())
@@ -222,7 +222,7 @@ async fn change(
 }
 
 /// Describes an image of the control-plane node.
-async fn inspect(
+pub(super) async fn inspect(
     home: &Home,
     profile: &Profile,
     image: &str,
@@ -273,7 +273,7 @@ fn history(described: &serde_json::Value) -> String {
 }
 
 /// Returns the number of nodes in words.
-fn nodes(profile: &Profile) -> String {
+pub(super) fn nodes(profile: &Profile) -> String {
     match profile.nodes.len() {
         1 => "1 node".to_owned(),
         count => format!("{count} nodes"),
@@ -281,7 +281,7 @@ fn nodes(profile: &Profile) -> String {
 }
 
 /// Checks that an image name is one word of a shell command line.
-fn word(image: &str) -> Result<&str, Failure> {
+pub(super) fn word(image: &str) -> Result<&str, Failure> {
     if !image.is_empty()
         && image
             .chars()
@@ -297,17 +297,17 @@ fn word(image: &str) -> Result<&str, Failure> {
 }
 
 /// The standard input of a command on a node.
-type Input = Box<dyn AsyncRead + Send + Unpin>;
+pub(super) type Input = Box<dyn AsyncRead + Send + Unpin>;
 
 /// The number of layers that were sent to a node, and the number the image has.
 #[derive(Clone, Copy)]
-struct Sent {
+pub(super) struct Sent {
     sent: usize,
     of: usize,
 }
 
 /// The source of an image.
-enum Origin {
+pub(super) enum Origin {
     /// A file and its size in bytes.
     Archive(PathBuf, u64),
     /// A copy of the standard input, because every node reads it.
@@ -384,7 +384,7 @@ impl Origin {
 }
 
 /// Fails if a file is text, such as a manifest, and not an archive. `name` is the user's for it.
-fn refuse_text(path: &std::path::Path, name: &str) -> Result<(), Failure> {
+pub(super) fn refuse_text(path: &std::path::Path, name: &str) -> Result<(), Failure> {
     use std::io::Read as _;
     let mut head = Vec::new();
     let read = std::fs::File::open(path).and_then(|file| file.take(512).read_to_end(&mut head));
@@ -429,18 +429,7 @@ pub(super) async fn load(
         Origin::Engine(_) => format!("{source} from the container engine"),
     };
     output.step("load", &format!("Loading {what} into {}", nodes(profile)));
-    // The first node unpacks the layers; with drivers that share them, the others reuse them.
-    let (first, rest) = (&profile.nodes[..1], &profile.nodes[1..]);
-    let mut loaded = Vec::new();
-    let mut most: Option<Sent> = None;
-    for nodes in [first, rest] {
-        let results = join_all(nodes.iter().map(|n| load_on(home, profile, n, &origin))).await;
-        for result in results {
-            let sent;
-            (loaded, sent) = result?;
-            most = most.into_iter().chain(sent).max_by_key(|s| s.sent);
-        }
-    }
+    let (loaded, most) = load_everywhere(home, profile, &origin).await?;
     let loaded = loaded.join(", ");
     match most {
         Some(Sent { sent, of }) if sent < of => output.say(&format!(
@@ -449,6 +438,28 @@ pub(super) async fn load(
         _ => output.say(&format!("Loaded into all nodes: {loaded}")),
     }
     Ok(())
+}
+
+/// Loads an image into all nodes. Returns the image's names, and the layers sent to the node that
+/// lacked most.
+pub(super) async fn load_everywhere(
+    home: &Home,
+    profile: &Profile,
+    origin: &Origin,
+) -> Result<(Vec<String>, Option<Sent>), Failure> {
+    // The first node unpacks the layers; with drivers that share them, the others reuse them.
+    let (first, rest) = (&profile.nodes[..1], &profile.nodes[1..]);
+    let mut loaded = Vec::new();
+    let mut most: Option<Sent> = None;
+    for nodes in [first, rest] {
+        let results = join_all(nodes.iter().map(|n| load_on(home, profile, n, origin))).await;
+        for result in results {
+            let sent;
+            (loaded, sent) = result?;
+            most = most.into_iter().chain(sent).max_by_key(|s| s.sent);
+        }
+    }
+    Ok((loaded, most))
 }
 
 /// Loads an image into a node. Returns the image's names and the layers sent.
@@ -511,7 +522,42 @@ async fn has(home: &Home, profile: &Profile, node: &Node, export: &Export) -> bo
     })
 }
 
-async fn everywhere(home: &Home, profile: &Profile, command: &str) -> Result<(), Failure> {
+/// Pulls an image on all nodes, with the credentials of this machine for its registry.
+async fn pull(home: &Home, profile: &Profile, image: &str) -> Result<(), Failure> {
+    let registry = push::registry(word(image)?);
+    let found = credentials::find(&registry).await?;
+    pull_with(home, profile, image, &found).await
+}
+
+/// Pulls an image on all nodes.
+pub(super) async fn pull_with(
+    home: &Home,
+    profile: &Profile,
+    image: &str,
+    credentials: &[credentials::Credential],
+) -> Result<(), Failure> {
+    let command = format!("rkube ctl pull --credentials {}", word(image)?);
+    let input = serde_json::to_vec(credentials)
+        .map_err(|e| Failure::new(Source::Program, Kind::Error, e.to_string()))?;
+    let pulls = profile.nodes.iter().map(|node| {
+        let input: Input = Box::new(std::io::Cursor::new(input.clone()));
+        let command = command.as_str();
+        async move {
+            match on_node(home, profile, node, command, Some(input)).await? {
+                (0, ..) => Ok(()),
+                (code, _, error) => Err(remote_failure(node, code, &error)),
+            }
+        }
+    });
+    join_all(pulls).await.into_iter().collect()
+}
+
+/// Runs a command on all nodes.
+pub(super) async fn everywhere(
+    home: &Home,
+    profile: &Profile,
+    command: &str,
+) -> Result<(), Failure> {
     let results = join_all(profile.nodes.iter().map(|n| async move {
         let (code, _, error) = on_node(home, profile, n, command, None).await?;
         if code == 0 {
@@ -524,7 +570,7 @@ async fn everywhere(home: &Home, profile: &Profile, command: &str) -> Result<(),
 }
 
 /// Converts the result of a failed `rkube ctl` on a node.
-fn remote_failure(node: &Node, code: i32, error: &str) -> Failure {
+pub(super) fn remote_failure(node: &Node, code: i32, error: &str) -> Failure {
     let runtime = Source::Runtime as i32;
     let kind = if (runtime..runtime + 10).contains(&code) {
         Kind::of_exit_code(code)
@@ -542,7 +588,7 @@ fn remote_failure(node: &Node, code: i32, error: &str) -> Failure {
 }
 
 /// Runs a command on a node. Returns its exit code, output and error message.
-async fn on_node(
+pub(super) async fn on_node(
     home: &Home,
     profile: &Profile,
     node: &Node,

@@ -15,6 +15,9 @@ mod ctl_elsewhere;
 mod ctl_store;
 mod dashboard;
 mod delete;
+#[cfg(unix)]
+mod detach;
+mod docker;
 mod driver;
 mod export;
 mod file;
@@ -178,9 +181,9 @@ enum Command {
     /// Print the version; rkube asks no server for a newer one
     #[command(hide = true)]
     UpdateCheck,
-    /// Not supported; says how to get images to the nodes
-    #[command(hide = true)]
-    DockerEnv(minikube::Rest),
+    /// Print variables by which docker build, images, push, … act on the cluster's images
+    #[command(after_help = docker::HELP)]
+    DockerEnv(docker::Args),
     /// Not supported; says how to get images to the nodes
     #[command(hide = true)]
     PodmanEnv(minikube::Rest),
@@ -483,8 +486,8 @@ async fn run(cli: Cli, output: &Output) -> Result<ExitCode, Failure> {
             "flags of rkube cannot be combined with kind's commands",
         )
         .advise("begin with the command: rkube kind create cluster --name NAME")),
-        Command::DockerEnv(_) => Err(minikube::instead_of("docker-env", &global.profile)),
-        Command::PodmanEnv(_) => Err(minikube::instead_of("podman-env", &global.profile)),
+        Command::DockerEnv(args) => docker::run(&home, &global, args, output).await.map(done),
+        Command::PodmanEnv(_) => Err(docker::podman(&global.profile)),
         Command::Cache(_) => Err(minikube::instead_of("cache", &global.profile)),
         Command::Mount(args) => mount::run(&home, &global, args, output).await.map(done),
         Command::Completion { shell } => {
