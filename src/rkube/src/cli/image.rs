@@ -27,6 +27,13 @@ pub struct Args {
     command: Command,
 }
 
+impl Args {
+    /// Whether the command prints a list of names.
+    pub fn lists(&self) -> bool {
+        matches!(self.command, Command::Ls { .. })
+    }
+}
+
 #[derive(clap::Subcommand)]
 enum Command {
     /// Load images into all nodes, from a tar archive or from the local container engine
@@ -139,11 +146,11 @@ async fn change(
         Command::Ls { node, format } => {
             use super::output::Format;
             let node = profile.node(node.as_deref())?;
-            let format = match format.unwrap_or(global.output) {
-                Format::Json => "json",
+            let wanted = format.unwrap_or(global.output);
+            let format = match wanted {
+                Format::Json | Format::Name => "json",
                 Format::Yaml => "yaml",
                 Format::Text => "text",
-                Format::Name => return Err(super::usage_failure("image ls has no format 'name'")),
             };
             let (code, text, error) = on_node(
                 home,
@@ -156,7 +163,10 @@ async fn change(
             if code != 0 {
                 return Err(remote_failure(node, code, &error));
             }
-            print!("{text}");
+            match wanted {
+                Format::Name => super::output::print_out(&names(&node.name, &text)?),
+                _ => super::output::print_out(&text),
+            }
             Ok(())
         }
         Command::Rm { images } => {
@@ -270,6 +280,26 @@ fn history(described: &serde_json::Value) -> String {
     );
     rows.reverse();
     super::output::table(&rows)
+}
+
+/// Returns the names of a node's images, one a line, from their list. Images without a name have
+/// their ID.
+fn names(node: &str, list: &str) -> Result<String, Failure> {
+    #[derive(serde::Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Image {
+        id: String,
+        repo_tags: Vec<String>,
+    }
+    let images: Vec<Image> = serde_json::from_str(list).map_err(|e| {
+        let message = format!("{node}: the list of images is malformed: {e}");
+        Failure::new(Source::Runtime, Kind::Error, message)
+    })?;
+    let names = images.into_iter().flat_map(|image| match image.repo_tags {
+        tags if tags.is_empty() => vec![image.id],
+        tags => tags,
+    });
+    Ok(names.map(|name| name + "\n").collect())
 }
 
 /// Returns the number of nodes in words.
@@ -604,6 +634,13 @@ pub(super) async fn on_node(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn images_have_names_or_ids() {
+        let list = r#"[{"id": "i1", "repoTags": ["a:1", "a:2"], "size": "1"}, {"id": "i2", "repoTags": []}]"#;
+        assert_eq!(names("n", list).unwrap(), "a:1\na:2\ni2\n");
+        assert!(names("n", "{}").unwrap_err().message.starts_with("n: "));
+    }
 
     #[test]
     fn text_is_told_from_archives() {

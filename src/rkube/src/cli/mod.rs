@@ -243,7 +243,7 @@ pub fn main() -> ExitCode {
     if global.output == output::Format::Name && !lists(&cli.command) {
         let failure = usage_failure("--output=name is for lists of named objects");
         return output.fail(&failure.advise(
-            "use it with the command list of profile, node, addons, snapshot, driver, service or config",
+            "use it with the command list of profile, node, addons, snapshot, driver, service or config, or with image ls",
         ));
     }
     let entry = (!global.skip_audit)
@@ -351,8 +351,7 @@ fn lists(command: &Command) -> bool {
         Command::Service(args) => args.lists(),
         // Its only command is a list.
         Command::Driver(_) => true,
-        // It says that itself.
-        Command::Image(_) => true,
+        Command::Image(args) => args.lists(),
         _ => false,
     }
 }

@@ -243,6 +243,7 @@ pub fn push(
     let pushing = async move {
         let images = images::all(&endpoint, &profile).await?;
         if images::find(&images, &name).is_err() {
+            let name = familiar(&name);
             let message = format!("An image does not exist locally with the tag: {name}");
             return Err(Failure::new(Source::Runtime, Kind::NotFound, message));
         }
