@@ -285,6 +285,15 @@ fn is_domain(text: &str) -> bool {
     text.split('.').all(is_label)
 }
 
+/// The steps of a start that creates a cluster, in order.
+const STEPS: [&str; 5] = [
+    "preflight",
+    "certificates",
+    "nodes",
+    "control-plane",
+    "ready",
+];
+
 /// Runs the command.
 pub async fn run(
     home: &Home,
@@ -314,6 +323,7 @@ pub async fn run(
     if args.dry_run {
         return dry_run(home, &options, output).await;
     }
+    output.plan(&STEPS);
     let started = std::time::Instant::now();
     let new = !home.profile_dir(&options.profile).exists();
     let wait = (args.wait == Wait::All).then_some(args.wait_timeout);
