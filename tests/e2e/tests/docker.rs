@@ -62,7 +62,9 @@ fn dockers_client_builds_and_names_and_removes_images() {
     let said = ok(&["build", "-t", "app:1", "--build-arg", "X=seven", &dir]);
     assert!(said.contains("Successfully tagged app:1"), "{said}");
     let id = ok(&["images", "-q", "--no-trunc", "app"]);
-    assert_eq!(ok(&["build", "-q", "--build-arg", "X=seven", &dir]), id);
+    // What the client says of its builder follows.
+    let again = ok(&["build", "-q", "--build-arg", "X=seven", &dir]);
+    assert!(again.starts_with(&id), "{again}");
     refused(&["build", "--network=none", &dir], "networkmode=none");
     let dockerfile = cluster.path("Bad").display().to_string();
     fs::write(&dockerfile, "FROM test/base:1\nRUN exit 3\n").expect("a file");
