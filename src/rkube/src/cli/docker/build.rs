@@ -8,6 +8,7 @@ use hyper::{Request, Response, StatusCode};
 use rkube_build::protocol::{Built, Event, Request as Build};
 use rkube_failure::{Failure, Kind, Source};
 use serde_json::{Value, json};
+use tempfile::NamedTempFile;
 
 use super::images::familiar;
 use super::reply::{self, Body, Error, Messages};
@@ -103,7 +104,7 @@ impl Hosts {
 }
 
 /// Opens the context: what the client sends, or what `remote` names.
-async fn context(query: &Query, request: Request<Incoming>) -> Result<Context, Error> {
+async fn context(query: &Query, archive: NamedTempFile) -> Result<Context, Error> {
     let file = query.get("dockerfile").map(str::to_owned);
     let usual = |file: Option<String>| file.filter(|name| name != "Dockerfile");
     if let Some(remote) = query.get("remote") {
@@ -117,7 +118,6 @@ async fn context(query: &Query, request: Request<Incoming>) -> Result<Context, E
         }
         return Ok(source::open(remote, usual(file).as_deref()).await?);
     }
-    let archive = spool(request).await?;
     let opened = tokio::task::spawn_blocking(move || {
         source::from_file(usual(file).as_deref(), archive.path())
     });
@@ -137,10 +137,12 @@ pub async fn run(
     query: Query,
     request: Request<Incoming>,
 ) -> Result<Response<Body>, Error> {
+    // First, so that the client sees an answer that refuses the build.
+    let archive = spool(request).await?;
     let mut build = parameters(&query)?;
     let quiet = query.flag("q");
     let profile = endpoint.profile()?;
-    let context = context(&query, request).await?;
+    let context = context(&query, archive).await?;
     build.dockerfile.clone_from(&context.dockerfile);
     build.dockerfile_name.clone_from(&context.dockerfile_name);
     let (messages, response) = Messages::open();

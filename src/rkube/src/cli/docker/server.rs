@@ -3,6 +3,7 @@
 use std::rc::Rc;
 use std::time::Duration;
 
+use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use hyper::header::HeaderValue;
 use hyper::server::conn::http1;
@@ -91,10 +92,19 @@ async fn serve(endpoint: Rc<Endpoint>, connection: UnixStream) {
     }
 }
 
-async fn handle(endpoint: Rc<Endpoint>, request: Request<Incoming>) -> Response<Body> {
+/// Reads the rest of a request. A client that still sends when the answer comes and the connection is
+/// closed would not see the answer.
+async fn drain(request: &mut Request<Incoming>) {
+    while let Some(Ok(_)) = request.body_mut().frame().await {}
+}
+
+async fn handle(endpoint: Rc<Endpoint>, mut request: Request<Incoming>) -> Response<Body> {
     let answered = match request::path(request.uri().path()) {
         Ok(path) => route(endpoint, &path, request).await,
-        Err(e) => Err(e),
+        Err(e) => {
+            drain(&mut request).await;
+            Err(e)
+        }
     };
     let mut response = answered.unwrap_or_else(|e| e.response());
     for (name, value) in [
@@ -115,8 +125,12 @@ async fn handle(endpoint: Rc<Endpoint>, request: Request<Incoming>) -> Response<
 async fn route(
     endpoint: Rc<Endpoint>,
     path: &str,
-    request: Request<Incoming>,
+    mut request: Request<Incoming>,
 ) -> Result<Response<Body>, Error> {
+    // These keep what is sent.
+    if !matches!(path, "/build" | "/images/load") {
+        drain(&mut request).await;
+    }
     let query = Query::parse(request.uri().query().unwrap_or_default());
     let method = request.method().clone();
     let get = method == Method::GET;

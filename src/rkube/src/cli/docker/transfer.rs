@@ -55,11 +55,12 @@ pub async fn load(
     query: &Query,
     request: Request<Incoming>,
 ) -> Result<Response<Body>, Error> {
+    // First, so that the client sees an answer that refuses the archive.
+    let file = spool(request).await?;
     if let Some(platform) = query.get("platform") {
         check_platform(platform)?;
     }
     let profile = endpoint.profile()?;
-    let file = spool(request).await?;
     refuse_text(file.path(), "the archive")?;
     let size = file
         .as_file()
