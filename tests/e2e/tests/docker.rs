@@ -96,7 +96,7 @@ fn dockers_client_builds_and_names_and_removes_images() {
 
     cluster.apply(&format!(
         "apiVersion: v1\nkind: Pod\nmetadata: {{name: app}}\nspec:\n  nodeName: {}\n  terminationGracePeriodSeconds: 0\n  containers:\n  - {{name: c, image: 'app:2', imagePullPolicy: Never}}\n",
-        cluster.node(2)
+        cluster.node(1)
     ));
     let log = eventually("the pod's output", || {
         let log = cluster.kubectl(&["logs", "app"]).stdout;
@@ -105,7 +105,7 @@ fn dockers_client_builds_and_names_and_removes_images() {
     assert_eq!(log, "made by docker\nseven\n");
     let names = ok(&["ps", "--format", "{{.Names}} {{.Image}}"]);
     assert!(names.contains("k8s_c_app_default app:2\n"), "{names}");
-    refused(&["rmi", "app:2"], "app:2");
+    refused(&["rmi", "app:2"], "is in use by container");
 
     // The endpoint ends with the cluster, and is there again afterwards.
     cluster.rkube(&["stop"]).ok();
