@@ -227,7 +227,7 @@ async fn objects(client: &Client, target: &mut Target<'_>) -> Result<(), Failure
         let list = get(client, path, "application/json").await;
         let list = list.and_then(|text| {
             let list: Value = serde_json::from_str(&text).map_err(|e| e.to_string())?;
-            serde_yaml::to_string(&list).map_err(|e| e.to_string())
+            crate::yaml::to_string(&list).map_err(|e| e.to_string())
         });
         match list {
             Ok(text) => target.write(format!("objects/{name}.yaml"), text.as_bytes())?,

@@ -68,7 +68,7 @@ impl Entry {
             let failed = |why: String| Failure::new(Source::Program, Kind::Error, why);
             set_named(&mut config, list, &self.name, field, value).map_err(failed)?;
         }
-        serde_yaml::to_string(&config).map_err(|e| {
+        crate::yaml::to_string(&config).map_err(|e| {
             let message = format!("cannot write a kubeconfig: {e}");
             Failure::new(Source::Program, Kind::Error, message)
         })
@@ -217,7 +217,7 @@ impl Kubeconfig {
             Failure::new(Source::Program, Kind::Config, format!("{} is not a kubeconfig: {why}", self.path.display()))
                 .advise("repair or move that file, or choose another one with KUBECONFIG; rkube has not changed it")
         };
-        match serde_yaml::from_str(&text).map_err(|e| damaged(e.to_string()))? {
+        match crate::yaml::ordered(&text).map_err(|e| damaged(e.to_string()))? {
             Value::Null => Ok(Mapping::new()),
             Value::Mapping(config) => Ok(config),
             _ => Err(damaged("it is not a mapping".into())),
@@ -251,7 +251,7 @@ impl Kubeconfig {
             )
             .advise("repair or move that file; rkube has not changed it")
         })?;
-        let text = serde_yaml::to_string(&config).map_err(|e| {
+        let text = crate::yaml::to_string(&config).map_err(|e| {
             Failure::new(
                 Source::Program,
                 Kind::Error,
@@ -375,6 +375,19 @@ mod tests {
         assert_eq!(now["clusters"].as_sequence().unwrap().len(), 1);
         assert_eq!(now["current-context"], "");
         assert!(!path.with_extension("lock").exists());
+    }
+
+    #[test]
+    fn words_of_yaml_1_1_keep_their_type() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("config");
+        let text =
+            "clusters:\n- name: other\n  cluster: {insecure-skip-tls-verify: yes, server: 'on'}\n";
+        std::fs::write(&path, text).unwrap();
+        Kubeconfig::at(&path).put(&entry("a"), true).unwrap();
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert!(text.contains("insecure-skip-tls-verify: true\n"), "{text}");
+        assert!(text.contains("server: 'on'\n"), "{text}");
     }
 
     #[test]

@@ -12,6 +12,7 @@ pub mod addons;
 pub mod apply;
 pub mod audit;
 mod choice;
+mod docker;
 mod download;
 mod export;
 mod files;
@@ -41,6 +42,9 @@ pub use access::{
     client, endpoints, kubeconfig, logs, on_node, server, ssh, ssh_address, ssh_host_key, ssh_key,
 };
 pub use choice::{Candidate, candidates, none_works};
+pub use docker::docker_socket;
+#[cfg(unix)]
+pub use docker::{DockerSocket, docker_socket_answers};
 pub use download::download;
 pub use export::{Exported, export};
 pub use files::{

@@ -277,6 +277,7 @@ async fn stop_locked(
 ) -> Result<(), Failure> {
     // As minikube: a stop takes the place of the one that was going to happen.
     schedule::withdraw(home, &profile.name)?;
+    crate::docker::withdraw(home, &profile.name)?;
     let driver = rkube_drivers::by_name(&profile.driver)?;
     let nodes: Vec<String> = profile.nodes.iter().map(|n| n.name.clone()).collect();
     progress.step(

@@ -21,6 +21,124 @@ pub fn documents(text: &str) -> impl Iterator<Item = Result<Value, serde_yaml::E
     })
 }
 
+/// Reads a document whose fields keep their order. Null if the text is empty.
+///
+/// # Errors
+/// Fails as [`documents`] does, and if there are several documents.
+pub fn ordered(text: &str) -> Result<serde_yaml::Value, serde_yaml::Error> {
+    let mut value = serde_yaml::from_str(text)?;
+    if let Some(resolved) = documents(text).next() {
+        resolve_all(&mut value, &resolved?);
+    }
+    Ok(value)
+}
+
+/// Replaces the texts of `value` that `resolved`, the same document, has as something else.
+fn resolve_all(value: &mut serde_yaml::Value, resolved: &Value) {
+    use serde_yaml::Value as Yaml;
+    match (value, resolved) {
+        (Yaml::Mapping(fields), Value::Object(resolved)) => {
+            for (key, value) in fields {
+                if let Some(resolved) = key.as_str().and_then(|key| resolved.get(key)) {
+                    resolve_all(value, resolved);
+                }
+            }
+        }
+        (Yaml::Sequence(items), Value::Array(resolved)) => {
+            for (item, resolved) in items.iter_mut().zip(resolved) {
+                resolve_all(item, resolved);
+            }
+        }
+        (value @ Yaml::String(_), Value::Bool(on)) => *value = Yaml::Bool(*on),
+        (value @ Yaml::String(_), Value::Number(number)) => {
+            // Numbers that only one of the libraries has stay texts.
+            if let Ok(number) = serde_yaml::to_value(number) {
+                *value = number;
+            }
+        }
+        _ => {}
+    }
+}
+
+/// Stand before and after a text that needs quotes. Characters for private use.
+const QUOTES: [char; 2] = ['\u{e000}', '\u{e001}'];
+
+/// Writes a document for readers of YAML 1.1, too: texts that are something else there, such as `on`
+/// or `007`, are quoted.
+///
+/// # Errors
+/// Fails if the value cannot be YAML.
+pub fn to_string(value: &impl serde::Serialize) -> Result<String, serde_yaml::Error> {
+    let mut value = serde_yaml::to_value(value)?;
+    let mut marked = Vec::new();
+    mark(&mut value, &mut marked);
+    let mut text = serde_yaml::to_string(&value)?;
+    let [open, close] = QUOTES;
+    for word in marked {
+        // Such words have no character that needs an escape.
+        text = text.replace(&format!("{open}{word}{close}"), &format!("'{word}'"));
+    }
+    Ok(text)
+}
+
+/// Marks the texts of a value, also keys, that need quotes in YAML 1.1. Adds them to `marked`.
+fn mark(value: &mut serde_yaml::Value, marked: &mut Vec<String>) {
+    use serde_yaml::Value as Yaml;
+    match value {
+        Yaml::String(text) => {
+            // The library quotes what is no text in YAML 1.2 itself.
+            let other = serde_yaml::from_str::<Yaml>(text).is_ok_and(|read| !read.is_string());
+            if resolve(text).is_some() && !other {
+                let [open, close] = QUOTES;
+                marked.push(text.clone());
+                *text = format!("{open}{text}{close}");
+            }
+        }
+        Yaml::Sequence(items) => items.iter_mut().for_each(|item| mark(item, marked)),
+        Yaml::Mapping(fields) => {
+            let old = std::mem::take(fields);
+            for (mut key, mut value) in old {
+                mark(&mut key, marked);
+                mark(&mut value, marked);
+                fields.insert(key, value);
+            }
+        }
+        Yaml::Tagged(tagged) => mark(&mut tagged.value, marked),
+        Yaml::Null | Yaml::Bool(_) | Yaml::Number(_) => {}
+    }
+}
+
+/// Reads a boolean of YAML 1.1, such as `yes`, for fields of types with
+/// `#[serde(deserialize_with)]`.
+pub fn boolean<'de, D: serde::Deserializer<'de>>(input: D) -> Result<bool, D::Error> {
+    struct Boolean;
+
+    impl Visitor<'_> for Boolean {
+        type Value = bool;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a boolean")
+        }
+
+        fn visit_bool<E: Error>(self, value: bool) -> Result<bool, E> {
+            Ok(value)
+        }
+
+        fn visit_str<E: Error>(self, text: &str) -> Result<bool, E> {
+            match resolve(text) {
+                Some(Value::Bool(value)) => Ok(value),
+                _ => Err(E::invalid_type(serde::de::Unexpected::Str(text), &self)),
+            }
+        }
+
+        /// As Go reads null.
+        fn visit_unit<E: Error>(self) -> Result<bool, E> {
+            Ok(false)
+        }
+    }
+    input.deserialize_any(Boolean)
+}
+
 /// A value, and whether it is the key that merges mappings.
 struct Node {
     value: Value,
@@ -338,6 +456,79 @@ mod tests {
             assert!(error.to_string().contains(part), "{text}: {error}");
             assert!(error.location().is_some(), "{text}: {error}");
         }
+    }
+
+    #[test]
+    fn typed_booleans_are_those_of_yaml_1_1() {
+        #[derive(Debug, serde::Deserialize)]
+        struct Typed {
+            #[serde(default, deserialize_with = "boolean")]
+            on: bool,
+        }
+        for (text, expected) in [
+            ("'on': yes", true),
+            ("'on': On", true),
+            ("'on': true", true),
+            ("'on': n", false),
+            ("'on': OFF", false),
+            ("'on': ~", false),
+            ("{}", false),
+        ] {
+            let typed: Typed = serde_yaml::from_str(text).unwrap();
+            assert_eq!(typed.on, expected, "{text}");
+        }
+        for text in ["'on': maybe", "'on': 1", "'on': [yes]"] {
+            let error = serde_yaml::from_str::<Typed>(text).unwrap_err();
+            assert!(error.to_string().contains("a boolean"), "{text}: {error}");
+            assert!(error.location().is_some(), "{text}");
+        }
+    }
+
+    #[test]
+    fn fields_keep_their_order() {
+        let text = "z: yes\na: ['on', on, 010]\nm: {y: 'no'}\n";
+        let written = to_string(&ordered(text).unwrap()).unwrap();
+        assert_eq!(
+            written,
+            "z: true\na:\n- 'on'\n- true\n- 8\nm:\n  'y': 'no'\n"
+        );
+        assert!(ordered("").unwrap().is_null());
+        assert!(ordered("a: 1\n---\nb: 1").is_err());
+    }
+
+    #[test]
+    fn texts_stay_texts_for_readers_of_yaml_1_1() {
+        for text in [
+            "on",
+            "Yes",
+            "n",
+            "y",
+            "007",
+            "0x1f",
+            "1_000",
+            "0b1",
+            "+1",
+            "1e3",
+            "true",
+            "12",
+            "~",
+            "null",
+            "a",
+            "",
+            "2001-12-14",
+            "1:30",
+            "a: b",
+            "'on'",
+            "\u{e000}on\u{e001}",
+        ] {
+            let value = json!({ "list": [text], "map": { text: text } });
+            let written = to_string(&value).unwrap();
+            assert_eq!(read(&written), value, "{written}");
+        }
+        assert_eq!(
+            to_string(&json!([true, 7, "on"])).unwrap(),
+            "- true\n- 7\n- 'on'\n"
+        );
     }
 
     #[test]

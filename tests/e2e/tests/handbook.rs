@@ -147,12 +147,27 @@ fn every_page_is_listed_and_run() {
     }
 }
 
+/// The book, made of `docs/SUMMARY.md`, has all pages.
+#[test]
+fn the_book_has_every_page() {
+    let summary = read(&docs().join("SUMMARY.md"));
+    for directory in ["", "handbook/"] {
+        for entry in std::fs::read_dir(docs().join(directory)).expect("a directory") {
+            let name = entry.expect("a file").file_name();
+            let name = name.to_string_lossy().into_owned();
+            if name.ends_with(".md") && name != "SUMMARY.md" {
+                assert!(summary.contains(&format!("({directory}{name})")), "{name}");
+            }
+        }
+    }
+}
+
 /// Relative links of the documentation lead to files and headings that exist.
 #[test]
 fn links_lead_somewhere() {
     let root = docs().join("..");
     let mut pages: Vec<PathBuf> = vec![root.join("README.md"), root.join("CONTRIBUTING.md")];
-    for directory in ["docs", "docs/handbook", "addons", "images"] {
+    for directory in ["docs", "docs/handbook", "addons", "images", "images/ci"] {
         let entries = std::fs::read_dir(root.join(directory)).expect("a directory");
         pages.extend(
             entries

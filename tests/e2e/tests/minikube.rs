@@ -60,7 +60,8 @@ fn what_is_not_supported_says_so() {
         (vec!["pause", "-n", "default"], 16, "whole cluster"),
         (vec!["registry", "create", "x"], 16, "image load NAME"),
         (vec!["cluster", "create", "--servers=3"], 16, "--agents"),
-        (vec!["docker-env"], 16, "image load NAME -p"),
+        (vec!["podman-env"], 16, "docker-env -p"),
+        (vec!["docker-env"], 85, "rkube start -p"),
         (
             vec!["start", "--mount-string", "/a"],
             14,

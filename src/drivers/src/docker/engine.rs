@@ -285,7 +285,11 @@ impl EngineEnv {
             below_home(".rd/docker.sock"),
         ];
         Self {
-            docker_host: var("DOCKER_HOST"),
+            // After `rkube docker-env`, it names the images of a cluster, which are no engine.
+            docker_host: match var("RKUBE_ACTIVE_DOCKERD") {
+                Some(_) => var("RKUBE_EXISTING_DOCKER_HOST"),
+                None => var("DOCKER_HOST"),
+            },
             docker_context: var("DOCKER_CONTEXT"),
             config_dir: var("DOCKER_CONFIG")
                 .map(PathBuf::from)

@@ -178,10 +178,15 @@ pub fn with_values(command: Command) -> Command {
     command.mut_subcommands(with_values)
 }
 
-/// Lets a switch have a value, as in `--all=false`.
+/// Lets a switch have a value, as in `--all=false`. Lets the value of another flag be negative, so that
+/// its own check says what is valid.
 fn with_value(arg: Arg) -> Arg {
     if !matches!(arg.get_action(), ArgAction::SetTrue) {
-        return arg;
+        let takes_value = matches!(arg.get_action(), ArgAction::Set | ArgAction::Append);
+        return match takes_value && !arg.is_positional() && !arg.is_allow_hyphen_values_set() {
+            true => arg.allow_negative_numbers(true),
+            false => arg,
+        };
     }
     arg.action(ArgAction::Set)
         .num_args(0..=1)
@@ -345,6 +350,10 @@ mod tests {
             ("start --subnet=x", "an address range such as"),
             ("dashboard --port 99999999", "0..=65535"),
             ("start --nodes=x", "'x' is not a number of nodes"),
+            ("start --nodes 0", "'0' is not a number of nodes"),
+            ("logs -n -3", "'-3' for '--length <LINES>'"),
+            ("node add --count -1", "'-1' for '--count <"),
+            ("stop --schedule -5m", "'-5m' for '--schedule <TIME>'"),
             ("status -o xml", "text, json, yaml, name"),
         ] {
             let words = std::iter::once("rkube").chain(line.split(' '));

@@ -39,7 +39,11 @@ enum Command {
         all: bool,
     },
     /// List images
-    Images,
+    Images {
+        /// Include times and labels
+        #[arg(long, hide = true)]
+        full: bool,
+    },
     /// Print a container's log
     Logs {
         /// ID of the container or a prefix of it
@@ -94,8 +98,17 @@ enum Command {
     },
     /// Pull an image from its registry
     Pull {
+        /// Read credentials from standard input, as JSON
+        #[arg(long, hide = true)]
+        credentials: bool,
         /// Name of the image
         image: String,
+    },
+    /// Remove a name of an image, and the image with its last name
+    #[command(hide = true)]
+    Untag {
+        /// The name
+        name: String,
     },
     /// Remove an image
     Rmi {
@@ -259,7 +272,7 @@ async fn containers(command: Command, output: &Output) -> Result<(), Failure> {
     let runtime = Runtime::observe(settings).await.map_err(failure)?;
     match command {
         Command::Ps { all } => ps(&runtime, all, output),
-        Command::Images => images(&runtime, output),
+        Command::Images { full } => images(&runtime, full, output),
         Command::Logs { container } => return logs(&runtime, &container),
         Command::Load { archive, repacked } => {
             let names = match archive {
@@ -308,9 +321,14 @@ async fn containers(command: Command, output: &Output) -> Result<(), Failure> {
                 println!("{layer}");
             }
         }
-        Command::Pull { image } => {
+        Command::Untag { name } => runtime.untag_image(&name).await.map_err(image_failure)?,
+        Command::Pull { image, credentials } => {
+            let auth = match credentials {
+                true => ctl_push::credentials().await?,
+                false => Vec::new(),
+            };
             let status = runtime
-                .pull_image(&image, &[], |_| {})
+                .pull_image(&image, &auth, |_| {})
                 .await
                 .map_err(image_failure)?;
             println!("{}", status.id);
@@ -476,15 +494,20 @@ fn ps(runtime: &Runtime, all: bool, output: &Output) {
     });
 }
 
-fn images(runtime: &Runtime, output: &Output) {
+fn images(runtime: &Runtime, full: bool, output: &Output) {
     let mut images = runtime.list_images();
     images.sort_by(|a, b| a.repo_tags.cmp(&b.repo_tags));
     let value: Vec<serde_json::Value> = images
         .iter()
         .map(|i| {
-            serde_json::json!({
+            let mut value = serde_json::json!({
                 "id": i.id, "repoTags": i.repo_tags, "repoDigests": i.repo_digests, "size": i.size.to_string(),
-            })
+            });
+            if full {
+                value["created"] = i.created.map(|time| time.as_second()).into();
+                value["labels"] = serde_json::json!(i.labels);
+            }
+            value
         })
         .collect();
     output.result(&value, || {

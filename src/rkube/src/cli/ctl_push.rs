@@ -4,33 +4,16 @@ use std::io::{self, Write as _};
 
 use rkube_failure::Failure;
 use rkube_runtime::{PushProgress, RegistryAuth, Runtime};
+use serde::de::DeserializeOwned;
 
 use super::{failure, image_failure};
+use crate::cli::image::credentials::Credential;
 use crate::cli::image::push::{Event, Pushed, Request};
 
 /// Pushes the image that standard input asks for. Writes what happens to standard output.
 pub async fn run(runtime: &Runtime) -> Result<(), Failure> {
-    let read = tokio::task::spawn_blocking(|| io::read_to_string(io::stdin()));
-    let text = read.await.map_err(failure)?.map_err(failure)?;
-    // The text of the error could show the credentials.
-    let request: Request = serde_json::from_str(&text).map_err(|e| {
-        failure(format!(
-            "the request is malformed: {:?} in column {}",
-            e.classify(),
-            e.column()
-        ))
-    })?;
-    let auth: Vec<RegistryAuth> = request
-        .credentials
-        .into_iter()
-        .map(|c| RegistryAuth {
-            registry: c.registry,
-            username: c.username,
-            password: c.password,
-            identity_token: c.identity_token,
-            registry_token: c.registry_token,
-        })
-        .collect();
+    let request: Request = read().await?;
+    let auth: Vec<RegistryAuth> = request.credentials.into_iter().map(auth).collect();
     let target = request.target.as_deref();
     let tell = |step| print(&event(step));
     let pushed = runtime
@@ -45,6 +28,36 @@ pub async fn run(runtime: &Runtime) -> Result<(), Failure> {
         same: pushed.same,
     }));
     Ok(())
+}
+
+/// Reads a JSON document with credentials from standard input.
+async fn read<T: DeserializeOwned>() -> Result<T, Failure> {
+    let read = tokio::task::spawn_blocking(|| io::read_to_string(io::stdin()));
+    let text = read.await.map_err(failure)?.map_err(failure)?;
+    // The text of the error could show the credentials.
+    serde_json::from_str(&text).map_err(|e| {
+        failure(format!(
+            "the request is malformed: {:?} in column {}",
+            e.classify(),
+            e.column()
+        ))
+    })
+}
+
+/// Reads credentials from standard input.
+pub async fn credentials() -> Result<Vec<RegistryAuth>, Failure> {
+    let found: Vec<Credential> = read().await?;
+    Ok(found.into_iter().map(auth).collect())
+}
+
+fn auth(credential: Credential) -> RegistryAuth {
+    RegistryAuth {
+        registry: credential.registry,
+        username: credential.username,
+        password: credential.password,
+        identity_token: credential.identity_token,
+        registry_token: credential.registry_token,
+    }
 }
 
 fn print(event: &Event) {

@@ -1,30 +1,35 @@
 //! `rkube image`
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use futures::future::join_all;
 use rkube_cluster::{Home, Node, Profile, Progress};
-use rkube_config::OMITTED_LAYERS;
-use rkube_drivers::docker::Export;
 use rkube_failure::Failure;
 use rkube_failure::{Kind, Source};
 use tokio::io::AsyncRead;
-use tokio_util::io::StreamReader;
 
-mod build;
-mod credentials;
+pub(super) mod build;
+pub(super) mod credentials;
+mod load;
 pub(super) mod push;
 mod screen;
-mod source;
-mod transfer;
+pub(super) mod source;
+pub(super) mod transfer;
 
 use super::{Global, Output};
+pub(super) use load::{Origin, load, load_everywhere, refuse_text};
 
 #[derive(clap::Args)]
 pub struct Args {
     #[command(subcommand)]
     command: Command,
+}
+
+impl Args {
+    /// Whether the command prints a list of names.
+    pub fn lists(&self) -> bool {
+        matches!(self.command, Command::Ls { .. })
+    }
 }
 
 #[derive(clap::Subcommand)]
@@ -139,11 +144,11 @@ async fn change(
         Command::Ls { node, format } => {
             use super::output::Format;
             let node = profile.node(node.as_deref())?;
-            let format = match format.unwrap_or(global.output) {
-                Format::Json => "json",
+            let wanted = format.unwrap_or(global.output);
+            let format = match wanted {
+                Format::Json | Format::Name => "json",
                 Format::Yaml => "yaml",
                 Format::Text => "text",
-                Format::Name => return Err(super::usage_failure("image ls has no format 'name'")),
             };
             let (code, text, error) = on_node(
                 home,
@@ -156,7 +161,10 @@ async fn change(
             if code != 0 {
                 return Err(remote_failure(node, code, &error));
             }
-            print!("{text}");
+            match wanted {
+                Format::Name => super::output::print_out(&names(&node.name, &text)?),
+                _ => super::output::print_out(&text),
+            }
             Ok(())
         }
         Command::Rm { images } => {
@@ -173,7 +181,7 @@ async fn change(
         Command::Pull { images } => {
             for image in images {
                 output.step("pull", &format!("Pulling {image} on {}", nodes(&profile)));
-                everywhere(home, &profile, &format!("rkube ctl pull {}", word(&image)?)).await?;
+                pull(home, &profile, &image).await?;
                 output.say(&format!("The image {image} was pulled on all nodes."));
             }
             Ok(())
@@ -222,7 +230,7 @@ async fn change(
 }
 
 /// Describes an image of the control-plane node.
-async fn inspect(
+pub(super) async fn inspect(
     home: &Home,
     profile: &Profile,
     image: &str,
@@ -272,8 +280,28 @@ fn history(described: &serde_json::Value) -> String {
     super::output::table(&rows)
 }
 
+/// Returns the names of a node's images, one a line, from their list. Images without a name have
+/// their ID.
+fn names(node: &str, list: &str) -> Result<String, Failure> {
+    #[derive(serde::Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Image {
+        id: String,
+        repo_tags: Vec<String>,
+    }
+    let images: Vec<Image> = serde_json::from_str(list).map_err(|e| {
+        let message = format!("{node}: the list of images is malformed: {e}");
+        Failure::new(Source::Runtime, Kind::Error, message)
+    })?;
+    let names = images.into_iter().flat_map(|image| match image.repo_tags {
+        tags if tags.is_empty() => vec![image.id],
+        tags => tags,
+    });
+    Ok(names.map(|name| name + "\n").collect())
+}
+
 /// Returns the number of nodes in words.
-fn nodes(profile: &Profile) -> String {
+pub(super) fn nodes(profile: &Profile) -> String {
     match profile.nodes.len() {
         1 => "1 node".to_owned(),
         count => format!("{count} nodes"),
@@ -281,7 +309,7 @@ fn nodes(profile: &Profile) -> String {
 }
 
 /// Checks that an image name is one word of a shell command line.
-fn word(image: &str) -> Result<&str, Failure> {
+pub(super) fn word(image: &str) -> Result<&str, Failure> {
     if !image.is_empty()
         && image
             .chars()
@@ -297,221 +325,48 @@ fn word(image: &str) -> Result<&str, Failure> {
 }
 
 /// The standard input of a command on a node.
-type Input = Box<dyn AsyncRead + Send + Unpin>;
-
-/// The number of layers that were sent to a node, and the number the image has.
-#[derive(Clone, Copy)]
-struct Sent {
-    sent: usize,
-    of: usize,
-}
-
-/// The source of an image.
-enum Origin {
-    /// A file and its size in bytes.
-    Archive(PathBuf, u64),
-    /// A copy of the standard input, because every node reads it.
-    Copy(tempfile::NamedTempFile, u64),
-    /// An image of the container engine.
-    Engine(Box<Export>),
-}
-
-impl Origin {
-    /// Finds a file of that name, else an image of the container engine.
-    async fn find(source: &str) -> Result<Self, Failure> {
-        if source == "-" {
-            let copied = tokio::task::spawn_blocking(|| {
-                let mut file = tempfile::NamedTempFile::new()?;
-                let size = std::io::copy(&mut std::io::stdin().lock(), &mut file)?;
-                Ok::<_, std::io::Error>((file, size))
-            });
-            let copied = copied.await.map_err(std::io::Error::other).flatten();
-            let (file, size) = copied.map_err(|e| {
-                Failure::new(
-                    Source::Host,
-                    Kind::Error,
-                    format!("cannot copy the standard input: {e}"),
-                )
-            })?;
-            refuse_text(file.path(), "the standard input")?;
-            return Ok(Self::Copy(file, size));
-        }
-        let path = PathBuf::from(source);
-        match std::fs::metadata(&path) {
-            Ok(meta) if meta.is_file() => {
-                refuse_text(&path, source)?;
-                return Ok(Self::Archive(path, meta.len()));
-            }
-            Ok(_) => return Err(unreadable(&path, "not a file")),
-            // Not a valid image name, so it was meant as a path.
-            Err(e) if path.is_absolute() || source.starts_with('.') || source.ends_with(".tar") => {
-                return Err(unreadable(&path, &e.to_string()));
-            }
-            Err(_) => {}
-        }
-        word(source)?;
-        Export::find(source)
-            .await
-            .map(|e| Self::Engine(Box::new(e)))
-    }
-
-    /// Opens the archive, without the layers that are `present` on the node if the source
-    /// supports that. Also returns the number of layers sent.
-    async fn open(&self, present: &[String]) -> Result<(Input, Option<Sent>), Failure> {
-        let path = match self {
-            Self::Archive(path, _) => Some(path.as_path()),
-            Self::Copy(file, _) => Some(file.path()),
-            Self::Engine(_) => None,
-        };
-        match self {
-            Self::Archive(..) | Self::Copy(..) => {
-                let path = path.unwrap_or(std::path::Path::new("-"));
-                let file = tokio::fs::File::open(path)
-                    .await
-                    .map_err(|e| unreadable(path, &e.to_string()))?;
-                Ok((Box::new(file), None))
-            }
-            Self::Engine(export) => {
-                let (archive, sent) = export.open(present, OMITTED_LAYERS).await?;
-                let of = export.layers().len();
-                Ok((
-                    Box::new(StreamReader::new(archive)),
-                    Some(Sent { sent, of }),
-                ))
-            }
-        }
-    }
-}
-
-/// Fails if a file is text, such as a manifest, and not an archive. `name` is the user's for it.
-fn refuse_text(path: &std::path::Path, name: &str) -> Result<(), Failure> {
-    use std::io::Read as _;
-    let mut head = Vec::new();
-    let read = std::fs::File::open(path).and_then(|file| file.take(512).read_to_end(&mut head));
-    read.map_err(|e| unreadable(path, &e.to_string()))?;
-    // The header of a tar file is padded with zeros, and compressed files are no UTF-8.
-    if head.contains(&0) || std::str::from_utf8(&head).is_err_and(|e| e.error_len().is_some()) {
-        return Ok(());
-    }
-    Err(Failure::new(
-        Source::Runtime,
-        Kind::Config,
-        format!("{name} is no image archive, but text"),
-    )
-    .advise("archives are written by 'docker save' or as OCI layouts; manifests are for kubectl apply -f"))
-}
-
-fn unreadable(path: &std::path::Path, why: &str) -> Failure {
-    Failure::new(
-        Source::Program,
-        Kind::NotFound,
-        format!("cannot read {}: {why}", path.display()),
-    )
-    .advise(
-        "specify the path of a tar archive (docker save NAME -o app.tar), or the name of an image in the container engine",
-    )
-}
+pub(super) type Input = Box<dyn AsyncRead + Send + Unpin>;
 
 fn mib(bytes: u64) -> f64 {
     bytes as f64 / f64::from(1 << 20)
 }
 
-pub(super) async fn load(
+/// Pulls an image on all nodes, with the credentials of this machine for its registry.
+async fn pull(home: &Home, profile: &Profile, image: &str) -> Result<(), Failure> {
+    let registry = push::registry(word(image)?);
+    let found = credentials::find(&registry).await?;
+    pull_with(home, profile, image, &found).await
+}
+
+/// Pulls an image on all nodes.
+pub(super) async fn pull_with(
     home: &Home,
     profile: &Profile,
-    source: &str,
-    output: &Output,
+    image: &str,
+    credentials: &[credentials::Credential],
 ) -> Result<(), Failure> {
-    let origin = Origin::find(source).await?;
-    let what = match &origin {
-        Origin::Archive(path, size) => format!("{} ({:.1} MiB)", path.display(), mib(*size)),
-        Origin::Copy(_, size) => format!("the standard input ({:.1} MiB)", mib(*size)),
-        Origin::Engine(_) => format!("{source} from the container engine"),
-    };
-    output.step("load", &format!("Loading {what} into {}", nodes(profile)));
-    // The first node unpacks the layers; with drivers that share them, the others reuse them.
-    let (first, rest) = (&profile.nodes[..1], &profile.nodes[1..]);
-    let mut loaded = Vec::new();
-    let mut most: Option<Sent> = None;
-    for nodes in [first, rest] {
-        let results = join_all(nodes.iter().map(|n| load_on(home, profile, n, &origin))).await;
-        for result in results {
-            let sent;
-            (loaded, sent) = result?;
-            most = most.into_iter().chain(sent).max_by_key(|s| s.sent);
+    let command = format!("rkube ctl pull --credentials {}", word(image)?);
+    let input = serde_json::to_vec(credentials)
+        .map_err(|e| Failure::new(Source::Program, Kind::Error, e.to_string()))?;
+    let pulls = profile.nodes.iter().map(|node| {
+        let input: Input = Box::new(std::io::Cursor::new(input.clone()));
+        let command = command.as_str();
+        async move {
+            match on_node(home, profile, node, command, Some(input)).await? {
+                (0, ..) => Ok(()),
+                (code, _, error) => Err(remote_failure(node, code, &error)),
+            }
         }
-    }
-    let loaded = loaded.join(", ");
-    match most {
-        Some(Sent { sent, of }) if sent < of => output.say(&format!(
-            "Loaded into all nodes: {loaded} (at most {sent} of its {of} layers sent to a node)"
-        )),
-        _ => output.say(&format!("Loaded into all nodes: {loaded}")),
-    }
-    Ok(())
+    });
+    join_all(pulls).await.into_iter().collect()
 }
 
-/// Loads an image into a node. Returns the image's names and the layers sent.
-async fn load_on(
+/// Runs a command on all nodes.
+pub(super) async fn everywhere(
     home: &Home,
     profile: &Profile,
-    node: &Node,
-    origin: &Origin,
-) -> Result<(Vec<String>, Option<Sent>), Failure> {
-    let mut present = Vec::new();
-    if let Origin::Engine(export) = origin {
-        let of = export.layers().len();
-        if has(home, profile, node, export).await {
-            return Ok((vec![export.name().to_owned()], Some(Sent { sent: 0, of })));
-        }
-        present = layers(home, profile, node, export).await;
-    }
-    loop {
-        let (input, sent) = origin.open(&present).await?;
-        let (code, text, error) =
-            on_node(home, profile, node, "rkube ctl load", Some(input)).await?;
-        if code == 0 {
-            return Ok((text.lines().map(str::to_owned).collect(), sent));
-        }
-        if present.is_empty() {
-            return Err(remote_failure(node, code, &error));
-        }
-        // A layer may have been removed in the meantime: send all of them.
-        present.clear();
-    }
-}
-
-/// Returns the layers of an image that a node has; none if the node does not respond.
-async fn layers(home: &Home, profile: &Profile, node: &Node, export: &Export) -> Vec<String> {
-    let wanted = export.layers();
-    if wanted.is_empty() {
-        return Vec::new();
-    }
-    let command = format!("rkube ctl layers {}", wanted.join(" "));
-    match on_node(home, profile, node, &command, None).await {
-        Ok((0, text, _)) => text.lines().map(str::to_owned).collect(),
-        _ => Vec::new(),
-    }
-}
-
-/// Returns whether a node has exactly this image under this name, so that nothing needs
-/// to be sent; false if the node does not respond.
-async fn has(home: &Home, profile: &Profile, node: &Node, export: &Export) -> bool {
-    let command = "rkube ctl images -o json";
-    let Ok((0, text, _)) = on_node(home, profile, node, command, None).await else {
-        return false;
-    };
-    let Ok(images) = serde_json::from_str::<Vec<serde_json::Value>>(&text) else {
-        return false;
-    };
-    let name = push::full_name(export.name());
-    images.iter().any(|image| {
-        let tags = image["repoTags"].as_array().into_iter().flatten();
-        image["id"] == export.id.as_str() && tags.into_iter().any(|t| *t == name.as_str())
-    })
-}
-
-async fn everywhere(home: &Home, profile: &Profile, command: &str) -> Result<(), Failure> {
+    command: &str,
+) -> Result<(), Failure> {
     let results = join_all(profile.nodes.iter().map(|n| async move {
         let (code, _, error) = on_node(home, profile, n, command, None).await?;
         if code == 0 {
@@ -524,7 +379,7 @@ async fn everywhere(home: &Home, profile: &Profile, command: &str) -> Result<(),
 }
 
 /// Converts the result of a failed `rkube ctl` on a node.
-fn remote_failure(node: &Node, code: i32, error: &str) -> Failure {
+pub(super) fn remote_failure(node: &Node, code: i32, error: &str) -> Failure {
     let runtime = Source::Runtime as i32;
     let kind = if (runtime..runtime + 10).contains(&code) {
         Kind::of_exit_code(code)
@@ -542,7 +397,7 @@ fn remote_failure(node: &Node, code: i32, error: &str) -> Failure {
 }
 
 /// Runs a command on a node. Returns its exit code, output and error message.
-async fn on_node(
+pub(super) async fn on_node(
     home: &Home,
     profile: &Profile,
     node: &Node,
@@ -560,17 +415,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn text_is_told_from_archives() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("file");
-        let refused = |content: &[u8]| {
-            std::fs::write(&path, content).unwrap();
-            refuse_text(&path, "file").is_err()
-        };
-        assert!(refused(b"apiVersion: v1\nkind: Pod\n"));
-        assert!(refused(b""));
-        assert!(!refused(&[b'a', 0, 0]));
-        assert!(!refused(&[0x1f, 0x8b, 8, 1, b'a']));
-        assert!(!refused(&[0x28, 0xb5, 0x2f, 0xfd]));
+    fn images_have_names_or_ids() {
+        let list = r#"[{"id": "i1", "repoTags": ["a:1", "a:2"], "size": "1"}, {"id": "i2", "repoTags": []}]"#;
+        assert_eq!(names("n", list).unwrap(), "a:1\na:2\ni2\n");
+        assert!(names("n", "{}").unwrap_err().message.starts_with("n: "));
     }
 }

@@ -15,6 +15,9 @@ mod ctl_elsewhere;
 mod ctl_store;
 mod dashboard;
 mod delete;
+#[cfg(unix)]
+mod detach;
+mod docker;
 mod driver;
 mod export;
 mod file;
@@ -178,9 +181,9 @@ enum Command {
     /// Print the version; rkube asks no server for a newer one
     #[command(hide = true)]
     UpdateCheck,
-    /// Not supported; says how to get images to the nodes
-    #[command(hide = true)]
-    DockerEnv(minikube::Rest),
+    /// Print variables by which docker build, images, push, … act on the cluster's images
+    #[command(after_help = docker::HELP)]
+    DockerEnv(docker::Args),
     /// Not supported; says how to get images to the nodes
     #[command(hide = true)]
     PodmanEnv(minikube::Rest),
@@ -240,7 +243,7 @@ pub fn main() -> ExitCode {
     if global.output == output::Format::Name && !lists(&cli.command) {
         let failure = usage_failure("--output=name is for lists of named objects");
         return output.fail(&failure.advise(
-            "use it with the command list of profile, node, addons, snapshot, driver, service or config",
+            "use it with the command list of profile, node, addons, snapshot, driver, service or config, or with image ls",
         ));
     }
     let entry = (!global.skip_audit)
@@ -348,8 +351,7 @@ fn lists(command: &Command) -> bool {
         Command::Service(args) => args.lists(),
         // Its only command is a list.
         Command::Driver(_) => true,
-        // It says that itself.
-        Command::Image(_) => true,
+        Command::Image(args) => args.lists(),
         _ => false,
     }
 }
@@ -483,8 +485,8 @@ async fn run(cli: Cli, output: &Output) -> Result<ExitCode, Failure> {
             "flags of rkube cannot be combined with kind's commands",
         )
         .advise("begin with the command: rkube kind create cluster --name NAME")),
-        Command::DockerEnv(_) => Err(minikube::instead_of("docker-env", &global.profile)),
-        Command::PodmanEnv(_) => Err(minikube::instead_of("podman-env", &global.profile)),
+        Command::DockerEnv(args) => docker::run(&home, &global, args, output).await.map(done),
+        Command::PodmanEnv(_) => Err(docker::podman(&global.profile)),
         Command::Cache(_) => Err(minikube::instead_of("cache", &global.profile)),
         Command::Mount(args) => mount::run(&home, &global, args, output).await.map(done),
         Command::Completion { shell } => {

@@ -6,8 +6,8 @@
 
 use std::io::IsTerminal;
 use std::process::ExitCode;
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
@@ -62,6 +62,10 @@ pub struct Output {
     format: Format,
     place: Place,
     count: AtomicU32,
+    /// The steps that the command has, in order, if that is known before.
+    plan: OnceLock<&'static [&'static str]>,
+    /// The place in the plan of the step that has begun last.
+    reached: AtomicUsize,
     running: Mutex<Option<(ProgressBar, String, Instant)>>,
 }
 
@@ -76,6 +80,8 @@ impl Output {
             format,
             place,
             count: AtomicU32::new(0),
+            plan: OnceLock::new(),
+            reached: AtomicUsize::new(0),
             running: Mutex::new(None),
         }
     }
@@ -97,7 +103,9 @@ impl Output {
             Format::Json => {
                 serde_json::to_string_pretty(value).unwrap_or_else(|e| format!("\"{e}\""))
             }
-            Format::Yaml => serde_yaml::to_string(value).unwrap_or_else(|e| format!("\"{e}\"")),
+            Format::Yaml => {
+                rkube_cluster::yaml::to_string(value).unwrap_or_else(|e| format!("\"{e}\""))
+            }
             Format::Name => {
                 let value = serde_json::to_value(value).unwrap_or_default();
                 names(&value).join("\n")
@@ -125,6 +133,31 @@ impl Output {
             Place::Stderr => eprintln!("{message}"),
             Place::Nowhere => {}
         }
+    }
+
+    /// Says which steps the command has, by their names for programs, so that these can tell how far it
+    /// is. Only the first call has an effect.
+    pub fn plan(&self, steps: &'static [&'static str]) {
+        // A second plan would make the first one's numbers wrong.
+        let _ = self.plan.set(steps);
+    }
+
+    /// Returns the data of the event of a step. Steps have minikube's numbers: the place among all steps
+    /// that the command has, and their count. A step that was not planned belongs to the one before.
+    fn step_data(&self, name: &str, message: &str) -> serde_json::Value {
+        let Some(plan) = self.plan.get() else {
+            let step = self.count.load(Ordering::Relaxed);
+            return serde_json::json!({ "currentstep": step.to_string(), "name": name, "message": message });
+        };
+        if let Some(place) = plan.iter().position(|step| *step == name) {
+            self.reached.store(place, Ordering::Relaxed);
+        }
+        serde_json::json!({
+            "currentstep": self.reached.load(Ordering::Relaxed).to_string(),
+            "totalsteps": plan.len().to_string(),
+            "name": name,
+            "message": message,
+        })
     }
 
     /// Shows how far the current step is, on a terminal.
@@ -205,11 +238,7 @@ impl Progress for Output {
     fn step(&self, name: &str, message: &str) {
         self.finish();
         if self.json() {
-            let step = self.count.load(Ordering::Relaxed);
-            self.event(
-                "io.k8s.sigs.minikube.step",
-                &serde_json::json!({ "currentstep": step.to_string(), "name": name, "message": message }),
-            );
+            self.event("io.k8s.sigs.minikube.step", &self.step_data(name, message));
             return;
         }
         if self.place == Place::Nowhere {
@@ -310,6 +339,18 @@ mod tests {
             serde_json::json!({"invalid": [{"Name": "a"}], "valid": [{"Name": "b", "Config": {"Name": "no"}}]}),
         ] {
             assert_eq!(names(&value), ["a", "b"]);
+        }
+    }
+
+    #[test]
+    fn planned_steps_have_a_place_and_a_count() {
+        let output = Output::new(Format::Json);
+        assert!(output.step_data("a", "").get("totalsteps").is_none());
+        output.plan(&["a", "b", "c"]);
+        for (name, place) in [("a", "0"), ("c", "2"), ("other", "2"), ("b", "1")] {
+            let data = output.step_data(name, "m");
+            assert_eq!(data["currentstep"], place, "{name}");
+            assert_eq!(data["totalsteps"], "3", "{name}");
         }
     }
 

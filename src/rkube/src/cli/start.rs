@@ -13,7 +13,7 @@ use rkube_failure::{Failure, Kind, Source};
 
 use super::file::{self, File};
 use super::start_values::{
-    Extra, Limit, MountFlag, Wait, driver, extras, mounts, parse_count, parse_duration, parse_extra,
+    Extra, Limit, MountFlag, Wait, driver, extras, mounts, parse_duration, parse_extra, parse_nodes,
 };
 use super::yaml::Document;
 use super::{Global, Output, interrupted, usage_failure};
@@ -37,7 +37,7 @@ pub struct Args {
     #[arg(skip)]
     pub(super) given: Vec<String>,
     /// Number of nodes [default for a new cluster: 1]
-    #[arg(short, long, env = "RKUBE_NODES", allow_negative_numbers = true, value_name = "N", value_parser = parse_count)]
+    #[arg(short, long, env = "RKUBE_NODES", value_name = "N", value_parser = parse_nodes)]
     nodes: Option<u32>,
     /// Driver that creates the nodes: native, docker or qemu [default: the first usable one]
     #[arg(
@@ -49,10 +49,10 @@ pub struct Args {
     )]
     driver: Option<String>,
     /// CPU limit of each node, such as 2 or 1.5, max or no-limit [default: no limit]
-    #[arg(long, env = "RKUBE_CPUS", allow_negative_numbers = true, value_name = "N", value_parser = Limit::cpus)]
+    #[arg(long, env = "RKUBE_CPUS", value_name = "N", value_parser = Limit::cpus)]
     cpus: Option<Limit>,
     /// Memory limit of each node, such as 2g, 512m, max or no-limit [default: no limit]
-    #[arg(short, long, env = "RKUBE_MEMORY", allow_negative_numbers = true, value_name = "SIZE", value_parser = Limit::memory)]
+    #[arg(short, long, env = "RKUBE_MEMORY", value_name = "SIZE", value_parser = Limit::memory)]
     memory: Option<Limit>,
     /// Address range for nodes and load balancers [default: an unused 192.168.x.0/24]
     #[arg(long, env = "RKUBE_SUBNET", value_name = "CIDR")]
@@ -286,6 +286,15 @@ fn is_domain(text: &str) -> bool {
     text.split('.').all(is_label)
 }
 
+/// The steps of a start that creates a cluster, in order.
+const STEPS: [&str; 5] = [
+    "preflight",
+    "certificates",
+    "nodes",
+    "control-plane",
+    "ready",
+];
+
 /// Runs the command.
 pub async fn run(
     home: &Home,
@@ -315,6 +324,7 @@ pub async fn run(
     if args.dry_run {
         return dry_run(home, &options, output).await;
     }
+    output.plan(&STEPS);
     let started = std::time::Instant::now();
     let new = !home.profile_dir(&options.profile).exists();
     let wait = (args.wait == Wait::All).then_some(args.wait_timeout);

@@ -126,6 +126,14 @@ pub(super) fn mounts(
     mounts
 }
 
+/// Parses the number of a cluster's nodes.
+pub(super) fn parse_nodes(text: &str) -> Result<u32, String> {
+    parse_count(text)
+        .ok()
+        .filter(|count| *count > 0)
+        .ok_or_else(|| format!("'{text}' is not a number of nodes"))
+}
+
 pub(super) fn parse_count(text: &str) -> Result<u32, String> {
     text.parse()
         .map_err(|_| format!("'{text}' is not a number of nodes"))

@@ -20,7 +20,7 @@ pub struct Args {
     #[arg(long)]
     all: bool,
     /// Stop the cluster after this time, such as 5m, and return at once
-    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+    #[arg(long, allow_hyphen_values = true, value_name = "TIME", value_parser = parse_duration)]
     schedule: Option<Duration>,
     /// Do not stop the cluster, and cancel the stop that is scheduled
     #[arg(long)]
@@ -63,9 +63,7 @@ pub async fn run(home: &Home, global: &Global, args: Args, output: &Output) -> R
 /// Waits in the process that outlives the terminal.
 #[cfg(unix)]
 async fn wait(home: &Home, name: &str, id: &str, output: &Output) -> Result<(), Failure> {
-    // Fails only for the leader of a group, which a shell has started; that may stay.
-    #[cfg(target_os = "linux")]
-    let _ = nix::unistd::setsid();
+    super::detach::leave_terminal();
     rkube_cluster::wait_and_stop(home, name, id, output).await
 }
 
@@ -82,8 +80,6 @@ async fn schedule(
     delay: Duration,
     output: &Output,
 ) -> Result<(), Failure> {
-    use std::process::{Command, Stdio};
-
     use rkube_failure::{Kind, Source};
 
     let failed = |why: String| {
@@ -91,22 +87,8 @@ async fn schedule(
         Failure::new(Source::Host, Kind::Error, message)
     };
     let id = rkube_cluster::schedule_stop(home, name, delay)?;
-    let program = std::env::current_exe().map_err(|e| failed(e.to_string()))?;
-    let mut command = Command::new(program);
-    command
-        .args(["stop", "--skip-audit", "-p", name, "--scheduled", &id])
-        // It keeps no folder busy, so paths must not depend on this one.
-        .current_dir("/")
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null());
-    if std::env::var_os("RKUBE_HOME").is_some_and(|home| !home.is_empty()) {
-        command.env("RKUBE_HOME", home.root());
-    }
-    // Elsewhere it becomes the leader of a session, which leaves the terminal altogether.
-    #[cfg(not(target_os = "linux"))]
-    std::os::unix::process::CommandExt::process_group(&mut command, 0);
-    let mut child = command.spawn().map_err(|e| failed(e.to_string()))?;
+    let words = ["stop", "--skip-audit", "-p", name, "--scheduled", &id];
+    let mut child = super::detach::spawn(home, &words).map_err(|e| failed(e.to_string()))?;
     let deadline = std::time::Instant::now() + BEGIN_TIMEOUT;
     let fate = loop {
         let ended = child.try_wait().map_err(|e| failed(e.to_string()))?;

@@ -56,7 +56,7 @@ pub async fn describe(home: &Home, profile: &Profile) -> Result<String, Failure>
     if !enabled.is_empty() {
         put("addons", texts(&enabled));
     }
-    let text = serde_yaml::to_string(&file).map_err(|e| {
+    let text = rkube_cluster::yaml::to_string(&file).map_err(|e| {
         let message = format!("cannot write the cluster file: {e}");
         Failure::new(Source::Program, Kind::Error, message)
     })?;

@@ -161,7 +161,7 @@ struct Machine {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct Context {
     namespace: Option<String>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "rkube_cluster::yaml::boolean")]
     keep_current: bool,
 }
 

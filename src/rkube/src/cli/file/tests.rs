@@ -34,6 +34,17 @@ kubeconfig: {namespace: dev, keepCurrent: true}
 ";
 
 #[test]
+fn booleans_are_those_that_kubectl_reads() {
+    for (text, expected) in [("yes", true), ("On", true), ("no", false), ("off", false)] {
+        let file = parse(&format!("kubeconfig: {{keepCurrent: {text}}}\n")).unwrap();
+        assert_eq!(file.keep_context, expected, "{text}");
+    }
+    let error = parse("kubeconfig: {keepCurrent: maybe}\n").unwrap_err();
+    assert!(error.starts_with("c.yaml:3:27: "), "{error}");
+    assert!(error.contains("expected a boolean"), "{error}");
+}
+
+#[test]
 fn every_field_is_read() {
     let file = parse(FULL).unwrap();
     assert_eq!(file.name.as_deref(), Some("demo"));

@@ -95,6 +95,14 @@ pub struct Args {
     ssh: Vec<String>,
 }
 
+/// What shows the progress of a build.
+pub(in crate::cli) trait Viewer {
+    /// Shows a line that belongs to no step.
+    fn note(&mut self, text: &str);
+    /// Shows an event.
+    fn show(&mut self, event: &Event);
+}
+
 /// How progress is shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 enum Form {
@@ -284,6 +292,24 @@ fn secret(text: &str) -> Result<(String, String), Failure> {
     Ok(((*id).to_owned(), encoded))
 }
 
+/// Checks that an image is to be built for the platform of the nodes.
+pub(in crate::cli) fn check_platform(platform: &str) -> Result<(), Failure> {
+    rkube_build::plan::check_platform(platform, architecture()).map_err(|e| {
+        let advice =
+            "build for another platform with the engine of this machine (docker build --platform)";
+        minikube::unsupported(e.message, advice)
+    })
+}
+
+/// Returns the architecture of the nodes, as images name it.
+pub(in crate::cli) fn architecture() -> &'static str {
+    match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    }
+}
+
 /// Builds an image. Returns false if the Dockerfile or a step of it is to blame for a failure,
 /// which was printed then.
 pub async fn run(
@@ -298,13 +324,7 @@ pub async fn run(
             .advise("name the image as the registry has it: --tag HOST/REPOSITORY:TAG"));
     }
     if let Some(platform) = &args.platform {
-        let own = match std::env::consts::ARCH {
-            "x86_64" => "amd64",
-            "aarch64" => "arm64",
-            other => other,
-        };
-        rkube_build::plan::check_platform(platform, own)
-            .map_err(|e| minikube::unsupported(e.message, "build for another platform with the engine of this machine (docker build --platform)"))?;
+        check_platform(platform)?;
     }
     let profile = Profile::load(home, &global.profile)?;
     let node = profile.node(args.node.as_deref())?.clone();
@@ -373,13 +393,13 @@ fn metadata(built: &Built) -> String {
 }
 
 /// Runs the build on a node and shows its progress.
-async fn on_builder(
+pub(in crate::cli) async fn on_builder(
     home: &Home,
     profile: &Profile,
     node: &Node,
     request: &Request,
     context: &Context,
-    screen: &mut Screen,
+    viewer: &mut dyn Viewer,
 ) -> Result<Result<Built, rkube_build::BuildError>, Failure> {
     let mut header = serde_json::to_vec(request).map_err(|e| usage(e.to_string()))?;
     header.push(b'\n');
@@ -401,8 +421,8 @@ async fn on_builder(
             match serde_json::from_str::<Event>(&line) {
                 Ok(Event::Error(error)) => result = Some(Err(error)),
                 Ok(Event::Built(built)) => result = Some(Ok(built)),
-                Ok(event) => screen.show(&event),
-                Err(e) => screen.note(&format!("the node said something unknown: {e}: {line}")),
+                Ok(event) => viewer.show(&event),
+                Err(e) => viewer.note(&format!("the node said something unknown: {e}: {line}")),
             }
         }
         result

@@ -107,7 +107,7 @@ fn unusable(path: &Path, why: &str) -> Failure {
 
 impl Config {
     async fn find(&self, registry: &str, path: &Path) -> Result<Vec<Credential>, Failure> {
-        let key = if registry == HUB { HUB_KEY } else { registry };
+        let key = key(registry);
         let own = self
             .cred_helpers
             .iter()
@@ -151,6 +151,11 @@ impl Entry {
         };
         Ok((found != empty).then_some(found))
     }
+}
+
+/// Returns the name under which tools keep the credentials of a registry.
+pub fn key(registry: &str) -> &str {
+    if registry == HUB { HUB_KEY } else { registry }
 }
 
 /// Returns the registry that a key of a file means.

@@ -79,7 +79,7 @@ pub struct Pushed {
 
 /// What a push has done so far.
 #[derive(Debug, Default, PartialEq, Eq)]
-struct Tally {
+pub(in crate::cli) struct Tally {
     layers: usize,
     present: usize,
     stored: usize,
@@ -107,11 +107,17 @@ impl Tally {
         None
     }
 
-    fn progress(&self) -> String {
+    /// Returns how many layers the registry has by now.
+    pub(in crate::cli) fn complete(&self) -> usize {
+        self.present + self.stored
+    }
+
+    /// Returns the state in words.
+    pub(in crate::cli) fn progress(&self) -> String {
         let sent = self.bytes + self.open.values().sum::<u64>();
         format!(
             "{} of {} layers, {:.1} MiB sent",
-            self.present + self.stored,
+            self.complete(),
             self.layers,
             mib(sent)
         )
@@ -171,7 +177,7 @@ pub(super) async fn push(
 }
 
 /// Completes an image name: `app` becomes `docker.io/library/app:latest`.
-pub(super) fn full_name(name: &str) -> String {
+pub(in crate::cli) fn full_name(name: &str) -> String {
     let (first, rest) = name.split_once('/').unwrap_or(("", name));
     let registry = first.contains(['.', ':']) || first == "localhost";
     let mut full = match (registry, first) {
@@ -190,13 +196,13 @@ pub(super) fn full_name(name: &str) -> String {
 }
 
 /// Returns the registry that an image name means.
-fn registry(name: &str) -> String {
+pub(in crate::cli) fn registry(name: &str) -> String {
     let full = full_name(name);
     full.split('/').next().unwrap_or_default().to_owned()
 }
 
 /// Says what to do about the usual failures.
-fn advise(failure: Failure, registry: &str, anonymous: bool) -> Failure {
+pub(in crate::cli) fn advise(failure: Failure, registry: &str, anonymous: bool) -> Failure {
     if failure.advice.is_some() {
         return failure;
     }
@@ -224,7 +230,7 @@ fn advise(failure: Failure, registry: &str, anonymous: bool) -> Failure {
 }
 
 /// Runs the push on a node. Returns its result and what was done.
-async fn on_pusher(
+pub(in crate::cli) async fn on_pusher(
     home: &Home,
     profile: &Profile,
     node: &Node,

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use rkube_build::BuildError;
 use rkube_build::protocol::Event;
 
+use super::build::Viewer;
 use super::source::Context;
 use crate::cli::output::print_out;
 
@@ -34,13 +35,6 @@ impl Screen {
         }
     }
 
-    /// Prints a line that belongs to no step.
-    pub fn note(&self, text: &str) {
-        if !self.quiet && !self.json {
-            eprintln!("#0 {text}");
-        }
-    }
-
     /// Prints a line of a step, after its title if another step has printed last.
     fn line(&mut self, id: usize, text: &str) {
         if self.quiet {
@@ -56,48 +50,6 @@ impl Screen {
         }
         if !text.is_empty() {
             eprintln!("#{id} {text}");
-        }
-    }
-
-    /// Shows an event.
-    pub fn show(&mut self, event: &Event) {
-        if self.json
-            && !self.quiet
-            && let Ok(text) = serde_json::to_string(event)
-        {
-            eprintln!("{text}");
-        }
-        match event {
-            Event::Begin { id, name } => {
-                self.names.insert(*id, name.clone());
-                if !self.json {
-                    self.line(*id, "");
-                }
-            }
-            Event::Line { id, after, text } => {
-                let kept = self.last.entry(*id).or_default();
-                let line = format!("{:.3} {text}", *after as f64 / 1e3);
-                if kept.len() == KEPT_LINES {
-                    kept.remove(0);
-                }
-                kept.push(line.clone());
-                self.end(*id, &line);
-            }
-            Event::Done { id, took } => {
-                self.end(*id, &format!("DONE {:.1}s", *took as f64 / 1e3));
-            }
-            Event::Cached { id } => self.end(*id, "CACHED"),
-            Event::Failed { id, message } => {
-                self.failed = Some(*id);
-                self.end(*id, &format!("ERROR: {message}"));
-            }
-            Event::Canceled { id } => self.end(*id, "CANCELED"),
-            Event::Warning { text } => {
-                if !self.json {
-                    eprintln!("warning: {text}");
-                }
-            }
-            Event::Error(_) | Event::Built(_) => {}
         }
     }
 
@@ -150,5 +102,54 @@ impl Screen {
         };
         eprint!("{text}");
         eprintln!("ERROR: failed to build: {place}{}", error.message);
+    }
+}
+
+impl Viewer for Screen {
+    fn note(&mut self, text: &str) {
+        if !self.quiet && !self.json {
+            eprintln!("#0 {text}");
+        }
+    }
+
+    fn show(&mut self, event: &Event) {
+        if self.json
+            && !self.quiet
+            && let Ok(text) = serde_json::to_string(event)
+        {
+            eprintln!("{text}");
+        }
+        match event {
+            Event::Begin { id, name } => {
+                self.names.insert(*id, name.clone());
+                if !self.json {
+                    self.line(*id, "");
+                }
+            }
+            Event::Line { id, after, text } => {
+                let kept = self.last.entry(*id).or_default();
+                let line = format!("{:.3} {text}", *after as f64 / 1e3);
+                if kept.len() == KEPT_LINES {
+                    kept.remove(0);
+                }
+                kept.push(line.clone());
+                self.end(*id, &line);
+            }
+            Event::Done { id, took } => {
+                self.end(*id, &format!("DONE {:.1}s", *took as f64 / 1e3));
+            }
+            Event::Cached { id } => self.end(*id, "CACHED"),
+            Event::Failed { id, message } => {
+                self.failed = Some(*id);
+                self.end(*id, &format!("ERROR: {message}"));
+            }
+            Event::Canceled { id } => self.end(*id, "CANCELED"),
+            Event::Warning { text } => {
+                if !self.json {
+                    eprintln!("warning: {text}");
+                }
+            }
+            Event::Error(_) | Event::Built(_) => {}
+        }
     }
 }

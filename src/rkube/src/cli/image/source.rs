@@ -63,7 +63,11 @@ pub async fn open(context: &str, file: Option<&str>) -> Result<Context, Failure>
                 "the context and the Dockerfile cannot both be standard input",
             ));
         }
-        return from_input(file, tokio_stdin().await?);
+        let file = file.map(str::to_owned);
+        let read = tokio::task::spawn_blocking(move || {
+            from_input(file.as_deref(), io::stdin().lock(), false)
+        });
+        return read.await.map_err(unreadable_input)?;
     }
     let place = if is_repository(context) {
         clone(context).await?
@@ -71,8 +75,7 @@ pub async fn open(context: &str, file: Option<&str>) -> Result<Context, Failure>
         let dir = temporary()?;
         let archive = dir.path().join("context");
         rkube_cluster::download(context, &archive).await?;
-        let bytes = fs::read(&archive).map_err(unreadable(&archive))?;
-        return from_input(file, bytes);
+        return from_file(file, &archive);
     } else {
         let path = PathBuf::from(context);
         let metadata = fs::metadata(&path).map_err(unreadable(&path))?;
@@ -92,13 +95,18 @@ async fn tokio_stdin() -> Result<Vec<u8>, Failure> {
         let mut bytes = Vec::new();
         io::stdin().lock().read_to_end(&mut bytes).map(|_| bytes)
     });
-    read.await.map_err(io::Error::other).flatten().map_err(|e| {
-        Failure::new(
-            Source::Host,
-            Kind::Error,
-            format!("cannot read the standard input: {e}"),
-        )
-    })
+    read.await
+        .map_err(io::Error::other)
+        .flatten()
+        .map_err(unreadable_input)
+}
+
+fn unreadable_input(e: impl std::fmt::Display) -> Failure {
+    Failure::new(
+        Source::Host,
+        Kind::Error,
+        format!("cannot read the standard input: {e}"),
+    )
 }
 
 fn temporary() -> Result<TempDir, Failure> {
@@ -111,8 +119,58 @@ fn temporary() -> Result<TempDir, Failure> {
     })
 }
 
-/// Makes a context of a tar archive or of a Dockerfile alone.
-fn from_input(file: Option<&str>, bytes: Vec<u8>) -> Result<Context, Failure> {
+/// Returns the first bytes of an input, and the input with them.
+fn peek(mut input: impl Read, count: u64) -> io::Result<(Vec<u8>, impl Read)> {
+    let mut head = Vec::new();
+    input.by_ref().take(count).read_to_end(&mut head)?;
+    Ok((head.clone(), io::Cursor::new(head).chain(input)))
+}
+
+/// Makes a context of a file with a tar archive or a Dockerfile.
+pub fn from_file(file: Option<&str>, path: &Path) -> Result<Context, Failure> {
+    let opened = fs::File::open(path).map_err(unreadable(path))?;
+    from_input(file, io::BufReader::new(opened), true)
+}
+
+/// Completes the last block of an archive. Docker's client leaves that out for the files that it adds
+/// itself, such as a Dockerfile from elsewhere.
+struct Padded<R> {
+    input: R,
+    /// The bytes read so far.
+    count: u64,
+    /// The zeros to add, once the input has ended.
+    zeros: Option<u64>,
+}
+
+impl<R: Read> Read for Padded<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.zeros.is_none() {
+            let count = self.input.read(buffer)?;
+            if count > 0 || buffer.is_empty() {
+                self.count += count as u64;
+                return Ok(count);
+            }
+        }
+        let zeros = self
+            .zeros
+            .get_or_insert(self.count.next_multiple_of(512) - self.count);
+        let added = buffer.len().min(usize::try_from(*zeros).unwrap_or(0));
+        buffer[..added].fill(0);
+        *zeros -= added as u64;
+        Ok(added)
+    }
+}
+
+/// Makes a context of a tar archive or of a Dockerfile alone. `whole` tells that nothing can be missing
+/// at the end of the input.
+fn from_input(file: Option<&str>, input: impl Read, whole: bool) -> Result<Context, Failure> {
+    let broken = |e: io::Error| {
+        failure(
+            Kind::Config,
+            format!("the context cannot be read or decompressed: {e}"),
+        )
+    };
+    let (bytes, input) = peek(input, 6).map_err(broken)?;
     if bytes.starts_with(b"BZh")
         || bytes.starts_with(b"\xfd7zXZ\0")
         || bytes.starts_with(b"\x28\xb5\x2f\xfd")
@@ -123,31 +181,47 @@ fn from_input(file: Option<&str>, bytes: Vec<u8>) -> Result<Context, Failure> {
         )
         .advise("send a tar archive, uncompressed or compressed by gzip"));
     }
-    let plain = if bytes.starts_with(&[0x1f, 0x8b]) {
-        let mut plain = Vec::new();
-        MultiGzDecoder::new(bytes.as_slice())
-            .read_to_end(&mut plain)
-            .map_err(|e| {
-                failure(
-                    Kind::Config,
-                    format!("the context cannot be decompressed: {e}"),
-                )
-            })?;
-        plain
+    let plain: Box<dyn Read + '_> = if bytes.starts_with(&[0x1f, 0x8b]) {
+        Box::new(MultiGzDecoder::new(input))
     } else {
-        bytes
+        Box::new(input)
     };
+    let (head, mut plain) = peek(plain, 512).map_err(broken)?;
     let dir = temporary()?;
-    if plain.get(257..262) == Some(b"ustar") {
-        let mut archive = tar::Archive::new(plain.as_slice());
+    if head.get(257..262) == Some(b"ustar") {
+        let plain: Box<dyn Read + '_> = match whole {
+            true => Box::new(Padded {
+                input: plain,
+                count: 0,
+                zeros: None,
+            }),
+            false => Box::new(plain),
+        };
+        let mut archive = tar::Archive::new(plain);
         archive.set_preserve_mtime(true);
-        archive
-            .unpack(dir.path())
-            .map_err(|e| failure(Kind::Config, format!("the context cannot be unpacked: {e}")))?;
+        archive.unpack(dir.path()).map_err(|e| {
+            let why = std::error::Error::source(&e).map_or(String::new(), |s| format!(": {s}"));
+            failure(
+                Kind::Config,
+                format!("the context cannot be unpacked: {e}{why}"),
+            )
+        })?;
         return settle(Place::Temporary(dir, PathBuf::new()), file);
     }
-    let dockerfile = String::from_utf8(plain)
-        .map_err(|_| failure(Kind::Config, "the Dockerfile is not text"))?;
+    let mut text = Vec::new();
+    plain
+        .by_ref()
+        .take(MAX_DOCKERFILE + 1)
+        .read_to_end(&mut text)
+        .map_err(broken)?;
+    if text.len() as u64 > MAX_DOCKERFILE {
+        return Err(failure(
+            Kind::Config,
+            "the input is too large for a Dockerfile",
+        ));
+    }
+    let dockerfile =
+        String::from_utf8(text).map_err(|_| failure(Kind::Config, "the Dockerfile is not text"))?;
     if file.is_some() {
         return Err(failure(
             Kind::Usage,
@@ -308,7 +382,7 @@ mod tests {
 
     #[test]
     fn input_is_a_dockerfile_or_an_archive() {
-        let context = from_input(None, b"FROM scratch\n".to_vec()).unwrap();
+        let context = from_input(None, &b"FROM scratch\n"[..], false).unwrap();
         assert_eq!(context.dockerfile, "FROM scratch\n");
         assert_eq!(fs::read_dir(context.dir()).unwrap().count(), 0);
         let mut tar = tar::Builder::new(Vec::new());
@@ -319,11 +393,16 @@ mod tests {
             tar.append_data(&mut header, name, text.as_bytes()).unwrap();
         }
         let bytes = tar.into_inner().unwrap();
-        let context = from_input(Some("d/File"), bytes.clone()).unwrap();
+        let context = from_input(Some("d/File"), bytes.as_slice(), false).unwrap();
         assert_eq!(context.dockerfile, "FROM a\n");
         assert!(context.excluded.matches("x"));
-        assert!(from_input(None, bytes).is_err());
-        assert!(from_input(None, b"BZh9".to_vec()).is_err());
+        assert!(from_input(None, bytes.as_slice(), false).is_err());
+        // Docker's client ends after the last file.
+        let end = 512 + 512 + 512 + 2;
+        let cut = |whole| from_input(Some("d/File"), &bytes[..end], whole);
+        assert!(cut(true).unwrap().excluded.matches("x"));
+        assert!(cut(false).is_err());
+        assert!(from_input(None, &b"BZh9"[..], false).is_err());
     }
 
     #[test]

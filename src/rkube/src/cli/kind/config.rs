@@ -83,9 +83,9 @@ struct Node {
 struct Mount {
     container_path: PathBuf,
     host_path: PathBuf,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "rkube_cluster::yaml::boolean")]
     read_only: bool,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "rkube_cluster::yaml::boolean")]
     selinux_relabel: bool,
     #[serde(default)]
     propagation: Option<String>,
@@ -116,7 +116,11 @@ struct Networking {
     pod_subnet: Option<String>,
     #[serde(default)]
     service_subnet: Option<String>,
-    #[serde(default, rename = "disableDefaultCNI")]
+    #[serde(
+        default,
+        rename = "disableDefaultCNI",
+        deserialize_with = "rkube_cluster::yaml::boolean"
+    )]
     disable_default_cni: bool,
     #[serde(default)]
     kube_proxy_mode: Option<String>,

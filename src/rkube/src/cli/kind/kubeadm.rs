@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 
 use rkube_cluster::labels;
 use rkube_config::Taint;
-use serde::Deserialize as _;
 use serde_yaml::{Mapping, Value};
 
 use super::super::yaml::{is_empty, scalar};
@@ -28,9 +27,9 @@ pub struct Patch {
 /// Fails with a message if it has anything else than labels and taints.
 pub fn read(text: &str) -> Result<Vec<Patch>, String> {
     let mut patches = Vec::new();
-    for document in serde_yaml::Deserializer::from_str(text) {
-        let value = Value::deserialize(document).map_err(|e| e.to_string())?;
-        match value {
+    for document in rkube_cluster::yaml::documents(text) {
+        let value = document.and_then(serde_yaml::to_value);
+        match value.map_err(|e| e.to_string())? {
             Value::Null => {}
             Value::Mapping(fields) => patches.push(patch(&fields)?),
             _ => return Err("it is not a mapping".to_owned()),

@@ -47,6 +47,9 @@ const fn short(mut flag: Flag, letter: char) -> Flag {
     flag
 }
 
+/// Why nothing needs to be done to reach the endpoint of `docker-env`.
+const LOCAL_SOCKET: &str = "the endpoint is a socket of this machine";
+
 /// Properties of `minikube config` that are no flags of `start`.
 pub(super) const PROPERTIES: &[&str] = &[
     "WantUpdateNotification",
@@ -413,6 +416,9 @@ pub(super) const FLAGS: &[Flag] = &[
         "options",
         "a folder that nodes cannot write to is HOST:NODE:ro",
     ),
+    switch("docker-env", "no-proxy", LOCAL_SOCKET),
+    switch("docker-env", "ssh-add", LOCAL_SOCKET),
+    switch("docker-env", "ssh-host", LOCAL_SOCKET),
     switch("ssh", "native-ssh", "rkube always uses its own SSH client"),
     off(
         "kubectl",

@@ -190,16 +190,6 @@ pub struct Rest {
 pub fn instead_of(command: &str, profile: &str) -> Failure {
     let with = |words: &str| rkube_failure::command(words, profile);
     match command {
-        "docker-env" | "podman-env" => unsupported(
-            format!(
-                "'{command}' is not supported: the nodes run no container engine to connect to"
-            ),
-            format!(
-                "build in the cluster: {}, or with the engine of this machine, then: {}",
-                with("image build -t NAME ."),
-                with("image load NAME")
-            ),
-        ),
         "cache" => unsupported(
             "'cache' is not supported: images are kept per cluster",
             format!(

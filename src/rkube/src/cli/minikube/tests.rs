@@ -95,10 +95,12 @@ fn commands_of_other_tools_are_translated() {
 
 #[test]
 fn commands_without_a_counterpart_say_what_to_do() {
-    for command in ["docker-env", "podman-env", "cache"] {
-        let failure = instead_of(command, "demo");
-        assert_eq!(failure.exit_code(), 16, "{command}");
-        assert!(failure.advice.unwrap().contains("-p demo"), "{command}");
+    for failure in [
+        super::super::docker::podman("demo"),
+        instead_of("cache", "demo"),
+    ] {
+        assert_eq!(failure.exit_code(), 16, "{failure}");
+        assert!(failure.advice.unwrap().contains("-p demo"));
     }
 }
 

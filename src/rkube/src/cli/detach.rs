@@ -1,0 +1,32 @@
+//! Processes that outlive the command that starts them, and its terminal.
+
+use std::io;
+use std::process::{Child, Command, Stdio};
+
+use rkube_cluster::Home;
+
+/// Starts rkube with `words` in the background, without input and output.
+pub fn spawn(home: &Home, words: &[&str]) -> io::Result<Child> {
+    let mut command = Command::new(std::env::current_exe()?);
+    command
+        .args(words)
+        // It keeps no folder busy, so paths must not depend on this one.
+        .current_dir("/")
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
+    if std::env::var_os("RKUBE_HOME").is_some_and(|home| !home.is_empty()) {
+        command.env("RKUBE_HOME", home.root());
+    }
+    // Elsewhere it becomes the leader of a session, which leaves the terminal altogether.
+    #[cfg(not(target_os = "linux"))]
+    std::os::unix::process::CommandExt::process_group(&mut command, 0);
+    command.spawn()
+}
+
+/// Leaves the terminal, in the process that [`spawn`] has started.
+pub fn leave_terminal() {
+    // Fails only for the leader of a group, which a shell has started; that may stay.
+    #[cfg(target_os = "linux")]
+    let _ = nix::unistd::setsid();
+}
