@@ -252,6 +252,9 @@ fn controllers(ctx: &Context, clients: &Clients) -> Vec<BoxFuture<'static, ()>> 
             "pvc-protection-controller",
         ))),
         start(volumes::protection::VolumeProtection::new(&by(
+        start(volumes::expand::ExpandController::new(&by(
+            "expand-controller",
+        ))),
             "pv-protection-controller",
         ))),
         start(volumes::protection::ClassProtection::new(&by(
