@@ -98,7 +98,7 @@ impl Config {
             api_server_port: 8443,
             default_storage_class: true,
             volumes: PathBuf::from("/var/lib/rkube/volumes"),
-            node_grace_period: Duration::from_secs(40),
+            node_grace_period: Duration::from_secs(50),
             terminated_pods: 12_500,
             certificate_lifetime: Duration::from_secs(365 * 24 * 3600),
         }
@@ -203,6 +203,7 @@ fn controllers(ctx: &Context, clients: &Clients) -> Vec<BoxFuture<'static, ()>> 
         start(namespace::NamespaceController::new(
             &by("namespace-controller"),
             collector,
+        start(nodes::ttl::TtlController::new(&by("ttl-controller"))),
         )),
         start(deployment::DeploymentController::new(&by(
             "deployment-controller",

@@ -1,6 +1,7 @@
 //! Helpers shared by several controllers.
 
 pub mod claim;
+pub mod conditions;
 #[cfg(test)]
 pub mod extremes;
 pub mod hash;
