@@ -4,6 +4,7 @@ pub mod claim;
 pub mod conditions;
 #[cfg(test)]
 pub mod extremes;
+pub mod go;
 pub mod hash;
 pub mod intstr;
 pub mod owners;
