@@ -31,6 +31,7 @@ pub mod quota;
 pub mod replicaset;
 pub mod served;
 pub mod service_accounts;
+pub mod service_cidrs;
 pub mod statefulset;
 pub mod volumes;
 
@@ -187,6 +188,9 @@ fn controllers(ctx: &Context, clients: &Clients) -> Vec<BoxFuture<'static, ()>> 
         start(service_accounts::RootCaPublisher::new(&by(
             "root-ca-cert-publisher",
         ))),
+        start(service_cidrs::ServiceCidrController::new(&by(
+            "service-cidrs-controller",
+        ))),
         start(endpoints::legacy::EndpointsController::new(&by(
             "endpoint-controller",
         ))),
@@ -199,11 +203,11 @@ fn controllers(ctx: &Context, clients: &Clients) -> Vec<BoxFuture<'static, ()>> 
         start(nodes::lifecycle::LifecycleController::new(&node)),
         start(nodes::eviction::EvictionController::new(&node)),
         start(nodes::ipam::RangeAllocator::new(&node)),
+        start(nodes::ttl::TtlController::new(&by("ttl-controller"))),
         start(pod_gc::PodCollector::new(&by("pod-garbage-collector"))),
         start(namespace::NamespaceController::new(
             &by("namespace-controller"),
             collector,
-        start(nodes::ttl::TtlController::new(&by("ttl-controller"))),
         )),
         start(deployment::DeploymentController::new(&by(
             "deployment-controller",
@@ -248,14 +252,14 @@ fn controllers(ctx: &Context, clients: &Clients) -> Vec<BoxFuture<'static, ()>> 
             &by("persistent-volume-binder"),
             clients.setup.clone(),
         )),
+        start(volumes::expand::ExpandController::new(&by(
+            "expand-controller",
+        ))),
         start(volumes::provisioner::DefaultClassController::new(&setup)),
         start(volumes::protection::ClaimProtection::new(&by(
             "pvc-protection-controller",
         ))),
         start(volumes::protection::VolumeProtection::new(&by(
-        start(volumes::expand::ExpandController::new(&by(
-            "expand-controller",
-        ))),
             "pv-protection-controller",
         ))),
         start(volumes::protection::ClassProtection::new(&by(
