@@ -152,7 +152,8 @@ pub async fn run(clients: impl Into<Clients>, config: Config) -> anyhow::Result<
         tasks.spawn(start(account_tokens::AccountTokens::new(&ctx, signer)));
     }
     // Handlers must be registered before the first object arrives.
-    for controller in controllers(&ctx, &clients) {
+    let others = controllers(&ctx, &clients);
+    for controller in others.into_iter().chain(volume_controllers(&ctx, &clients)) {
         tasks.spawn(controller);
     }
     for reflector in ctx.informers.reflectors(client) {
@@ -170,7 +171,6 @@ fn controllers(ctx: &Context, clients: &Clients) -> Vec<BoxFuture<'static, ()>> 
     let collector = &collector;
     // Upstream's names of the controllers' service accounts.
     let by = |account: &str| ctx.acting_as((clients.account)(account));
-    let setup = ctx.acting_as(clients.setup.clone());
     let node = by("node-controller");
     let garbage = by("generic-garbage-collector");
     let monitors = Arc::new(gc::Monitors::new(&garbage, collector));
@@ -248,6 +248,13 @@ fn controllers(ctx: &Context, clients: &Clients) -> Vec<BoxFuture<'static, ()>> 
             &by("horizontal-pod-autoscaler"),
             collector,
         )),
+    ]
+}
+
+fn volume_controllers(ctx: &Context, clients: &Clients) -> Vec<BoxFuture<'static, ()>> {
+    let by = |account: &str| ctx.acting_as((clients.account)(account));
+    let setup = ctx.acting_as(clients.setup.clone());
+    vec![
         start(volumes::Binder::new(
             &by("persistent-volume-binder"),
             clients.setup.clone(),
