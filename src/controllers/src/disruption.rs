@@ -12,7 +12,7 @@ use k8s_openapi::api::policy::v1::{PodDisruptionBudget, PodDisruptionBudgetStatu
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, OwnerReference, Time};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
-use crate::common::{intstr, owners, pods};
+use crate::common::{go, intstr, owners, pods};
 use crate::context::{Context, Error, Result, optional};
 use crate::controller::{Controller, Watches};
 use crate::events::Severity::{Normal, Warning};
@@ -35,6 +35,28 @@ fn covers(budget: &PodDisruptionBudget, pod: &Pod) -> bool {
             label_selector::labels_or_empty(pod.metadata.labels.as_ref()),
         )
     })
+}
+
+/// Returns the message about a pod that several budgets select.
+fn several(pod: &Pod, budget: &str) -> String {
+    let meta = &pod.metadata;
+    format!(
+        "Pod {:?}/{:?} matches multiple PodDisruptionBudgets.  Chose {budget:?} arbitrarily.",
+        meta.namespace.as_deref().unwrap_or_default(),
+        meta.name.as_deref().unwrap_or_default()
+    )
+}
+
+/// Returns the message about pods without a controller, whose expected number is not known.
+fn unmanaged(budget: &PodDisruptionBudget) -> String {
+    let selector = budget.spec.as_ref().and_then(|spec| spec.selector.as_ref());
+    format!(
+        "Pods selected by this PodDisruptionBudget (selector: {}) were found to be unmanaged. \
+         As a result, the status of the PDB cannot be calculated correctly, which may result in \
+         undefined behavior. To account for these pods please set \".spec.minAvailable\" field of \
+         the PDB to an integer value.",
+        go::label_selector(selector)
+    )
 }
 
 /// Returns whether the expected pod count must be taken from the pods' controllers.
@@ -181,14 +203,25 @@ impl Controller for DisruptionController {
     fn watch(&self, watches: &mut Watches<Key>) {
         let informers = &self.ctx.informers;
         let budgets = informers.budgets.clone();
+        let recorder = self.ctx.recorder.clone();
         watches
             .objects(&informers.budgets)
             .on(&informers.pods, move |change, queue| {
-                let namespace = change.object().metadata.namespace.as_deref();
+                let pod = change.object();
+                let namespace = pod.metadata.namespace.as_deref();
+                let mut chosen = Vec::new();
                 for budget in budgets.in_namespace(namespace.unwrap_or_default()) {
                     if change.states().any(|pod| covers(&budget, pod)) {
                         queue.add(Key::of(&budget.metadata));
                     }
+                    if covers(&budget, pod) {
+                        chosen.extend(budget.metadata.name.clone());
+                    }
+                }
+                if let [first, _, ..] = &chosen[..] {
+                    let message = several(pod, first);
+                    let reason = "MultiplePodDisruptionBudgets";
+                    recorder.event(NAME, &**pod, Warning, reason, message);
                 }
             })
             .reads(&informers.replica_sets)
@@ -221,6 +254,17 @@ impl DisruptionController {
         } else {
             Ok(0)
         };
+        if needs_scale(&budget)
+            && scale.is_ok()
+            && covered
+                .iter()
+                .any(|pod| owners::controller_of(&pod.metadata).is_none())
+        {
+            let message = unmanaged(&budget);
+            self.ctx
+                .recorder
+                .event(NAME, &*budget, Warning, "UnmanagedPods", message);
+        }
         let (status, recheck) = match &scale {
             Ok(scale) => status(&budget, &covered, *scale, now),
             Err(error) => {
@@ -363,6 +407,21 @@ mod tests {
             }),
             ..Default::default()
         }
+    }
+
+    #[test]
+    fn budgets_that_cannot_be_right_are_told() {
+        let value = serde_json::json!({"metadata": {"name": "b"}, "spec": {
+            "maxUnavailable": 1, "selector": {"matchLabels": {"app": "web"}}}});
+        let budget: PodDisruptionBudget = serde_json::from_value(value).unwrap();
+        assert!(unmanaged(&budget).starts_with(
+            "Pods selected by this PodDisruptionBudget (selector: &LabelSelector{MatchLabels:map[string]string{app: web,},MatchExpressions:[]LabelSelectorRequirement{},}) were found to be unmanaged. As a result, the status"
+        ));
+        let pod = crate::common::pods::testing::pod("p", "n", "Running", None);
+        assert_eq!(
+            several(&pod, "b"),
+            "Pod \"ns\"/\"p\" matches multiple PodDisruptionBudgets.  Chose \"b\" arbitrarily."
+        );
     }
 
     #[test]

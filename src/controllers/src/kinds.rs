@@ -16,6 +16,7 @@ use k8s_openapi::api::core::v1::{
     ReplicationController, ResourceQuota, Secret, Service, ServiceAccount,
 };
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::networking::v1::{IPAddress, ServiceCIDR};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::rbac::v1::ClusterRole;
 use k8s_openapi::api::storage::v1::{StorageClass, VolumeAttributesClass};
@@ -35,10 +36,13 @@ pub const LEASES: &str = "kube-node-lease";
 const CLUSTER_SCOPED: &[&str] = &[
     "certificatesigningrequests",
     "clusterroles",
+    "ipaddresses",
     "namespaces",
     "nodes",
     "persistentvolumes",
+    "servicecidrs",
     "storageclasses",
+    "volumeattributesclasses",
 ];
 
 /// A callback that receives an object's resource, its metadata and whether it was deleted.
@@ -181,6 +185,10 @@ informers! {
     storage_classes: StorageClass = Store::new(), None, None;
     /// Volume attributes classes.
     attribute_classes: VolumeAttributesClass = Store::new(), None, None;
+    /// Ranges of cluster IPs.
+    service_cidrs: ServiceCIDR = Store::new(), None, None;
+    /// Cluster IPs.
+    ip_addresses: IPAddress = Store::new(), None, None;
 }
 
 impl Default for Informers {

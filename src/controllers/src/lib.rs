@@ -31,6 +31,7 @@ pub mod quota;
 pub mod replicaset;
 pub mod served;
 pub mod service_accounts;
+pub mod service_cidrs;
 pub mod statefulset;
 pub mod volumes;
 
@@ -98,7 +99,7 @@ impl Config {
             api_server_port: 8443,
             default_storage_class: true,
             volumes: PathBuf::from("/var/lib/rkube/volumes"),
-            node_grace_period: Duration::from_secs(40),
+            node_grace_period: Duration::from_secs(50),
             terminated_pods: 12_500,
             certificate_lifetime: Duration::from_secs(365 * 24 * 3600),
         }
@@ -151,7 +152,8 @@ pub async fn run(clients: impl Into<Clients>, config: Config) -> anyhow::Result<
         tasks.spawn(start(account_tokens::AccountTokens::new(&ctx, signer)));
     }
     // Handlers must be registered before the first object arrives.
-    for controller in controllers(&ctx, &clients) {
+    let others = controllers(&ctx, &clients);
+    for controller in others.into_iter().chain(volume_controllers(&ctx, &clients)) {
         tasks.spawn(controller);
     }
     for reflector in ctx.informers.reflectors(client) {
@@ -169,7 +171,6 @@ fn controllers(ctx: &Context, clients: &Clients) -> Vec<BoxFuture<'static, ()>> 
     let collector = &collector;
     // Upstream's names of the controllers' service accounts.
     let by = |account: &str| ctx.acting_as((clients.account)(account));
-    let setup = ctx.acting_as(clients.setup.clone());
     let node = by("node-controller");
     let garbage = by("generic-garbage-collector");
     let monitors = Arc::new(gc::Monitors::new(&garbage, collector));
@@ -187,6 +188,9 @@ fn controllers(ctx: &Context, clients: &Clients) -> Vec<BoxFuture<'static, ()>> 
         start(service_accounts::RootCaPublisher::new(&by(
             "root-ca-cert-publisher",
         ))),
+        start(service_cidrs::ServiceCidrController::new(&by(
+            "service-cidrs-controller",
+        ))),
         start(endpoints::legacy::EndpointsController::new(&by(
             "endpoint-controller",
         ))),
@@ -199,6 +203,7 @@ fn controllers(ctx: &Context, clients: &Clients) -> Vec<BoxFuture<'static, ()>> 
         start(nodes::lifecycle::LifecycleController::new(&node)),
         start(nodes::eviction::EvictionController::new(&node)),
         start(nodes::ipam::RangeAllocator::new(&node)),
+        start(nodes::ttl::TtlController::new(&by("ttl-controller"))),
         start(pod_gc::PodCollector::new(&by("pod-garbage-collector"))),
         start(namespace::NamespaceController::new(
             &by("namespace-controller"),
@@ -243,10 +248,20 @@ fn controllers(ctx: &Context, clients: &Clients) -> Vec<BoxFuture<'static, ()>> 
             &by("horizontal-pod-autoscaler"),
             collector,
         )),
+    ]
+}
+
+fn volume_controllers(ctx: &Context, clients: &Clients) -> Vec<BoxFuture<'static, ()>> {
+    let by = |account: &str| ctx.acting_as((clients.account)(account));
+    let setup = ctx.acting_as(clients.setup.clone());
+    vec![
         start(volumes::Binder::new(
             &by("persistent-volume-binder"),
             clients.setup.clone(),
         )),
+        start(volumes::expand::ExpandController::new(&by(
+            "expand-controller",
+        ))),
         start(volumes::provisioner::DefaultClassController::new(&setup)),
         start(volumes::protection::ClaimProtection::new(&by(
             "pvc-protection-controller",

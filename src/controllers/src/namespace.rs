@@ -36,6 +36,9 @@ pub struct Remains {
     pub undiscovered: Vec<String>,
     /// Resources that could not be listed or deleted, with the error.
     pub failures: Vec<String>,
+    /// Whether only pods have been deleted so far, and some remain. As upstream, the conditions then
+    /// tell nothing of what remains.
+    pub waits_for_pods: bool,
 }
 
 impl Remains {
@@ -81,7 +84,7 @@ fn failed(remains: &Remains) -> Problem {
 }
 
 fn left(remains: &Remains) -> Problem {
-    (!remains.counts.is_empty()).then(|| {
+    (!remains.counts.is_empty() && !remains.waits_for_pods).then(|| {
         let list = counts(&remains.counts, " has");
         let text = format!("Some resources are remaining: {list}");
         ("SomeResourcesRemain", text)
@@ -89,7 +92,7 @@ fn left(remains: &Remains) -> Problem {
 }
 
 fn held(remains: &Remains) -> Problem {
-    (!remains.finalizers.is_empty()).then(|| {
+    (!remains.finalizers.is_empty() && !remains.waits_for_pods).then(|| {
         let list = counts(&remains.finalizers, " in");
         let text = format!("Some content in the namespace has finalizers remaining: {list}");
         ("SomeFinalizersRemain", text)
@@ -327,6 +330,7 @@ impl NamespaceController {
             self.empty_of(name, resource, &mut remains).await;
         }
         if !remains.counts.is_empty() || !remains.failures.is_empty() {
+            remains.waits_for_pods = true;
             return Ok(remains);
         }
         for resource in &others {
@@ -441,6 +445,12 @@ mod tests {
             )
         );
         assert_eq!(conditions(&first, &remains, at(9)), first);
+        let early = Remains {
+            waits_for_pods: true,
+            ..remains
+        };
+        let early = conditions(&[], &early, at(1));
+        assert!(early.iter().all(|condition| condition.status == "False"));
         let done = conditions(&first, &Remains::default(), at(9));
         let left = done
             .iter()

@@ -5,11 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Node, Pod};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::api::Patch;
 use serde_json::json;
 
-use crate::common::pods;
+use crate::common::{conditions, pods};
 use crate::context::{Context, Deletion, Result, optional};
 use crate::controller::{Controller, Watches};
 use crate::informers::{Change, Key, Store};
@@ -201,17 +200,15 @@ impl PodCollector {
     async fn remove(&self, pod: &Pod, disrupted: Option<&str>) -> Result<()> {
         let store = &self.ctx.informers.pods;
         if !pods::is_terminal(pod) {
-            let mut status = json!({"phase": "Failed"});
-            if let Some(message) = disrupted {
-                status["conditions"] = json!([{
-                    "type": "DisruptionTarget",
-                    "status": "True",
-                    "reason": "DeletionByPodGC",
-                    "message": message,
-                    "lastTransitionTime": Time(self.ctx.now()),
-                }]);
-            }
-            let patch = json!({"metadata": {"uid": pod.metadata.uid}, "status": status});
+            let mut patch = match disrupted {
+                Some(message) => {
+                    let (reason, now) = ("DeletionByPodGC", self.ctx.now());
+                    conditions::patch(pod, conditions::disruption(pod, reason, message, now))
+                }
+                None => json!({"metadata": {"uid": pod.metadata.uid}}),
+            };
+            patch["status"]["phase"] = json!("Failed");
+            patch["status"]["observedGeneration"] = json!(pod.metadata.generation);
             let patched = self
                 .ctx
                 .patch(
@@ -235,6 +232,7 @@ impl PodCollector {
 mod tests {
     use super::*;
     use crate::common::pods::testing::{at, pod};
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
     #[test]
     fn the_oldest_finished_pods_go() {

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use anyhow::Context as _;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{
     Binding, ObjectReference, PersistentVolume, PersistentVolumeClaim, Pod,
@@ -26,9 +25,27 @@ pub struct Actions {
     name: Arc<str>,
 }
 
+/// Directive of a patch that gives the order of the conditions.
+const ORDER: &str = "$setElementOrder/conditions";
+
+/// Returns the order of a pod's conditions once this one is set: a new one comes last.
+fn order(pod: &PodInfo, kind: &str) -> Value {
+    let known = pod.condition_types.iter().map(String::as_str);
+    let new = (!pod.condition_types.iter().any(|c| c == kind)).then_some(kind);
+    known.chain(new).map(|c| json!({ "type": c })).collect()
+}
+
 /// Returns the current time in the API's RFC 3339 format.
 fn now() -> String {
     rkube_api::meta::rfc3339(Timestamp::now())
+}
+
+/// Returns an API error's message, without code and reason.
+pub fn said(error: &Error) -> String {
+    match error {
+        Error::Api(status) => status.message.clone(),
+        other => other.to_string(),
+    }
 }
 
 /// Returns whether the error is a 404 response.
@@ -74,7 +91,7 @@ impl Actions {
 
     /// Requests binding or provisioning of the volumes of the pod's claims; does not wait for
     /// completion.
-    pub async fn prepare_volumes(&self, decisions: &[Decision], node: &str) -> anyhow::Result<()> {
+    pub async fn prepare_volumes(&self, decisions: &[Decision], node: &str) -> Result<(), Error> {
         for decision in decisions {
             match decision {
                 Decision::Bind { claim, uid, volume } => {
@@ -85,20 +102,14 @@ impl Actions {
                             "namespace": claim.0, "name": claim.1, "uid": uid}},
                     });
                     api.patch(volume, &PatchParams::default(), &Patch::Merge(&patch))
-                        .await
-                        .with_context(|| {
-                            format!("binding volume {volume} to claim {}/{}", claim.0, claim.1)
-                        })?;
+                        .await?;
                 }
                 Decision::Provision { claim } => {
                     let api: Api<PersistentVolumeClaim> =
                         Api::namespaced(self.client.clone(), &claim.0);
                     let patch = json!({"metadata": {"annotations": {"volume.kubernetes.io/selected-node": node}}});
                     api.patch(&claim.1, &PatchParams::default(), &Patch::Merge(&patch))
-                        .await
-                        .with_context(|| {
-                            format!("choosing a node for claim {}/{}", claim.0, claim.1)
-                        })?;
+                        .await?;
                 }
             }
         }
@@ -143,6 +154,7 @@ impl Actions {
             let first = pod.condition.is_none();
             let mut condition = json!({
                 "type": "PodScheduled",
+                "observedGeneration": pod.generation,
                 "status": "False",
                 "reason": reason,
                 "message": message,
@@ -151,6 +163,7 @@ impl Actions {
             if first {
                 condition["lastTransitionTime"] = now().into();
             }
+            status.insert(ORDER.into(), order(pod, "PodScheduled"));
             status.insert("conditions".into(), json!([condition]));
         }
         if let Some(node) = nominated
@@ -167,6 +180,15 @@ impl Actions {
             return Ok(());
         }
         self.patch_status(pod, Value::Object(status)).await
+    }
+
+    /// Reports the node on which the pod is going to run, before that is certain.
+    pub async fn nominate(&self, pod: &PodInfo, node: &str) -> Result<(), Error> {
+        if pod.nominated == node {
+            return Ok(());
+        }
+        self.patch_status(pod, json!({ "nominatedNodeName": node }))
+            .await
     }
 
     /// Clears the pod's nominated node.
@@ -191,8 +213,9 @@ impl Actions {
     ///
     /// Succeeds if the victim is already gone.
     pub async fn evict(&self, victim: &PodInfo, by: &PodInfo, node: &str) -> Result<(), Error> {
-        let condition = json!({"conditions": [{
+        let condition = json!({ORDER: order(victim, "DisruptionTarget"), "conditions": [{
             "type": "DisruptionTarget",
+            "observedGeneration": victim.generation,
             "status": "True",
             "reason": "PreemptionByScheduler",
             "message": format!("{}: preempting to accommodate a higher priority pod", self.name),
@@ -236,19 +259,24 @@ impl Actions {
     ) {
         self.recorder.record(Report {
             component: self.name.to_string().into(),
-            regarding: ObjectReference {
-                api_version: Some("v1".to_owned()),
-                kind: Some("Pod".to_owned()),
-                namespace: Some(pod.namespace.clone()),
-                name: Some(pod.name.clone()),
-                uid: Some(pod.uid.clone()),
-                ..ObjectReference::default()
-            },
+            regarding: reference(pod),
             severity,
             reason: reason.into(),
             action: action.into(),
             message: message.into(),
             at: Timestamp::now(),
         });
+    }
+}
+
+fn reference(pod: &PodInfo) -> ObjectReference {
+    ObjectReference {
+        api_version: Some("v1".to_owned()),
+        kind: Some("Pod".to_owned()),
+        namespace: Some(pod.namespace.clone()),
+        name: Some(pod.name.clone()),
+        uid: Some(pod.uid.clone()),
+        resource_version: pod.resource_version.clone(),
+        ..ObjectReference::default()
     }
 }

@@ -9,7 +9,7 @@ use crate::cluster::{Cluster, View};
 use crate::model::{NodeInfo, PodInfo};
 use crate::plugins::default_preemption::{self, Candidate};
 use crate::plugins::volume_binding::Decision;
-use crate::plugins::{PluginSet, Prepared, Rejection, score};
+use crate::plugins::{PluginSet, Prepared, Rejection, node_affinity, score};
 
 /// A scheduling decision for a pod.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,9 +29,17 @@ pub struct FitError {
     pub upfront: Option<Rejection>,
     /// The rejection of each node, by node name.
     pub rejections: BTreeMap<String, Rejection>,
-    /// Why preemption found no candidate, if it was tried.
-    pub preemption: Option<String>,
+    /// What the plugins that run after a failure (upstream's PostFilter) have to say.
+    pub afterwards: Option<String>,
+    /// Whether the pod loses its nomination: preemption cannot help it on any node.
+    pub clears_nomination: bool,
 }
+
+/// What upstream's plugin DynamicResources says after a failure if a pod has no resource claims. It
+/// runs before preemption.
+const NO_CLAIMS: &str = "no new claims to deallocate";
+/// What it says if a pre-filter has rejected the pod before DynamicResources saw it.
+const NOT_SEEN: &str = "not found";
 
 impl FitError {
     /// Returns the plugins that rejected the pod.
@@ -75,8 +83,8 @@ impl fmt::Display for FitError {
         if !reasons.is_empty() {
             write!(f, " {reasons}.")?;
         }
-        match &self.preemption {
-            Some(message) => write!(f, " preemption: {message}"),
+        match &self.afterwards {
+            Some(message) => write!(f, " {message}"),
             None => Ok(()),
         }
     }
@@ -102,6 +110,7 @@ pub fn schedule(
         ..FitError::default()
     };
     if cluster.nodes.is_empty() {
+        error.clears_nomination = true;
         return Err(error);
     }
     let prepared = match Prepared::new(pod, view) {
@@ -113,7 +122,9 @@ pub fn schedule(
     };
     let mut feasible: Vec<&NodeInfo> = Vec::new();
     for node in cluster.nodes.values() {
-        match filter(pod, cluster, &prepared, node) {
+        let checked =
+            node_affinity::is_named(pod, node).and_then(|()| filter(pod, cluster, &prepared, node));
+        match checked {
             Ok(()) => feasible.push(node),
             Err(rejection) => {
                 error.rejections.insert(node.name.clone(), rejection);
@@ -164,23 +175,28 @@ fn filter(
 }
 
 /// Searches for pods to preempt after [`schedule`] failed. If there is no candidate, records the
-/// reason in `error.preemption`.
+/// reason in `error.afterwards`.
 pub fn preempt(pod: &PodInfo, cluster: &Cluster, error: &mut FitError) -> Option<Candidate> {
-    if error.upfront.is_some() || error.nodes == 0 {
+    if error.nodes == 0 {
         return None;
     }
-    if let Err(why) = default_preemption::eligible(pod, cluster) {
-        error.preemption = Some(why.to_owned());
+    if error.upfront.is_some() {
+        error.afterwards = Some(NOT_SEEN.to_owned());
+        return None;
+    }
+    if let Err(why) = default_preemption::eligible(pod, cluster, &error.rejections) {
+        error.afterwards = Some(format!("{NO_CLAIMS}, preemption: {why}"));
         return None;
     }
     match default_preemption::find(pod, cluster, &error.rejections) {
         Ok(candidate) => Some(candidate),
         Err(against) => {
-            error.preemption = Some(format!(
-                "0/{} nodes are available: {}.",
-                error.nodes,
-                histogram(against.values().copied())
+            let reasons = histogram(against.values().flatten().map(AsRef::as_ref));
+            let nodes = error.nodes;
+            error.afterwards = Some(format!(
+                "{NO_CLAIMS}, preemption: 0/{nodes} nodes are available: {reasons}."
             ));
+            error.clears_nomination = true;
             None
         }
     }
@@ -254,8 +270,9 @@ mod tests {
         );
         assert!(preempt(&p, &c, &mut error).is_none());
         assert!(error.to_string().ends_with(
-            " preemption: 0/4 nodes are available: 4 Preemption is not helpful for scheduling."
+            " no new claims to deallocate, preemption: 0/4 nodes are available: 4 Preemption is not helpful for scheduling."
         ));
+        assert!(error.clears_nomination);
         assert_eq!(
             schedule(&p, &Cluster::default(), |_| 0)
                 .unwrap_err()
@@ -271,9 +288,53 @@ mod tests {
             "p",
             json!({"volumes": [{"name": "v", "persistentVolumeClaim": {"claimName": "d"}}]}),
         );
+        let said = |p: &PodInfo| {
+            let mut error = schedule(p, &c, |_| 0).unwrap_err();
+            assert!(preempt(p, &c, &mut error).is_none());
+            assert!(!error.clears_nomination);
+            error.to_string()
+        };
         assert_eq!(
-            schedule(&p, &c, |_| 0).unwrap_err().to_string(),
-            "0/4 nodes are available: persistentvolumeclaim \"d\" not found."
+            said(&p),
+            "0/4 nodes are available: persistentvolumeclaim \"d\" not found. not found"
+        );
+        let nowhere = pinned(json!([
+            {"key": "metadata.name", "operator": "In", "values": ["m"]},
+            {"key": "metadata.name", "operator": "In", "values": ["m02"]},
+        ]));
+        assert_eq!(
+            said(&nowhere),
+            "0/4 nodes are available: pod affinity terms conflict. not found"
+        );
+    }
+
+    fn pinned(fields: serde_json::Value) -> PodInfo {
+        let terms = json!([{ "matchFields": fields }]);
+        let required =
+            json!({"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": terms}});
+        let containers = json!([{"name": "c", "image": "i",
+            "resources": {"requests": {"cpu": "5"}}}]);
+        pod(
+            "p",
+            json!({"affinity": {"nodeAffinity": required}, "containers": containers}),
+        )
+    }
+
+    #[test]
+    fn pods_that_name_their_node_are_not_tried_elsewhere() {
+        let c = four();
+        let to = |name: &str| {
+            let field = json!([{"key": "metadata.name", "operator": "In", "values": [name]}]);
+            let p = pinned(field);
+            schedule(&p, &c, |_| 0).unwrap_err().to_string()
+        };
+        assert_eq!(
+            to("m02"),
+            "0/4 nodes are available: 1 Insufficient cpu, 3 node(s) didn't satisfy plugin(s) [NodeAffinity]."
+        );
+        assert_eq!(
+            to("gone"),
+            "0/4 nodes are available: 4 node(s) didn't satisfy plugin(s) [NodeAffinity]."
         );
     }
 

@@ -68,6 +68,8 @@ pub struct Weighted<T> {
 pub struct Affinity {
     /// Required node terms, of which one must match; `None` allows any node.
     pub node: Option<Vec<NodeTerm>>,
+    /// The nodes that the required terms name. `None` if a term names none: it may match any node.
+    pub named: Option<BTreeSet<String>>,
     /// Preferred node terms.
     pub preferred_nodes: Vec<Weighted<NodeTerm>>,
     /// Required pod affinity terms.
@@ -126,6 +128,10 @@ pub struct PodInfo {
     pub namespace: String,
     /// `metadata.name`.
     pub name: String,
+    /// `metadata.generation`.
+    pub generation: Option<i64>,
+    /// `metadata.resourceVersion`.
+    pub resource_version: Option<String>,
     /// `metadata.labels`.
     pub labels: Labels,
     /// `spec.priority`.
@@ -170,6 +176,8 @@ pub struct PodInfo {
     pub disks: Vec<Disk>,
     /// Kind and name of its controller.
     pub owner: Option<(String, String)>,
+    /// Types of its conditions, in order.
+    pub condition_types: Vec<String>,
     /// Reason and message of the `PodScheduled` condition, used to skip updates without a change.
     pub condition: Option<(String, String)>,
 }
@@ -186,6 +194,8 @@ impl PodInfo {
         let condition = |kind: &str| status.conditions.iter().flatten().find(|c| c.type_ == kind);
         PodInfo {
             uid: meta.uid.unwrap_or_default(),
+            generation: meta.generation,
+            resource_version: meta.resource_version,
             priority: spec.priority.unwrap_or(0),
             scheduler: spec.scheduler_name.clone().unwrap_or_default(),
             node: spec.node_name.clone().unwrap_or_default(),
@@ -220,6 +230,12 @@ impl PodInfo {
                 .flatten()
                 .find(|o| o.controller == Some(true))
                 .map(|o| (o.kind, o.name)),
+            condition_types: status
+                .conditions
+                .iter()
+                .flatten()
+                .map(|c| c.type_.clone())
+                .collect(),
             condition: condition("PodScheduled").map(|c| {
                 (
                     c.reason.clone().unwrap_or_default(),
@@ -252,6 +268,24 @@ fn images(spec: &core::PodSpec) -> Vec<String> {
         .collect()
 }
 
+/// Returns the nodes that all terms of a selector name, `None` if one of them names none.
+fn named_nodes(selector: &core::NodeSelector) -> Option<BTreeSet<String>> {
+    if selector.node_selector_terms.is_empty() {
+        return None;
+    }
+    let of_term = |term: &core::NodeSelectorTerm| {
+        term.match_fields
+            .iter()
+            .flatten()
+            .filter(|field| field.key == "metadata.name" && field.operator == "In")
+            .map(|field| field.values.iter().flatten().cloned().collect())
+            .reduce(|a: BTreeSet<String>, b| &a & &b)
+    };
+    let names: Option<Vec<BTreeSet<String>>> =
+        selector.node_selector_terms.iter().map(of_term).collect();
+    Some(names?.into_iter().flatten().collect())
+}
+
 fn affinity(affinity: Option<&core::Affinity>, namespace: &str) -> Affinity {
     let Some(affinity) = affinity else {
         return Affinity::default();
@@ -262,6 +296,10 @@ fn affinity(affinity: Option<&core::Affinity>, namespace: &str) -> Affinity {
             .required_during_scheduling_ignored_during_execution
             .as_ref()
             .map(node_terms);
+        all.named = node
+            .required_during_scheduling_ignored_during_execution
+            .as_ref()
+            .and_then(named_nodes);
         all.preferred_nodes = node
             .preferred_during_scheduling_ignored_during_execution
             .iter()

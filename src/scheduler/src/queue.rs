@@ -126,6 +126,13 @@ impl Queue {
         self.pods.remove(uid);
     }
 
+    /// Returns whether the pod is queued and not held back by scheduling gates.
+    pub fn may_run(&self, uid: &str) -> bool {
+        self.pods
+            .get(uid)
+            .is_some_and(|(_, place)| *place != Place::Gated)
+    }
+
     /// Returns whether the pod is queued.
     pub fn contains(&self, uid: &str) -> bool {
         self.pods.contains_key(uid)
@@ -205,12 +212,23 @@ impl Queue {
 
     /// Handles a cluster event: requeues the unschedulable pods that it may have made schedulable.
     pub fn on_event(&mut self, event: Event, now: Instant) {
+        self.on_event_for(event, now, |_| true);
+    }
+
+    /// Handles a cluster event that concerns only some pods.
+    pub fn on_event_for(
+        &mut self,
+        event: Event,
+        now: Instant,
+        concerns: impl Fn(&PodInfo) -> bool,
+    ) {
         let moved: Vec<(String, Instant)> = self
             .pods
             .iter()
             .filter_map(|(uid, (queued, place))| match place {
                 Place::Unschedulable { rested, .. }
-                    if queued.rejected_by.iter().any(|p| p.is_queueing_hint(event)) =>
+                    if concerns(&queued.pod)
+                        && queued.rejected_by.iter().any(|p| p.is_queueing_hint(event)) =>
                 {
                     Some((uid.clone(), *rested))
                 }

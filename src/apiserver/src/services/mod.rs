@@ -10,6 +10,7 @@ mod repair;
 use std::collections::HashSet;
 use std::net::Ipv4Addr;
 
+use ipnet::Ipv4Net;
 use rkube_api::selector::FieldSelector;
 use rkube_api::status::{FieldError, Status};
 use rkube_api::{Object, meta};
@@ -164,9 +165,11 @@ impl Allocation<'_> {
                 service["spec"]["clusterIPs"] = json!(["None"]);
             }
         } else if asked.is_empty() {
-            let range = self.backend.config.service_cidr;
+            let ranges = ranges(self.backend);
             let address = self
-                .take_any(Kind::Address, || addresses(range))
+                .take_any(Kind::Address, || {
+                    ranges.iter().flat_map(|range| addresses(*range))
+                })
                 .await?
                 .ok_or_else(|| {
                     FieldError::internal(
@@ -201,8 +204,7 @@ impl Allocation<'_> {
     }
 
     async fn asked_address(&mut self, asked: &str) -> Result<(), Refusal> {
-        let range = self.backend.config.service_cidr;
-        let invalid = |why: String| {
+        let invalid = |why: &str| {
             let detail = format!("failed to allocate IP {asked}: {why}");
             Refusal::Field(FieldError::invalid(
                 "spec.clusterIPs",
@@ -212,14 +214,17 @@ impl Allocation<'_> {
         };
         let address: Ipv4Addr = asked
             .parse()
-            .map_err(|_| invalid("the provided IP is not a valid IPv4 address".into()))?;
-        if !range.contains(&address) || address == range.network() || address == range.broadcast() {
-            return Err(invalid(format!(
-                "the provided IP ({asked}) is not in the valid range. The range of valid IPs is {range}"
-            )));
+            .map_err(|_| invalid("the provided IP is not a valid IPv4 address"))?;
+        let usable = |range: &Ipv4Net| {
+            range.contains(&address) && address != range.network() && address != range.broadcast()
+        };
+        if !ranges(self.backend).iter().any(usable) {
+            return Err(invalid(
+                "the provided network does not match the current range",
+            ));
         }
         if !self.take(Kind::Address, &address.to_string()).await? {
-            return Err(invalid("provided IP is already allocated".into()));
+            return Err(invalid("provided IP is already allocated"));
         }
         Ok(())
     }
@@ -329,6 +334,37 @@ impl Allocation<'_> {
     }
 }
 
+/// Returns the ranges of cluster IPs: the server's own, and those of other ServiceCIDRs that are
+/// neither deleted nor reported as not ready.
+fn ranges(backend: &Backend) -> Vec<Ipv4Net> {
+    let own = backend.config.service_cidr;
+    let cidrs = backend.cache.resource("networking.k8s.io", "servicecidrs");
+    let mut ranges = vec![own];
+    for cidr in cidrs.list(&Filter::default()) {
+        let cidr = cidr.tree();
+        if !is_ready(&cidr) {
+            continue;
+        }
+        let texts = cidr["spec"]["cidrs"].as_array().into_iter().flatten();
+        let parsed = texts.filter_map(|text| text.as_str()?.parse().ok());
+        ranges.extend(parsed.filter(|range: &Ipv4Net| range.trunc() != own.trunc()));
+    }
+    ranges
+}
+
+/// Returns whether addresses of a ServiceCIDR may be allocated. One that no controller has seen yet
+/// counts as ready.
+fn is_ready(cidr: &Object) -> bool {
+    let mut conditions = cidr["status"]["conditions"]
+        .as_array()
+        .into_iter()
+        .flatten();
+    cidr["metadata"]["deletionTimestamp"].is_null()
+        && conditions
+            .find(|condition| condition["type"] == "Ready")
+            .is_none_or(|ready| ready["status"] == "True")
+}
+
 fn protocol(port: &Value) -> String {
     port["protocol"].as_str().unwrap_or("TCP").to_owned()
 }
@@ -428,6 +464,17 @@ pub fn kubernetes_service(backend: &Backend) -> Vec<(&'static str, &'static str,
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn ranges_that_go_are_not_ready() {
+        let ready = |value: Value| is_ready(&serde_json::from_value(value).unwrap());
+        let with = |status: &str| json!({"metadata": {}, "status": {"conditions": [{"type": "Ready", "status": status}]}});
+        assert!(ready(json!({"metadata": {}})) && ready(with("True")));
+        assert!(!ready(with("False")));
+        assert!(!ready(
+            json!({"metadata": {"deletionTimestamp": "2026-01-01T00:00:00Z"}})
+        ));
+    }
 
     #[test]
     fn addresses_come_from_the_upper_part_first() {

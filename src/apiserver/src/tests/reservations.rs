@@ -275,3 +275,29 @@ async fn what_was_left_behind_or_deleted_is_repaired() {
     assert_eq!(addresses(&t).await, wanted);
     assert_eq!(ports(&t).await.len(), 1);
 }
+
+#[tokio::test]
+async fn ranges_can_be_added() {
+    let t = start().await;
+    let asked = |name: &str| {
+        service(
+            name,
+            json!({"clusterIP": "10.77.0.9", "ports": [{"port": 80}]}),
+        )
+    };
+    let (code, answer) = t.post(SERVICES, asked("a")).await;
+    assert_eq!(code, 422);
+    let text = answer["message"].as_str().unwrap();
+    assert!(
+        text.ends_with(
+            "failed to allocate IP 10.77.0.9: the provided network does not match the current range"
+        ),
+        "{text}"
+    );
+    let range = json!({"metadata": {"name": "more"}, "spec": {"cidrs": ["10.77.0.0/24"]}});
+    let path = "/apis/networking.k8s.io/v1/servicecidrs";
+    assert_eq!(t.post(path, range).await.0, 201);
+    t.server.backend().cache.consistent().await;
+    let (code, answer) = t.post(SERVICES, asked("a")).await;
+    assert_eq!(code, 201, "{answer}");
+}

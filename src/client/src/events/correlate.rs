@@ -154,7 +154,7 @@ impl Correlator {
         let patch = (!created).then(
             || json!({"count": known.count, "lastTimestamp": Time(at), "message": report.message}),
         );
-        let event = event(settings, &report, known);
+        let event = event(settings, &report, known, combined);
         // As upstream does, an occurrence that is not written counts nevertheless.
         let bucket = self.buckets.entry(&subject, || Bucket {
             tokens: BURST,
@@ -184,7 +184,7 @@ impl Correlator {
     }
 }
 
-fn event(settings: &Settings, report: &Report, known: &Known) -> Event {
+fn event(settings: &Settings, report: &Report, known: &Known, combined: bool) -> Event {
     Event {
         metadata: ObjectMeta {
             name: Some(known.name.clone()),
@@ -202,7 +202,8 @@ fn event(settings: &Settings, report: &Report, known: &Known) -> Event {
         last_timestamp: Some(Time(report.at)),
         count: Some(known.count),
         type_: Some(report.severity.name().into()),
-        reporting_component: Some(report.component.clone().into_owned()),
+        // Upstream's aggregator leaves it out.
+        reporting_component: (!combined).then(|| report.component.clone().into_owned()),
         reporting_instance: Some(settings.instance.clone()),
         ..Default::default()
     }
@@ -268,6 +269,7 @@ pub(super) mod tests {
         assert!(tenth.patch.is_none());
         let text = "(combined from similar events): 9";
         assert_eq!(tenth.event.message.as_deref(), Some(text));
+        assert_eq!(tenth.event.reporting_component, None);
         let next = step(&mut correlator, report("10", 3)).unwrap();
         let patch = next.patch.unwrap();
         assert_eq!(patch["count"], 2);

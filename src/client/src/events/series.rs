@@ -33,6 +33,8 @@ struct Key {
     namespace: Option<String>,
     name: Option<String>,
     uid: Option<String>,
+    /// As upstream's, a series ends when the object changes.
+    resource_version: Option<String>,
     field_path: Option<String>,
 }
 
@@ -48,6 +50,7 @@ impl Key {
             namespace: object.namespace,
             name: object.name,
             uid: object.uid,
+            resource_version: object.resource_version,
             field_path: object.field_path,
         }
     }
@@ -159,8 +162,8 @@ fn event(settings: &Settings, report: &Report) -> Event {
 
 fn shortened(mut message: String) -> String {
     if message.len() > LONGEST_MESSAGE {
-        message.truncate(message.floor_char_boundary(LONGEST_MESSAGE - 3));
-        message.push_str("...");
+        message.truncate(message.floor_char_boundary(LONGEST_MESSAGE - 4));
+        message.push_str(" ...");
     }
     message
 }
@@ -203,7 +206,7 @@ mod tests {
     fn long_messages_are_cut_between_characters() {
         assert_eq!(shortened("x".repeat(1024)).len(), 1024);
         let cut = shortened("ä".repeat(600));
-        assert_eq!(cut.len(), 1023);
-        assert!(cut.ends_with("ä..."));
+        assert_eq!(cut.len(), 1024);
+        assert!(cut.ends_with("ä ..."));
     }
 }

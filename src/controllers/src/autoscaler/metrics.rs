@@ -16,6 +16,7 @@ use rkube_component_helpers::resource::{
 use serde_json::Value;
 
 use super::replicas::Sample;
+use crate::common::go;
 use crate::context::{Context, Error};
 use crate::served::Served;
 
@@ -360,30 +361,7 @@ pub async fn external(
 
 /// Formats a metric's selector as upstream's messages show it.
 pub fn shown(selector: Option<&LabelSelector>) -> String {
-    let Some(selector) = selector else {
-        return "nil".into();
-    };
-    let labels: String = selector
-        .match_labels
-        .iter()
-        .flatten()
-        .map(|(key, value)| format!("{key}: {value},"))
-        .collect();
-    let expressions: String = selector
-        .match_expressions
-        .iter()
-        .flatten()
-        .map(|wanted| {
-            let values = wanted.values.as_deref().unwrap_or_default().join(" ");
-            format!(
-                "LabelSelectorRequirement{{Key:{},Operator:{},Values:[{values}],}},",
-                wanted.key, wanted.operator
-            )
-        })
-        .collect();
-    format!(
-        "&LabelSelector{{MatchLabels:map[string]string{{{labels}}},MatchExpressions:[]LabelSelectorRequirement{{{expressions}}},}}"
-    )
+    go::label_selector(selector)
 }
 
 #[cfg(test)]

@@ -81,8 +81,12 @@ impl Controller for AutoscalerController {
                 let spec_changed = change
                     .old()
                     .is_none_or(|old| old.spec != change.object().spec);
-                if spec_changed {
-                    queue.add(Key::of(&change.object().metadata));
+                let key = Key::of(&change.object().metadata);
+                if change.is_deletion() {
+                    queue.add(key);
+                } else if spec_changed {
+                    // As upstream: the target is often being created, too.
+                    queue.add_after(key, PERIOD);
                 }
             })
             .reads(&informers.pods);

@@ -1,8 +1,10 @@
 //! Helpers shared by several controllers.
 
 pub mod claim;
+pub mod conditions;
 #[cfg(test)]
 pub mod extremes;
+pub mod go;
 pub mod hash;
 pub mod intstr;
 pub mod owners;

@@ -64,9 +64,8 @@ impl Controller for CronJobController {
 /// Returns the schedule's time zone: `spec.timeZone`, or UTC by default.
 fn zone(cron: &CronJob) -> std::result::Result<TimeZone, String> {
     match cron.spec.time_zone.as_deref() {
-        Some(name) => {
-            TimeZone::get(name).map_err(|error| format!("invalid timeZone: {name:?}: {error}"))
-        }
+        Some(name) => TimeZone::get(name)
+            .map_err(|_| format!("invalid timeZone: {name:?}: unknown time zone {name}")),
         None => Ok(TimeZone::UTC),
     }
 }
@@ -90,12 +89,14 @@ impl CronJobController {
             .jobs
             .owned_by(observed.metadata.uid.as_deref().unwrap_or_default());
         let mut cron = CronJob::clone(&observed);
+        for job in plan::surplus(&cron, &jobs) {
+            // The event tells what went wrong; the next sync tries again.
+            if self.delete(&cron, &job).await.is_ok() {
+                plan::forget(&mut cron, &job);
+            }
+        }
         for (warning, reason, message) in plan::account(&mut cron, &jobs) {
             self.tell(&cron, warning, reason, message);
-        }
-        for job in plan::surplus(&cron, &jobs) {
-            self.delete(&cron, &job).await?;
-            plan::forget(&mut cron, &job);
         }
         let outcome = if cron.metadata.deletion_timestamp.is_some() {
             Ok(())
@@ -110,9 +111,6 @@ impl CronJobController {
 
     async fn run(&self, key: &Key, cron: &mut CronJob, jobs: &[Arc<Job>]) -> Result<()> {
         let spec = cron.spec.clone();
-        if spec.suspend == Some(true) {
-            return Ok(());
-        }
         let zone = match zone(cron) {
             Ok(zone) => zone,
             Err(message) => {
@@ -120,6 +118,9 @@ impl CronJobController {
                 return Ok(()); // retrying helps only after the object changed
             }
         };
+        if spec.suspend == Some(true) {
+            return Ok(());
+        }
         let schedule = match cron::parse(&spec.schedule) {
             Ok(schedule) => schedule,
             Err(error) => {
@@ -136,7 +137,17 @@ impl CronJobController {
         }
         match decision {
             Decision::Wait => {}
+            Decision::Never => {
+                let message = format!(
+                    "invalid schedule: {} : time difference between two schedules is less than 1 second",
+                    spec.schedule
+                );
+                self.tell(cron, true, "InvalidSchedule", message);
+                return Ok(());
+            }
             Decision::TooLate(time) => {
+                let time = time.to_zoned(TimeZone::UTC);
+                let time = time.strftime("%a, %d %b %Y %H:%M:%S %z");
                 let message = format!("Missed scheduled time to start a job: {time}");
                 self.tell(cron, true, "MissSchedule", message);
             }

@@ -24,6 +24,8 @@ pub const MANY: usize = 100;
 pub enum Decision {
     /// Nothing is due, or the job was already started.
     Wait,
+    /// The schedule is well-formed, but no time fits it, as with the 31st of February.
+    Never,
     /// This start time is past its deadline.
     TooLate(Timestamp),
     /// A job is due, but the concurrency policy forbids it while another one is active.
@@ -51,28 +53,19 @@ fn latest_due(
     let Some(second) = schedule.next(first, zone).filter(|second| *second <= now) else {
         return (Some(first), 1);
     };
-    // After a long absence, do not iterate over every missed time. Start close to now, but far
-    // enough back to include one time of a regular schedule, and extend the range if there is none.
+    // After a long absence, do not iterate over every missed time. As upstream, start one interval
+    // before the last time of a regular schedule. An irregular one may have no time since then, and
+    // then waits for the next.
     let gap = second.duration_since(first).as_secs().max(1);
-    let missed =
-        usize::try_from(now.duration_since(first).as_secs() / gap).unwrap_or(usize::MAX - 1) + 1;
-    let mut back = gap.saturating_mul(2);
-    loop {
-        let start = sub_seconds(now, back).max(sub_seconds(first, 1));
-        let mut latest = None;
-        let mut at = start;
-        while let Some(next) = schedule.next(at, zone).filter(|next| *next <= now) {
-            latest = Some(next);
-            at = next;
-        }
-        if latest.is_some() {
-            return (latest, missed);
-        }
-        if start <= first {
-            return (Some(second), missed);
-        }
-        back = back.saturating_mul(4);
+    let passed = now.duration_since(first).as_secs() / gap;
+    let missed = usize::try_from(passed).unwrap_or(usize::MAX - 1) + 1;
+    let mut latest = None;
+    let mut at = add_seconds(first, passed.saturating_sub(1).saturating_mul(gap));
+    while let Some(next) = schedule.next(at, zone).filter(|next| *next <= now) {
+        latest = Some(next);
+        at = next;
     }
+    (latest, missed)
 }
 
 /// Decides about the schedule. Returns the decision and the number of missed start times.
@@ -93,7 +86,11 @@ pub fn decide(
     if let Some(deadline) = deadline {
         earliest = earliest.max(sub_seconds(now, deadline));
     }
-    let (Some(time), missed) = latest_due(schedule, zone, earliest, now) else {
+    let (time, missed) = latest_due(schedule, zone, earliest, now);
+    let Some(time) = time else {
+        if schedule.next(earliest, zone).is_none() {
+            return (Decision::Never, 0);
+        }
         return (Decision::Wait, 0);
     };
     if deadline.is_some_and(|deadline| add_seconds(time, deadline) < now) {
@@ -130,7 +127,7 @@ pub fn job_for(cron: &CronJob, time: Timestamp, zone: &TimeZone) -> Job {
     let given = template.metadata.unwrap_or_default();
     let mut annotations = given.annotations.unwrap_or_default();
     let local = time.to_zoned(zone.clone());
-    let stamp = if *zone == TimeZone::UTC {
+    let stamp = if local.offset().is_zero() {
         local.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
     } else {
         local.strftime("%Y-%m-%dT%H:%M:%S%:z").to_string()
@@ -193,7 +190,7 @@ pub fn account(cron: &mut CronJob, jobs: &[Arc<Job>]) -> Vec<(bool, &'static str
                 let message = format!("Saw completed job: {name}, condition: {end}");
                 news.push((false, "SawCompletedJob", message));
             }
-            None if !is_finished(&job_status) && job.metadata.deletion_timestamp.is_none() => {
+            None if !is_finished(&job_status) => {
                 news.push((
                     true,
                     "UnexpectedJob",
@@ -323,9 +320,20 @@ mod tests {
         assert!(missed > MANY);
         let irregular = self::cron("0 9 1 1,2 *", "2025-01-01T00:00:00Z");
         assert_eq!(
-            decided(&irregular, "2025-12-31T00:00:00Z").0,
+            decided(&irregular, "2025-03-01T00:00:00Z").0,
             starts("2025-02-01T09:00:00Z")
         );
+        // As upstream, the next time is waited for if the regular interval has none.
+        assert_eq!(
+            decided(&irregular, "2025-12-31T00:00:00Z").0,
+            Decision::Wait
+        );
+    }
+
+    #[test]
+    fn some_times_never_come() {
+        let cron = cron("0 0 31 2 *", "2026-01-01T00:00:00Z");
+        assert_eq!(decided(&cron, "2026-03-01T00:00:00Z").0, Decision::Never);
     }
 
     #[test]

@@ -3,14 +3,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{
     EndpointAddress, EndpointPort, EndpointSubset, Endpoints, Pod, Service,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use super::{
-    HEADLESS, TRIGGER_TIME, addresses, enqueue_services, hostname, is_candidate, is_headless,
-    selector_of, target, target_port, trigger_time,
+    HEADLESS, TRIGGER_TIME, Triggers, addresses, enqueue_services, hostname, is_candidate,
+    is_headless, selector_of, target, target_port,
 };
 use crate::common::pods;
 use crate::context::{Context, Deletion, Result};
@@ -125,7 +126,14 @@ pub fn subsets(service: &Service, selected: &[Arc<Pod>]) -> (Vec<EndpointSubset>
 }
 
 /// Returns the desired object, based on the present one if it exists.
-pub fn desired(service: &Service, selected: &[Arc<Pod>], present: Option<&Endpoints>) -> Endpoints {
+///
+/// `trigger` is when the change happened that led to this update.
+pub fn desired(
+    service: &Service,
+    selected: &[Arc<Pod>],
+    trigger: Option<Timestamp>,
+    present: Option<&Endpoints>,
+) -> Endpoints {
     let (subsets, over) = subsets(service, selected);
     let mut wanted = present.cloned().unwrap_or_else(|| Endpoints {
         metadata: ObjectMeta {
@@ -148,7 +156,7 @@ pub fn desired(service: &Service, selected: &[Arc<Pod>], present: Option<&Endpoi
         annotations.insert(OVER_CAPACITY.into(), "truncated".into());
     }
     annotations.remove(TRIGGER_TIME);
-    if let Some(time) = trigger_time(service, selected) {
+    if let Some(time) = trigger {
         annotations.insert(TRIGGER_TIME.into(), time.to_string());
     }
     if annotations.is_empty() {
@@ -175,6 +183,7 @@ fn same(a: &Endpoints, b: &Endpoints) -> bool {
 pub struct EndpointsController {
     ctx: Context,
     queue: Queue<Key>,
+    triggers: Triggers,
 }
 
 impl EndpointsController {
@@ -183,6 +192,7 @@ impl EndpointsController {
         Self {
             ctx: ctx.clone(),
             queue: Queue::new(),
+            triggers: Triggers::default(),
         }
     }
 }
@@ -221,14 +231,15 @@ impl Controller for EndpointsController {
     }
 
     async fn reconcile(&self, key: Key) -> Result<()> {
-        sync(&self.ctx, key).await
+        sync(&self.ctx, &self.triggers, key).await
     }
 }
 
-async fn sync(ctx: &Context, key: Key) -> Result<()> {
+async fn sync(ctx: &Context, triggers: &Triggers, key: Key) -> Result<()> {
     let store = &ctx.informers.endpoints;
     let present = store.by_key(&key);
     let Some(service) = ctx.informers.services.by_key(&key) else {
+        triggers.forget(&key);
         let ours = present.filter(|endpoints| {
             let labels = label_selector::labels_or_empty(endpoints.metadata.labels.as_ref());
             labels
@@ -253,7 +264,8 @@ async fn sync(ctx: &Context, key: Key) -> Result<()> {
             wanted,
         )
     });
-    let endpoints = desired(&service, &selected, present.as_deref());
+    let trigger = triggers.next(&service, &selected);
+    let endpoints = desired(&service, &selected, trigger, present.as_deref());
     let outcome = match present {
         Some(present) if same(&present, &endpoints) => return Ok(()),
         Some(_) => ctx.update(store, &endpoints).await,
@@ -310,6 +322,7 @@ mod tests {
             &headless,
             &[Arc::new(endpoint_pod("a", "10.0.0.2", 1, Some(1)))],
             None,
+            None,
         );
         let labels = endpoints.metadata.labels.unwrap();
         assert_eq!(labels.get(HEADLESS).map(String::as_str), Some(""));
@@ -321,15 +334,13 @@ mod tests {
 
     #[test]
     fn the_time_of_the_last_change_is_told_and_is_no_change() {
-        let mut service = service(&[("http", 80, "web")]);
-        let time = |text: &str| Some(serde_json::from_value(serde_json::json!(text)).unwrap());
-        service.metadata.creation_timestamp = time("2026-01-01T00:00:00Z");
-        let old = desired(&service, &[], None);
+        let service = service(&[("http", 80, "web")]);
+        let time = |text: &str| text.parse().ok();
+        let old = desired(&service, &[], time("2026-01-01T00:00:00Z"), None);
         let annotations = old.metadata.annotations.clone().unwrap();
         assert_eq!(annotations[TRIGGER_TIME], "2026-01-01T00:00:00Z");
-        service.metadata.creation_timestamp = time("2026-01-02T00:00:00Z");
-        let new = desired(&service, &[], Some(&old));
-        assert_ne!(old.metadata.annotations, new.metadata.annotations);
+        let new = desired(&service, &[], None, Some(&old));
+        assert_eq!(new.metadata.annotations, None);
         assert!(same(&old, &new));
     }
 }

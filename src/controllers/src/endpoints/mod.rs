@@ -6,11 +6,13 @@ pub mod mirror;
 mod packing;
 pub mod slices;
 
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{ObjectReference, Pod, Service, ServicePort};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use parking_lot::Mutex;
 
 use crate::common::pods;
 use crate::informers::{Change, Key, Store};
@@ -46,19 +48,45 @@ pub fn selector_of(service: &Service) -> Option<&label_selector::Labels> {
         .filter(|selector| !selector.is_empty())
 }
 
-/// Returns the time of the last change that triggered an update: the latest of the service's
-/// creation and the pods' readiness changes.
-pub fn trigger_time(service: &Service, selected: &[Arc<Pod>]) -> Option<Timestamp> {
-    let pods = selected.iter().filter_map(|pod| {
-        let ready = pods::condition(pod, "Ready")?;
-        ready.last_transition_time.as_ref().map(|time| time.0)
-    });
-    let made = service
-        .metadata
-        .creation_timestamp
-        .as_ref()
-        .map(|time| time.0);
-    pods.chain(made).max()
+/// When a service was created and its pods, by name, last became ready or not.
+type Times = (Option<Timestamp>, BTreeMap<String, Timestamp>);
+
+/// Remembers the times of changes that were seen, by service.
+#[derive(Default)]
+pub struct Triggers {
+    seen: Mutex<HashMap<Key, Times>>,
+}
+
+impl Triggers {
+    /// Returns when the first of the changes since the last call happened, as upstream's tracker: of
+    /// a new service, its creation. Returns `None` if only something else has changed.
+    pub fn next(&self, service: &Service, selected: &[Arc<Pod>]) -> Option<Timestamp> {
+        let made = service
+            .metadata
+            .creation_timestamp
+            .as_ref()
+            .map(|time| time.0);
+        let time = |pod: &Arc<Pod>| {
+            let ready = pods::condition(pod, "Ready")?;
+            let at = ready.last_transition_time.as_ref()?.0;
+            Some((pod.metadata.name.clone()?, at))
+        };
+        let now: BTreeMap<String, Timestamp> = selected.iter().filter_map(time).collect();
+        let key = Key::of(&service.metadata);
+        let Some((known, before)) = self.seen.lock().insert(key, (made, now.clone())) else {
+            return made;
+        };
+        let changed = now
+            .into_iter()
+            .filter(|(name, at)| before.get(name).is_none_or(|before| at > before))
+            .map(|(_, at)| at);
+        changed.chain(made.filter(|_| made > known)).min()
+    }
+
+    /// Forgets a deleted service.
+    pub fn forget(&self, service: &Key) {
+        self.seen.lock().remove(service);
+    }
 }
 
 /// Returns the pod's IP addresses.
@@ -174,5 +202,26 @@ pub fn enqueue_services(queue: &Queue<Key>, services: &Store<Service>, change: &
         if change.states().any(|pod| selected(pod)) {
             queue.add(Key::of(&service.metadata));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::slices::testing::{endpoint_pod, service};
+    use super::*;
+    use crate::common::pods::testing::at;
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+
+    #[test]
+    fn a_change_is_reported_once() {
+        let mut service = service(&[]);
+        service.metadata.creation_timestamp = Some(Time(at(5)));
+        let pod = |ready| vec![Arc::new(endpoint_pod("p", "1.2.3.4", 80, Some(ready)))];
+        let triggers = Triggers::default();
+        assert_eq!(triggers.next(&service, &pod(9)), Some(at(5)));
+        assert_eq!(triggers.next(&service, &pod(9)), None);
+        assert_eq!(triggers.next(&service, &pod(12)), Some(at(12)));
+        triggers.forget(&Key::of(&service.metadata));
+        assert_eq!(triggers.next(&service, &pod(12)), Some(at(5)));
     }
 }

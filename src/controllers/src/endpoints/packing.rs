@@ -6,7 +6,7 @@ use std::sync::Arc;
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointPort, EndpointSlice};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 
-use super::{HEADLESS, MANAGED_BY, SERVICE_NAME};
+use super::{HEADLESS, MANAGED_BY, SERVICE_NAME, TRIGGER_TIME};
 use crate::context::{Context, Deletion, Result, optional};
 use rkube_component_helpers::label_selector;
 
@@ -137,9 +137,11 @@ pub fn reconcile(
                 let mut updated = EndpointSlice::clone(slice);
                 updated.endpoints = Some(kept);
                 updated.metadata.labels = Some(frame.labels.clone());
-                if !frame.annotations.is_empty() {
-                    let annotations = updated.metadata.annotations.get_or_insert_default();
-                    annotations.extend(frame.annotations.clone());
+                let annotations = updated.metadata.annotations.get_or_insert_default();
+                annotations.remove(TRIGGER_TIME);
+                annotations.extend(frame.annotations.clone());
+                if annotations.is_empty() {
+                    updated.metadata.annotations = None;
                 }
                 changes.update.push(updated);
             }

@@ -7,8 +7,8 @@ use k8s_openapi::api::discovery::v1::{
 
 use super::packing::{Desired, Frame, Ports, apply, labels, reconcile};
 use super::{
-    MANAGED_BY, SERVICE_NAME, TRIGGER_TIME, addresses, enqueue_services, hostname, is_candidate,
-    is_headless, selector_of, target, target_port, trigger_time,
+    MANAGED_BY, SERVICE_NAME, TRIGGER_TIME, Triggers, addresses, enqueue_services, hostname,
+    is_candidate, is_headless, selector_of, target, target_port,
 };
 use crate::common::{owners, pods};
 use crate::context::{Context, Deletion, Error, Result, optional};
@@ -98,6 +98,7 @@ fn families(service: &Service) -> Vec<String> {
 pub struct SliceController {
     ctx: Context,
     queue: Queue<Key>,
+    triggers: Triggers,
 }
 
 impl SliceController {
@@ -106,6 +107,7 @@ impl SliceController {
         Self {
             ctx: ctx.clone(),
             queue: Queue::new(),
+            triggers: Triggers::default(),
         }
     }
 }
@@ -148,7 +150,7 @@ impl Controller for SliceController {
     }
 
     async fn reconcile(&self, key: Key) -> Result<()> {
-        sync(&self.ctx, key).await
+        sync(&self.ctx, &self.triggers, key).await
     }
 }
 
@@ -165,8 +167,9 @@ pub fn enqueue_service_of(queue: &Queue<Key>, change: &Change<EndpointSlice>, ma
     }
 }
 
-async fn sync(ctx: &Context, key: Key) -> Result<()> {
+async fn sync(ctx: &Context, triggers: &Triggers, key: Key) -> Result<()> {
     let Some(service) = ctx.informers.services.by_key(&key) else {
+        triggers.forget(&key);
         return Ok(()); // the garbage collector deletes the slices
     };
     if service.metadata.deletion_timestamp.is_some() {
@@ -205,7 +208,8 @@ async fn sync(ctx: &Context, key: Key) -> Result<()> {
             MANAGER,
             is_headless(&service),
         ),
-        annotations: trigger_time(&service, &selected)
+        annotations: triggers
+            .next(&service, &selected)
             .map(|time| (TRIGGER_TIME.to_owned(), time.to_string()))
             .into_iter()
             .collect(),

@@ -43,13 +43,14 @@ fn exit_code(rule: &PodFailurePolicyRule, pod: &Pod) -> Option<(String, i32)> {
 
 fn condition<'a>(rule: &PodFailurePolicyRule, pod: &'a Pod) -> Option<&'a str> {
     let conditions = pod.status.as_ref()?.conditions.as_ref()?;
-    rule.on_pod_conditions.iter().flatten().find_map(|pattern| {
-        let status = pattern.status.as_deref().unwrap_or("True");
-        conditions
-            .iter()
-            .find(|condition| condition.type_ == pattern.type_ && condition.status == status)
-            .map(|condition| condition.type_.as_str())
-    })
+    // The pod's first condition that any pattern matches is the one in the message.
+    let found = conditions.iter().find(|condition| {
+        rule.on_pod_conditions.iter().flatten().any(|pattern| {
+            let status = pattern.status.as_deref().unwrap_or("True");
+            condition.type_ == pattern.type_ && condition.status == status
+        })
+    })?;
+    Some(found.type_.as_str())
 }
 
 /// Returns the consequence of a pod's failure according to the first matching rule, by default

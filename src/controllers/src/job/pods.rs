@@ -3,6 +3,7 @@
 use jiff::Timestamp;
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{Container, EnvVar, EnvVarSource, ObjectFieldSelector, Pod};
+use rkube_component_helpers::time;
 
 use crate::common::{pod_control, pods};
 
@@ -14,6 +15,8 @@ const INDEX: &str = "batch.kubernetes.io/job-completion-index";
 const LONGEST_PREFIX: usize = 58;
 /// Annotation with the number of earlier failures of the pod's index.
 const INDEX_FAILURES: &str = "batch.kubernetes.io/job-index-failure-count";
+/// Annotation with the number of earlier failures that the pod failure policy ignores.
+const INDEX_IGNORED: &str = "batch.kubernetes.io/job-index-ignored-failure-count";
 
 /// Returns whether the job's pods have completion indexes.
 pub fn is_indexed(job: &Job) -> bool {
@@ -34,13 +37,18 @@ pub fn index(pod: &Pod) -> Option<i32> {
         .filter(|index| *index >= 0)
 }
 
-/// Returns the number of failures of the pod's index before the pod was created.
-pub fn index_failures(pod: &Pod) -> i32 {
+/// Returns the numbers of counted and of ignored failures of the pod's index before the pod was
+/// created.
+pub fn failures(pod: &Pod) -> (i32, i32) {
     let annotations = pod.metadata.annotations.as_ref();
-    annotations
-        .and_then(|annotations| annotations.get(INDEX_FAILURES))
-        .and_then(|count| count.parse().ok())
-        .unwrap_or(0)
+    let number = |key: &str| {
+        annotations
+            .and_then(|annotations| annotations.get(key))
+            .and_then(|count| count.parse().ok())
+            .filter(|count| *count >= 0)
+            .unwrap_or(0)
+    };
+    (number(INDEX_FAILURES), number(INDEX_IGNORED))
 }
 
 /// Returns whether the pod still has to be counted.
@@ -70,29 +78,39 @@ pub fn has_failed(pod: &Pod, job: &Job) -> bool {
 
 /// Returns when the pod terminated: when its last container did, or the best available estimate.
 pub fn finished_at(pod: &Pod) -> Option<Timestamp> {
-    let statuses = pod
-        .status
-        .as_ref()
-        .and_then(|status| status.container_statuses.as_ref());
-    let ended = statuses
-        .into_iter()
-        .flatten()
-        .filter_map(|container| {
-            container
-                .state
-                .as_ref()?
-                .terminated
-                .as_ref()?
-                .finished_at
-                .as_ref()
-        })
-        .map(|time| time.0)
-        .max();
     let ready = pods::condition(pod, "Ready").filter(|ready| ready.status == "False");
-    ended
+    ended_at(pod)
         .or_else(|| Some(ready?.last_transition_time.as_ref()?.0))
-        .or_else(|| Some(pod.metadata.deletion_timestamp.as_ref()?.0))
+        .or_else(|| {
+            let at = pod.metadata.deletion_timestamp.as_ref()?.0;
+            let grace = pod.metadata.deletion_grace_period_seconds.unwrap_or(0);
+            Some(time::sub_seconds(at, grace))
+        })
         .or_else(|| Some(pod.metadata.creation_timestamp.as_ref()?.0))
+}
+
+/// Returns when the last container or sidecar terminated, `None` if one has not.
+fn ended_at(pod: &Pod) -> Option<Timestamp> {
+    let status = pod.status.as_ref()?;
+    let inits = pod.spec.iter().flat_map(|spec| &spec.init_containers);
+    let sidecars: Vec<&str> = inits
+        .flatten()
+        .filter(|container| container.restart_policy.as_deref() == Some("Always"))
+        .map(|container| container.name.as_str())
+        .collect();
+    let sidecars = status
+        .init_container_statuses
+        .iter()
+        .flatten()
+        .filter(|container| sidecars.contains(&container.name.as_str()));
+    let all = status.container_statuses.iter().flatten().chain(sidecars);
+    let ends: Option<Vec<Timestamp>> = all
+        .map(|container| {
+            let ended = container.state.as_ref()?.terminated.as_ref()?;
+            Some(ended.finished_at.as_ref()?.0)
+        })
+        .collect();
+    ends?.into_iter().max()
 }
 
 /// Returns the sum of container restarts of a pending or running pod, otherwise 0.
@@ -142,9 +160,9 @@ fn generate_name(job: &str, index: i32) -> String {
     format!("{start}{end}")
 }
 
-/// Returns a new pod of the job with this completion index, of which `failures` pods have failed
-/// before.
-pub fn make(job: &Job, index: Option<i32>, failures: Option<i32>) -> Pod {
+/// Returns a new pod of the job with this completion index. `failures` are the numbers of counted and
+/// ignored failures of the index, if they are to be noted.
+pub fn make(job: &Job, index: Option<i32>, failures: Option<(i32, i32)>) -> Pod {
     let template = job
         .spec
         .as_ref()
@@ -160,8 +178,11 @@ pub fn make(job: &Job, index: Option<i32>, failures: Option<i32>) -> Pod {
     pod.metadata.generate_name = Some(generate_name(name, index));
     let annotations = pod.metadata.annotations.get_or_insert_default();
     annotations.insert(INDEX.into(), index.to_string());
-    if let Some(failures) = failures {
-        annotations.insert(INDEX_FAILURES.into(), failures.to_string());
+    if let Some((counted, ignored)) = failures {
+        annotations.insert(INDEX_FAILURES.into(), counted.to_string());
+        if ignored > 0 {
+            annotations.insert(INDEX_IGNORED.into(), ignored.to_string());
+        }
     }
     let labels = pod.metadata.labels.get_or_insert_default();
     labels.insert(INDEX.into(), index.to_string());

@@ -5,14 +5,12 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Node, Pod};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::api::core::v1::{Node, ObjectReference, Pod};
 use kube::api::Patch;
 use parking_lot::Mutex;
-use serde_json::json;
 
 use super::taints::{Stay, no_execute, stay};
-use crate::common::pods;
+use crate::common::{conditions, pods};
 use crate::context::{Context, Deletion, Result, optional};
 use crate::controller::{Controller, Watches};
 use crate::events::Severity::Normal;
@@ -139,10 +137,7 @@ impl EvictionController {
         match stay(&no_execute(&node), &tolerations) {
             Stay::Forever => {
                 if self.since.lock().remove(&uid).is_some() {
-                    let message = format!("Cancelling deletion of Pod {key}");
-                    self.ctx
-                        .recorder
-                        .event(NAME, &*pod, Normal, "TaintManagerEviction", message);
+                    self.tell(&key, format!("Cancelling deletion of Pod {key}"));
                 }
                 Ok(())
             }
@@ -159,21 +154,26 @@ impl EvictionController {
         }
     }
 
-    async fn evict(&self, key: &Key, pod: &Pod) -> Result<()> {
-        let message = format!("Marking for deletion Pod {key}");
+    /// Reports an event. As upstream's, it names the pod but not its UID.
+    fn tell(&self, key: &Key, message: String) {
+        let pod = ObjectReference {
+            api_version: Some("v1".into()),
+            kind: Some("Pod".into()),
+            namespace: Some(key.namespace.clone()),
+            name: Some(key.name.clone()),
+            ..Default::default()
+        };
         self.ctx
             .recorder
-            .event(NAME, pod, Normal, "TaintManagerEviction", message);
-        let patch = json!({
-            "metadata": {"uid": pod.metadata.uid},
-            "status": {"conditions": [{
-                "type": "DisruptionTarget",
-                "status": "True",
-                "reason": "DeletionByTaintManager",
-                "message": "Taint manager: deleting due to NoExecute taint",
-                "lastTransitionTime": Time(self.ctx.now()),
-            }]},
-        });
+            .event_about(NAME, pod, Normal, "TaintManagerEviction", message);
+    }
+
+    async fn evict(&self, key: &Key, pod: &Pod) -> Result<()> {
+        self.tell(key, format!("Marking for deletion Pod {key}"));
+        let text = "Taint manager: deleting due to NoExecute taint";
+        let reason = "DeletionByTaintManager";
+        let condition = conditions::disruption(pod, reason, text, self.ctx.now());
+        let patch = conditions::patch(pod, condition);
         let store = &self.ctx.informers.pods;
         optional(
             self.ctx

@@ -89,8 +89,13 @@ async fn sync(ctx: &Context, key: Key) -> Result<()> {
     let taken = store.list().iter().filter_map(|node| range(node)).collect();
     let Some(range) = free(ctx.config.pod_cidr, ctx.config.node_cidr_mask, &taken) else {
         let message = format!("Node {key} status is now: CIDRNotAvailable");
-        ctx.recorder
-            .event(NAME, &*node, Normal, "CIDRNotAvailable", message);
+        ctx.recorder.event_about(
+            NAME,
+            super::reference(&node),
+            Normal,
+            "CIDRNotAvailable",
+            message,
+        );
         return Err(Error::other(format!(
             "no range of {} is left",
             ctx.config.pod_cidr

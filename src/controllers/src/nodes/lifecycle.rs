@@ -16,7 +16,7 @@ use kube::api::Patch;
 use parking_lot::Mutex;
 use serde_json::json;
 
-use super::{health, taints};
+use super::{health, reference, taints};
 use crate::common::pods;
 use crate::context::{Context, Result, optional};
 use crate::controller::{Controller, Watches};
@@ -136,7 +136,7 @@ fn note_node(ctx: &Context, heartbeats: &Heartbeats, change: &Change<Node>) {
             heartbeats.note(name, Instant::now());
             let message = format!("Node {name} event: Registered Node {name} in Controller");
             ctx.recorder
-                .event(NAME, &**node, Normal, "RegisteredNode", message);
+                .event_about(NAME, reference(node), Normal, "RegisteredNode", message);
         }
         Change::Updated(old, _) if heartbeat(old) != heartbeat(node) => {
             heartbeats.note(name, Instant::now());
@@ -146,7 +146,7 @@ fn note_node(ctx: &Context, heartbeats: &Heartbeats, change: &Change<Node>) {
             heartbeats.forget(name);
             let message = format!("Node {name} event: Removing Node {name} from Controller");
             ctx.recorder
-                .event(NAME, &**node, Normal, "RemovingNode", message);
+                .event_about(NAME, reference(node), Normal, "RemovingNode", message);
         }
     }
 }
@@ -188,9 +188,13 @@ impl LifecycleController {
                 node = updated;
                 if was_ready {
                     let message = format!("Node {key} status is now: NodeNotReady");
-                    self.ctx
-                        .recorder
-                        .event(NAME, &*node, Normal, "NodeNotReady", message);
+                    self.ctx.recorder.event_about(
+                        NAME,
+                        reference(&node),
+                        Normal,
+                        "NodeNotReady",
+                        message,
+                    );
                 }
             }
             // No timer needed: the next heartbeat updates the node.

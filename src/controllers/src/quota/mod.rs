@@ -16,6 +16,7 @@ use crate::controller::{Controller, Watches};
 use crate::gc::Collector;
 use crate::informers::{Change, Key};
 use crate::queue::Queue;
+use crate::served::Served;
 
 const NAME: &str = "resourcequota-controller";
 /// How long to collect deletions before recomputing. Emptying a namespace then updates its quotas
@@ -112,7 +113,14 @@ async fn sync(ctx: &Context, collector: &Collector, key: Key) -> Result<()> {
         pods: ctx.informers.pods.in_namespace(&key.namespace),
         services: ctx.informers.services.in_namespace(&key.namespace),
         claims: ctx.informers.claims.in_namespace(&key.namespace),
-        count: &|group, plural| collector.count(group, plural, &key.namespace),
+        count: &|group, plural| {
+            let served = collector.served();
+            let known = |served: &Served| served.group == group && served.plural == plural;
+            served
+                .iter()
+                .any(|served| known(served))
+                .then(|| collector.count(group, plural, &key.namespace))
+        },
     };
     let used = usage::used(&quota, &state, ctx.now()).to_typed();
     let status = ResourceQuotaStatus {

@@ -15,8 +15,8 @@ pub struct State<'a> {
     pub services: Vec<Arc<Service>>,
     /// Its volume claims.
     pub claims: Vec<Arc<PersistentVolumeClaim>>,
-    /// Returns the number of its objects of a group's resource.
-    pub count: &'a (dyn Fn(&str, &str) -> usize + Sync),
+    /// Returns the number of its objects of a group's resource, `None` if that is not served.
+    pub count: &'a (dyn Fn(&str, &str) -> Option<usize> + Sync),
 }
 
 /// Core resources that quotas count by their plain names, without those whose
@@ -82,14 +82,17 @@ pub fn used(quota: &ResourceQuota, state: &State<'_>, now: Timestamp) -> Resourc
                 return (state.count)("", name);
             }
             match name.strip_prefix("count/") {
-                None | Some("pods" | "services" | "persistentvolumeclaims") => 0,
+                None | Some("pods" | "services" | "persistentvolumeclaims") => Some(0),
                 Some(resource) => {
                     let (plural, group) = resource.split_once('.').unwrap_or((resource, ""));
                     (state.count)(group, plural)
                 }
             }
         };
-        used.set(name, known.get(name).unwrap_or_else(|| count(counted())));
+        // Of resources that are not served, not even a zero is reported.
+        if let Some(amount) = known.get(name).or_else(|| counted().map(count)) {
+            used.set(name, amount);
+        }
     }
     used
 }
@@ -126,12 +129,16 @@ mod tests {
             services: vec![],
             claims: vec![],
             count: &|group, plural| match (group, plural) {
-                ("apps", "deployments") => 3,
-                _ => 7,
+                ("apps", "deployments") => Some(3),
+                ("example.com", _) => None,
+                _ => Some(7),
             },
         };
         let used = used(&quota, &state, at(0));
-        let text = |name: &&str| used.get(name).unwrap().to_string();
+        let text = |name: &&str| match used.get(name) {
+            Some(amount) => amount.to_string(),
+            None => "none".into(),
+        };
         names.iter().map(text).collect()
     }
 
@@ -145,6 +152,7 @@ mod tests {
             "count/deployments.apps",
             "secrets",
             "limits.cpu",
+            "count/foos.example.com",
         ];
         let container = json!({"name": "c", "resources": {"requests": {"cpu": "250m"}}});
         let pods = vec![
@@ -153,7 +161,7 @@ mod tests {
         ];
         assert_eq!(
             used_of(&names, pods),
-            ["250m", "250m", "1", "2", "3", "7", "0"]
+            ["250m", "250m", "1", "2", "3", "7", "0", "none"]
         );
     }
 

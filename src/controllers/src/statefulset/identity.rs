@@ -119,7 +119,8 @@ pub fn claims(set: &StatefulSet, pod: &Pod) -> Vec<PersistentVolumeClaim> {
 /// `None` if it already has them.
 ///
 /// The owner is the set (`whenDeleted`), the pod if it is `condemned` by scaling down
-/// (`whenScaled`), or neither.
+/// (`whenScaled`), or neither. As upstream's since 1.32, it controls the claim; a claim with another
+/// controller gets none.
 pub fn retention(
     set: &StatefulSet,
     pod: &Pod,
@@ -142,19 +143,48 @@ pub fn retention(
         .filter(|owner| owner.uid != set_uid && !(owner.kind == "Pod" && owner.name == pod_name))
         .cloned()
         .collect();
+    let controlled = wanted.iter().any(|owner| owner.controller == Some(true));
+    if controlled && (by_set || by_pod) {
+        return (wanted != present).then_some(wanted);
+    }
     if condemned && by_pod && !pod_uid.is_empty() {
-        wanted.push(OwnerReference {
-            api_version: "v1".into(),
-            kind: "Pod".into(),
-            name: pod_name,
-            uid: pod_uid,
-            ..Default::default()
-        });
+        wanted.push(owners::control_by(pod));
     } else if by_set && !(condemned && by_pod) {
-        wanted.push(OwnerReference {
-            block_owner_deletion: None,
-            ..owners::control_by(set)
-        });
+        wanted.push(owners::control_by(set));
     }
     (wanted != present).then_some(wanted)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn set_or_pod_control_a_claim() {
+        let set: StatefulSet = serde_json::from_value(json!({
+            "metadata": {"name": "web", "namespace": "ns", "uid": "set"},
+            "spec": {
+                "persistentVolumeClaimRetentionPolicy": {"whenDeleted": "Delete", "whenScaled": "Delete"},
+                "selector": {}, "serviceName": "web", "template": {},
+            },
+        }))
+        .unwrap();
+        let pod = crate::common::pods::testing::pod("web-0", "n", "Running", None);
+        let mut claim = PersistentVolumeClaim::default();
+        let of_set = retention(&set, &pod, false, &claim).unwrap();
+        assert_eq!(of_set, [owners::control_by(&set)]);
+        claim.metadata.owner_references = Some(of_set);
+        assert_eq!(retention(&set, &pod, false, &claim), None);
+        let of_pod = retention(&set, &pod, true, &claim).unwrap();
+        assert_eq!((of_pod.len(), of_pod[0].kind.as_str()), (1, "Pod"));
+        assert_eq!(of_pod[0].block_owner_deletion, Some(true));
+        // Another controller keeps the claim.
+        let other = OwnerReference {
+            uid: "other".into(),
+            ..owners::control_by(&set)
+        };
+        claim.metadata.owner_references = Some(vec![other]);
+        assert_eq!(retention(&set, &pod, false, &claim), None);
+    }
 }

@@ -3,6 +3,7 @@
 
 mod binder;
 pub mod ephemeral;
+pub mod expand;
 mod matching;
 pub mod protection;
 pub mod provisioner;

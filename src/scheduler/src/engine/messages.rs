@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use rkube_client::events::Severity;
+
 use super::Engine;
 use crate::model::{Key, NodeInfo, PodInfo};
 use crate::plugins::Event;
@@ -31,7 +33,11 @@ impl Engine {
             Message::Claim(Change::Set(key, claim)) => {
                 self.cluster.claims.insert(key.clone(), claim);
                 self.claim_changed(&key);
-                self.on_event(Event::Claim);
+                let (namespace, name) = key;
+                self.queue
+                    .on_event_for(Event::Claim, Instant::now(), |pod| {
+                        pod.namespace == namespace && pod.claims.iter().any(|c| c.name == name)
+                    });
             }
             Message::Claim(Change::Gone(key)) => {
                 self.cluster.claims.remove(&key);
@@ -113,6 +119,12 @@ impl Engine {
             return;
         }
         if pod.deleting {
+            if self.queue.may_run(uid) {
+                let message = format!("skip schedule deleting pod: {}/{}", pod.namespace, pod.name);
+                let (reason, action) = ("FailedScheduling", "Scheduling");
+                self.actions
+                    .event(&pod, Severity::Warning, reason, action, message);
+            }
             self.queue.remove(uid);
             self.cluster.nominated.remove(uid);
             return;

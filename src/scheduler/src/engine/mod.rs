@@ -35,8 +35,9 @@ enum Outcome {
     VolumesAsked(Placement),
     /// The pod was deleted in the meantime.
     Gone,
-    /// A request failed; the pod is retried after its back-off.
-    Failed(anyhow::Error),
+    /// A request failed, for this reason in upstream's wording; the pod is retried after its
+    /// back-off.
+    Failed(String),
 }
 
 /// A pod whose volumes are being bound or provisioned.

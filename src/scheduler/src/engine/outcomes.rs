@@ -1,7 +1,7 @@
 //! Handles what became of decisions: bindings, and volumes for which pods wait.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use rkube_client::events::Severity;
 use rkube_component_helpers::time::instant_after;
@@ -12,6 +12,11 @@ use crate::model::Key;
 use crate::plugins::Event;
 use crate::plugins::volume_binding::Decision;
 use crate::queue::Queued;
+
+/// Returns the message about volumes that could not be bound, in upstream's wording.
+pub(super) fn volumes_failed(why: &str) -> String {
+    format!("running PreBind plugin \"VolumeBinding\": {why}")
+}
 
 impl Engine {
     pub(super) fn on_outcome(&mut self, uid: &str, outcome: Outcome) {
@@ -24,7 +29,7 @@ impl Engine {
                 self.cluster.forget(uid);
                 self.on_event(Event::PodRemoved);
             }
-            Outcome::Failed(error) => self.failed(queued, &error),
+            Outcome::Failed(message) => self.failed(queued, message),
             Outcome::VolumesAsked(placement) => {
                 let claims = placement
                     .volumes
@@ -47,7 +52,7 @@ impl Engine {
         }
     }
 
-    fn failed(&mut self, queued: Queued, error: &anyhow::Error) {
+    fn failed(&mut self, queued: Queued, message: String) {
         let pod = Arc::clone(&queued.pod);
         self.cluster.forget(&pod.uid);
         // The assumed pod's resources are free again.
@@ -57,13 +62,12 @@ impl Engine {
         if confirmed || gone {
             return;
         }
-        tracing::warn!(pod = %pod.name, error = format!("{error:#}"), "could not bind a pod");
+        tracing::warn!(pod = %pod.name, error = message, "could not bind a pod");
         self.queue.failed(queued, Instant::now());
         let actions = self.actions.clone();
-        let message = format!("binding rejected: {error:#}");
         self.spawn(async move {
             let reported = actions
-                .report_unschedulable(&pod, "SchedulerError", &message, None)
+                .report_unschedulable(&pod, "SchedulerError", &message, Some(""))
                 .await;
             if let Err(error) = reported
                 && !is_gone(&error)
@@ -95,7 +99,7 @@ impl Engine {
         };
         let node = &waiting.placement.node;
         let mut all = true;
-        let mut given_up = None;
+        let mut given_up: Option<String> = None;
         for (key, decision) in waiting.claims.iter().zip(&waiting.placement.volumes) {
             match self.cluster.claims.get(key) {
                 Some(claim) if claim.bound && !claim.volume.is_empty() => {}
@@ -105,15 +109,25 @@ impl Engine {
                     // but another node's name means that the claim was reassigned.
                     let elsewhere = claim.selected_node.as_ref().is_some_and(|n| n != node);
                     if matches!(decision, Decision::Provision { .. }) && elsewhere {
-                        given_up = Some("provisioning was given up for this node");
+                        given_up = Some(format!("provisioning failed for PVC {:?}", key.1));
                     }
                 }
-                None => given_up = Some("a claim of the pod is gone"),
+                None => {
+                    let what = match decision {
+                        Decision::Bind { .. } => "failed to check binding",
+                        Decision::Provision { .. } => "failed to check provisioning pvc",
+                    };
+                    let name = format!("{}/{}", key.0, key.1);
+                    given_up = Some(format!(
+                        "{what}: could not find v1.PersistentVolumeClaim {name:?}"
+                    ));
+                }
             }
         }
         if let Some(why) = given_up {
             if let Some(waiting) = self.waiting.remove(uid) {
-                self.failed(waiting.queued, &anyhow::anyhow!(why));
+                let message = volumes_failed(&format!("binding volumes: {why}"));
+                self.failed(waiting.queued, message);
             }
         } else if all && let Some(waiting) = self.waiting.remove(uid) {
             let pod = Arc::clone(&waiting.queued.pod);
@@ -135,11 +149,8 @@ impl Engine {
                 let actions = self.actions.clone();
                 let decisions = waiting.placement.volumes.clone();
                 self.spawn(async move { actions.release_volumes(&decisions).await });
-                let limit = Duration::as_secs(&self.config.volume_timeout);
-                self.failed(
-                    waiting.queued,
-                    &anyhow::anyhow!("binding volumes: timed out after {limit}s"),
-                );
+                let message = volumes_failed("binding volumes: context deadline exceeded");
+                self.failed(waiting.queued, message);
             }
         }
     }

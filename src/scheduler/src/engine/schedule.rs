@@ -7,8 +7,9 @@ use std::time::Instant;
 use rand::RngExt as _;
 use rkube_client::events::Severity;
 
+use super::outcomes::volumes_failed;
 use super::{Engine, Outcome};
-use crate::actions::{Actions, is_gone};
+use crate::actions::{Actions, is_gone, said};
 use crate::cycle::{self, FitError, Placement};
 use crate::model::PodInfo;
 use crate::plugins::PluginSet;
@@ -76,7 +77,10 @@ impl Engine {
             let outcome = match actions.bind(&pod, &placement.node).await {
                 Ok(()) => Outcome::Bound,
                 Err(error) if is_gone(&error) => Outcome::Gone,
-                Err(error) => Outcome::Failed(error.into()),
+                Err(error) => Outcome::Failed(format!(
+                    "running Bind plugin \"DefaultBinder\": {}",
+                    said(&error)
+                )),
             };
             let bound = matches!(outcome, Outcome::Bound);
             // Sending fails only if the engine is gone, in which case this task is aborted as well.
@@ -95,12 +99,16 @@ impl Engine {
     fn ask_for_volumes(&mut self, pod: Arc<PodInfo>, placement: Placement) {
         let (actions, report) = (self.actions.clone(), self.report.clone());
         self.spawn(async move {
+            // Autoscalers see where the pod will run while its volumes are being made.
+            if let Err(error) = actions.nominate(&pod, &placement.node).await {
+                tracing::warn!(pod = %pod.name, %error, "could not nominate the node of a pod");
+            }
             let outcome = match actions
                 .prepare_volumes(&placement.volumes, &placement.node)
                 .await
             {
                 Ok(()) => Outcome::VolumesAsked(placement),
-                Err(error) => Outcome::Failed(error),
+                Err(error) => Outcome::Failed(volumes_failed(&said(&error))),
             };
             let _ = report.send((pod.uid.clone(), outcome));
         });
@@ -117,14 +125,7 @@ impl Engine {
         // merely not eligible, for example while earlier victims are still terminating.
         let nominated = match &candidate {
             Some(c) => Some(c.node.clone()),
-            None if error
-                .preemption
-                .as_deref()
-                .is_some_and(|m| m.starts_with("0/")) =>
-            {
-                Some(String::new())
-            }
-            None => None,
+            None => error.clears_nomination.then(String::new),
         };
         if let Some(node) = &nominated {
             let hoping = Arc::new(PodInfo {

@@ -1,6 +1,7 @@
 //! DefaultPreemption: chooses a node and the lower-priority pods to remove from it, so that a
 //! pending pod fits.
 
+use std::borrow::Cow;
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -26,14 +27,31 @@ pub struct Candidate {
 pub mod reasons {
     /// The rejection of the node cannot be resolved by removing pods.
     pub const NOT_HELPFUL: &str = "Preemption is not helpful for scheduling";
-    /// The node has no lower-priority pods whose removal makes the pod fit.
+    /// The node has no lower-priority pods. If it has, but their removal does not make the pod fit,
+    /// the reasons are those for which it does not fit then.
     pub const NO_VICTIMS: &str = "No preemption victims found for incoming pod";
 }
 
+/// Why nodes are no candidates, by the nodes' names.
+pub type Against = BTreeMap<String, Vec<Cow<'static, str>>>;
+
 /// Checks whether the pod may preempt others. The error is the reason in upstream's wording.
-pub fn eligible(pod: &PodInfo, cluster: &Cluster) -> Result<(), &'static str> {
+///
+/// `rejections` are those of the nodes. A pod that can no longer run on its nominated node need not
+/// wait for what terminates there.
+pub fn eligible(
+    pod: &PodInfo,
+    cluster: &Cluster,
+    rejections: &BTreeMap<String, Rejection>,
+) -> Result<(), &'static str> {
     if pod.never_preempts {
         return Err("not eligible due to preemptionPolicy=Never.");
+    }
+    if rejections
+        .get(&pod.nominated)
+        .is_some_and(|r| r.unresolvable)
+    {
+        return Ok(());
     }
     // Victims of an earlier preemption are still terminating.
     let waiting = cluster.nodes.get(&pod.nominated).is_some_and(|node| {
@@ -47,37 +65,42 @@ pub fn eligible(pod: &PodInfo, cluster: &Cluster) -> Result<(), &'static str> {
     Ok(())
 }
 
-/// Returns the best candidate, or the reason for each node if there is none.
+/// Returns the best candidate, or the reasons for each node if there is none.
 pub fn find(
     pod: &PodInfo,
     cluster: &Cluster,
     rejections: &BTreeMap<String, Rejection>,
-) -> Result<Candidate, BTreeMap<String, &'static str>> {
-    let mut against = BTreeMap::new();
+) -> Result<Candidate, Against> {
+    let mut against = Against::new();
     let mut candidates = Vec::new();
     for (name, node) in &cluster.nodes {
         if rejections.get(name).is_none_or(|r| r.unresolvable) {
-            against.insert(name.clone(), reasons::NOT_HELPFUL);
+            against.insert(name.clone(), vec![reasons::NOT_HELPFUL.into()]);
             continue;
         }
         match victims(pod, cluster, node) {
-            Some(candidate) => candidates.push(candidate),
-            None => {
-                against.insert(name.clone(), reasons::NO_VICTIMS);
+            Ok(candidate) => candidates.push(candidate),
+            Err(reasons) => {
+                against.insert(name.clone(), reasons);
             }
         }
     }
     best(candidates).ok_or(against)
 }
 
-fn fits(pod: &PodInfo, cluster: &Cluster, node: &NodeInfo) -> bool {
-    Prepared::new(pod, View::with(cluster, node)).is_ok_and(|p| p.filter(node).is_ok())
+fn check(pod: &PodInfo, cluster: &Cluster, node: &NodeInfo) -> Result<(), Rejection> {
+    Prepared::new(pod, View::with(cluster, node))?.filter(node)
 }
 
-/// Returns the lower-priority pods to remove so that the pod fits, or `None` if that cannot help.
+/// Returns the lower-priority pods to remove so that the pod fits, or the reasons why that cannot
+/// help.
 ///
 /// The choice is greedy, as upstream's: pods are put back one by one while the pod still fits.
-fn victims(pod: &PodInfo, cluster: &Cluster, node: &NodeInfo) -> Option<Candidate> {
+fn victims(
+    pod: &PodInfo,
+    cluster: &Cluster,
+    node: &NodeInfo,
+) -> Result<Candidate, Vec<Cow<'static, str>>> {
     let mut trial = node.clone();
     let mut lesser: Vec<Arc<PodInfo>> = node
         .pods
@@ -86,14 +109,12 @@ fn victims(pod: &PodInfo, cluster: &Cluster, node: &NodeInfo) -> Option<Candidat
         .cloned()
         .collect();
     if lesser.is_empty() {
-        return None;
+        return Err(vec![reasons::NO_VICTIMS.into()]);
     }
     for p in &lesser {
         trial.remove(&p.uid);
     }
-    if !fits(pod, cluster, &trial) {
-        return None;
-    }
+    check(pod, cluster, &trial).map_err(|rejection| rejection.reasons)?;
     // Reprieve as many pods as possible: those protected by a budget first, then the others, each
     // in descending order of importance.
     lesser.sort_by_key(|p| importance(p));
@@ -103,7 +124,7 @@ fn victims(pod: &PodInfo, cluster: &Cluster, node: &NodeInfo) -> Option<Candidat
     for (group, is_guarded) in [(guarded, true), (others, false)] {
         for p in group {
             trial.add(Arc::clone(&p));
-            if !fits(pod, cluster, &trial) {
+            if check(pod, cluster, &trial).is_err() {
                 trial.remove(&p.uid);
                 violations += usize::from(is_guarded);
                 gone.push(p);
@@ -111,7 +132,7 @@ fn victims(pod: &PodInfo, cluster: &Cluster, node: &NodeInfo) -> Option<Candidat
         }
     }
     gone.sort_by_key(|p| importance(p));
-    Some(Candidate {
+    Ok(Candidate {
         node: node.name.clone(),
         victims: gone,
         violations,
@@ -267,7 +288,11 @@ mod tests {
         c.set_pod(placed("x", "4", 100, "a"));
         let vip = important("1");
         let against = find(&vip, &c, &rejections(&vip, &c)).unwrap_err();
-        assert_eq!(against["a"], reasons::NO_VICTIMS);
+        assert_eq!(against["a"], [reasons::NO_VICTIMS]);
+        // Lesser pods are there, but the room of greater ones does not become free.
+        c.set_pod(placed("y", "0", 1, "a"));
+        let against = find(&vip, &c, &rejections(&vip, &c)).unwrap_err();
+        assert_eq!(against["a"], ["Insufficient cpu"]);
         let hopeless = [(
             "a".to_owned(),
             Rejection::unresolvable(Plugin::NodeName, "x"),
@@ -275,7 +300,7 @@ mod tests {
         .into();
         assert_eq!(
             find(&vip, &c, &hopeless).unwrap_err()["a"],
-            reasons::NOT_HELPFUL
+            [reasons::NOT_HELPFUL]
         );
     }
 
@@ -284,7 +309,8 @@ mod tests {
         let mut c = Cluster::default();
         c.set_node(node("a"));
         let mut vip = important("1");
-        assert!(eligible(&vip, &c).is_ok());
+        let none = BTreeMap::new();
+        assert!(eligible(&vip, &c, &none).is_ok());
         vip.nominated = "a".into();
         let leaving = PodInfo {
             deleting: true,
@@ -292,9 +318,11 @@ mod tests {
             ..(*placed("x", "1", 1, "a")).clone()
         };
         c.set_pod(Arc::new(leaving));
-        assert!(eligible(&vip, &c).is_err());
+        assert!(eligible(&vip, &c, &none).is_err());
+        let lost = Rejection::unresolvable(Plugin::NodeName, "x");
+        assert!(eligible(&vip, &c, &[("a".to_owned(), lost)].into()).is_ok());
         vip.nominated.clear();
         vip.never_preempts = true;
-        assert!(eligible(&vip, &c).is_err());
+        assert!(eligible(&vip, &c, &none).is_err());
     }
 }

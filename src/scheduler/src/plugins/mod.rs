@@ -213,6 +213,7 @@ pub struct Prepared<'a> {
 impl<'a> Prepared<'a> {
     /// Computes the state for a pod. An error rejects the pod on every node.
     pub fn new(pod: &'a PodInfo, view: View<'a>) -> Result<Self, Rejection> {
+        node_affinity::check(pod)?;
         Ok(Prepared {
             pod,
             restrictions: volume_restrictions::Filter::new(pod, view)?,

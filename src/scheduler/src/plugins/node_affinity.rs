@@ -17,6 +17,30 @@ pub fn matches(pod: &PodInfo, node: &NodeInfo) -> bool {
             .is_none_or(|terms| terms.iter().any(|t| t.matches(&node.name, &node.labels)))
 }
 
+/// Rejects a pod on all nodes whose affinity names nodes, but none that fits all requirements of a
+/// term.
+pub fn check(pod: &PodInfo) -> Result<(), Rejection> {
+    match &pod.affinity.named {
+        Some(names) if names.is_empty() => Err(Rejection::unresolvable(
+            Plugin::NodeAffinity,
+            "pod affinity terms conflict",
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// Rejects the node if the pod's affinity names other nodes. Such nodes are not tried at all, as the
+/// pods of daemon sets name theirs.
+pub fn is_named(pod: &PodInfo, node: &NodeInfo) -> Result<(), Rejection> {
+    match &pod.affinity.named {
+        Some(names) if !names.contains(&node.name) => Err(Rejection::unresolvable(
+            Plugin::NodeAffinity,
+            "node(s) didn't satisfy plugin(s) [NodeAffinity]",
+        )),
+        _ => Ok(()),
+    }
+}
+
 /// Rejects the node if it does not match the pod's selector and required affinity.
 pub fn filter(pod: &PodInfo, node: &NodeInfo) -> Result<(), Rejection> {
     if matches(pod, node) {

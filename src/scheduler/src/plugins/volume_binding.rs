@@ -40,7 +40,7 @@ impl<'a> Filter<'a> {
     /// # Errors
     ///
     /// Rejects the pod on all nodes if a claim is missing, lost, being deleted, owned by another
-    /// pod, or unbound with immediate binding.
+    /// pod, or unbound with immediate binding, or if its volume is missing.
     pub fn new(pod: &'a PodInfo, cluster: &'a Cluster) -> Result<Self, Rejection> {
         let no = |reason: String| Rejection::unresolvable(Plugin::VolumeBinding, reason);
         let mut filter = Filter {
@@ -49,6 +49,7 @@ impl<'a> Filter<'a> {
             waiting: Vec::new(),
         };
         let mut unbound = false;
+        let mut missing = None;
         for reference in &pod.claims {
             let name = &reference.name;
             let key = (pod.namespace.clone(), name.clone());
@@ -81,12 +82,7 @@ impl<'a> Filter<'a> {
             if claim.bound && !claim.volume.is_empty() {
                 match cluster.volumes.get(&claim.volume) {
                     Some(volume) => filter.bound.push(volume),
-                    None => {
-                        return Err(no(
-                            "node(s) unavailable due to one or more pvc(s) bound to non-existent pv(s)"
-                                .to_owned(),
-                        ));
-                    }
+                    None => missing = missing.or(Some(&claim.volume)),
                 }
                 continue;
             }
@@ -106,6 +102,13 @@ impl<'a> Filter<'a> {
                 "pod has unbound immediate PersistentVolumeClaims".to_owned()
             ));
         }
+        // Upstream's VolumeZone finds that out, before any node is tried.
+        if let Some(volume) = missing {
+            return Err(Rejection::unresolvable(
+                Plugin::VolumeZone,
+                format!("persistentvolume {volume:?} not found"),
+            ));
+        }
         Ok(filter)
     }
 
@@ -117,19 +120,21 @@ impl<'a> Filter<'a> {
     /// Rejects the node if a bound volume is not accessible from it or an unbound claim cannot be
     /// satisfied there.
     pub fn filter(&self, node: &NodeInfo) -> Result<(), Rejection> {
+        let mut reasons = Vec::new();
         if !self.bound.iter().all(|v| reaches(v, node)) {
-            return Err(Rejection::unresolvable(
-                Plugin::VolumeBinding,
-                "node(s) didn't match PersistentVolume's node affinity",
-            ));
+            reasons.push("node(s) didn't match PersistentVolume's node affinity".into());
         }
         if self.decide(node).is_none() {
-            return Err(Rejection::unresolvable(
-                Plugin::VolumeBinding,
-                "node(s) didn't find available persistent volumes to bind",
-            ));
+            reasons.push("node(s) didn't find available persistent volumes to bind".into());
         }
-        Ok(())
+        if reasons.is_empty() {
+            return Ok(());
+        }
+        Err(Rejection {
+            plugin: Plugin::VolumeBinding,
+            reasons,
+            unresolvable: true,
+        })
     }
 
     /// Returns the actions for the unbound claims if the node is chosen, or `None` if the node
@@ -332,5 +337,8 @@ mod tests {
             f.filter(&node("b")).unwrap_err().reasons,
             ["node(s) didn't match PersistentVolume's node affinity"]
         );
+        c.volumes.clear();
+        let no = Filter::new(&p, &c).err().unwrap();
+        assert_eq!(no.reasons, ["persistentvolume \"v\" not found"]);
     }
 }

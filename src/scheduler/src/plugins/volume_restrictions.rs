@@ -4,6 +4,8 @@ use super::{Plugin, Rejection};
 use crate::cluster::View;
 use crate::model::{NodeInfo, PodInfo};
 
+const IN_USE: &str = "node(s) unavailable due to PersistentVolumeClaim with ReadWriteOncePod access mode already in-use by another pod";
+
 /// Filter state that is computed once per pod.
 pub struct Filter<'a> {
     pod: &'a PodInfo,
@@ -13,7 +15,22 @@ pub struct Filter<'a> {
 
 impl<'a> Filter<'a> {
     /// Looks up the pod's `ReadWriteOncePod` claims and their users.
+    ///
+    /// # Errors
+    ///
+    /// Rejects the pod on all nodes if a claim that it names is missing.
     pub fn new(pod: &'a PodInfo, view: View<'a>) -> Result<Self, Rejection> {
+        let mut named = pod.claims.iter().filter(|claim| !claim.ephemeral);
+        let missing = named.find(|claim| {
+            let key = (pod.namespace.clone(), claim.name.clone());
+            !view.cluster.claims.contains_key(&key)
+        });
+        if let Some(claim) = missing {
+            return Err(Rejection::unresolvable(
+                Plugin::VolumeRestrictions,
+                format!("persistentvolumeclaim {:?} not found", claim.name),
+            ));
+        }
         let exclusive = pod
             .claims
             .iter()
@@ -53,10 +70,7 @@ impl<'a> Filter<'a> {
             ));
         }
         if !self.exclusive.is_empty() {
-            return Err(Rejection::new(
-                Plugin::VolumeRestrictions,
-                "node has pod using PersistentVolumeClaim with the same name and ReadWriteOncePod access mode",
-            ));
+            return Err(Rejection::new(Plugin::VolumeRestrictions, IN_USE));
         }
         Ok(())
     }
@@ -92,12 +106,12 @@ mod tests {
                 .is_ok()
         );
         c.assume(&a, "n");
-        assert!(
-            Filter::new(&b, View::of(&c))
-                .unwrap()
-                .filter(&c.nodes["n"])
-                .is_err()
-        );
+        let no = Filter::new(&b, View::of(&c)).unwrap();
+        let no = no.filter(&c.nodes["n"]).unwrap_err();
+        assert_eq!(no.reasons, [IN_USE]);
+        c.claims.clear();
+        let no = Filter::new(&b, View::of(&c)).err().unwrap();
+        assert_eq!(no.reasons, ["persistentvolumeclaim \"data\" not found"]);
     }
 
     #[test]

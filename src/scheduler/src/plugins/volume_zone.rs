@@ -20,8 +20,12 @@ fn newer(key: &str) -> &str {
     }
 }
 
-/// Rejects the node if its zone or region does not match the labels of a bound volume.
+/// Rejects the node if it is in a zone or region, and its zone or region does not match the labels of a bound volume.
 pub fn filter(volumes: &Filter<'_>, node: &NodeInfo) -> Result<(), Rejection> {
+    // A cluster may have no zones.
+    if !KEYS.iter().any(|key| node.labels.contains_key(*key)) {
+        return Ok(());
+    }
     for volume in volumes.bound() {
         for key in KEYS {
             let Some(zones) = volume.labels.get(key) else {
@@ -68,5 +72,6 @@ mod tests {
         let zone = |z: &str| node_with("n", json!({"topology.kubernetes.io/zone": z}), json!({}));
         assert!(filter(&volumes, &zone("b")).is_ok());
         assert!(filter(&volumes, &zone("c")).is_err());
+        assert!(filter(&volumes, &node("n")).is_ok());
     }
 }

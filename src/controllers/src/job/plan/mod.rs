@@ -1,6 +1,6 @@
 //! Decides for a job which pods to create, delete and count, and computes the job's status.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,12 +12,14 @@ use rkube_component_helpers::time;
 
 mod backoff;
 mod conditions;
+mod count;
 
 pub use backoff::Backoff;
 pub use conditions::{has, is_finished, same};
 
 use backoff::wait;
 use conditions::{condition, find, set};
+use count::Ended;
 
 use super::failure::{Verdict, judge};
 use super::{indexes, pods as job_pods};
@@ -54,19 +56,6 @@ struct Sync<'a> {
     plan: Plan,
 }
 
-/// The job's terminated pods.
-#[derive(Default)]
-struct Ended {
-    /// Number of succeeded and failed pods, including those that the status does not count yet.
-    succeeded: i32,
-    failed: i32,
-    succeeded_indexes: BTreeSet<i32>,
-    failed_indexes: BTreeSet<i32>,
-    /// Failures of each index for which no new pod exists yet, and the time of the last one.
-    index_failures: BTreeMap<i32, (i32, Option<Timestamp>)>,
-    fail_job: Option<String>,
-}
-
 /// Decides the actions for `job`, which owns these pods.
 pub fn plan(job: &Job, owned: &[Arc<Pod>], backoff: &mut Backoff, now: Timestamp) -> Plan {
     let Some(spec) = job.spec.as_ref() else {
@@ -82,9 +71,12 @@ pub fn plan(job: &Job, owned: &[Arc<Pod>], backoff: &mut Backoff, now: Timestamp
             ..Default::default()
         },
     };
-    if is_finished(&sync.plan.status) || job.metadata.deletion_timestamp.is_some() {
+    let deleting = job.metadata.deletion_timestamp.is_some();
+    if deleting || is_finished(&sync.plan.status) {
+        // Nobody counts the pods of a job that is being deleted. They may outlive it.
         let ended = |pod: &&Arc<Pod>| {
-            job_pods::is_tracked(pod) && (pods::is_terminal(pod) || pods::is_deleting(pod))
+            job_pods::is_tracked(pod)
+                && (deleting || pods::is_terminal(pod) || pods::is_deleting(pod))
         };
         sync.plan.release = owned.iter().filter(ended).cloned().collect();
         return sync.plan;
@@ -103,14 +95,13 @@ impl Sync<'_> {
         if self.plan.status.start_time.is_none() && !suspended {
             self.plan.status.start_time = Some(Time(self.now));
         }
-        let ended = self.count(owned, backoff);
+        let ended = self.survey(owned, backoff);
         let active: Vec<Arc<Pod>> = owned
             .iter()
             .filter(|pod| pods::is_active(pod))
             .cloned()
             .collect();
         let terminating = owned.iter().filter(|pod| pods::is_terminating(pod)).count() as i32;
-        let ready = active.iter().filter(|pod| pods::is_ready(pod)).count() as i32;
         let mut running = active.len() as i32;
 
         self.judge(&ended, &active);
@@ -121,146 +112,25 @@ impl Sync<'_> {
             running -= self.plan.delete.len() as i32;
         } else {
             self.suspend(suspended);
-            running = self.manage(&ended, &active, terminating, suspended, backoff);
+            running = self.manage(&ended, &active, owned, suspended, backoff);
             self.complete(&ended, running);
         }
+        self.track(owned, &ended);
+        let doomed = |pod: &Arc<Pod>| {
+            let mut doomed = self.plan.delete.iter().chain(&self.plan.discard);
+            doomed.any(|other| Arc::ptr_eq(other, pod))
+        };
+        let ready = active
+            .iter()
+            .filter(|pod| pods::is_ready(pod) && !doomed(pod))
+            .count();
         let deleted = (self.plan.delete.len() + self.plan.discard.len()) as i32;
         let status = &mut self.plan.status;
         status.active = Some(running);
-        status.ready = Some(ready.min(running));
+        status.ready = Some(ready as i32);
         status.terminating = Some(terminating + deleted);
         self.finish(running, terminating + deleted);
         self.mind_deadline(suspended);
-    }
-
-    /// Counts terminated pods in three steps: their UIDs are written to the status, then their
-    /// finalizers are removed, then the counters are incremented.
-    ///
-    /// This way no pod is missed or counted twice, even if the process is restarted between the
-    /// steps.
-    fn count(&mut self, owned: &[Arc<Pod>], backoff: &mut Backoff) -> Ended {
-        let uid = |pod: &Pod| pod.metadata.uid.clone().unwrap_or_default();
-        let tracked: BTreeSet<String> = owned
-            .iter()
-            .filter(|pod| job_pods::is_tracked(pod))
-            .map(|pod| uid(pod))
-            .collect();
-        let mut uncounted = self
-            .plan
-            .status
-            .uncounted_terminated_pods
-            .clone()
-            .unwrap_or_default();
-        let mut succeeded = uncounted.succeeded.take().unwrap_or_default();
-        let mut failed = uncounted.failed.take().unwrap_or_default();
-        let settle = |list: &mut Vec<String>, number: &mut Option<i32>| {
-            let before = list.len();
-            list.retain(|uid| tracked.contains(uid));
-            *number = Some(
-                number
-                    .unwrap_or(0)
-                    .saturating_add((before - list.len()) as i32),
-            );
-        };
-        let mut status = self.plan.status.clone();
-        settle(&mut succeeded, &mut status.succeeded);
-        settle(&mut failed, &mut status.failed);
-
-        let limit = self.spec.completions.unwrap_or(0);
-        let known =
-            |text: &Option<String>| indexes::parse(text.as_deref().unwrap_or_default(), limit);
-        let mut ended = Ended {
-            succeeded_indexes: known(&status.completed_indexes),
-            failed_indexes: known(&status.failed_indexes),
-            ..Default::default()
-        };
-        let mut news: Vec<(Option<Timestamp>, bool)> = Vec::new();
-        let mut room = BURST;
-        for pod in owned {
-            let success = pods::phase(pod) == "Succeeded";
-            if !success && !job_pods::has_failed(pod, self.job) {
-                continue;
-            }
-            let index = job_pods::index(pod).filter(|index| *index < limit);
-            let verdict = self.verdict(pod, success);
-            if let Verdict::FailJob(message) = &verdict {
-                ended.fail_job.get_or_insert_with(|| message.clone());
-            }
-            if self.indexed && !success && verdict != Verdict::Ignore {
-                self.count_index(&mut ended, pod, index, &verdict);
-            }
-            if !job_pods::is_tracked(pod) || room == 0 {
-                continue;
-            }
-            room -= 1;
-            let id = uid(pod);
-            if success && self.indexed {
-                if let Some(index) = index
-                    && ended.succeeded_indexes.insert(index)
-                {
-                    news.push((job_pods::finished_at(pod), true));
-                }
-            } else if success {
-                if !succeeded.contains(&id) {
-                    succeeded.push(id);
-                    news.push((job_pods::finished_at(pod), true));
-                }
-            } else if verdict != Verdict::Ignore && !failed.contains(&id) {
-                failed.push(id);
-                news.push((job_pods::finished_at(pod), false));
-            }
-            self.plan.release.push(pod.clone());
-        }
-        backoff.note(news);
-        ended.failed = status
-            .failed
-            .unwrap_or(0)
-            .saturating_add(failed.len() as i32);
-        if self.indexed {
-            ended.succeeded = ended.succeeded_indexes.len() as i32;
-            status.succeeded = Some(ended.succeeded);
-            status.completed_indexes =
-                Some(indexes::format(&ended.succeeded_indexes)).filter(|text| !text.is_empty());
-            if self.spec.backoff_limit_per_index.is_some() {
-                ended
-                    .failed_indexes
-                    .retain(|index| !ended.succeeded_indexes.contains(index));
-                status.failed_indexes = Some(indexes::format(&ended.failed_indexes));
-            }
-        } else {
-            ended.succeeded = status
-                .succeeded
-                .unwrap_or(0)
-                .saturating_add(succeeded.len() as i32);
-        }
-        uncounted.succeeded = (!succeeded.is_empty()).then_some(succeeded);
-        uncounted.failed = (!failed.is_empty()).then_some(failed);
-        status.uncounted_terminated_pods = Some(uncounted);
-        self.plan.status = status;
-        ended
-    }
-
-    /// Returns what a terminated pod means for the job.
-    fn verdict(&self, pod: &Pod, success: bool) -> Verdict {
-        if success || pods::phase(pod) != "Failed" {
-            Verdict::Count
-        } else {
-            judge(self.spec.pod_failure_policy.as_ref(), pod)
-        }
-    }
-
-    fn count_index(&self, ended: &mut Ended, pod: &Pod, index: Option<i32>, verdict: &Verdict) {
-        let (Some(index), Some(limit)) = (index, self.spec.backoff_limit_per_index) else {
-            return;
-        };
-        let failures = job_pods::index_failures(pod).saturating_add(1);
-        let entry = ended.index_failures.entry(index).or_insert((0, None));
-        if failures > entry.0 {
-            *entry = (failures, job_pods::finished_at(pod));
-        }
-        if *verdict == Verdict::FailIndex || failures > limit {
-            ended.failed_indexes.insert(index);
-        }
     }
 
     fn fail(&mut self, reason: &str, message: &str) {
@@ -306,7 +176,10 @@ impl Sync<'_> {
                 self.fail("FailedIndexes", "Job has failed indexes");
             }
         }
-        if let Some(policy) = &self.spec.success_policy {
+        if let Some(policy) = &self.spec.success_policy
+            && !ended.succeeded_indexes.is_empty()
+            && !has(&self.plan.status, "SuccessCriteriaMet")
+        {
             for (number, rule) in policy.rules.iter().enumerate() {
                 let wanted = rule
                     .succeeded_indexes
@@ -318,8 +191,8 @@ impl Sync<'_> {
                 };
                 let needed = match (rule.succeeded_count, &wanted) {
                     (Some(count), _) => usize::try_from(count).unwrap_or(0),
-                    (None, Some(wanted)) => indexes::size(wanted),
-                    (None, None) => continue,
+                    (None, Some(wanted)) if !wanted.is_empty() => indexes::size(wanted),
+                    (None, _) => continue,
                 };
                 if hits >= needed && !has(&self.plan.status, "FailureTarget") {
                     let message = format!("Matched rules at index {number}");
@@ -416,12 +289,13 @@ impl Sync<'_> {
         }
     }
 
-    /// Plans pods to create and discard. Returns the resulting number of active pods.
+    /// Plans pods to create and discard. Returns the number of active pods to report: as upstream's,
+    /// it is 0 while new pods wait for the end of a back-off.
     fn manage(
         &mut self,
         ended: &Ended,
         active: &[Arc<Pod>],
-        terminating: i32,
+        owned: &[Arc<Pod>],
         suspended: bool,
         backoff: &Backoff,
     ) -> i32 {
@@ -456,14 +330,14 @@ impl Sync<'_> {
             self.plan.discard = doomed;
             return left;
         }
-        let held = if job_pods::replaces_only_failed(self.job) {
-            terminating
-        } else {
-            0
-        };
-        let count = usize::try_from(wanted.saturating_sub(running).saturating_sub(held))
-            .unwrap_or(0)
-            .min(BURST);
+        let held: Vec<&Arc<Pod>> = owned
+            .iter()
+            .filter(|pod| job_pods::replaces_only_failed(self.job) && pods::is_terminating(pod))
+            .collect();
+        let missing = wanted
+            .saturating_sub(running)
+            .saturating_sub(held.len() as i32);
+        let count = usize::try_from(missing).unwrap_or(0).min(BURST);
         if count == 0 {
             return running;
         }
@@ -471,11 +345,14 @@ impl Sync<'_> {
             let left = backoff.left(self.now);
             if !left.is_zero() {
                 self.requeue(left);
-                return running;
+                return 0;
             }
         }
         if self.indexed {
-            self.make_indexed(ended, active, count);
+            let busy = active.iter().chain(held);
+            if !self.make_indexed(ended, busy, count) {
+                return 0;
+            }
         } else {
             self.plan.create = (0..count)
                 .map(|_| job_pods::make(self.job, None, None))
@@ -509,45 +386,59 @@ impl Sync<'_> {
             .collect()
     }
 
-    fn make_indexed(&mut self, ended: &Ended, active: &[Arc<Pod>], count: usize) {
-        let busy: BTreeSet<i32> = active
-            .iter()
-            .filter_map(|pod| job_pods::index(pod))
+    /// Plans pods of the first indexes without one. Those that are in a back-off are left out; others
+    /// do not take their place. Returns false if all of them are.
+    fn make_indexed<'a>(
+        &mut self,
+        ended: &Ended,
+        busy: impl Iterator<Item = &'a Arc<Pod>>,
+        count: usize,
+    ) -> bool {
+        let busy: BTreeSet<i32> = busy.filter_map(|pod| job_pods::index(pod)).collect();
+        let open: Vec<i32> = (0..self.spec.completions.unwrap_or(0))
+            .filter(|index| {
+                !busy.contains(index)
+                    && !ended.succeeded_indexes.contains(index)
+                    && !ended.failed_indexes.contains(index)
+            })
+            .take(count)
             .collect();
-        let open = (0..self.spec.completions.unwrap_or(0)).filter(|index| {
-            !busy.contains(index)
-                && !ended.succeeded_indexes.contains(index)
-                && !ended.failed_indexes.contains(index)
-        });
-        let mut created = Vec::new();
+        let per_index = self.spec.backoff_limit_per_index.is_some();
         let mut soonest: Option<Duration> = None;
         for index in open {
-            if created.len() == count {
-                break;
-            }
-            let failures = self.spec.backoff_limit_per_index.map(|_| {
-                ended
-                    .index_failures
-                    .get(&index)
-                    .copied()
-                    .unwrap_or((0, None))
-            });
-            if let Some((failed, last)) = failures {
-                let left = wait(u32::try_from(failed).unwrap_or(0), last, self.now);
+            let last = ended.awaiting.get(&index);
+            let (failed, ignored) = last.map_or((0, 0), |last| job_pods::failures(last));
+            if let Some(last) = last {
+                let failures = failed.saturating_add(ignored).saturating_add(1);
+                let failures = u32::try_from(failures).unwrap_or(0);
+                let left = wait(failures, job_pods::finished_at(last), self.now);
                 if !left.is_zero() {
                     soonest = Some(soonest.map_or(left, |other| other.min(left)));
                     continue;
                 }
             }
-            created.push(job_pods::make(
-                self.job,
-                Some(index),
-                failures.map(|(failed, _)| failed),
-            ));
+            let before = per_index.then(|| match last {
+                Some(last) => self.with_another_failure(last),
+                None => (0, 0),
+            });
+            let pod = job_pods::make(self.job, Some(index), before);
+            self.plan.create.push(pod);
         }
-        self.plan.create = created;
-        if let Some(soonest) = soonest {
-            self.requeue(soonest);
+        match soonest {
+            Some(soonest) if self.plan.create.is_empty() => {
+                self.requeue(soonest);
+                false
+            }
+            _ => true,
+        }
+    }
+
+    /// Returns the numbers of counted and of ignored failures of an index, this one included.
+    fn with_another_failure(&self, pod: &Pod) -> (i32, i32) {
+        let (counted, ignored) = job_pods::failures(pod);
+        match judge(self.spec.pod_failure_policy.as_ref(), pod) {
+            Verdict::Ignore => (counted, ignored.saturating_add(1)),
+            _ => (counted.saturating_add(1), ignored),
         }
     }
 
@@ -603,6 +494,17 @@ impl Sync<'_> {
             );
             if last == "Complete" {
                 self.plan.status.completion_time = Some(Time(self.now));
+                let succeeded = self.plan.status.succeeded.unwrap_or(0);
+                if self
+                    .spec
+                    .completions
+                    .is_some_and(|wanted| succeeded > wanted)
+                {
+                    let text = "Too many succeeded pods running after completion count reached";
+                    self.plan
+                        .events
+                        .push((true, "TooManySucceededPods".into(), text.into()));
+                }
                 self.plan
                     .events
                     .push((false, "Completed".into(), "Job completed".into()));

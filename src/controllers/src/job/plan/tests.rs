@@ -338,3 +338,102 @@ fn any_numbers_can_be_planned_with() {
         });
     }
 }
+
+#[test]
+fn pods_that_a_success_policy_makes_needless_are_no_failures() {
+    let mut job = job(Some(3), 3, "Indexed");
+    job.spec.as_mut().unwrap().success_policy = Some(SuccessPolicy {
+        rules: vec![SuccessPolicyRule {
+            succeeded_count: Some(1),
+            succeeded_indexes: None,
+        }],
+    });
+    let mut world = World::new(job);
+    world.settle();
+    world.end(|pod| job_pods::index(pod) == Some(1), "Succeeded");
+    let plan = world.step();
+    // The finalizers of the others are removed at once, so that nobody counts them later.
+    assert_eq!((plan.delete.len(), plan.release.len()), (2, 3));
+    world.settle();
+    let status = world.status();
+    assert!(has(&status, "Complete"));
+    assert_eq!((status.succeeded, status.failed), (Some(1), Some(0)));
+}
+
+#[test]
+fn pods_that_a_failure_makes_needless_are_failures() {
+    let mut world = World::new(job(Some(3), 3, "NonIndexed"));
+    world.job.spec.as_mut().unwrap().backoff_limit = Some(0);
+    world.settle();
+    let first = world.pods[0].metadata.uid.clone();
+    world.end(|pod| pod.metadata.uid == first, "Failed");
+    world.settle();
+    let status = world.status();
+    assert!(has(&status, "Failed"));
+    assert_eq!(status.failed, Some(3));
+}
+
+#[test]
+fn an_index_waits_for_its_turn_with_its_failed_pod() {
+    let mut job = job(Some(3), 1, "Indexed");
+    job.spec.as_mut().unwrap().backoff_limit_per_index = Some(1);
+    let mut world = World::new(job);
+    world.settle();
+    world.end(|_| true, "Failed");
+    world.settle();
+    // Index 0 is next, and no other index takes its place. Its failure counts when it is replaced.
+    assert_eq!((world.made, world.active()), (1, 0));
+    assert_eq!(world.status().failed, Some(0));
+    assert!(job_pods::is_tracked(&world.pods[0]));
+    world.now += 2000;
+    world.settle();
+    assert_eq!((world.made, world.status().failed), (2, Some(1)));
+    assert!(!job_pods::is_tracked(&world.pods[0]));
+    assert_eq!(job_pods::failures(&world.pods[1]), (1, 0));
+}
+
+#[test]
+fn ignored_failures_are_waited_for_and_noted() {
+    let mut job = job(Some(1), 1, "Indexed");
+    let spec = job.spec.as_mut().unwrap();
+    spec.backoff_limit_per_index = Some(0);
+    spec.pod_failure_policy = Some(
+        serde_json::from_value(json!({"rules": [
+            {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]}
+        ]}))
+        .unwrap(),
+    );
+    let mut world = World::new(job);
+    world.settle();
+    world.end(|_| true, "Failed");
+    let disrupted = json!([{"type": "DisruptionTarget", "status": "True"}]);
+    Arc::make_mut(&mut world.pods[0])
+        .status
+        .as_mut()
+        .unwrap()
+        .conditions = serde_json::from_value(disrupted).unwrap();
+    world.settle();
+    assert_eq!(world.made, 1);
+    world.now += 2000;
+    world.settle();
+    assert_eq!((world.made, world.status().failed), (2, Some(0)));
+    assert_eq!(job_pods::failures(&world.pods[1]), (0, 1));
+}
+
+#[test]
+fn nobody_is_active_in_a_back_off() {
+    let mut world = World::new(job(Some(4), 2, "NonIndexed"));
+    world.settle();
+    let first = world.pods[0].metadata.uid.clone();
+    world.end(|pod| pod.metadata.uid == first, "Failed");
+    world.settle();
+    assert_eq!((world.active(), world.status().active), (1, Some(0)));
+}
+
+#[test]
+fn the_pods_of_a_deleted_job_are_let_go() {
+    let mut world = World::new(job(Some(1), 1, "NonIndexed"));
+    world.settle();
+    world.job.metadata.deletion_timestamp = Some(Time(at(1001)));
+    assert_eq!(world.step().release.len(), 1);
+}

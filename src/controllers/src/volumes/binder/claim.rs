@@ -1,11 +1,12 @@
 //! Finds or provisions a volume for a claim that has none.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim};
 use k8s_openapi::api::storage::v1::StorageClass;
 
-use super::{Binder, NAME, is_bound, volume_of, waits_for_consumer};
+use super::{Binder, Item, NAME, is_bound, volume_of, waits_for_consumer};
 use crate::common::pods;
 use crate::context::{Result, optional};
 use crate::events::Severity::{Normal, Warning};
@@ -37,12 +38,18 @@ fn waits_for(waiting: &[&str]) -> (&'static str, String) {
     ("WaitForPodScheduled", text)
 }
 
+/// Interval at which unbound claims are looked at again, and their events repeated.
+const RESYNC: Duration = Duration::from_secs(15);
+
 impl Binder {
     pub(super) async fn sync_claim(&self, key: Key) -> Result<()> {
         let informers = &self.ctx.informers;
         let Some(claim) = informers.claims.by_key(&key) else {
             return Ok(());
         };
+        if !is_bound(&claim) {
+            self.queue.add_after(Item::Claim(key), RESYNC);
+        }
         if is_bound(&claim) {
             return self.check_bound(&claim).await;
         }
@@ -204,6 +211,12 @@ impl Binder {
         node: Option<Arc<Node>>,
     ) -> Result<()> {
         let recorder = &self.ctx.recorder;
+        // As for upstream, provisioners of this domain would have to be built in.
+        if class.provisioner.starts_with("kubernetes.io/") {
+            let text = format!("no volume plugin matched name: {}", class.provisioner);
+            recorder.event(NAME, claim, Warning, PROVISIONING_FAILED, text);
+            return self.set_pending(claim).await;
+        }
         let mut claim = claim.clone();
         let annotations = claim.metadata.annotations.get_or_insert_default();
         if STORAGE_PROVISIONER
@@ -219,12 +232,6 @@ impl Binder {
                 return Ok(());
             };
             claim = PersistentVolumeClaim::clone(&updated);
-        }
-        // As for upstream, provisioners of this domain would have to be built in.
-        if class.provisioner.starts_with("kubernetes.io/") {
-            let text = format!("no volume plugin matched name: {}", class.provisioner);
-            recorder.event(NAME, &claim, Warning, PROVISIONING_FAILED, text);
-            return self.set_pending(&claim).await;
         }
         if class.provisioner != provisioner::NAME {
             let text = format!(

@@ -45,15 +45,28 @@ fn reclaim(volume: &PersistentVolume) -> Reclaim {
             Reclaim::Fail(VOLUME_FAILED_DELETE, text)
         }
         Some(_) => Reclaim::Leave,
-        None => {
-            let name = volume.metadata.name.as_deref().unwrap_or_default();
-            let text = format!(
-                "error getting deleter volume plugin for volume {name:?}: \
-                 no volume plugin matched"
-            );
-            Reclaim::Fail(VOLUME_FAILED_DELETE, text)
-        }
+        None => Reclaim::Fail(VOLUME_FAILED_DELETE, undeletable(volume)),
     }
+}
+
+/// Returns why upstream's controller manager would not delete a volume that it has not provisioned.
+/// It deletes paths below `/tmp` of its own host, which are not those of nodes here.
+fn undeletable(volume: &PersistentVolume) -> String {
+    let name = volume.metadata.name.as_deref().unwrap_or_default();
+    let spec = volume.spec.clone().unwrap_or_default();
+    if let Some(path) = spec
+        .host_path
+        .filter(|source| !source.path.starts_with("/tmp/"))
+    {
+        let path = path.path;
+        return format!("host_path deleter only supports /tmp/.+ but received provided {path}");
+    }
+    let why = if spec.local.is_some() || spec.nfs.is_some() {
+        "no deletable volume plugin matched"
+    } else {
+        "no volume plugin matched"
+    };
+    format!("error getting deleter volume plugin for volume {name:?}: {why}")
 }
 
 /// Reason of events about volumes that could not be deleted.
