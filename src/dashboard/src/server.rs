@@ -22,10 +22,12 @@ use crate::clusters::{Clusters, status_of};
 use crate::commands::{Action, Commands};
 use crate::forwards::{ForwardRequest, Forwards};
 use crate::guard::{Admission, Guard};
+#[cfg(unix)]
+use crate::shell;
 #[cfg(not(unix))]
 use crate::shell_elsewhere as shell;
 use crate::streams::split_profile;
-use crate::{assets, proxy, shell, socket, streams};
+use crate::{assets, proxy, socket, streams};
 
 /// Maximum size of a request to the dashboard itself, in bytes.
 const MAX_BODY_BYTES: usize = 3 << 20;
