@@ -65,6 +65,23 @@ impl Errors {
         self.push(FieldErrorKind::NotFound, field, Some(value.into()), "");
     }
 
+    /// Adds `NotFound` with a detail that says where the value should be.
+    pub(crate) fn not_found_in(
+        &mut self,
+        field: impl Into<String>,
+        value: impl Into<Value>,
+        detail: impl Into<String>,
+    ) {
+        self.push(FieldErrorKind::NotFound, field, Some(value.into()), detail);
+    }
+
+    /// Adds `Invalid` with a rejected value that is shown as given, for values whose fields
+    /// upstream shows in an order of its own.
+    pub(crate) fn invalid_shown(&mut self, field: impl Into<String>, shown: &str, detail: &str) {
+        let detail = format!("{shown}: {detail}");
+        self.push(FieldErrorKind::Invalid, field, None, detail);
+    }
+
     /// Adds `NotSupported`; lists the supported values in the given order. Upstream's is sorted
     /// where it has a set, and as declared where it has a list.
     pub(crate) fn not_supported(&mut self, field: impl Into<String>, value: &str, known: &[&str]) {
@@ -75,6 +92,24 @@ impl Errors {
             Some(value.into()),
             format!("supported values: {}", known.join(", ")),
         );
+    }
+
+    /// Adds `Duplicate` with a value as upstream shows its structs.
+    pub(crate) fn duplicate_shown(&mut self, field: impl Into<String>, shown: &str) {
+        self.push(FieldErrorKind::Duplicate, field, None, shown);
+    }
+
+    /// Adds `NotSupported` for a value that is no text.
+    pub(crate) fn value_not_supported(
+        &mut self,
+        field: impl Into<String>,
+        value: Value,
+        known: &[&str],
+    ) {
+        self.not_supported(field, "", known);
+        if let Some(error) = self.0.last_mut() {
+            error.value = Some(value);
+        }
     }
 
     /// Adds `TooLong`; `max` is in bytes.

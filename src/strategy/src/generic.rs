@@ -47,9 +47,7 @@ pub(crate) fn prepare_spec_update(new: &mut Object, old: &Object) {
 }
 
 /// Prepares a new object of a kind without generation.
-pub(crate) fn prepare_create_plain(obj: &mut Object) {
-    remove(obj, "metadata.generation");
-}
+pub(crate) fn prepare_create_plain(_obj: &mut Object) {}
 
 /// Prepares an update of a kind without generation.
 pub(crate) fn prepare_update_plain(new: &mut Object, old: &Object) {

@@ -256,7 +256,7 @@ pub fn strategy_for(group: &str, kind: &str) -> &'static dyn Strategy {
         "node.k8s.io" => scheduling::strategy_for(kind),
         "flowcontrol.apiserver.k8s.io" => flowcontrol::strategy_for(kind),
         "resource.k8s.io" => resource::strategy_for(kind),
-        "events.k8s.io" => core::strategy_for(kind),
+        "events.k8s.io" => core::strategy_of_events(kind),
         "authentication.k8s.io" => authentication::strategy_for(kind),
         _ => None,
     }

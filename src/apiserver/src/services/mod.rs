@@ -8,7 +8,7 @@ mod ledger;
 mod repair;
 
 use std::collections::HashSet;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use ipnet::Ipv4Net;
 use rkube_api::selector::FieldSelector;
@@ -160,10 +160,17 @@ impl Allocation<'_> {
             .as_str()
             .unwrap_or_default()
             .to_owned();
+        let is_listed = service["spec"]["clusterIPs"]
+            .as_array()
+            .is_some_and(|listed| !listed.is_empty());
+        let is_address = asked.parse::<IpAddr>().is_ok();
         if asked == "None" {
             if !service["spec"]["clusterIPs"].is_array() {
                 service["spec"]["clusterIPs"] = json!(["None"]);
             }
+        } else if asked.is_empty() && is_listed || !asked.is_empty() && !is_address {
+            // Validation refuses it, and says why.
+            return Ok(());
         } else if asked.is_empty() {
             let ranges = ranges(self.backend);
             let address = self

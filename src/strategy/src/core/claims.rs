@@ -1,15 +1,13 @@
-//! Persistent volumes and persistent volume claims.
+//! Persistent volume claims.
 
 use rkube_api::Object;
 use rkube_api::status::FieldError;
 use serde_json::{Value, json};
 
-use super::pod_volumes;
-use crate::errors::{Errors, IMMUTABLE, child, index, keyed};
+use super::volume_sources::required;
+use crate::errors::{Errors, IMMUTABLE, child, keyed};
 use crate::generic;
-use crate::tree::{
-    at, at_mut, default_text, default_value, entries, has, keep, list, put, remove, same, text,
-};
+use crate::tree::{at, at_mut, default_value, entries, has, keep, list, put, remove, same, text};
 use crate::{Context, Strategy, names, quantities, selectors};
 
 const ACCESS_MODES: [&str; 4] = [
@@ -18,6 +16,9 @@ const ACCESS_MODES: [&str; 4] = [
     "ReadWriteOnce",
     "ReadWriteOncePod",
 ];
+
+/// The annotation with the class of a claim or volume from before there was a field.
+pub(super) const CLASS_ANNOTATION: &str = "volume.beta.kubernetes.io/storage-class";
 
 /// The strategy of kind `PersistentVolumeClaim`.
 pub(crate) struct Claim;
@@ -31,7 +32,6 @@ impl Strategy for Claim {
             default_value(spec, "volumeMode", "Filesystem");
             quantities::normalize(spec, "resources.requests");
             quantities::normalize(spec, "resources.limits");
-            data_source(spec);
         }
         quantities::normalize(obj, "status.capacity");
         quantities::normalize(obj, "status.allocatedResources");
@@ -40,11 +40,13 @@ impl Strategy for Claim {
     fn prepare_create(&self, _ctx: &Context<'_>, obj: &mut Object) {
         generic::prepare_create_plain(obj);
         put(obj, "status", json!({"phase": "Pending"}));
+        data_sources(obj, &Value::Null);
     }
 
     fn prepare_update(&self, _ctx: &Context<'_>, new: &mut Object, old: &Object) {
         generic::prepare_update_plain(new, old);
         keep(new, old, "status");
+        data_sources(new, old);
     }
 
     fn prepare_status_update(&self, _ctx: &Context<'_>, new: &mut Object, old: &Object) {
@@ -60,7 +62,14 @@ impl Strategy for Claim {
 
     fn validate_update(&self, new: &Object, old: &Object) -> Vec<FieldError> {
         let mut errors = Errors::new();
-        claim_spec(&mut errors, at(new, "spec"), "spec");
+        let before = at(old, "spec");
+        let mut selector = Errors::new();
+        selectors::validate(&mut selector, at(before, "selector"), "");
+        let allowed = Allowed {
+            groups: has(before, "dataSource.apiGroup") || has(before, "dataSourceRef.apiGroup"),
+            selector_values: !selector.0.is_empty(),
+        };
+        next_spec(&mut errors, at(new, "spec"), allowed, "spec");
         claim_update(&mut errors, new, old);
         errors.0
     }
@@ -70,63 +79,105 @@ impl Strategy for Claim {
         if list(new, "spec.accessModes").is_empty() {
             errors.required("Spec.accessModes", "");
         }
-        for (name, value) in entries(new, "status.capacity") {
-            let field = keyed("status.capacity", name);
-            quantities::validate_quantity(&mut errors, name, value, &field);
+        for (name, amount) in entries(new, "status.capacity") {
+            not_negative(&mut errors, amount, &keyed("status.capacity", name));
         }
+        resizes(&mut errors, new);
         errors.0
     }
 
-    fn warnings(&self, new: &Object, old: Option<&Object>) -> Vec<String> {
+    fn warnings(&self, new: &Object, _old: Option<&Object>) -> Vec<String> {
         let mut warnings = Vec::new();
-        let class = |o: &Object| {
-            has(o, "metadata.annotations")
-                && at(o, "metadata.annotations")
-                    .get("volume.beta.kubernetes.io/storage-class")
-                    .is_some()
-        };
-        if class(new) && !old.is_some_and(class) {
-            warnings.push("metadata.annotations[volume.beta.kubernetes.io/storage-class]: deprecated since v1.8; use \"storageClassName\" attribute instead".to_owned());
+        if at(new, "metadata.annotations")
+            .get(CLASS_ANNOTATION)
+            .is_some()
+        {
+            let field = keyed("metadata.annotations", CLASS_ANNOTATION);
+            warnings.push(format!(
+                "{field}: deprecated since v1.8; use \"storageClassName\" attribute instead"
+            ));
         }
-        for kind in ["requests", "limits"] {
-            let amount = quantities::of(at(new, &format!("spec.resources.{kind}")).get("storage"));
-            if amount.milli_value() % 1000 != 0 {
-                warnings.push(format!(
-                    "spec.resources.{kind}[storage]: fractional byte value {:?} is invalid, must be an integer",
-                    amount.to_string()
-                ));
-            }
-        }
+        spec_warnings(at(new, "spec"), "spec", &mut warnings);
         warnings
     }
-}
 
-/// Copies `dataSource` and `dataSourceRef` to each other, unless the reference has a namespace.
-fn data_source(spec: &mut Value) {
-    if has(spec, "dataSource") && !has(spec, "dataSourceRef") {
-        let source = at(spec, "dataSource").clone();
-        put(spec, "dataSourceRef", source);
-    } else if has(spec, "dataSourceRef")
-        && !has(spec, "dataSource")
-        && text(spec, "dataSourceRef.namespace").is_empty()
-    {
-        let source = at(spec, "dataSourceRef").clone();
-        put(spec, "dataSource", source);
+    fn field_value(&self, obj: &Object, field: &str) -> Option<String> {
+        match field {
+            "name" => Some(text(obj, "metadata.name").to_owned()),
+            _ => generic::field_value(obj, field),
+        }
     }
 }
 
-fn access_modes(errors: &mut Errors, spec: &Value, field: &str) {
-    let modes = list(spec, "accessModes");
-    if modes.is_empty() {
-        errors.required(field, "at least 1 access mode is required");
+/// Warns about parts of a byte in the spec of a claim.
+pub(super) fn spec_warnings(spec: &Value, path: &str, warnings: &mut Vec<String>) {
+    for side in ["requests", "limits"] {
+        let field = format!("{path}.resources.{side}");
+        let amounts = at(at(spec, "resources"), side);
+        fractional_bytes(amounts, "storage", &field, warnings);
     }
-    let mut single = false;
-    let mut other = false;
-    for mode in modes {
+}
+
+/// Warns about a part of a byte: `100m` of memory is a tenth of one.
+pub(super) fn fractional_bytes(
+    amounts: &Value,
+    name: &str,
+    path: &str,
+    warnings: &mut Vec<String>,
+) {
+    let amount = quantities::of(amounts.get(name));
+    if amount.milli_value() % 1000 != 0 {
+        warnings.push(format!(
+            "{}: fractional byte value \"{amount}\" is invalid, must be an integer",
+            keyed(path, name)
+        ));
+    }
+}
+
+/// Settles what a claim's volume begins with. `dataSource` is the older of two fields, in which
+/// other kinds than claims and snapshots were ignored.
+fn data_sources(new: &mut Object, old: &Object) {
+    let Some(spec) = at_mut(new, "spec") else {
+        return;
+    };
+    let had = has(old, "spec.dataSource") || has(old, "spec.dataSourceRef");
+    // Sources in other namespaces are off by default.
+    if !text(spec, "dataSourceRef.namespace").is_empty() && !has(old, "spec.dataSourceRef") {
+        remove(spec, "dataSourceRef");
+    }
+    if !had && !has(spec, "dataSourceRef") {
+        let source = (
+            text(spec, "dataSource.apiGroup"),
+            text(spec, "dataSource.kind"),
+        );
+        if !matches!(
+            source,
+            ("", "PersistentVolumeClaim") | ("snapshot.storage.k8s.io", "VolumeSnapshot")
+        ) {
+            remove(spec, "dataSource");
+        }
+    }
+    let (from, to) = match (has(spec, "dataSource"), has(spec, "dataSourceRef")) {
+        (true, false) => ("dataSource", "dataSourceRef"),
+        (false, true) if text(spec, "dataSourceRef.namespace").is_empty() => {
+            ("dataSourceRef", "dataSource")
+        }
+        _ => return,
+    };
+    let mut source = at(spec, from).clone();
+    remove(&mut source, "namespace");
+    put(spec, to, source);
+}
+
+/// Validates the access modes of a claim or volume.
+pub(super) fn known_modes(errors: &mut Errors, spec: &Value, field: &str) {
+    let (mut single, mut other) = (false, false);
+    for mode in list(spec, "accessModes") {
         let mode = mode.as_str().unwrap_or_default();
+        let known = ACCESS_MODES.contains(&mode);
         single |= mode == "ReadWriteOncePod";
-        other |= mode != "ReadWriteOncePod";
-        if !ACCESS_MODES.contains(&mode) {
+        other |= mode != "ReadWriteOncePod" && known;
+        if !known {
             errors.not_supported(field, mode, &ACCESS_MODES);
         }
     }
@@ -138,80 +189,200 @@ fn access_modes(errors: &mut Errors, spec: &Value, field: &str) {
     }
 }
 
+/// What a claim may keep because it has it already.
+#[derive(Clone, Copy, Default)]
+struct Allowed {
+    /// Malformed API groups of data sources.
+    groups: bool,
+    /// Malformed values in the selector.
+    selector_values: bool,
+}
+
 /// Validates the spec of a claim, also within the template of an ephemeral volume.
 pub(crate) fn claim_spec(errors: &mut Errors, spec: &Value, path: &str) {
-    access_modes(errors, spec, &child(path, "accessModes"));
-    if has(spec, "selector") {
-        selectors::validate(errors, at(spec, "selector"), &child(path, "selector"));
+    next_spec(errors, spec, Allowed::default(), path);
+}
+
+fn next_spec(errors: &mut Errors, spec: &Value, allowed: Allowed, path: &str) {
+    let modes = child(path, "accessModes");
+    if list(spec, "accessModes").is_empty() {
+        errors.required(modes.clone(), "at least 1 access mode is required");
     }
+    let values = !allowed.selector_values;
+    selectors::validate_with(
+        errors,
+        at(spec, "selector"),
+        values,
+        &child(path, "selector"),
+    );
+    known_modes(errors, spec, &modes);
     let storage = format!("{path}.resources[storage]");
     match at(spec, "resources.requests").get("storage") {
         None => errors.required(storage, ""),
-        Some(value) => {
-            if quantities::of(Some(value)).sign() <= 0 {
-                errors.invalid(
-                    storage,
-                    quantities::of(Some(value)).to_string(),
-                    "must be greater than zero",
-                );
-            } else {
-                quantities::validate_quantity(errors, "storage", value, &storage);
-            }
-        }
+        Some(amount) => positive(errors, amount, &storage),
     }
-    let class = text(spec, "storageClassName");
-    if !class.is_empty() {
-        errors.invalid_each(
-            &child(path, "storageClassName"),
-            class,
-            names::dns1123_subdomain(class),
-        );
-    }
+    class_name(errors, spec, "storageClassName", path);
     volume_mode(errors, spec, &child(path, "volumeMode"));
     for key in ["dataSource", "dataSourceRef"] {
-        let source = at(spec, key);
-        if source.is_null() {
-            continue;
-        }
-        let field = child(path, key);
-        pod_volumes::required(errors, source, "name", &field);
-        pod_volumes::required(errors, source, "kind", &field);
-        if text(source, "apiGroup").is_empty() && text(source, "kind") != "PersistentVolumeClaim" {
-            errors.invalid(field, text(source, "kind"), "");
-        }
+        data_source(errors, at(spec, key), allowed, &child(path, key));
+    }
+    let foreign = !text(spec, "dataSourceRef.namespace").is_empty();
+    let both = has(spec, "dataSource") && has(spec, "dataSourceRef");
+    let agree = ["apiGroup", "kind", "name"]
+        .iter()
+        .all(|key| at(at(spec, "dataSource"), key) == at(at(spec, "dataSourceRef"), key));
+    if both && foreign {
+        errors.invalid(
+            path,
+            json!({}),
+            "may not be specified when dataSourceRef.namespace is specified",
+        );
+    } else if both && !agree {
+        errors.invalid(path, json!({}), "must match dataSourceRef");
+    }
+    class_name(errors, spec, "volumeAttributesClassName", path);
+}
+
+/// Validates that a quantity is above zero.
+pub(super) fn positive(errors: &mut Errors, amount: &Value, field: &str) {
+    let amount = quantities::of(Some(amount));
+    if amount.sign() <= 0 {
+        errors.invalid(field, amount.to_string(), "must be greater than zero");
     }
 }
 
-fn volume_mode(errors: &mut Errors, spec: &Value, field: &str) {
-    match text(spec, "volumeMode") {
-        "" | "Block" | "Filesystem" => {}
-        other => errors.not_supported(field, other, &["Block", "Filesystem"]),
+/// Validates that a quantity is not below zero, where the error shows a number.
+pub(super) fn not_negative(errors: &mut Errors, amount: &Value, field: &str) {
+    let amount = quantities::of(Some(amount)).value();
+    if amount < 0 {
+        errors.invalid(field, amount, "must be a valid resource quantity");
+    }
+}
+
+/// Validates the name of a class, which may be empty.
+pub(super) fn class_name(errors: &mut Errors, spec: &Value, key: &str, path: &str) {
+    let class = text(spec, key);
+    if !class.is_empty() {
+        errors.invalid_each(&child(path, key), class, names::dns1123_subdomain(class));
+    }
+}
+
+fn data_source(errors: &mut Errors, source: &Value, allowed: Allowed, field: &str) {
+    if source.is_null() {
+        return;
+    }
+    required(errors, source, "name", field);
+    required(errors, source, "kind", field);
+    let (group, kind) = (text(source, "apiGroup"), text(source, "kind"));
+    if group.is_empty() && kind != "PersistentVolumeClaim" {
+        errors.invalid(
+            field,
+            kind,
+            "must be 'PersistentVolumeClaim' when referencing the default apiGroup",
+        );
+    }
+    if !group.is_empty() && !allowed.groups {
+        let field = child(field, "apiGroup");
+        errors.invalid_each(&field, group, names::dns1123_subdomain(group));
+    }
+    let namespace = text(source, "namespace");
+    if !namespace.is_empty() {
+        let field = child(field, "namespace");
+        errors.invalid_each(&field, namespace, names::dns1123_label(namespace));
+    }
+}
+
+/// Validates whether a volume has files or blocks.
+pub(super) fn volume_mode(errors: &mut Errors, spec: &Value, field: &str) {
+    let mode = text(spec, "volumeMode");
+    if has(spec, "volumeMode") && !matches!(mode, "Block" | "Filesystem") {
+        errors.not_supported(field, mode, &["Block", "Filesystem"]);
+    }
+}
+
+/// Validates what is left of a change of the size of a claim's volume.
+fn resizes(errors: &mut Errors, new: &Object) {
+    const STATES: [&str; 5] = [
+        "ControllerResizeInProgress",
+        "ControllerResizeInfeasible",
+        "NodeResizePending",
+        "NodeResizeInProgress",
+        "NodeResizeInfeasible",
+    ];
+    let name_is_valid = |errors: &mut Errors, name: &str, field: &str| {
+        let problems = names::qualified_name(name);
+        if !problems.is_empty() {
+            errors.invalid_each(field, name, problems);
+            return false;
+        }
+        let known = name == "storage" || !rkube_component_helpers::resource::is_native(name);
+        if !known {
+            errors.not_supported(field, name, &["storage"]);
+        }
+        known
+    };
+    let path = "status.allocatedResourceStatuses";
+    for (name, state) in entries(new, path) {
+        name_is_valid(errors, name, path);
+        if !STATES.contains(&state.as_str().unwrap_or_default()) {
+            let mut sorted = STATES;
+            sorted.sort_unstable();
+            errors.not_supported(path, name, &sorted);
+        }
+    }
+    let path = "status.allocatedResources";
+    for (name, amount) in entries(new, path) {
+        if name_is_valid(errors, name, path) {
+            not_negative(errors, amount, &keyed(path, name));
+        }
     }
 }
 
 fn claim_update(errors: &mut Errors, new: &Object, old: &Object) {
+    const CLASS: &str = "spec.storageClassName";
+    const ATTRIBUTES: &str = "spec.volumeAttributesClassName";
+    const REQUESTS: &str = "spec.resources.requests";
     let mut normal = new.clone();
     // The volume name may be set once, by the binder.
     if text(old, "spec.volumeName").is_empty() {
         keep(&mut normal, old, "spec.volumeName");
     }
-    // The class may be set later, once a default class exists.
-    if !has(old, "spec.storageClassName") && has(new, "spec.storageClassName") {
-        keep(&mut normal, old, "spec.storageClassName");
+    let annotated = |o: &Object| {
+        let annotations = at(o, "metadata.annotations");
+        annotations
+            .get(CLASS_ANNOTATION)
+            .cloned()
+            .unwrap_or(Value::Null)
+    };
+    let (was, is) = (annotated(old), annotated(new));
+    let set_now = !has(old, CLASS) && has(new, CLASS);
+    if set_now && !was.is_null() && *at(new, CLASS) == was && (is.is_null() || is == was) {
+        // The annotation becomes a field.
+        remove(&mut normal, CLASS);
+    } else {
+        if was.as_str().unwrap_or_default() != is.as_str().unwrap_or_default() {
+            errors.invalid(
+                format!("metadata.annotations.{CLASS_ANNOTATION}"),
+                is.as_str().unwrap_or_default(),
+                IMMUTABLE,
+            );
+        }
+        // The class may be set later, once a default class exists.
+        if set_now && (was.is_null() || *at(new, CLASS) == was) {
+            remove(&mut normal, CLASS);
+        }
     }
-    if has(new, "spec.volumeAttributesClassName") || !has(old, "spec.volumeAttributesClassName") {
-        keep(&mut normal, old, "spec.volumeAttributesClassName");
+    let size = |o: &Object| at(at(o, REQUESTS), "storage").clone();
+    if text(new, "status.phase") == "Bound" {
+        if has(new, REQUESTS) {
+            put(&mut normal, "spec.resources.requests.storage", size(old));
+        }
+        keep(&mut normal, old, ATTRIBUTES);
     }
-    let bound = text(old, "status.phase") == "Bound";
-    if bound {
-        keep(&mut normal, old, "spec.resources.requests");
-    }
-    let amounts = quantities::same_list(
-        at(&normal, "spec.resources.requests"),
-        at(old, "spec.resources.requests"),
-    );
-    if amounts {
-        keep(&mut normal, old, "spec.resources.requests");
+    for amounts in [REQUESTS, "spec.resources.limits"] {
+        if quantities::same_list(at(&normal, amounts), at(old, amounts)) {
+            keep(&mut normal, old, amounts);
+        }
     }
     if !same(at(&normal, "spec"), at(old, "spec")) {
         errors.forbidden(
@@ -219,261 +390,33 @@ fn claim_update(errors: &mut Errors, new: &Object, old: &Object) {
             "spec is immutable after creation except resources.requests and volumeAttributesClassName for bound claims",
         );
     }
-    let size = |o: &Object| quantities::of(at(o, "spec.resources.requests").get("storage"));
-    if size(new) < size(old) {
-        let floor = quantities::of(at(old, "status.capacity").get("storage"));
+    let amount = |o: &Object| quantities::of(Some(&size(o)));
+    if amount(new) < amount(old) {
         // A failed expansion may be reverted to a size above the current capacity.
-        if size(new) <= floor || !bound {
+        let floor = quantities::of(at(old, "status.capacity").get("storage"));
+        if amount(new) <= floor {
             errors.forbidden(
                 "spec.resources.requests.storage",
                 "field can not be less than status.capacity",
             );
         }
     }
-}
-
-/// The strategy of kind `PersistentVolume`.
-pub(crate) struct Volume;
-
-impl Strategy for Volume {
-    fn default(&self, obj: &mut Object) {
-        if text(obj, "status.phase").is_empty() {
-            put(obj, "status.phase", "Pending");
-        }
-        let Some(spec) = at_mut(obj, "spec") else {
-            return;
+    if !same(at(new, "spec.volumeMode"), at(old, "spec.volumeMode")) {
+        errors.invalid("volumeMode", at(new, "spec.volumeMode").clone(), IMMUTABLE);
+    }
+    let changed = at(new, ATTRIBUTES) != at(old, ATTRIBUTES);
+    if changed && has(old, "status.currentVolumeAttributesClassName") {
+        let what = match at(new, ATTRIBUTES) {
+            Value::Null => "nil",
+            Value::String(text) if text.is_empty() => "empty string",
+            _ => return,
         };
-        default_text(spec, "persistentVolumeReclaimPolicy", "Retain");
-        default_value(spec, "volumeMode", "Filesystem");
-        quantities::normalize(spec, "capacity");
-        if let Some(path) = at_mut(spec, "hostPath") {
-            default_value(path, "type", "");
-        }
-        if let Some(iscsi) = at_mut(spec, "iscsi") {
-            default_text(iscsi, "iscsiInterface", "default");
-        }
-        if let Some(rbd) = at_mut(spec, "rbd") {
-            default_text(rbd, "pool", "rbd");
-            default_text(rbd, "user", "admin");
-            default_text(rbd, "keyring", "/etc/ceph/keyring");
-        }
-        if let Some(disk) = at_mut(spec, "azureDisk") {
-            super::pod_defaults::azure_disk(disk);
-        }
-        if let Some(io) = at_mut(spec, "scaleIO") {
-            default_text(io, "storageMode", "ThinProvisioned");
-            default_text(io, "fsType", "xfs");
-        }
-    }
-
-    fn prepare_create(&self, ctx: &Context<'_>, obj: &mut Object) {
-        generic::prepare_create_plain(obj);
-        put(
-            obj,
-            "status",
-            json!({"phase": "Pending", "lastPhaseTransitionTime": rkube_api::meta::rfc3339(ctx.now)}),
-        );
-    }
-
-    fn prepare_update(&self, _ctx: &Context<'_>, new: &mut Object, old: &Object) {
-        generic::prepare_update_plain(new, old);
-        keep(new, old, "status");
-    }
-
-    fn prepare_status_update(&self, ctx: &Context<'_>, new: &mut Object, old: &Object) {
-        generic::prepare_status_update(new, old);
-        keep(new, old, "spec");
-        if text(new, "status.phase") != text(old, "status.phase") {
-            if at(new, "status.lastPhaseTransitionTime")
-                == at(old, "status.lastPhaseTransitionTime")
-            {
-                put(
-                    new,
-                    "status.lastPhaseTransitionTime",
-                    rkube_api::meta::rfc3339(ctx.now),
-                );
-            }
-        } else if !has(new, "status.lastPhaseTransitionTime") {
-            keep(new, old, "status.lastPhaseTransitionTime");
-        }
-    }
-
-    fn validate_create(&self, obj: &Object) -> Vec<FieldError> {
-        let mut errors = Errors::new();
-        volume(&mut errors, obj);
-        errors.0
-    }
-
-    fn validate_update(&self, new: &Object, old: &Object) -> Vec<FieldError> {
-        let mut errors = Errors::new();
-        volume(&mut errors, new);
-        let sources = |o: &Object| {
-            let mut spec = at(o, "spec").clone();
-            for key in [
-                "capacity",
-                "accessModes",
-                "claimRef",
-                "persistentVolumeReclaimPolicy",
-                "storageClassName",
-                "mountOptions",
-                "volumeMode",
-                "nodeAffinity",
-                "volumeAttributesClassName",
-            ] {
-                remove(&mut spec, key);
-            }
-            for source in ["csi"] {
-                for secret in [
-                    "controllerPublishSecretRef",
-                    "nodePublishSecretRef",
-                    "controllerExpandSecretRef",
-                    "nodeExpandSecretRef",
-                ] {
-                    remove(&mut spec, &format!("{source}.{secret}"));
-                }
-            }
-            spec
-        };
-        if !same(&sources(new), &sources(old)) {
-            errors.forbidden(
-                "spec.persistentvolumesource",
-                "spec.persistentvolumesource is immutable after creation",
-            );
-        }
-        // Upstream's field paths lack the prefix `spec` here.
-        for key in ["volumeMode", "nodeAffinity"] {
-            let path = child("spec", key);
-            let fixed = key == "volumeMode" || has(old, &path);
-            if fixed && !same(at(new, &path), at(old, &path)) {
-                errors.invalid(key, at(new, &path).clone(), IMMUTABLE);
-            }
-        }
-        errors.0
-    }
-}
-
-fn volume(errors: &mut Errors, obj: &Object) {
-    let spec = at(obj, "spec");
-    access_modes(errors, spec, "spec.accessModes");
-    capacity(errors, spec);
-    match text(spec, "persistentVolumeReclaimPolicy") {
-        "" | "Delete" | "Recycle" | "Retain" => {}
-        other => errors.not_supported(
-            "spec.persistentVolumeReclaimPolicy",
-            other,
-            &["Delete", "Recycle", "Retain"],
-        ),
-    }
-    if has(spec, "nodeAffinity") {
-        match at(spec, "nodeAffinity.required") {
-            Value::Null => errors.required(
-                "spec.nodeAffinity.required",
-                "must specify required node constraints",
+        errors.forbidden(
+            ATTRIBUTES,
+            format!(
+                "update to {what} is forbidden when status.currentVolumeAttributesClassName is not nil"
             ),
-            required => {
-                super::pod_affinity::node_selector(errors, required, "spec.nodeAffinity.required")
-            }
-        }
-    }
-    volume_source(errors, spec);
-    let class = text(spec, "storageClassName");
-    if !class.is_empty() {
-        errors.invalid_each(
-            "spec.storageClassName",
-            class,
-            names::dns1123_subdomain(class),
         );
-    }
-    volume_mode(errors, spec, "spec.volumeMode");
-    for (i, option) in list(spec, "mountOptions").iter().enumerate() {
-        if option.as_str().is_none_or(str::is_empty) {
-            errors.required(index("spec.mountOptions", i), "");
-        }
-    }
-}
-
-/// Validates the capacity of a volume, which must have only `storage`.
-fn capacity(errors: &mut Errors, spec: &Value) {
-    match at(spec, "capacity") {
-        capacity if crate::tree::is_empty(capacity) => errors.required("spec.capacity", ""),
-        capacity => {
-            let others: Vec<&String> = capacity
-                .as_object()
-                .into_iter()
-                .flatten()
-                .map(|(k, _)| k)
-                .filter(|k| *k != "storage")
-                .collect();
-            if capacity.get("storage").is_none() || !others.is_empty() {
-                errors.not_supported("spec.capacity", &capacity.to_string(), &["storage"]);
-            }
-            for (name, value) in capacity.as_object().into_iter().flatten() {
-                let field = keyed("spec.capacity", name);
-                quantities::validate_quantity(errors, name, value, &field);
-                if quantities::of(Some(value)).sign() <= 0 {
-                    errors.invalid(
-                        field,
-                        quantities::of(Some(value)).to_string(),
-                        "must be greater than zero",
-                    );
-                }
-            }
-        }
-    }
-}
-
-/// Validates that a volume has exactly one source, and the source.
-fn volume_source(errors: &mut Errors, spec: &Value) {
-    const NOT_SOURCES: [&str; 9] = [
-        "capacity",
-        "accessModes",
-        "claimRef",
-        "persistentVolumeReclaimPolicy",
-        "storageClassName",
-        "mountOptions",
-        "volumeMode",
-        "nodeAffinity",
-        "volumeAttributesClassName",
-    ];
-    let mut count = 0;
-    for (kind, source) in spec.as_object().into_iter().flatten() {
-        if NOT_SOURCES.contains(&kind.as_str()) || source.is_null() {
-            continue;
-        }
-        count += 1;
-        let field = child("spec", kind);
-        if count > 1 {
-            errors.forbidden(field, "may not specify more than 1 volume type");
-            continue;
-        }
-        match kind.as_str() {
-            "hostPath" => {
-                pod_volumes::host_path(errors, source, &field);
-                if text(source, "path") == "/"
-                    && text(spec, "persistentVolumeReclaimPolicy") == "Recycle"
-                {
-                    errors.forbidden(
-                        "spec.persistentVolumeReclaimPolicy",
-                        "may not be 'recycle' for a hostPath mount of '/'",
-                    );
-                }
-            }
-            "nfs" => pod_volumes::nfs(errors, source, &field),
-            "local" => {
-                pod_volumes::required(errors, source, "path", &field);
-                if !has(spec, "nodeAffinity") {
-                    errors.required("spec.nodeAffinity", "Local volume requires node affinity");
-                }
-            }
-            "csi" => {
-                pod_volumes::required(errors, source, "driver", &field);
-                pod_volumes::required(errors, source, "volumeHandle", &field);
-            }
-            _ => {}
-        }
-    }
-    if count == 0 {
-        errors.required("spec", "must specify a volume type");
     }
 }
 
@@ -509,17 +452,5 @@ mod tests {
         more["spec"]["resources"]["requests"]["storage"] = json!("2Gi");
         assert!(Claim.validate_update(&more, &bound).is_empty());
         assert_eq!(Claim.validate_update(&bound, &more).len(), 1);
-    }
-
-    #[test]
-    fn volumes() {
-        let v = json!({"spec": {"accessModes": ["ReadWriteOnce"], "capacity": {"storage": "1Gi"}, "hostPath": {"path": "/x"}}});
-        assert!(Volume.validate_create(&v).is_empty());
-        let mut w = v.clone();
-        w["spec"]["hostPath"]["path"] = json!("/y");
-        assert_eq!(
-            Volume.validate_update(&w, &v)[0].field,
-            "spec.persistentvolumesource"
-        );
     }
 }

@@ -4,11 +4,11 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use rkube_api::Object;
 use rkube_api::status::FieldError;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::errors::{Errors, keyed};
 use crate::generic::{self, Rules};
-use crate::tree::{at, ensure, entries, flag, has, remove, same_at, text};
+use crate::tree::{at, ensure, entries, flag, has, list_mut, remove, same_at, text};
 use crate::{Context, Strategy, names};
 
 /// Maximum total size of the data of a secret or config map, in bytes.
@@ -16,13 +16,57 @@ const SIZE_MAX: usize = 1024 * 1024;
 
 /// The strategy of kind `ConfigMap`.
 pub(crate) static CONFIG_MAP: Rules = Rules {
-    validate: config_map,
-    validate_update: config_map_update,
+    validate_new: config_map,
+    validate_update: |new, old| {
+        let mut errors = config_map_update(new, old);
+        errors.extend(config_map(new));
+        errors
+    },
     ..Rules::PLAIN
 };
 
 /// The strategy of kind `ServiceAccount`.
-pub(crate) static SERVICE_ACCOUNT: Rules = Rules::PLAIN;
+pub(crate) struct ServiceAccount;
+
+/// Restricts the secrets of an account's pods.
+const MOUNTABLE_SECRETS: &str = "kubernetes.io/enforce-mountable-secrets";
+
+impl Strategy for ServiceAccount {
+    fn prepare_create(&self, _ctx: &Context<'_>, obj: &mut Object) {
+        generic::prepare_create_plain(obj);
+        only_names(obj);
+    }
+
+    fn prepare_update(&self, _ctx: &Context<'_>, new: &mut Object, old: &Object) {
+        generic::prepare_update_plain(new, old);
+        only_names(new);
+    }
+
+    fn warnings(&self, new: &Object, old: Option<&Object>) -> Vec<String> {
+        let restricts = |o: &Object| {
+            let annotations = at(o, "metadata.annotations");
+            annotations.get(MOUNTABLE_SECRETS).is_some()
+        };
+        if !restricts(new) || old.is_some_and(restricts) {
+            return Vec::new();
+        }
+        vec![format!(
+            "{}: deprecated in v1.32+; prefer separate namespaces to isolate access to mounted secrets",
+            keyed("metadata.annotations", MOUNTABLE_SECRETS)
+        )]
+    }
+}
+
+/// Removes what references to secrets have besides names.
+fn only_names(account: &mut Object) {
+    for secret in list_mut(account, "secrets") {
+        let name = text(secret, "name").to_owned();
+        *secret = match name.is_empty() {
+            true => json!({}),
+            false => json!({"name": name}),
+        };
+    }
+}
 
 fn config_map(obj: &Object) -> Vec<FieldError> {
     let mut errors = Errors::new();
@@ -119,6 +163,13 @@ impl Strategy for Secret {
         errors.0
     }
 
+    fn warnings(&self, new: &Object, _old: Option<&Object>) -> Vec<String> {
+        match text(new, "type") {
+            "kubernetes.io/tls" => key_pair_problem(new).into_iter().collect(),
+            _ => Vec::new(),
+        }
+    }
+
     fn field_value(&self, obj: &Object, field: &str) -> Option<String> {
         match field {
             "type" => Some(text(obj, "type").to_owned()),
@@ -142,13 +193,7 @@ fn secret(obj: &Object) -> Vec<FieldError> {
             errors.required(keyed("data", key), "");
         }
     };
-    let decoded = |key: &str| -> Vec<u8> {
-        at(obj, "data")
-            .get(key)
-            .and_then(Value::as_str)
-            .and_then(|s| STANDARD.decode(s).ok())
-            .unwrap_or_default()
-    };
+    let decoded = |key: &str| decoded(obj, key);
     match text(obj, "type") {
         "kubernetes.io/service-account-token" => {
             let key = "kubernetes.io/service-account.name";
@@ -192,17 +237,94 @@ fn secret(obj: &Object) -> Vec<FieldError> {
     errors.0
 }
 
+/// Returns the decoded value of a key; empty if there is none.
+fn decoded(obj: &Object, key: &str) -> Vec<u8> {
+    at(obj, "data")
+        .get(key)
+        .and_then(Value::as_str)
+        .and_then(|s| STANDARD.decode(s).ok())
+        .unwrap_or_default()
+}
+
 fn json_only(errors: &mut Errors, obj: &Object, key: &str, bytes: &[u8]) {
     if !has(obj, "data") || at(obj, "data").get(key).is_none() {
         return;
     }
-    if let Err(e) = serde_json::from_slice::<serde_json::Map<String, Value>>(bytes) {
-        errors.invalid(
-            keyed("data", key),
-            "<secret contents redacted>",
-            e.to_string(),
-        );
+    let problem = match serde_json::from_slice::<Value>(bytes) {
+        Ok(Value::Object(_) | Value::Null) => return,
+        Ok(other) => {
+            let kind = match other {
+                Value::Array(_) => "array",
+                Value::String(_) => "string",
+                Value::Bool(_) => "bool",
+                _ => "number",
+            };
+            format!("json: cannot unmarshal {kind} into Go value of type map[string]interface {{}}")
+        }
+        Err(e) if e.is_eof() => "unexpected end of JSON input".to_owned(),
+        Err(e) => match bytes.trim_ascii_start().first() {
+            Some(first) if !b"{[\"-0123456789tfn".contains(first) => format!(
+                "invalid character {:?} looking for beginning of value",
+                char::from(*first)
+            ),
+            _ => e.to_string(),
+        },
+    };
+    errors.invalid(keyed("data", key), "<secret contents redacted>", problem);
+}
+
+/// Returns the types of the PEM blocks of a text.
+fn pem_types(bytes: &[u8]) -> Vec<String> {
+    let text = String::from_utf8_lossy(bytes);
+    let mut types = Vec::new();
+    let mut rest = text.as_ref();
+    while let Some(start) = rest.find("-----BEGIN ") {
+        rest = &rest[start + "-----BEGIN ".len()..];
+        let Some((kind, after)) = rest.split_once("-----") else {
+            break;
+        };
+        let Some((body, after)) = after.split_once(&format!("-----END {kind}-----")) else {
+            continue;
+        };
+        let body: String = body.split_whitespace().collect();
+        if STANDARD.decode(body).is_ok() {
+            types.push(kind.to_owned());
+            rest = after;
+        }
     }
+    types
+}
+
+/// Returns what is missing in the certificate and key of a secret, as Go's `tls.X509KeyPair`
+/// says it. Whether they fit each other is left to those who use them.
+fn key_pair_problem(secret: &Object) -> Option<String> {
+    let (certificate, key) = ("CERTIFICATE", "PRIVATE KEY");
+    let types = pem_types(&decoded(secret, "tls.crt"));
+    if !types.iter().any(|kind| kind == certificate) {
+        return Some(match types.as_slice() {
+            [] => "tls: failed to find any PEM data in certificate input".to_owned(),
+            [only] if only.ends_with(key) => "tls: failed to find certificate PEM data in certificate input, but did find a private key; PEM inputs may have been switched".to_owned(),
+            types => format!(
+                "tls: failed to find \"CERTIFICATE\" PEM block in certificate input after skipping PEM blocks of the following types: [{}]",
+                types.join(" ")
+            ),
+        });
+    }
+    let types = pem_types(&decoded(secret, "tls.key"));
+    let is_key = |kind: &String| kind == key || kind.ends_with(" PRIVATE KEY");
+    if types.iter().any(is_key) {
+        return None;
+    }
+    Some(match types.as_slice() {
+        [] => "tls: failed to find any PEM data in key input".to_owned(),
+        [only] if only == certificate => {
+            "tls: found a certificate rather than a key in the PEM for the private key".to_owned()
+        }
+        types => format!(
+            "tls: failed to find PEM block with type ending in \"PRIVATE KEY\" in key input after skipping PEM blocks of the following types: [{}]",
+            types.join(" ")
+        ),
+    })
 }
 
 #[cfg(test)]

@@ -2,13 +2,13 @@
 
 use serde_json::Value;
 
-use super::container_types::Volumes;
+use super::container_types::visit;
 use crate::errors::{Errors, child, index};
-use crate::tree::{at, has, text};
+use crate::tree::{at, has, list, text};
 use crate::{names, quantities};
 
 /// Validates the environment variables of a container.
-pub(super) fn env(errors: &mut Errors, vars: &[Value], volumes: &Volumes<'_>, path: &str) {
+pub(super) fn env(errors: &mut Errors, vars: &[Value], path: &str) {
     for (i, var) in vars.iter().enumerate() {
         let field = index(path, i);
         let name = text(var, "name");
@@ -18,12 +18,12 @@ pub(super) fn env(errors: &mut Errors, vars: &[Value], volumes: &Volumes<'_>, pa
             errors.invalid_each(&child(&field, "name"), name, names::env_var_name(name));
         }
         if has(var, "valueFrom") {
-            value_from(errors, var, volumes, &child(&field, "valueFrom"));
+            value_from(errors, var, &child(&field, "valueFrom"));
         }
     }
 }
 
-fn value_from(errors: &mut Errors, var: &Value, volumes: &Volumes<'_>, path: &str) {
+fn value_from(errors: &mut Errors, var: &Value, path: &str) {
     let from = at(var, "valueFrom");
     let mut sources = 0;
     if let reference @ Value::Object(_) = at(from, "fieldRef") {
@@ -65,7 +65,7 @@ fn value_from(errors: &mut Errors, var: &Value, volumes: &Volumes<'_>, path: &st
     }
     if let reference @ Value::Object(_) = at(from, "fileKeyRef") {
         sources += 1;
-        file_key_ref(errors, reference, volumes, &child(path, "fileKeyRef"));
+        file_key_ref(errors, reference, &child(path, "fileKeyRef"));
     }
     if sources == 0 {
         errors.invalid(
@@ -84,33 +84,48 @@ fn value_from(errors: &mut Errors, var: &Value, volumes: &Volumes<'_>, path: &st
     }
 }
 
-/// Most characters of a key in a file of variables.
-const MAX_FILE_KEY: usize = 128;
-
-/// Validates a `fileKeyRef`, whose volume must be an `emptyDir` of the pod.
-fn file_key_ref(errors: &mut Errors, reference: &Value, volumes: &Volumes<'_>, path: &str) {
+/// Validates a `fileKeyRef`; [`file_volumes`] validates its volume.
+fn file_key_ref(errors: &mut Errors, reference: &Value, path: &str) {
+    let field = child(path, "key");
+    match text(reference, "key") {
+        "" => errors.required(field, ""),
+        key => errors.invalid_each(&field, key, names::env_var_name(key)),
+    }
     let field = child(path, "volumeName");
-    let volume = text(reference, "volumeName");
-    if volume.is_empty() {
-        errors.required(field, "");
-    } else if !names::dns1123_label(volume).is_empty() {
-        errors.invalid_each(&field, volume, names::dns1123_label(volume));
-    } else if !volumes.names.contains(volume) {
-        errors.not_found(field, volume);
-    } else if !volumes.empty_dirs.contains(volume) {
-        errors.invalid(field, volume, "referenced volume must be of type emptyDir");
+    match text(reference, "volumeName") {
+        "" => errors.required(field, ""),
+        volume => errors.invalid_each(&field, volume, names::dns1123_label(volume)),
     }
     let field = child(path, "path");
     match text(reference, "path") {
         "" => errors.required(field, ""),
-        place => super::pod_volumes::relative_path(errors, place, &field),
+        place if names::has_backsteps(place) => {
+            errors.invalid(field, place, "must not contain '..'");
+        }
+        _ => {}
     }
-    let field = child(path, "key");
-    match text(reference, "key") {
-        "" => errors.required(field, ""),
-        key if key.len() > MAX_FILE_KEY => errors.too_long(field, MAX_FILE_KEY),
-        key => errors.invalid_each(&field, key, names::env_var_name(key)),
-    }
+}
+
+/// Validates that the volumes of files of variables are of type `emptyDir`.
+pub(super) fn file_volumes(errors: &mut Errors, spec: &Value, path: &str) {
+    visit(spec, path, |container, field| {
+        for (i, var) in list(container, "env").iter().enumerate() {
+            if !has(var, "valueFrom.fileKeyRef") {
+                continue;
+            }
+            let name = text(var, "valueFrom.fileKeyRef.volumeName");
+            let field = index(&child(&field, "env"), i);
+            let field = format!("{field}.valueFrom.fileKeyRef.volumeName");
+            let volumes = list(spec, "volumes").iter().rev();
+            match volumes.clone().find(|v| text(v, "name") == name) {
+                None => errors.not_found(field, name),
+                Some(volume) if !has(volume, "emptyDir") => {
+                    errors.invalid(field, name, "referenced volume must be of type emptyDir");
+                }
+                Some(_) => {}
+            }
+        }
+    });
 }
 
 /// Validates a `fieldRef`: one of the `known` fields, or a single label or annotation.
@@ -125,9 +140,21 @@ pub(crate) fn field_ref(errors: &mut Errors, reference: &Value, known: &[&str], 
         errors.required(field, "");
         return;
     }
+    if text(reference, "apiVersion") != "v1" {
+        let version = text(reference, "apiVersion");
+        let detail = format!("error converting fieldPath: unsupported pod version: {version}");
+        errors.invalid(field, field_path, detail);
+        return;
+    }
+    // The name that old clients have for it.
+    let internal = match field_path {
+        "spec.host" => "spec.nodeName",
+        path => path,
+    };
     let subscript = field_path
         .strip_suffix("']")
-        .and_then(|rest| rest.split_once("['"));
+        .and_then(|rest| rest.split_once("['"))
+        .filter(|(base, _)| !base.is_empty());
     match subscript {
         // As upstream, the error of a key has the reference's field.
         Some(("metadata.labels", key)) => {
@@ -137,13 +164,15 @@ pub(crate) fn field_ref(errors: &mut Errors, reference: &Value, known: &[&str], 
             let key = key.to_lowercase();
             errors.invalid_each(path, &key, names::qualified_name(&key));
         }
-        Some((base, _)) => errors.invalid(
+        Some(_) => errors.invalid(
             field,
             field_path,
-            format!("error converting fieldPath: field label does not support subscript: {base}"),
+            format!(
+                "error converting fieldPath: field label does not support subscript: {field_path}"
+            ),
         ),
-        None if known.contains(&field_path) => {}
-        None if is_pod_field(field_path) => errors.not_supported(field, field_path, known),
+        None if known.contains(&internal) => {}
+        None if is_pod_field(internal) => errors.not_supported(field, internal, known),
         None => errors.invalid(
             field,
             field_path,
@@ -198,11 +227,17 @@ pub(crate) fn resource_field_ref(errors: &mut Errors, reference: &Value, volume:
 
 /// Validates the divisor of a `resourceFieldRef`. As upstream, an error shows the resource.
 fn divisor(errors: &mut Errors, reference: &Value, resource: &str, field: &str) {
-    const UNITS: [&str; 14] = [
-        "0", "1", "1k", "1M", "1G", "1T", "1P", "1E", "1Ki", "1Mi", "1Gi", "1Ti", "1Pi", "1Ei",
+    const UNITS: [&str; 13] = [
+        "1", "1k", "1M", "1G", "1T", "1P", "1E", "1Ki", "1Mi", "1Gi", "1Ti", "1Pi", "1Ei",
     ];
-    let (known, what): (&[&str], &str) = match resource.split_once('.').map(|(_, name)| name) {
-        Some("cpu") => (&["0", "1", "1m"], "cpu"),
+    if quantities::of(Some(at(reference, "divisor"))).is_zero() {
+        return;
+    }
+    let name = ["limits.", "requests."]
+        .iter()
+        .find_map(|side| resource.strip_prefix(side));
+    let (known, what): (&[&str], &str) = match name {
+        Some("cpu") => (&["1m", "1"], "cpu"),
         Some("memory") => (&UNITS, "memory"),
         Some("ephemeral-storage") => (&UNITS, "local ephemeral storage"),
         Some(name) if name.starts_with("hugepages-") => (&UNITS, "hugepages"),
@@ -213,7 +248,7 @@ fn divisor(errors: &mut Errors, reference: &Value, resource: &str, field: &str) 
     }
     let values = match what {
         "cpu" => "1m and 1".to_owned(),
-        _ => UNITS[1..].join(", "),
+        _ => UNITS.join(", "),
     };
     errors.invalid(
         field,

@@ -5,7 +5,7 @@ use serde_json::Value;
 use super::container_types::Container;
 use crate::errors::{Errors, NOT_NEGATIVE, child};
 use crate::names;
-use crate::tree::{at, has, int, list, text};
+use crate::tree::{at, int, list, text};
 
 /// Validates the lifecycle hooks and probes of a container.
 pub(super) fn lifecycle_and_probes(errors: &mut Errors, c: &Container<'_>, spec: &Value) {
@@ -15,17 +15,11 @@ pub(super) fn lifecycle_and_probes(errors: &mut Errors, c: &Container<'_>, spec:
             handler(
                 errors,
                 hook,
-                &["exec", "httpGet", "sleep", "tcpSocket"],
+                &["exec", "httpGet", "tcpSocket", "sleep"],
                 spec,
                 &format!("{}.lifecycle.{key}", c.path),
             );
         }
-    }
-    if has(c.value, "lifecycle.stopSignal") && !has(spec, "os.name") {
-        errors.forbidden(
-            format!("{}.lifecycle.stopSignal", c.path),
-            "may not be set for containers with empty `spec.os.name`",
-        );
     }
     for key in ["livenessProbe", "readinessProbe", "startupProbe"] {
         let probe = at(c.value, key);
@@ -53,18 +47,12 @@ pub(super) fn lifecycle_and_probes(errors: &mut Errors, c: &Container<'_>, spec:
             }
         }
         if let Some(grace) = int(probe, "terminationGracePeriodSeconds") {
+            let field = child(&path, "terminationGracePeriodSeconds");
+            if grace <= 0 {
+                errors.invalid(field.clone(), grace, "must be greater than 0");
+            }
             if key == "readinessProbe" {
-                errors.invalid(
-                    child(&path, "terminationGracePeriodSeconds"),
-                    grace,
-                    "must not be set for readinessProbes",
-                );
-            } else if grace <= 0 {
-                errors.invalid(
-                    child(&path, "terminationGracePeriodSeconds"),
-                    grace,
-                    "must be greater than 0",
-                );
+                errors.invalid(field, grace, "must not be set for readinessProbes");
             }
         }
         if key != "readinessProbe" {
@@ -113,8 +101,7 @@ fn handler(errors: &mut Errors, value: &Value, kinds: &[&str], spec: &Value, pat
                     );
                 }
             }
-            "tcpSocket" => port(errors, at(action, "port"), &child(&field, "port")),
-            "grpc" => port(errors, at(action, "port"), &child(&field, "port")),
+            "tcpSocket" | "grpc" => port(errors, at(action, "port"), &child(&field, "port")),
             _ => {
                 let seconds = int(action, "seconds").unwrap_or(0);
                 let grace = int(spec, "terminationGracePeriodSeconds").unwrap_or(0);

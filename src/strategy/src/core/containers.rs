@@ -1,26 +1,35 @@
 //! Validation of containers, init containers and ephemeral containers.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use rkube_component_helpers::resource::is_sidecar_object as is_sidecar;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::container_env::{env, env_from};
 use super::container_probes::lifecycle_and_probes;
 pub(crate) use super::container_probes::port;
 use super::container_security::security_context;
-use super::container_types::{Container, Holder, Volumes};
+use super::container_types::{Allowances, Container, Volumes};
+use super::requirements;
+use super::volume_sources::descending_path;
 use crate::errors::{Errors, child, index};
 use crate::names;
-use crate::quantities;
-use crate::tree::{at, flag, has, int, list, map, text};
+use crate::tree::{at, flag, has, int, list, text};
 
-/// Validates all containers of a pod spec, which `holder` has.
-pub(crate) fn all(
+/// What the validation of a container needs of its pod.
+#[derive(Clone, Copy)]
+struct OfPod<'p> {
+    spec: &'p Value,
+    volumes: &'p Volumes<'p>,
+    allowed: Allowances,
+}
+
+/// Validates all containers of a pod spec.
+pub(super) fn all(
     errors: &mut Errors,
     spec: &Value,
     volumes: &Volumes<'_>,
-    holder: Holder,
+    allowed: Allowances,
     path: &str,
 ) {
     let place = |key: &str| -> Vec<Container<'_>> {
@@ -33,86 +42,97 @@ pub(crate) fn all(
             })
             .collect()
     };
-    let containers = place("containers");
-    let init = place("initContainers");
-    let ephemeral = place("ephemeralContainers");
-    if containers.is_empty() {
-        errors.required(child(path, "containers"), "");
-    }
-    let of_pod = OfPod {
+    let (regular, init) = (place("containers"), place("initContainers"));
+    let pod = OfPod {
         spec,
         volumes,
-        holder,
+        allowed,
     };
+    if regular.is_empty() {
+        errors.required(child(path, "containers"), "");
+    }
     let mut names = BTreeSet::new();
-    for c in &containers {
-        container(errors, c, &of_pod, &mut names);
-        lifecycle_and_probes(errors, c, spec);
-        restart_rules(errors, c);
-        let policy = text(c.value, "restartPolicy");
-        if !policy.is_empty() && list(c.value, "restartPolicyRules").is_empty() {
-            check_restart_policy(errors, policy, &c.path);
+    for c in &regular {
+        container(errors, c, pod);
+        let name = text(c.value, "name");
+        if !names.insert(name) {
+            errors.duplicate(child(&c.path, "name"), name);
         }
+        lifecycle_and_probes(errors, c, spec);
+        restart_policy(errors, c);
     }
-    host_port_conflicts(errors, &containers);
+    let mut ports = BTreeSet::new();
+    for c in &regular {
+        host_ports(errors, c.value, &c.path, &mut ports);
+    }
     for c in &init {
-        container(errors, c, &of_pod, &mut names);
-        init_container(errors, c, spec);
-        host_port_conflicts(errors, std::slice::from_ref(c));
+        container(errors, c, pod);
+        if has(c.value, "restartPolicy") || !list(c.value, "restartPolicyRules").is_empty() {
+            restart_policy(errors, c);
+        }
+        let name = text(c.value, "name");
+        if names.contains(name) {
+            errors.duplicate(child(&c.path, "name"), name);
+        } else if !name.is_empty() {
+            names.insert(name);
+        }
+        // As upstream, the field is always that of the first one.
+        let first = index(&child(path, "initContainers"), 0);
+        host_ports(errors, c.value, &first, &mut BTreeSet::new());
+        init_container(errors, c, pod);
     }
-    for c in &ephemeral {
-        container(errors, c, &of_pod, &mut names);
+    let targets: BTreeSet<&str> = regular
+        .iter()
+        .chain(&init)
+        .map(|c| text(c.value, "name"))
+        .collect();
+    let mut names = targets.clone();
+    for c in &place("ephemeralContainers") {
+        container(errors, c, pod);
+        image_is_trimmed(errors, c.value, &c.path);
+        let name = text(c.value, "name");
+        if !names.insert(name) {
+            errors.duplicate(child(&c.path, "name"), name);
+        }
         let target = text(c.value, "targetContainerName");
-        let known = containers
-            .iter()
-            .chain(&init)
-            .any(|o| text(o.value, "name") == target);
-        if !target.is_empty() && !known {
+        if !target.is_empty() && !targets.contains(target) {
             errors.not_found(child(&c.path, "targetContainerName"), target);
         }
         ephemeral_container(errors, c);
     }
 }
 
-/// Validates that the host ports of containers are unique, per protocol and host IP.
-fn host_port_conflicts(errors: &mut Errors, containers: &[Container<'_>]) {
-    let mut seen: BTreeMap<String, ()> = BTreeMap::new();
-    for container in containers {
-        for (i, port) in list(container.value, "ports").iter().enumerate() {
-            let Some(number) = int(port, "hostPort").filter(|n| *n != 0) else {
-                continue;
-            };
-            let key = format!(
-                "{}/{}/{number}",
-                text(port, "protocol"),
-                text(port, "hostIP")
-            );
-            if seen.insert(key.clone(), ()).is_some() {
-                errors.duplicate(
-                    child(&index(&child(&container.path, "ports"), i), "hostPort"),
-                    key,
-                );
-            }
+/// Validates that the image of a container of a pod has no white space around it.
+pub(super) fn image_is_trimmed(errors: &mut Errors, container: &Value, path: &str) {
+    let image = text(container, "image");
+    if image.trim().len() != image.len() {
+        errors.invalid(
+            child(path, "image"),
+            image,
+            "must not have leading or trailing whitespace",
+        );
+    }
+}
+
+/// Validates that the host ports of a container are in use by none of those seen.
+fn host_ports(errors: &mut Errors, container: &Value, path: &str, seen: &mut BTreeSet<String>) {
+    for (i, port) in list(container, "ports").iter().enumerate() {
+        let Some(number) = int(port, "hostPort").filter(|n| *n != 0) else {
+            continue;
+        };
+        let (protocol, ip) = (text(port, "protocol"), text(port, "hostIP"));
+        let key = format!("{protocol}/{ip}/{number}");
+        if !seen.insert(key.clone()) {
+            errors.duplicate(child(&index(&child(path, "ports"), i), "hostPort"), key);
         }
     }
 }
 
-/// What the validation of a container needs of its pod.
-struct OfPod<'p> {
-    spec: &'p Value,
-    volumes: &'p Volumes<'p>,
-    holder: Holder,
-}
-
 /// Validates what only init containers have or must not have.
-fn init_container(errors: &mut Errors, c: &Container<'_>, spec: &Value) {
-    let policy = text(c.value, "restartPolicy");
-    if !policy.is_empty() {
-        check_restart_policy(errors, policy, &c.path);
-    }
-    restart_rules(errors, c);
-    if is_sidecar(c.value) {
-        lifecycle_and_probes(errors, c, spec);
+fn init_container(errors: &mut Errors, c: &Container<'_>, pod: OfPod<'_>) {
+    let sidecar = is_sidecar(c.value);
+    if sidecar {
+        lifecycle_and_probes(errors, c, pod.spec);
         return;
     }
     for key in [
@@ -128,6 +148,16 @@ fn init_container(errors: &mut Errors, c: &Container<'_>, spec: &Value) {
             );
         }
     }
+    for (i, policy) in list(c.value, "resizePolicy").iter().enumerate() {
+        let restart = text(policy, "restartPolicy");
+        if restart == "RestartContainer" && !pod.allowed.restarting_init {
+            errors.invalid(
+                child(&index(&child(&c.path, "resizePolicy"), i), "restartPolicy"),
+                restart,
+                "must not be set to 'RestartContainer' for non-sidecar initContainers",
+            );
+        }
+    }
 }
 
 /// Validates that an ephemeral container has no fields that it must not have.
@@ -135,25 +165,23 @@ fn ephemeral_container(errors: &mut Errors, c: &Container<'_>) {
     const FORBIDDEN: &str = "cannot be set for an Ephemeral Container";
     for key in [
         "ports",
+        "resources",
+        "resizePolicy",
+        "restartPolicy",
+        "restartPolicyRules",
         "livenessProbe",
         "readinessProbe",
         "startupProbe",
         "lifecycle",
-        "resizePolicy",
     ] {
-        if has(c.value, key) {
+        // Defaulting sets resources without fields.
+        let set = match key {
+            "resources" => *at(c.value, key) != json!({}) && has(c.value, key),
+            _ => has(c.value, key),
+        };
+        if set {
             errors.forbidden(child(&c.path, key), FORBIDDEN);
         }
-    }
-    let resources = at(c.value, "resources");
-    let wants = ["requests", "limits"]
-        .into_iter()
-        .any(|key| map(resources, key).is_some_and(|m| !m.is_empty()));
-    if wants {
-        errors.forbidden(child(&c.path, "resources"), FORBIDDEN);
-    }
-    if has(c.value, "restartPolicy") {
-        errors.forbidden(child(&c.path, "restartPolicy"), FORBIDDEN);
     }
     for (i, mount) in list(c.value, "volumeMounts").iter().enumerate() {
         let field = index(&child(&c.path, "volumeMounts"), i);
@@ -165,80 +193,63 @@ fn ephemeral_container(errors: &mut Errors, c: &Container<'_>) {
     }
 }
 
-fn check_restart_policy(errors: &mut Errors, policy: &str, path: &str) {
-    let known = ["Always", "OnFailure", "Never"];
-    if !known.contains(&policy) {
-        errors.not_supported(child(path, "restartPolicy"), policy, &known);
-    }
-}
-
-fn restart_rules(errors: &mut Errors, c: &Container<'_>) {
+/// Validates the restart policy of a container and its rules.
+fn restart_policy(errors: &mut Errors, c: &Container<'_>) {
+    const POLICIES: [&str; 3] = ["Always", "Never", "OnFailure"];
+    const ACTIONS: [&str; 2] = ["Restart", "RestartAllContainers"];
     let rules = list(c.value, "restartPolicyRules");
-    let field = child(&c.path, "restartPolicyRules");
-    if rules.is_empty() {
-        return;
-    }
-    if text(c.value, "restartPolicy").is_empty() {
+    let field = child(&c.path, "restartPolicy");
+    let policy = text(c.value, "restartPolicy");
+    if !has(c.value, "restartPolicy") {
+        if rules.is_empty() {
+            return;
+        }
         errors.required(
-            child(&c.path, "restartPolicy"),
+            field,
             "must specify restartPolicy when restart rules are used",
         );
+    } else if !POLICIES.contains(&policy) {
+        errors.not_supported(field, policy, &POLICIES);
     }
+    let field = child(&c.path, "restartPolicyRules");
     if rules.len() > 20 {
-        errors.too_long(field.clone(), 20);
+        errors.too_many(field.clone(), rules.len(), 20);
     }
     for (i, rule) in rules.iter().enumerate() {
         let field = index(&field, i);
         let action = text(rule, "action");
-        if !matches!(action, "Restart" | "RestartAllContainers") {
-            errors.not_supported(
-                child(&field, "action"),
-                action,
-                &["Restart", "RestartAllContainers"],
-            );
+        if !ACTIONS.contains(&action) {
+            errors.not_supported(child(&field, "action"), action, &ACTIONS);
         }
-        match at(rule, "exitCodes") {
-            Value::Null => errors.required(child(&field, "exitCodes"), "must be specified"),
-            codes => {
-                let operator = text(codes, "operator");
-                if !matches!(operator, "In" | "NotIn") {
-                    errors.not_supported(
-                        format!("{field}.exitCodes.operator"),
-                        operator,
-                        &["In", "NotIn"],
-                    );
-                }
-            }
+        let codes = at(rule, "exitCodes");
+        let field = child(&field, "exitCodes");
+        if codes.is_null() {
+            errors.required(field, "must be specified");
+            continue;
+        }
+        let operator = text(codes, "operator");
+        if !matches!(operator, "In" | "NotIn") {
+            errors.not_supported(child(&field, "operator"), operator, &["In", "NotIn"]);
+        }
+        let values = list(codes, "values").len();
+        if values > 255 {
+            errors.too_many(child(&field, "values"), values, 255);
         }
     }
 }
 
-fn container<'a>(
-    errors: &mut Errors,
-    c: &Container<'a>,
-    of_pod: &OfPod<'_>,
-    seen: &mut BTreeSet<&'a str>,
-) {
-    let (value, spec) = (c.value, of_pod.spec);
+/// Validates what all kinds of containers have in common.
+fn container(errors: &mut Errors, c: &Container<'_>, pod: OfPod<'_>) {
+    let (value, spec) = (c.value, pod.spec);
     let f = |key: &str| child(&c.path, key);
     let name = text(value, "name");
     if name.is_empty() {
         errors.required(f("name"), "");
     } else {
         errors.invalid_each(&f("name"), name, names::dns1123_label(name));
-        if !seen.insert(name) {
-            errors.duplicate(f("name"), name);
-        }
     }
-    let image = text(value, "image");
-    if image.is_empty() {
+    if text(value, "image").is_empty() {
         errors.required(f("image"), "");
-    } else if of_pod.holder == Holder::Pod && image.trim() != image {
-        errors.invalid(
-            f("image"),
-            image,
-            "must not have leading or trailing whitespace",
-        );
     }
     match text(value, "terminationMessagePolicy") {
         "File" | "FallbackToLogsOnError" => {}
@@ -250,20 +261,14 @@ fn container<'a>(
         ),
     }
     ports(errors, list(value, "ports"), &f("ports"));
-    env(errors, list(value, "env"), of_pod.volumes, &f("env"));
+    env(errors, list(value, "env"), &f("env"));
     env_from(errors, list(value, "envFrom"), &f("envFrom"));
-    mounts(errors, value, of_pod.volumes, &c.path);
-    match text(value, "imagePullPolicy") {
-        "Always" | "IfNotPresent" | "Never" => {}
-        "" => errors.required(f("imagePullPolicy"), ""),
-        other => errors.not_supported(
-            f("imagePullPolicy"),
-            other,
-            &["Always", "IfNotPresent", "Never"],
-        ),
-    }
-    quantities::validate_requirements(errors, at(value, "resources"), &f("resources"));
-    super::pod_claims::container_claims(errors, at(value, "resources"), spec, &f("resources"));
+    mounts(errors, value, pod.volumes, &c.path);
+    pull_policy(errors, text(value, "imagePullPolicy"), f("imagePullPolicy"));
+    let (resources, field) = (at(value, "resources"), f("resources"));
+    let rules = requirements::Rules::of_containers(pod.allowed.parts_of_huge_pages);
+    rules.check(errors, resources, &field);
+    requirements::claims(errors, resources, spec, &field);
     resize_policy(errors, value, spec, &f("resizePolicy"));
     security_context(
         errors,
@@ -273,13 +278,22 @@ fn container<'a>(
     );
 }
 
+/// Validates when an image is pulled.
+pub(super) fn pull_policy(errors: &mut Errors, policy: &str, field: String) {
+    let known = ["Always", "IfNotPresent", "Never"];
+    if policy.is_empty() {
+        errors.required(field, "");
+    } else if !known.contains(&policy) {
+        errors.not_supported(field, policy, &known);
+    }
+}
+
 fn resize_policy(errors: &mut Errors, value: &Value, spec: &Value, path: &str) {
     let mut seen = BTreeSet::new();
     for (i, policy) in list(value, "resizePolicy").iter().enumerate() {
-        let field = index(path, i);
         let resource = text(policy, "resourceName");
         if !seen.insert(resource) {
-            errors.duplicate(field, resource);
+            errors.duplicate(index(path, i), resource);
         }
         // But for repetitions, upstream's errors are those of the list.
         match resource {
@@ -297,7 +311,7 @@ fn resize_policy(errors: &mut Errors, value: &Value, spec: &Value, path: &str) {
             errors.invalid(
                 path,
                 restart,
-                "must be 'NotRequired' when `restartPolicy` is 'Never'",
+                "must be 'NotRequired' when pod `restartPolicy` is 'Never'",
             );
         }
     }
@@ -332,10 +346,6 @@ fn ports(errors: &mut Errors, ports: &[Value], path: &str) {
             }
         }
         protocol(errors, text(port, "protocol"), &child(&field, "protocol"));
-        let ip = text(port, "hostIP");
-        if !ip.is_empty() {
-            errors.invalid_each(&child(&field, "hostIP"), ip, names::ip(ip));
-        }
     }
 }
 
@@ -406,12 +416,7 @@ fn sub_paths(errors: &mut Errors, mount: &Value, field: &str, list_field: &str) 
                 "subPathExpr and subPath are mutually exclusive",
             );
         }
-        if names::is_absolute(sub) {
-            errors.invalid(child(list_field, key), sub, "must be a relative path");
-        }
-        if names::has_backsteps(sub) {
-            errors.invalid(child(list_field, key), sub, "must not contain '..'");
-        }
+        descending_path(errors, sub, &child(list_field, key));
     }
 }
 
@@ -419,7 +424,7 @@ fn sub_paths(errors: &mut Errors, mount: &Value, field: &str, list_field: &str) 
 /// the list's field.
 fn mount_options(errors: &mut Errors, container: &Value, mount: &Value, field: &str) {
     let propagation = text(mount, "mountPropagation");
-    if !propagation.is_empty() {
+    if has(mount, "mountPropagation") {
         let known = ["Bidirectional", "HostToContainer", "None"];
         if !known.contains(&propagation) {
             errors.not_supported(child(field, "mountPropagation"), propagation, &known);
@@ -432,7 +437,7 @@ fn mount_options(errors: &mut Errors, container: &Value, mount: &Value, field: &
         }
     }
     let recursive = text(mount, "recursiveReadOnly");
-    if !recursive.is_empty() {
+    if has(mount, "recursiveReadOnly") {
         let known = ["Disabled", "Enabled", "IfPossible"];
         if !known.contains(&recursive) {
             errors.not_supported(child(field, "recursiveReadOnly"), recursive, &known);
@@ -443,7 +448,7 @@ fn mount_options(errors: &mut Errors, container: &Value, mount: &Value, field: &
                     "may only be specified when readOnly is true",
                 );
             }
-            if !matches!(propagation, "" | "None") {
+            if has(mount, "mountPropagation") && propagation != "None" {
                 errors.forbidden(
                     child(field, "recursiveReadOnly"),
                     "may only be specified when mountPropagation is None or not specified",
@@ -461,46 +466,50 @@ fn devices(errors: &mut Errors, value: &Value, volumes: &Volumes<'_>, path: &str
     for (i, device) in list(value, "volumeDevices").iter().enumerate() {
         let field = index(&child(path, "volumeDevices"), i);
         let (name, place) = (text(device, "name"), text(device, "devicePath"));
-        let mut invalid = |key: &str, value: &str, detail: &str| {
-            errors.invalid(child(&field, key), value, detail);
-        };
-        if !name.is_empty() && !device_names.insert(name) {
-            invalid("name", name, "must be unique");
+        let (field_of_name, field_of_path) = (child(&field, "name"), child(&field, "devicePath"));
+        if name.is_empty() {
+            errors.required(field_of_name.clone(), "");
         }
-        let found = volumes.names.contains(name);
-        if found && !volumes.claims.contains(name) {
-            invalid(
-                "name",
+        if !name.is_empty() && !device_names.insert(name) {
+            errors.invalid(field_of_name.clone(), name, "must be unique");
+        }
+        if !volumes.names.contains(name) {
+            errors.not_found(field_of_name.clone(), name);
+        } else if !volumes.claims.contains(name) {
+            errors.invalid(
+                field_of_name.clone(),
                 name,
                 "can only use volume source type of PersistentVolumeClaim or Ephemeral for block mode",
             );
         }
+        if place.is_empty() {
+            errors.required(field_of_path.clone(), "");
+        }
         if paths.contains(place) {
-            invalid("devicePath", place, "must be unique");
+            errors.invalid(field_of_path.clone(), place, "must be unique");
         }
         if names::has_backsteps(place) {
-            invalid("devicePath", place, "can not contain backsteps ('..')");
+            errors.invalid(
+                field_of_path.clone(),
+                place,
+                "can not contain backsteps ('..')",
+            );
         } else {
             paths.insert(place);
         }
         if mounts.iter().any(|mount| text(mount, "name") == name) {
-            invalid("name", name, "must not already exist in volumeMounts");
+            errors.invalid(
+                field_of_name,
+                name,
+                "must not already exist in volumeMounts",
+            );
         }
         if mounts.iter().any(|mount| text(mount, "mountPath") == place) {
-            invalid(
-                "devicePath",
+            errors.invalid(
+                field_of_path,
                 place,
                 "must not already exist as a path in volumeMounts",
             );
-        }
-        if name.is_empty() {
-            errors.required(child(&field, "name"), "");
-        }
-        if !found {
-            errors.not_found(child(&field, "name"), name);
-        }
-        if place.is_empty() {
-            errors.required(child(&field, "devicePath"), "");
         }
     }
 }

@@ -2,14 +2,15 @@
 
 use rkube_api::Object;
 use rkube_api::status::FieldError;
+use serde_json::Value;
 
 use crate::errors::{Errors, child, index};
 use crate::generic::Rules;
 use crate::names;
-use crate::tree::{default_text, int, list, list_mut, same_at, text};
+use crate::tree::{at, default_text, has, int, list, list_mut, same_at, text};
+use crate::{Context, Strategy};
 
-/// The strategy of kind `Endpoints`.
-pub(crate) static ENDPOINTS: Rules = Rules {
+static RULES: Rules = Rules {
     default: |obj| {
         for subset in list_mut(obj, "subsets") {
             for port in list_mut(subset, "ports") {
@@ -23,9 +24,60 @@ pub(crate) static ENDPOINTS: Rules = Rules {
         true => Vec::new(),
         false => validate(new),
     },
-    create_on_update: true,
     ..Rules::PLAIN
 };
+
+/// The strategy of kind `Endpoints`.
+pub(crate) struct Endpoints;
+
+impl Strategy for Endpoints {
+    fn default(&self, obj: &mut Object) {
+        RULES.default(obj);
+    }
+
+    fn prepare_create(&self, ctx: &Context<'_>, obj: &mut Object) {
+        RULES.prepare_create(ctx, obj);
+    }
+
+    fn prepare_update(&self, ctx: &Context<'_>, new: &mut Object, old: &Object) {
+        RULES.prepare_update(ctx, new, old);
+    }
+
+    fn validate_create(&self, obj: &Object) -> Vec<FieldError> {
+        RULES.validate_create(obj)
+    }
+
+    fn validate_update(&self, new: &Object, old: &Object) -> Vec<FieldError> {
+        RULES.validate_update(new, old)
+    }
+
+    fn warnings(&self, new: &Object, _old: Option<&Object>) -> Vec<String> {
+        // The controller of endpoints takes addresses as they are.
+        let labels = at(new, "metadata.labels");
+        if labels
+            .get("endpoints.kubernetes.io/managed-by")
+            .and_then(Value::as_str)
+            == Some("endpoint-controller")
+        {
+            return Vec::new();
+        }
+        let mut warnings = Vec::new();
+        for (i, subset) in list(new, "subsets").iter().enumerate() {
+            for key in ["addresses", "notReadyAddresses"] {
+                let field = child(&index("subsets", i), key);
+                for (j, address) in list(subset, key).iter().enumerate() {
+                    let field = child(&index(&field, j), "ip");
+                    warnings.extend(names::ip_warnings(text(address, "ip"), &field));
+                }
+            }
+        }
+        warnings
+    }
+
+    fn allow_create_on_update(&self) -> bool {
+        true
+    }
+}
 
 fn validate(obj: &Object) -> Vec<FieldError> {
     let mut errors = Errors::new();
@@ -42,12 +94,8 @@ fn validate(obj: &Object) -> Vec<FieldError> {
         for (key, addresses) in [("addresses", ready), ("notReadyAddresses", unready)] {
             for (j, address) in addresses.iter().enumerate() {
                 let field = index(&child(&field, key), j);
-                let ip = text(address, "ip");
-                let problems = names::ip(ip);
-                if problems.is_empty() {
-                    super::service::non_special_ip(&mut errors, ip, &child(&field, "ip"));
-                }
-                errors.invalid_each(&child(&field, "ip"), ip, problems);
+                let (ip, field_of_ip) = (text(address, "ip"), child(&field, "ip"));
+                errors.invalid_each(&field_of_ip, ip, names::ip(ip));
                 let host = text(address, "hostname");
                 if !host.is_empty() {
                     errors.invalid_each(
@@ -55,6 +103,15 @@ fn validate(obj: &Object) -> Vec<FieldError> {
                         host,
                         names::dns1123_label(host),
                     );
+                }
+                if has(address, "nodeName") {
+                    let (node, field) = (text(address, "nodeName"), child(&field, "nodeName"));
+                    errors.invalid_each(&field, node, names::dns1123_subdomain(node));
+                }
+                if names::parse_ip(ip).is_none() {
+                    errors.invalid(field_of_ip, ip, "must be a valid IP address");
+                } else {
+                    super::service::non_special_ip(&mut errors, ip, &field_of_ip);
                 }
             }
         }
@@ -78,6 +135,10 @@ fn validate(obj: &Object) -> Vec<FieldError> {
                 text(port, "protocol"),
                 &child(&field, "protocol"),
             );
+            if has(port, "appProtocol") {
+                let (app, field) = (text(port, "appProtocol"), child(&field, "appProtocol"));
+                errors.invalid_each(&field, app, names::qualified_name(app));
+            }
         }
     }
     errors.0

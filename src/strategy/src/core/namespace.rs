@@ -50,6 +50,15 @@ impl Strategy for Namespace {
         keep(new, old, "status");
     }
 
+    fn validate_create(&self, obj: &Object) -> Vec<FieldError> {
+        let mut errors = Errors::new();
+        for finalizer in list(obj, "spec.finalizers") {
+            let name = finalizer.as_str().unwrap_or_default();
+            crate::metadata::finalizer_name(&mut errors, name, "spec.finalizers");
+        }
+        errors.0
+    }
+
     fn prepare_subresource_update(
         &self,
         _ctx: &Context<'_>,
@@ -85,14 +94,14 @@ impl Strategy for Namespace {
         if deleting(new) {
             if phase != "Terminating" {
                 errors.invalid(
-                    "status.phase",
+                    "status.Phase",
                     phase,
                     "may only be 'Terminating' if `deletionTimestamp` is not empty",
                 );
             }
         } else if phase != "Active" {
             errors.invalid(
-                "status.phase",
+                "status.Phase",
                 phase,
                 "may only be 'Active' if `deletionTimestamp` is empty",
             );

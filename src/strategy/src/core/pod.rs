@@ -5,30 +5,17 @@ use rkube_api::{GroupResource, Object, meta};
 use rkube_component_helpers::qos;
 use serde_json::{Value, json};
 
-use super::pod_update::{terminated_stay, validate_ephemeral, validate_resize, validate_update};
-use super::{pod_defaults, pod_validation};
-use crate::errors::{Errors, child};
+use super::{pod_annotations, pod_defaults, pod_drops, pod_resize, pod_status};
+use super::{pod_update, pod_validation};
+use crate::errors::Errors;
 use crate::generic::{self, deleting};
 use crate::tree::{
-    as_map, at, at_mut, flag, has, int, keep, list, list_mut, map, put, remove, same, set, text,
+    as_map, at, at_mut, flag, has, int, keep, list, list_mut, map, put, remove, same_at, set, text,
 };
 use crate::{Context, Strategy, Subresource};
 
 /// The strategy of kind `Pod`.
 pub(crate) struct Pod;
-
-/// Takes the resources and resize policies of the containers at a path from an update.
-fn keep_resources(next: &mut Object, new: &Object, path: &str) {
-    for container in list_mut(next, path) {
-        let wanted = list(new, path)
-            .iter()
-            .find(|wanted| text(wanted, "name") == text(container, "name"));
-        if let Some(wanted) = wanted {
-            keep(container, wanted, "resources");
-            keep(container, wanted, "resizePolicy");
-        }
-    }
-}
 
 impl Strategy for Pod {
     fn default(&self, obj: &mut Object) {
@@ -37,10 +24,12 @@ impl Strategy for Pod {
 
     fn prepare_create(&self, ctx: &Context<'_>, obj: &mut Object) {
         put(obj, "metadata.generation", 1);
-        let mut status = json!({
-            "phase": "Pending",
-            "qosClass": qos::object_class(at(obj, "spec")).as_str(),
-        });
+        // As upstream, a class that the client gives is kept.
+        let class = match text(obj, "status.qosClass") {
+            "" => qos::object_class(at(obj, "spec")).as_str(),
+            given => given,
+        };
+        let mut status = json!({"phase": "Pending", "qosClass": class});
         if !list(obj, "spec.schedulingGates").is_empty() {
             set(
                 &mut status,
@@ -56,25 +45,20 @@ impl Strategy for Pod {
             );
         }
         as_map(obj).insert("status".into(), status);
+        pod_drops::from_spec(ensure_spec(obj));
         merge_match_label_keys(obj);
+        profiles_from_annotations(obj);
     }
 
     fn prepare_update(&self, _ctx: &Context<'_>, new: &mut Object, old: &Object) {
         keep(new, old, "status");
-        let changed = !same(at(new, "spec"), at(old, "spec"));
+        pod_drops::from_spec(ensure_spec(new));
+        let changed = !pod_update::same_spec(at(new, "spec"), at(old, "spec"));
         generic::set_generation(new, old, changed);
     }
 
     fn prepare_status_update(&self, _ctx: &Context<'_>, new: &mut Object, old: &Object) {
-        generic::prepare_status_update(new, old);
-        keep(new, old, "metadata.ownerReferences");
-        // The QoS class is immutable.
-        if has(old, "status.qosClass") {
-            keep(new, old, "status.qosClass");
-        }
-        if text(new, "status.phase").is_empty() && has(old, "status.phase") {
-            keep(new, old, "status.phase");
-        }
+        pod_status::prepare(new, old);
     }
 
     fn prepare_subresource_update(
@@ -84,54 +68,35 @@ impl Strategy for Pod {
         new: &mut Object,
         old: &Object,
     ) {
-        let mut next = old.clone();
-        for path in ["metadata.managedFields", "metadata.resourceVersion"] {
-            keep(&mut next, new, path);
-        }
-        match subresource {
-            Subresource::EphemeralContainers => {
-                keep(&mut next, new, "spec.ephemeralContainers");
-            }
-            Subresource::Resize => {
-                for key in ["containers", "initContainers"] {
-                    keep_resources(&mut next, new, &child("spec", key));
+        let mut next = match subresource {
+            Subresource::Resize => pod_resize::prepare(new, old),
+            _ => {
+                let mut next = old.clone();
+                for path in ["metadata.managedFields", "metadata.resourceVersion"] {
+                    keep(&mut next, new, path);
                 }
-                keep(&mut next, new, "spec.resources");
+                if subresource == Subresource::EphemeralContainers {
+                    keep(&mut next, new, "spec.ephemeralContainers");
+                }
+                next
             }
-            Subresource::Approval | Subresource::Finalize => {}
-        }
-        let changed = !same(at(&next, "spec"), at(old, "spec"));
+        };
+        pod_drops::from_spec(ensure_spec(&mut next));
+        let changed = !pod_update::same_spec(at(&next, "spec"), at(old, "spec"));
         generic::set_generation(&mut next, old, changed);
         *new = next;
     }
 
     fn validate_create(&self, obj: &Object) -> Vec<FieldError> {
-        let mut errors = pod_validation::pod(obj);
-        if !list(obj, "spec.ephemeralContainers").is_empty() {
-            errors.forbidden("spec.ephemeralContainers", "cannot be set on create");
-        }
-        errors.0
+        pod_validation::new_pod(obj).0
     }
 
     fn validate_update(&self, new: &Object, old: &Object) -> Vec<FieldError> {
-        validate_update(new, old)
+        pod_update::validate_update(new, old)
     }
 
     fn validate_status_update(&self, new: &Object, old: &Object) -> Vec<FieldError> {
-        let mut errors = Errors::new();
-        let nominated = text(new, "status.nominatedNodeName");
-        if !nominated.is_empty() {
-            errors.invalid_each(
-                "status.nominatedNodeName",
-                nominated,
-                crate::names::dns1123_subdomain(nominated),
-            );
-        }
-        // A container that has terminated permanently must not restart.
-        if text(old, "spec.restartPolicy") != "Always" {
-            terminated_stay(&mut errors, new, old, "containerStatuses");
-        }
-        errors.0
+        pod_status::validate(new, old)
     }
 
     fn validate_subresource_update(
@@ -141,18 +106,23 @@ impl Strategy for Pod {
         old: &Object,
     ) -> Vec<FieldError> {
         match subresource {
-            Subresource::EphemeralContainers => validate_ephemeral(new, old),
-            Subresource::Resize => validate_resize(new, old),
+            Subresource::EphemeralContainers => pod_update::validate_ephemeral(new, old),
+            Subresource::Resize => pod_resize::validate(new, old),
             Subresource::Approval | Subresource::Finalize => Vec::new(),
         }
     }
 
     fn warnings(&self, new: &Object, old: Option<&Object>) -> Vec<String> {
-        let before = old.map(|o| at(o, "spec"));
-        let mut warnings = super::pod_warnings::pod_spec(at(new, "spec"), before, "spec");
-        if old.is_none() {
-            warnings.extend(super::pod_warnings::name(new, "the Pod's hostname"));
+        if let Some(old) = old {
+            // As upstream, only what nodes write is looked at again.
+            return match same_at(new, old, "status") {
+                true => Vec::new(),
+                false => pod_status::warnings(new),
+            };
         }
+        let mut warnings = Vec::new();
+        warnings.extend(super::pod_warnings::name(new, "the Pod's hostname"));
+        warnings.extend(super::pod_warnings::pod(new));
         warnings
     }
 
@@ -253,6 +223,42 @@ impl Strategy for Pod {
     }
 }
 
+/// Returns the spec of a pod.
+fn ensure_spec(pod: &mut Object) -> &mut Value {
+    crate::tree::ensure(pod, "spec");
+    &mut pod["spec"]
+}
+
+/// Puts the AppArmor profiles of annotations into the fields of the containers without one.
+fn profiles_from_annotations(pod: &mut Object) {
+    if text(pod, "spec.os.name") == "windows" {
+        return;
+    }
+    let Some(annotations) = map(pod, "metadata.annotations").cloned() else {
+        return;
+    };
+    let of_pod = at(pod, "spec.securityContext.appArmorProfile").clone();
+    for key in [
+        "spec.initContainers",
+        "spec.containers",
+        "spec.ephemeralContainers",
+    ] {
+        for container in list_mut(pod, key) {
+            let annotation = format!("{}{}", pod_annotations::APP_ARMOR, text(container, "name"));
+            let profile = annotations
+                .get(&annotation)
+                .and_then(Value::as_str)
+                .and_then(pod_annotations::profile_of)
+                .filter(|profile| *profile != of_pod && !pod_annotations::is_bad(profile));
+            if let Some(profile) = profile
+                && !has(container, "securityContext.appArmorProfile")
+            {
+                put(container, "securityContext.appArmorProfile", profile);
+            }
+        }
+    }
+}
+
 /// Adds or replaces the condition of the same type. Keeps `lastTransitionTime` if the condition's
 /// status is unchanged.
 fn set_condition(pod: &mut Object, mut condition: Value) {
@@ -313,9 +319,7 @@ fn merge_match_label_keys(pod: &mut Object) {
                 let list = selector
                     .entry("matchExpressions")
                     .or_insert_with(|| Value::Array(Vec::new()));
-                if let Value::Array(list) = list
-                    && !list.contains(&expression)
-                {
+                if let Value::Array(list) = list {
                     list.push(expression);
                 }
             }
@@ -394,7 +398,7 @@ mod tests {
         assert!(found.iter().any(|m| m.starts_with(
             "spec.containers[0].name: Invalid value: \"C\": a lowercase RFC 1123 label"
         )));
-        let none = json!({"spec": {"restartPolicy": "Always", "dnsPolicy": "Default"}});
+        let none = json!({"spec": {"restartPolicy": "Always", "dnsPolicy": "Default", "terminationGracePeriodSeconds": 30}});
         assert_eq!(
             messages(&Pod.validate_create(&none)),
             ["spec.containers: Required value"]

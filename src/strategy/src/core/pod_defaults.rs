@@ -3,17 +3,34 @@
 use rkube_component_helpers::resource::{self, Side};
 use serde_json::{Value, json};
 
+use super::image_names::pull_policy;
 use crate::quantities;
 use crate::tree::{
-    at_mut, default_number, default_text, default_value, ensure, flag, int, list_mut, map, set,
+    at, at_mut, default_number, default_text, default_value, ensure, flag, int, list_mut, map, set,
     text,
 };
 
 /// Default mode of projected files.
 const FILE_MODE: i64 = 0o644;
 
+/// Annotations in which old clients keep init containers and their statuses.
+const INIT_ANNOTATIONS: [&str; 4] = [
+    "pod.beta.kubernetes.io/init-containers",
+    "pod.alpha.kubernetes.io/init-containers",
+    "pod.beta.kubernetes.io/init-container-statuses",
+    "pod.alpha.kubernetes.io/init-container-statuses",
+];
+
+/// Removes annotations that stand for fields of old versions.
+fn drop_annotations(holder: &mut Value) {
+    if let Some(Value::Object(annotations)) = at_mut(holder, "metadata.annotations") {
+        annotations.retain(|key, _| !INIT_ANNOTATIONS.contains(&key.as_str()));
+    }
+}
+
 /// Sets the defaults of a pod, including those that templates do not get.
 pub(crate) fn pod(obj: &mut Value) {
+    drop_annotations(obj);
     let Some(spec) = at_mut(obj, "spec") else {
         return;
     };
@@ -22,6 +39,7 @@ pub(crate) fn pod(obj: &mut Value) {
             requests_from_limits(container);
         }
     }
+    pod_level_limits(spec);
     pod_level_requests(spec);
     default_value(spec, "enableServiceLinks", true);
     if flag(spec, "hostNetwork") {
@@ -48,6 +66,26 @@ fn requests_from_limits(holder: &mut Value) {
     let requests = ensure(holder, "resources.requests");
     for (name, limit) in limits {
         requests.entry(name).or_insert(limit);
+    }
+}
+
+/// Sets pod-level limits of huge pages to the sum over the containers, unless they are requested.
+fn pod_level_limits(spec: &mut Value) {
+    let resources = at(spec, "resources");
+    let is_set = ["limits", "requests"]
+        .iter()
+        .any(|side| map(resources, side).is_some_and(|amounts| !amounts.is_empty()));
+    if !is_set {
+        return;
+    }
+    let sums = resource::aggregate_object_containers(spec, Side::Limits);
+    for (name, sum) in sums.0 {
+        let requested = at(spec, "resources.requests").get(&name).is_some();
+        if resource::is_hugepages(&name) && !requested {
+            ensure(spec, "resources.limits")
+                .entry(name)
+                .or_insert_with(|| sum.to_string().into());
+        }
     }
 }
 
@@ -78,6 +116,7 @@ fn pod_level_requests(spec: &mut Value) {
 
 /// Sets the defaults of a pod template.
 pub(crate) fn template(template: &mut Value) {
+    drop_annotations(template);
     if let Some(spec) = at_mut(template, "spec") {
         pod_spec(spec);
     }
@@ -155,20 +194,6 @@ fn field_ref(value: &mut Value, path: &str) {
 fn divisor(value: &mut Value, path: &str) {
     if let Some(reference) = at_mut(value, path) {
         default_value(reference, "divisor", "0");
-    }
-}
-
-/// Returns the default pull policy: `Always` for the tag `latest` and for images without tag and
-/// digest, `IfNotPresent` otherwise.
-pub(crate) fn pull_policy(image: &str) -> &'static str {
-    let digested = image.contains('@');
-    let name = image.split('@').next().unwrap_or_default();
-    // A colon before the last slash separates a registry's port.
-    let last = name.rsplit('/').next().unwrap_or_default();
-    match last.split_once(':') {
-        Some((_, "latest")) => "Always",
-        None if !digested => "Always",
-        _ => "IfNotPresent",
     }
 }
 

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::container_types::Holder;
+use super::container_types::{Holder, visit};
 use crate::errors::{Errors, child, index};
 use crate::names;
 use crate::tree::{flag, has, int, list, text};
@@ -32,8 +32,10 @@ pub(super) fn host_network(errors: &mut Errors, spec: &Value, holder: Holder, pa
     }
 }
 
-/// Validates that a pod with its own users shares no other namespace with its node.
-pub(super) fn host_users(errors: &mut Errors, spec: &Value, path: &str) {
+/// Validates that a pod with its own users shares no other namespace with its node, and has no
+/// devices, whose owners cannot be mapped; `devices` permits them.
+pub(super) fn host_users(errors: &mut Errors, spec: &Value, devices: bool, path: &str) {
+    const WHY: &str = "when `hostUsers` is false";
     if !has(spec, "hostUsers") || flag(spec, "hostUsers") {
         return;
     }
@@ -44,35 +46,39 @@ pub(super) fn host_users(errors: &mut Errors, spec: &Value, path: &str) {
         ("hostIPC", "HostIPC"),
     ] {
         if flag(spec, key) {
-            errors.forbidden(child(path, field), "when `pod.Spec.HostUsers` is false");
+            errors.forbidden(child(path, field), WHY);
         }
     }
+    visit(spec, path, |container, field| {
+        if !devices && !list(container, "volumeDevices").is_empty() {
+            errors.forbidden(child(&field, "volumeDevices"), WHY);
+        }
+    });
 }
 
-/// Validates `hostname`, `subdomain` and `hostnameOverride`.
-pub(super) fn host_names(errors: &mut Errors, spec: &Value, path: &str) {
-    for key in ["hostname", "subdomain"] {
-        let name = text(spec, key);
-        if !name.is_empty() {
-            errors.invalid_each(&child(path, key), name, names::dns1123_label(name));
-        }
-    }
+/// Validates `hostnameOverride`.
+pub(super) fn host_name(errors: &mut Errors, spec: &Value, path: &str) {
     if !has(spec, "hostnameOverride") {
         return;
     }
     let field = child(path, "hostnameOverride");
     let name = text(spec, "hostnameOverride");
-    errors.invalid_each(&field, name, names::dns1123_subdomain(name));
+    for (key, why) in [
+        (
+            "setHostnameAsFQDN",
+            "may not be specified when setHostnameAsFQDN is true",
+        ),
+        (
+            "hostNetwork",
+            "may not be specified when hostNetwork is true",
+        ),
+    ] {
+        if flag(spec, key) {
+            errors.forbidden(field.clone(), why);
+        }
+    }
     if name.len() > MAX_HOST_NAME {
         errors.too_long(field.clone(), MAX_HOST_NAME);
     }
-    if flag(spec, "setHostnameAsFQDN") {
-        errors.forbidden(
-            child(path, "setHostnameAsFQDN"),
-            "may not be true when `hostnameOverride` is set",
-        );
-    }
-    if flag(spec, "hostNetwork") {
-        errors.forbidden(field, "may not be set when `hostNetwork` is true");
-    }
+    errors.invalid_each(&field, name, names::dns1123_subdomain(name));
 }

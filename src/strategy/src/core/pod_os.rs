@@ -2,8 +2,9 @@
 
 use serde_json::Value;
 
-use crate::errors::{Errors, child, index};
-use crate::tree::{flag, has, list, text};
+use super::container_types::visit;
+use crate::errors::{Errors, child};
+use crate::tree::{at, flag, has, list, text};
 
 const NOT_ON_WINDOWS: &str = "cannot be set for a windows pod";
 const NOT_ON_LINUX: &str = "windows options cannot be set for a linux pod";
@@ -13,25 +14,23 @@ pub(super) fn operating_system(errors: &mut Errors, spec: &Value, path: &str) {
     if !has(spec, "os") {
         return;
     }
-    let field = format!("{}.name", child(path, "os"));
+    let field = child(path, "os");
     match text(spec, "os.name") {
-        "" => errors.required(field, "cannot be empty"),
+        "" => errors.required(child(&field, "name"), ""),
         "linux" => linux(errors, spec, path),
         "windows" => windows(errors, spec, path),
         other => errors.not_supported(field, other, &["linux", "windows"]),
     }
 }
 
-/// Calls `visit` with the security context of every container, and its field.
-fn contexts(spec: &Value, path: &str, mut visit: impl FnMut(&Value, String)) {
-    for key in ["initContainers", "containers", "ephemeralContainers"] {
-        for (i, container) in list(spec, key).iter().enumerate() {
-            if let Some(context) = container.get("securityContext") {
-                let field = index(&child(path, key), i);
-                visit(context, child(&field, "securityContext"));
-            }
+/// Calls `check` with the security context of every container, and its field.
+fn contexts(spec: &Value, path: &str, mut check: impl FnMut(&Value, String)) {
+    visit(spec, path, |container, field| {
+        let context = at(container, "securityContext");
+        if !context.is_null() {
+            check(context, child(&field, "securityContext"));
         }
-    }
+    });
 }
 
 fn linux(errors: &mut Errors, spec: &Value, path: &str) {
@@ -65,11 +64,12 @@ fn windows(errors: &mut Errors, spec: &Value, path: &str) {
         ("securityContext.supplementalGroupsPolicy", false),
         ("securityContext.seLinuxChangePolicy", false),
     ] {
-        if if is_flag {
-            flag(spec, key)
-        } else {
-            has(spec, key)
-        } {
+        let set = match key {
+            "securityContext.sysctls" => !list(spec, key).is_empty(),
+            _ if is_flag => flag(spec, key),
+            _ => has(spec, key),
+        };
+        if set {
             errors.forbidden(child(path, key), NOT_ON_WINDOWS);
         }
     }

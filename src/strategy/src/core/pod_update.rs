@@ -1,68 +1,43 @@
-//! Validation of pod updates, per subresource.
+//! Validation of pod updates.
 
 use rkube_api::Object;
 use rkube_api::status::FieldError;
-use rkube_component_helpers::qos;
-use rkube_component_helpers::resource::is_sidecar_object;
 use serde_json::{Value, json};
 
-use super::pod_validation;
+use super::container_types::Allowances;
+use super::{containers, pod_annotations, pod_validation};
 use crate::errors::{Errors, child, index, ratcheted};
 use crate::quantities;
-use crate::tree::{at, has, int, keep, list, map, put, remove, same, same_at, text};
+use crate::tree::{at, has, int, keep, list, list_mut, map, put, remove, same, same_at, text};
 
-/// Upstream's message for changes of immutable fields.
+/// Upstream's message for changes of immutable fields, but for the difference that follows it.
 const FEW_FIELDS: &str = "pod updates may not change fields other than `spec.containers[*].image`,`spec.initContainers[*].image`,`spec.activeDeadlineSeconds`,`spec.tolerations` (only additions to existing tolerations),`spec.terminationGracePeriodSeconds` (allow it to be set to 1 if it was previously negative)";
 
-/// Validates that terminated containers which must not restart stay terminated.
-pub(super) fn terminated_stay(errors: &mut Errors, new: &Object, old: &Object, key: &str) {
-    let path = child("status", key);
-    if may_restart_all(new) {
-        return;
-    }
-    // A container with its own restart policy may restart.
-    let own_policy = |name: &str| {
-        list(new, "spec.containers")
-            .iter()
-            .any(|c| text(c, "name") == name && has(c, "restartPolicy"))
-    };
-    for (i, before) in list(old, &path).iter().enumerate() {
-        let name = text(before, "name");
-        if !has(before, "state.terminated") || own_policy(name) {
-            continue;
-        }
-        let code = int(before, "state.terminated.exitCode").unwrap_or(0);
-        if code != 0 && text(old, "spec.restartPolicy") == "OnFailure" {
-            continue;
-        }
-        let now = list(new, &path).iter().find(|s| text(s, "name") == name);
-        if now.is_some_and(|s| !has(s, "state.terminated")) {
-            errors.forbidden(
-                format!("{}.state", index(&path, i)),
-                "may not be transitioned to non-terminated state",
-            );
-        }
-    }
+/// Where the required terms of node affinity are.
+const NODE_TERMS: &str =
+    "spec.affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution.nodeSelectorTerms";
+
+/// Validates that the next state of a pod is valid by itself, but for what it may keep.
+pub(super) fn valid_by_itself(new: &Object, old: &Object) -> Vec<FieldError> {
+    let allowed = Allowances::of(old);
+    let errors = pod_validation::pod(new, allowed).0;
+    ratcheted(errors, || pod_validation::pod(old, allowed).0)
 }
 
-/// Returns whether an exit of one of the pod's containers may restart all of them.
-fn may_restart_all(pod: &Object) -> bool {
-    let all = ["spec.containers", "spec.initContainers"];
-    all.iter()
-        .flat_map(|path| list(pod, path))
-        .any(|container| {
-            list(container, "restartPolicyRules")
-                .iter()
-                .any(|rule| text(rule, "action") == "RestartAllContainers")
-        })
+/// Validates that an update leaves annotations as they are which tell what a pod is.
+pub(super) fn annotations(errors: &mut Errors, new: &Object, old: &Object) {
+    const FIELD: &str = "metadata.annotations";
+    let (meta, before) = (at(new, "metadata"), at(old, "metadata"));
+    pod_annotations::unchanged(errors, meta, before, FIELD);
+    let any_cost = pod_annotations::has_bad_cost(before);
+    pod_annotations::validate(errors, meta, at(new, "spec"), any_cost, FIELD);
 }
 
 /// Validates an update of the main resource.
 pub(super) fn validate_update(new: &Object, old: &Object) -> Vec<FieldError> {
     let mut errors = Errors::new();
-    // The new object must be valid by itself.
-    let valid = pod_validation::pod(new).0;
-    errors.extend(ratcheted(valid, || pod_validation::pod(old).0));
+    errors.extend(valid_by_itself(new, old));
+    annotations(&mut errors, new, old);
     for key in ["containers", "initContainers"] {
         let path = child("spec", key);
         if list(new, &path).len() != list(old, &path).len() {
@@ -70,163 +45,188 @@ pub(super) fn validate_update(new: &Object, old: &Object) -> Vec<FieldError> {
             return errors.0;
         }
         for (i, c) in list(new, &path).iter().enumerate() {
+            let field = index(&path, i);
             if text(c, "image").is_empty() {
-                errors.required(child(&index(&path, i), "image"), "");
+                errors.required(child(&field, "image"), "");
             }
+            containers::image_is_trimmed(&mut errors, c, &field);
         }
     }
-    match (
-        int(new, "spec.activeDeadlineSeconds"),
-        int(old, "spec.activeDeadlineSeconds"),
-    ) {
-        (Some(now), Some(before)) if now > before => errors.invalid(
-            "spec.activeDeadlineSeconds",
-            now,
-            format!("must be less than or equal to previous value of {before}"),
-        ),
-        (None, Some(_)) => errors.invalid(
-            "spec.activeDeadlineSeconds",
-            Value::Null,
-            "must not update from a positive integer to nil value",
-        ),
-        _ => {}
+    if !deadline(&mut errors, new, old) {
+        return errors.0;
     }
     only_added_tolerations(&mut errors, new, old);
+    only_removed_gates(&mut errors, new, old);
 
     // All other fields are immutable.
     let mut normal = new.clone();
     for key in ["containers", "initContainers"] {
         let path = child("spec", key);
         let before: Vec<Value> = list(old, &path).to_vec();
-        for (c, old) in crate::tree::list_mut(&mut normal, &path)
-            .iter_mut()
-            .zip(&before)
-        {
+        for (c, old) in list_mut(&mut normal, &path).iter_mut().zip(&before) {
             keep(c, old, "image");
         }
     }
-    keep(&mut normal, old, "spec.activeDeadlineSeconds");
-    keep(&mut normal, old, "spec.tolerations");
+    for path in [
+        "spec.activeDeadlineSeconds",
+        "spec.tolerations",
+        "spec.schedulingGates",
+    ] {
+        keep(&mut normal, old, path);
+    }
     if int(old, "spec.terminationGracePeriodSeconds").is_some_and(|n| n < 0)
         && int(new, "spec.terminationGracePeriodSeconds") == Some(1)
     {
         keep(&mut normal, old, "spec.terminationGracePeriodSeconds");
     }
-    gates(&mut errors, &mut normal, new, old);
+    if !list(old, "spec.schedulingGates").is_empty() {
+        gated(&mut errors, &mut normal, new, old);
+    }
     if !same_spec(at(&normal, "spec"), at(old, "spec")) {
         errors.forbidden("spec", FEW_FIELDS);
     }
     errors.0
 }
 
+/// Validates that the deadline comes no later than before. Returns whether the validation goes on.
+fn deadline(errors: &mut Errors, new: &Object, old: &Object) -> bool {
+    const PATH: &str = "spec.activeDeadlineSeconds";
+    match (int(new, PATH), int(old, PATH)) {
+        (Some(now), _) if !(0..=i64::from(i32::MAX)).contains(&now) => {
+            errors.invalid(PATH, now, "must be between 0 and 2147483647, inclusive");
+            false
+        }
+        (Some(now), Some(before)) if now > before => {
+            errors.invalid(PATH, now, "must be less than or equal to previous value");
+            false
+        }
+        (None, Some(_)) => {
+            errors.invalid(
+                PATH,
+                Value::Null,
+                "must not update from a positive integer to nil value",
+            );
+            true
+        }
+        _ => true,
+    }
+}
+
 /// Returns whether two specs are equal, comparing quantities by amount.
-fn same_spec(a: &Value, b: &Value) -> bool {
+pub(super) fn same_spec(a: &Value, b: &Value) -> bool {
     if same(a, b) {
         return true;
     }
-    let canonical = |spec: &Value| {
-        let mut pod = json!({ "spec": spec });
+    let settled = |spec: &Value| {
+        let mut spec = spec.clone();
         for key in ["containers", "initContainers"] {
-            for c in crate::tree::list_mut(&mut pod, &child("spec", key)) {
-                quantities::normalize(c, "resources.requests");
-                quantities::normalize(c, "resources.limits");
+            for c in list_mut(&mut spec, key) {
+                settle_amounts(c);
             }
         }
-        pod
+        settle_amounts(&mut spec);
+        spec
     };
-    same(&canonical(a), &canonical(b))
+    same(&settled(a), &settled(b))
 }
 
-/// Validates changes of scheduling gates, which may only be removed. While the pod is gated, its
-/// node selector and affinity may become more restrictive. Reverts permitted changes in `normal`.
-fn gates(errors: &mut Errors, normal: &mut Object, new: &Object, old: &Object) {
-    let before = list(old, "spec.schedulingGates");
-    let added: Vec<String> = list(new, "spec.schedulingGates")
-        .iter()
-        .filter(|g| !before.contains(g))
-        .map(|g| text(g, "name").to_owned())
-        .collect();
-    if !added.is_empty() {
-        errors.forbidden(
-            "spec.schedulingGates",
-            format!(
-                "only deletion is allowed, but found new scheduling gates '{}'",
-                added.join(", ")
-            ),
-        );
+/// Writes the amounts of a container or pod in one notation.
+fn settle_amounts(holder: &mut Value) {
+    for path in ["resources.requests", "resources.limits", "overhead"] {
+        let Some(amounts) = map(holder, path).cloned() else {
+            continue;
+        };
+        let plain: serde_json::Map<String, Value> = amounts
+            .iter()
+            .map(|(name, amount)| {
+                let amount = quantities::of(Some(amount));
+                (name.clone(), json!([amount.value(), amount.milli_value()]))
+            })
+            .collect();
+        put(holder, path, plain);
     }
-    keep(normal, old, "spec.schedulingGates");
-    if before.is_empty() {
-        return;
+}
+
+/// Validates that scheduling gates are only removed.
+fn only_removed_gates(errors: &mut Errors, new: &Object, old: &Object) {
+    const PATH: &str = "spec.schedulingGates";
+    let (now, before) = (list(new, PATH), list(old, PATH));
+    for (i, gate) in now.iter().enumerate() {
+        let name = text(gate, "name");
+        let has_name = |gate: &Value| text(gate, "name") == name;
+        let repeated = now[i + 1..].iter().any(has_name);
+        if !repeated && !before.iter().any(has_name) {
+            errors.forbidden(
+                child(&index(PATH, i), "name"),
+                format!("only deletion is allowed, but found new scheduling gate '{name}'"),
+            );
+        }
     }
+}
+
+/// Validates the node selector and affinity of a gated pod, which may become more restrictive.
+/// Reverts them in `normal`.
+fn gated(errors: &mut Errors, normal: &mut Object, new: &Object, old: &Object) {
     let narrower = map(old, "spec.nodeSelector")
         .into_iter()
         .flatten()
         .all(|(k, v)| at(new, "spec.nodeSelector").get(k) == Some(v));
-    if narrower {
-        keep(normal, old, "spec.nodeSelector");
-    } else {
+    if !narrower {
         errors.invalid(
             "spec.nodeSelector",
             at(new, "spec.nodeSelector").clone(),
-            "only additions are allowed (no mutations or deletions)",
+            "only additions to spec.nodeSelector are allowed (no mutations or deletions)",
         );
     }
-    if same_at(
-        new,
-        old,
-        "spec.affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution",
-    ) || !has(
-        old,
-        "spec.affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution",
-    ) {
-        let kept = at(old, "spec.affinity.nodeAffinity").clone();
-        if kept.is_null() {
-            remove(normal, "spec.affinity.nodeAffinity");
-            if at(normal, "spec.affinity")
-                .as_object()
-                .is_some_and(serde_json::Map::is_empty)
-            {
-                remove(normal, "spec.affinity");
-            }
-        } else {
-            put(normal, "spec.affinity.nodeAffinity", kept);
-        }
+    keep(normal, old, "spec.nodeSelector");
+    if same_at(new, old, "spec.affinity.nodeAffinity") {
+        return;
+    }
+    narrower_terms(errors, new, old);
+    let others = has(new, "spec.affinity.podAffinity") || has(new, "spec.affinity.podAntiAffinity");
+    if !has(old, "spec.affinity") && !others {
+        remove(normal, "spec.affinity");
     } else {
-        narrower_terms(errors, normal, new, old);
+        keep(normal, old, "spec.affinity.nodeAffinity");
     }
 }
 
 /// Validates that all node selector terms remain, with requirements added at most.
-fn narrower_terms(errors: &mut Errors, normal: &mut Object, new: &Object, old: &Object) {
-    let path = "spec.affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution.nodeSelectorTerms";
-    let (now, before) = (list(new, path), list(old, path));
-    let fine = now.len() == before.len()
-        && before.iter().zip(now).all(|(old, new)| {
-            ["matchExpressions", "matchFields"].iter().all(|key| {
-                let (old, new) = (list(old, key), list(new, key));
-                new.len() >= old.len() && new[..old.len()] == *old
-            })
-        });
-    if fine {
-        keep(normal, old, "spec.affinity.nodeAffinity");
-    } else {
+fn narrower_terms(errors: &mut Errors, new: &Object, old: &Object) {
+    let (now, before) = (list(new, NODE_TERMS), list(old, NODE_TERMS));
+    if before.is_empty() {
+        return;
+    }
+    if now.len() != before.len() {
         errors.invalid(
-            path,
-            at(new, path).clone(),
+            NODE_TERMS,
+            at(new, NODE_TERMS).clone(),
             "no additions/deletions to non-empty NodeSelectorTerms list are allowed",
         );
+        return;
+    }
+    const KINDS: [&str; 2] = ["matchExpressions", "matchFields"];
+    for (i, (old, new)) in before.iter().zip(now).enumerate() {
+        let none = |term: &Value| KINDS.iter().all(|key| list(term, key).is_empty());
+        let added = KINDS.iter().all(|key| {
+            let (old, new) = (list(old, key), list(new, key));
+            new.len() >= old.len() && new[..old.len()] == *old
+        });
+        if !added || none(old) && !none(new) {
+            errors.invalid(
+                index(NODE_TERMS, i),
+                new.clone(),
+                "only additions are allowed (no mutations or deletions)",
+            );
+        }
     }
 }
 
 fn only_added_tolerations(errors: &mut Errors, new: &Object, old: &Object) {
     let now = list(new, "spec.tolerations");
-    // `tolerationSeconds` of a NoExecute toleration is mutable.
     let untimed = |t: &Value| {
         let mut t = t.clone();
-        if text(&t, "effect") == "NoExecute" {
-            remove(&mut t, "tolerationSeconds");
-        }
+        remove(&mut t, "tolerationSeconds");
         t
     };
     let gone = list(old, "spec.tolerations")
@@ -237,93 +237,35 @@ fn only_added_tolerations(errors: &mut Errors, new: &Object, old: &Object) {
             "spec.tolerations",
             "existing toleration can not be modified except its tolerationSeconds",
         );
+        return;
     }
+    pod_validation::tolerations(errors, at(new, "spec"), "spec.tolerations");
 }
 
 /// Validates an update through `pods/ephemeralcontainers`.
 pub(super) fn validate_ephemeral(new: &Object, old: &Object) -> Vec<FieldError> {
     let mut errors = Errors::new();
-    let valid = pod_validation::pod(new).0;
-    errors.extend(ratcheted(valid, || pod_validation::pod(old).0));
+    if pod_annotations::is_mirror(at(old, "metadata")) {
+        errors.forbidden("", "static pods do not support ephemeral containers");
+        return errors.0;
+    }
+    errors.extend(valid_by_itself(new, old));
+    annotations(&mut errors, new, old);
     let path = "spec.ephemeralContainers";
     let now = list(new, path);
-    for (i, before) in list(old, path).iter().enumerate() {
+    for before in list(old, path) {
         let name = text(before, "name");
-        match now.iter().find(|c| text(c, "name") == name) {
+        match now.iter().rfind(|c| text(c, "name") == name) {
             None => errors.forbidden(
                 path,
                 format!("existing ephemeral containers {name:?} may not be removed\n"),
             ),
             Some(c) if !same(c, before) => errors.forbidden(
-                index(path, i),
+                path,
                 format!("existing ephemeral containers {name:?} may not be changed\n"),
             ),
             Some(_) => {}
         }
     }
     errors.0
-}
-
-/// Validates an update through `pods/resize`.
-pub(super) fn validate_resize(new: &Object, old: &Object) -> Vec<FieldError> {
-    let mut errors = Errors::new();
-    let valid = pod_validation::pod(new).0;
-    errors.extend(ratcheted(valid, || pod_validation::pod(old).0));
-    if qos::object_class(at(new, "spec")) != qos::object_class(at(old, "spec")) {
-        errors.invalid(
-            "metadata",
-            text(new, "metadata.name"),
-            "Pod QOS Class may not change as a result of resizing",
-        );
-    }
-    if text(old, "spec.os.name") == "windows" {
-        errors.forbidden("", "windows pods cannot be resized");
-    }
-    for (key, what) in [
-        ("containers", "spec.containers"),
-        ("initContainers", "spec.initContainers"),
-    ] {
-        let path = child("spec", key);
-        for (i, (now, before)) in list(new, &path).iter().zip(list(old, &path)).enumerate() {
-            for kind in ["requests", "limits"] {
-                resized(&mut errors, now, before, kind, &index(what, i));
-            }
-            if key == "initContainers"
-                && !is_sidecar_object(before)
-                && !quantities::same_list(
-                    at(now, "resources.requests"),
-                    at(before, "resources.requests"),
-                )
-            {
-                errors.forbidden(
-                    format!("{}.resources", index(what, i)),
-                    "non-sidecar init containers cannot be resized",
-                );
-            }
-        }
-    }
-    errors.0
-}
-
-/// Validates the change of a container's `requests` or `limits`: of CPU and memory only, none
-/// of which may vanish.
-fn resized(errors: &mut Errors, now: &Value, before: &Value, kind: &str, container: &str) {
-    let field = format!("resources.{kind}");
-    let names = [before, now]
-        .into_iter()
-        .flat_map(|value| map(value, &field).into_iter().flatten())
-        .map(|(name, _)| name);
-    for name in names {
-        let (was, is) = (at(before, &field).get(name), at(now, &field).get(name));
-        let resizable = matches!(name.as_str(), "cpu" | "memory");
-        if resizable && was.is_some() && is.is_none() {
-            errors.forbidden(
-                child(container, &field),
-                format!("resource {kind} cannot be removed"),
-            );
-        }
-        if !resizable && quantities::of(was) != quantities::of(is) {
-            errors.forbidden(container, "only cpu and memory resources are mutable");
-        }
-    }
 }

@@ -2,47 +2,80 @@
 
 use std::collections::BTreeSet;
 
-use rkube_component_helpers::resource::{self, Side};
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use super::container_types::Holder;
+use super::container_types::{Allowances, Holder};
 use super::pod_affinity::{affinity, topology_spread};
-use super::{container_security, containers};
-use super::{pod_claims, pod_host, pod_os, pod_volumes};
-use crate::errors::{Errors, child, index, keyed};
+use super::{container_security, containers, pod_annotations, requirements};
+use super::{pod_claims, pod_host, pod_os, pod_sysctls, pod_volumes, pod_windows};
+use crate::errors::{Errors, child, index};
 use crate::metadata::{annotations, labels};
-use crate::tree::{at, flag, has, int, list, map, text};
-use crate::{names, quantities};
+use crate::names;
+use crate::tree::{at, flag, has, int, list, text};
 
 /// Validates a pod template.
 pub(crate) fn template(errors: &mut Errors, template: &Value, path: &str) {
-    let meta = child(path, "metadata");
-    labels(errors, at(template, "metadata"), &child(&meta, "labels"));
-    annotations(
-        errors,
-        at(template, "metadata"),
-        &child(&meta, "annotations"),
-    );
-    let spec = child(path, "spec");
-    pod_spec(errors, at(template, "spec"), Holder::Template, &spec);
-    if !list(template, "spec.ephemeralContainers").is_empty() {
+    template_with(errors, template, Allowances::default(), path);
+}
+
+/// Validates the next state of a pod template.
+pub(crate) fn template_with(
+    errors: &mut Errors,
+    template: &Value,
+    allowed: Allowances,
+    path: &str,
+) {
+    let (meta, body) = (at(template, "metadata"), at(template, "spec"));
+    // As upstream, these fields are not below `metadata`.
+    labels(errors, meta, &child(path, "labels"));
+    let field = child(path, "annotations");
+    annotations(errors, meta, &field);
+    pod_annotations::validate(errors, meta, body, allowed.deletion_cost, &field);
+    let of = Of {
+        metadata: &Value::Null,
+        holder: Holder::Template,
+        allowed,
+    };
+    let field = child(path, "spec");
+    pod_spec(errors, body, of, &field);
+    pod_annotations::profiles_agree(errors, meta, body, &field);
+    if !list(body, "ephemeralContainers").is_empty() {
         errors.forbidden(
-            child(&spec, "ephemeralContainers"),
+            child(&field, "ephemeralContainers"),
             "ephemeral containers not allowed in pod template",
         );
     }
 }
 
-/// Validates a pod spec, which `holder` has.
-pub(crate) fn pod_spec(errors: &mut Errors, spec: &Value, holder: Holder, path: &str) {
+/// What has a pod spec.
+#[derive(Clone, Copy)]
+struct Of<'a> {
+    /// The metadata of the pod; null in a template.
+    metadata: &'a Value,
+    /// What has the spec.
+    holder: Holder,
+    /// What it may keep.
+    allowed: Allowances,
+}
+
+/// Validates a pod spec in upstream's order, which the messages of several errors show.
+fn pod_spec(errors: &mut Errors, spec: &Value, of: Of<'_>, path: &str) {
     let f = |name: &str| child(path, name);
-    let volumes = pod_volumes::volumes(errors, list(spec, "volumes"), &f("volumes"));
-    pod_claims::resource_claims(errors, spec, &f("resourceClaims"));
-    containers::all(errors, spec, &volumes, holder, path);
-    if has(spec, "resources") {
-        pod_resources(errors, spec, &f("resources"));
+    let allowed = of.allowed;
+    if !has(spec, "terminationGracePeriodSeconds") {
+        errors.required(f("terminationGracePeriodSeconds"), "");
     }
-    pod_host::host_network(errors, spec, holder, path);
+    let pod = pod_volumes::OfPod {
+        name: text(of.metadata, "name"),
+        holder: of.holder,
+        allowed,
+    };
+    let volumes = pod_volumes::volumes(errors, list(spec, "volumes"), pod, &f("volumes"));
+    let mirror = pod_annotations::is_mirror(of.metadata);
+    pod_claims::resource_claims(errors, spec, mirror, &f("resourceClaims"));
+    containers::all(errors, spec, &volumes, allowed, path);
+    requirements::of_pod(errors, spec, allowed.parts_of_huge_pages, &f("resources"));
+    pod_host::host_network(errors, spec, of.holder, path);
     one_of(
         errors,
         text(spec, "restartPolicy"),
@@ -56,8 +89,8 @@ pub(crate) fn pod_spec(errors: &mut Errors, spec: &Value, holder: Holder, path: 
         &["ClusterFirstWithHostNet", "ClusterFirst", "Default", "None"],
     );
     crate::metadata::label_map(errors, at(spec, "nodeSelector"), &f("nodeSelector"));
-    security_context(errors, spec, &f("securityContext"));
-    affinity(errors, at(spec, "affinity"), &f("affinity"));
+    security_context(errors, spec, allowed, &f("securityContext"));
+    affinity(errors, at(spec, "affinity"), allowed, &f("affinity"));
     dns_config(errors, spec, &f("dnsConfig"));
     for (i, gate) in list(spec, "readinessGates").iter().enumerate() {
         let kind = text(gate, "conditionType");
@@ -65,48 +98,74 @@ pub(crate) fn pod_spec(errors: &mut Errors, spec: &Value, holder: Holder, path: 
         errors.invalid_each(&field, kind, names::qualified_name(kind));
     }
     scheduling_gates(errors, spec, &f("schedulingGates"));
-    topology_spread(errors, spec, &f("topologySpreadConstraints"));
-    pod_host::host_users(errors, spec, path);
-    subdomains(errors, spec, &["serviceAccountName", "nodeName"], path);
+    let field = f("topologySpreadConstraints");
+    topology_spread(errors, spec, allowed, &field);
+    pod_windows::host_processes(errors, spec, path);
+    pod_host::host_users(errors, spec, allowed.devices_of_own_users, path);
+    pod_host::host_name(errors, spec, path);
+    identity(errors, spec, path);
+    tolerations(errors, spec, &f("tolerations"));
+    host_aliases(errors, spec, &f("hostAliases"));
+    classes(errors, spec, path);
+    if has(spec, "overhead") {
+        let limits = json!({"limits": at(spec, "overhead")});
+        let rules = requirements::Rules::of_containers(allowed.parts_of_huge_pages);
+        rules.check(errors, &limits, &f("overhead"));
+    }
+    pod_os::operating_system(errors, spec, path);
+    super::container_env::file_volumes(errors, spec, path);
+}
+
+/// Validates the account, the node and the names of a pod, and how long it may run.
+fn identity(errors: &mut Errors, spec: &Value, path: &str) {
+    let mut named = |key: &str, check: fn(&str) -> Vec<String>| {
+        let name = text(spec, key);
+        if !name.is_empty() {
+            errors.invalid_each(&child(path, key), name, check(name));
+        }
+    };
+    named("serviceAccountName", names::dns1123_subdomain);
+    named("nodeName", names::dns1123_subdomain);
     if let Some(deadline) = int(spec, "activeDeadlineSeconds")
         && !(1..=i64::from(i32::MAX)).contains(&deadline)
     {
         errors.invalid(
-            f("activeDeadlineSeconds"),
+            child(path, "activeDeadlineSeconds"),
             deadline,
             "must be between 1 and 2147483647, inclusive",
         );
     }
-    pod_host::host_names(errors, spec, path);
-    tolerations(errors, spec, &f("tolerations"));
-    host_aliases(errors, spec, &f("hostAliases"));
-    subdomains(
-        errors,
-        spec,
-        &["priorityClassName", "runtimeClassName"],
-        path,
-    );
+    let mut label = |key: &str| {
+        let name = text(spec, key);
+        if !name.is_empty() {
+            errors.invalid_each(&child(path, key), name, names::dns1123_label(name));
+        }
+    };
+    label("hostname");
+    label("subdomain");
+}
+
+/// Validates the classes of a pod, and whether it preempts others.
+fn classes(errors: &mut Errors, spec: &Value, path: &str) {
+    let name = text(spec, "priorityClassName");
+    if !name.is_empty() {
+        let field = child(path, "priorityClassName");
+        errors.invalid_each(&field, name, names::dns1123_subdomain(name));
+    }
+    if has(spec, "runtimeClassName") {
+        let (name, field) = (
+            text(spec, "runtimeClassName"),
+            child(path, "runtimeClassName"),
+        );
+        errors.invalid_each(&field, name, names::dns1123_subdomain(name));
+    }
     if has(spec, "preemptionPolicy") {
         one_of(
             errors,
             text(spec, "preemptionPolicy"),
-            &f("preemptionPolicy"),
+            &child(path, "preemptionPolicy"),
             &["PreemptLowerPriority", "Never"],
         );
-    }
-    if let Some(overhead) = map(spec, "overhead") {
-        quantities::validate_list(errors, overhead, &f("overhead"));
-    }
-    pod_os::operating_system(errors, spec, path);
-}
-
-/// Validates fields that are empty or DNS subdomains.
-fn subdomains(errors: &mut Errors, spec: &Value, keys: &[&str], path: &str) {
-    for key in keys {
-        let name = text(spec, key);
-        if !name.is_empty() {
-            errors.invalid_each(&child(path, key), name, names::dns1123_subdomain(name));
-        }
     }
 }
 
@@ -126,63 +185,6 @@ fn host_aliases(errors: &mut Errors, spec: &Value, path: &str) {
     }
 }
 
-fn pod_resources(errors: &mut Errors, spec: &Value, path: &str) {
-    if has(spec, "resources.claims") {
-        errors.forbidden(
-            child(path, "claims"),
-            "claims cannot be set for Resources at pod-level",
-        );
-    }
-    quantities::validate_requirements(errors, at(spec, "resources"), path);
-    for key in ["requests", "limits"] {
-        for name in map(at(spec, "resources"), key)
-            .into_iter()
-            .flatten()
-            .map(|(k, _)| k)
-        {
-            if !matches!(name.as_str(), "cpu" | "memory") && !name.starts_with("hugepages-") {
-                errors.not_supported(
-                    keyed(&child(path, key), name),
-                    name,
-                    &["cpu", "hugepages-", "memory"],
-                );
-            }
-        }
-    }
-    // The aggregate requests of the containers must not exceed those of the pod.
-    let requests = child(path, "requests");
-    for (name, sum) in resource::aggregate_object_containers(spec, Side::Requests).0 {
-        let of_pod = at(spec, "resources.requests").get(&name);
-        if of_pod.is_some() && sum > quantities::of(of_pod) {
-            errors.invalid(
-                keyed(&requests, &name),
-                quantities::of(of_pod).to_string(),
-                format!("must be greater than or equal to aggregate container requests of {sum}"),
-            );
-        }
-    }
-    for (i, container) in list(spec, "containers").iter().enumerate() {
-        for (name, limit) in map(container, "resources.limits").into_iter().flatten() {
-            let of_pod = at(spec, "resources.limits").get(name);
-            let limit = quantities::of(Some(limit));
-            if of_pod.is_some() && limit > quantities::of(of_pod) {
-                let base = path.strip_suffix(".resources").unwrap_or_default();
-                errors.invalid(
-                    keyed(
-                        &format!("{}.resources.limits", index(&child(base, "containers"), i)),
-                        name,
-                    ),
-                    limit.to_string(),
-                    format!(
-                        "must be less than or equal to pod limits of {}",
-                        quantities::of(of_pod)
-                    ),
-                );
-            }
-        }
-    }
-}
-
 fn one_of(errors: &mut Errors, value: &str, field: &str, known: &[&str]) {
     if value.is_empty() {
         errors.required(field, "");
@@ -191,7 +193,7 @@ fn one_of(errors: &mut Errors, value: &str, field: &str, known: &[&str]) {
     }
 }
 
-fn security_context(errors: &mut Errors, spec: &Value, path: &str) {
+fn security_context(errors: &mut Errors, spec: &Value, allowed: Allowances, path: &str) {
     let context = at(spec, "securityContext");
     for key in ["fsGroup", "runAsUser", "runAsGroup"] {
         if let Some(id) = int(context, key) {
@@ -212,66 +214,35 @@ fn security_context(errors: &mut Errors, spec: &Value, path: &str) {
             "ShareProcessNamespace and HostPID cannot both be enabled",
         );
     }
-    sysctls(
-        errors,
-        list(context, "sysctls"),
-        &child(path, "sysctls"),
-        spec,
-    );
-    let mut known_policy = |key: &str, known: &[&str]| {
+    pod_sysctls::validate(errors, spec, allowed.host_sysctls, &child(path, "sysctls"));
+    let known_policy = |errors: &mut Errors, key: &str, known: &[&str]| {
         if has(context, key) && !known.contains(&text(context, key)) {
             errors.not_supported(child(path, key), text(context, key), known);
         }
     };
-    known_policy("fsGroupChangePolicy", &["Always", "OnRootMismatch"]);
-    known_policy("supplementalGroupsPolicy", &["Merge", "Strict"]);
-    known_policy("seLinuxChangePolicy", &["MountOption", "Recursive"]);
-    container_security::profiles(errors, context, path);
-}
-
-/// Returns whether a name is a sysctl: lower-case segments separated by `.` or `/`.
-fn is_sysctl(name: &str) -> bool {
-    let step = |s: &str| {
-        let b = s.as_bytes();
-        let edge = |b: &u8| b.is_ascii_lowercase() || b.is_ascii_digit();
-        b.first().is_some_and(edge)
-            && b.last().is_some_and(edge)
-            && b.iter().all(|b| edge(b) || matches!(b, b'-' | b'_'))
+    known_policy(errors, "fsGroupChangePolicy", &["Always", "OnRootMismatch"]);
+    container_security::seccomp(
+        errors,
+        at(context, "seccompProfile"),
+        &child(path, "seccompProfile"),
+    );
+    pod_windows::options(
+        errors,
+        at(context, "windowsOptions"),
+        &child(path, "windowsOptions"),
+    );
+    container_security::app_armor(
+        errors,
+        at(context, "appArmorProfile"),
+        &child(path, "appArmorProfile"),
+    );
+    known_policy(errors, "supplementalGroupsPolicy", &["Merge", "Strict"]);
+    let policies: &[&str] = match allowed.selinux_policies {
+        true => &["MountOption", "Recursive"],
+        // Labels are not set by mounting: upstream's `SELinuxMount` is off by default.
+        false => &["Recursive"],
     };
-    name.len() <= 253 && name.split(['.', '/']).all(step)
-}
-
-fn sysctls(errors: &mut Errors, sysctls: &[Value], path: &str, spec: &Value) {
-    let mut seen = BTreeSet::new();
-    for (i, sysctl) in sysctls.iter().enumerate() {
-        let field = child(&index(path, i), "name");
-        let name = text(sysctl, "name");
-        if name.is_empty() {
-            errors.required(field, "");
-            continue;
-        }
-        if !is_sysctl(name) {
-            errors.invalid(
-                field.clone(),
-                name,
-                "must have at most 253 characters and match regex ^([a-z0-9]([-_a-z0-9]*[a-z0-9])?[\\./])*([a-z0-9][-_a-z0-9]*)?[a-z0-9]$",
-            );
-        } else if !seen.insert(name.replace('/', ".")) {
-            errors.duplicate(field.clone(), name);
-        }
-        let dotted = name.replace('/', ".");
-        if flag(spec, "hostNetwork") && dotted.starts_with("net.") {
-            errors.invalid(
-                field.clone(),
-                name,
-                "may not be specified when 'hostNetwork' is true",
-            );
-        }
-        let ipc = ["kernel.shm", "kernel.msg", "kernel.sem", "fs.mqueue."];
-        if flag(spec, "hostIPC") && ipc.iter().any(|p| dotted.starts_with(p)) {
-            errors.invalid(field, name, "may not be specified when 'hostIPC' is true");
-        }
-    }
+    known_policy(errors, "seLinuxChangePolicy", policies);
 }
 
 /// Most characters of all DNS search domains together.
@@ -359,21 +330,10 @@ fn scheduling_gates(errors: &mut Errors, spec: &Value, path: &str) {
             errors.duplicate(field, name);
         }
     }
-    if !seen.is_empty() {
-        let name = text(spec, "nodeName");
-        if !name.is_empty() {
-            errors.forbidden(
-                child(
-                    path.strip_suffix(".schedulingGates").unwrap_or(""),
-                    "nodeName",
-                ),
-                "cannot be set until all schedulingGates have been cleared",
-            );
-        }
-    }
 }
 
-fn tolerations(errors: &mut Errors, spec: &Value, path: &str) {
+/// Validates the tolerations of a pod.
+pub(crate) fn tolerations(errors: &mut Errors, spec: &Value, path: &str) {
     for (i, toleration) in list(spec, "tolerations").iter().enumerate() {
         let field = index(path, i);
         let key = text(toleration, "key");
@@ -413,6 +373,12 @@ fn tolerations(errors: &mut Errors, spec: &Value, path: &str) {
                     );
                 }
             }
+            // What compares numbers is off by default, though not unknown.
+            "Lt" | "Gt" => errors.not_supported(
+                child(&field, "operator"),
+                operator,
+                &["Equal", "Exists", "Lt", "Gt"],
+            ),
             other => errors.not_supported(child(&field, "operator"), other, &["Equal", "Exists"]),
         }
         taint_effect(errors, effect, true, &child(&field, "effect"));
@@ -432,21 +398,41 @@ pub(crate) fn taint_effect(errors: &mut Errors, effect: &str, optional: bool, fi
     }
 }
 
-/// Validates a pod, except its metadata: the spec, and the node name of mirror pods.
-pub(crate) fn pod(obj: &Value) -> Errors {
-    let mut errors = Errors::new();
-    let spec = at(obj, "spec");
-    pod_spec(&mut errors, spec, Holder::Pod, "spec");
-    tokens_without_account(&mut errors, spec);
-    if let Some(node) = map(obj, "metadata.annotations")
-        .and_then(|a| a.get("kubernetes.io/config.mirror"))
-        .filter(|_| text(spec, "nodeName").is_empty())
-    {
-        errors.invalid(
-            "metadata.annotations[kubernetes.io/config.mirror]",
-            node.clone(),
-            "must set spec.nodeName if mirror pod annotation is set",
+/// Validates a new pod, except its metadata.
+pub(crate) fn new_pod(obj: &Value) -> Errors {
+    let mut errors = pod(obj, Allowances::default());
+    let (meta, spec) = (at(obj, "metadata"), at(obj, "spec"));
+    if !list(spec, "ephemeralContainers").is_empty() {
+        errors.forbidden("spec.ephemeralContainers", "cannot be set on create");
+    }
+    if !text(spec, "nodeName").is_empty() && !list(spec, "schedulingGates").is_empty() {
+        errors.forbidden(
+            "spec.nodeName",
+            "cannot be set until all schedulingGates have been cleared",
         );
+    }
+    pod_annotations::profiles_agree(&mut errors, meta, spec, "spec");
+    errors
+}
+
+/// Validates a pod, except its metadata: the spec, and annotations that mean something to it.
+pub(crate) fn pod(obj: &Value, allowed: Allowances) -> Errors {
+    let mut errors = Errors::new();
+    let (meta, spec) = (at(obj, "metadata"), at(obj, "spec"));
+    let any_cost = allowed.deletion_cost;
+    pod_annotations::validate(&mut errors, meta, spec, any_cost, "metadata.annotations");
+    let of = Of {
+        metadata: meta,
+        holder: Holder::Pod,
+        allowed,
+    };
+    pod_spec(&mut errors, spec, of, "spec");
+    tokens_without_account(&mut errors, spec);
+    for key in ["containers", "initContainers"] {
+        for (i, container) in list(spec, key).iter().enumerate() {
+            let field = index(&child("spec", key), i);
+            containers::image_is_trimmed(&mut errors, container, &field);
+        }
     }
     errors
 }

@@ -1,51 +1,114 @@
-//! Warnings about valid pod specs that are likely mistakes.
+//! Warnings about valid pod specs that are likely mistakes (upstream: `GetWarningsForPod`).
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 
-use crate::errors::{child, index};
-use crate::tree::{at, has, list, text};
+use super::container_types::visit;
+use super::{claims, pod_annotations, volume_warnings};
+use crate::errors::{child, index, keyed};
+use crate::names;
+use crate::tree::{at, entries, has, int, list, text};
 
-/// Returns messages for the `Warning` header. An update repeats no warning that applied before.
+/// Labels of nodes that are deprecated, and what instead.
+const NODE_LABELS: [(&str, &str); 8] = [
+    (
+        "beta.kubernetes.io/arch",
+        "deprecated since v1.14; use \"kubernetes.io/arch\" instead",
+    ),
+    (
+        "beta.kubernetes.io/os",
+        "deprecated since v1.14; use \"kubernetes.io/os\" instead",
+    ),
+    (
+        "failure-domain.beta.kubernetes.io/region",
+        "deprecated since v1.17; use \"topology.kubernetes.io/region\" instead",
+    ),
+    (
+        "failure-domain.beta.kubernetes.io/zone",
+        "deprecated since v1.17; use \"topology.kubernetes.io/zone\" instead",
+    ),
+    (
+        "beta.kubernetes.io/instance-type",
+        "deprecated since v1.17; use \"node.kubernetes.io/instance-type\" instead",
+    ),
+    ("app.kubernetes.io/created-by", "deprecated since v1.9"),
+    (
+        "scheduler.alpha.kubernetes.io/preferAvoidPods",
+        "deprecated since v1.22; use Taints and Tolerations instead",
+    ),
+    (
+        "node-role.kubernetes.io/master",
+        "use \"node-role.kubernetes.io/control-plane\" instead",
+    ),
+];
+
+/// Annotations without a function, and what instead.
+const ANNOTATIONS: [(&str, &str); 3] = [
+    (
+        "scheduler.alpha.kubernetes.io/critical-pod",
+        "non-functional in v1.16+; use the \"priorityClassName\" field instead",
+    ),
+    (
+        "security.alpha.kubernetes.io/sysctls",
+        "non-functional in v1.11+; use the \"sysctls\" field instead",
+    ),
+    (
+        "security.alpha.kubernetes.io/unsafe-sysctls",
+        "non-functional in v1.11+; use the \"sysctls\" field instead",
+    ),
+];
+
+/// Where the terms are that must be met, and those that are preferred.
+const REQUIRED: &str = "requiredDuringSchedulingIgnoredDuringExecution";
+const PREFERRED: &str = "preferredDuringSchedulingIgnoredDuringExecution";
+
+/// Returns the warnings about a new pod.
+pub(crate) fn pod(pod: &Value) -> Vec<String> {
+    of(pod, "", false)
+}
+
+/// Returns the warnings about the template at a field.
+pub(crate) fn template(template: &Value, path: &str) -> Vec<String> {
+    of(template, path, true)
+}
+
+/// Returns the warnings about the spec of a template at a field. An update that leaves it as it is
+/// has none.
 pub(crate) fn pod_spec(spec: &Value, old: Option<&Value>, path: &str) -> Vec<String> {
+    if old == Some(spec) {
+        return Vec::new();
+    }
+    let path = path.strip_suffix(".spec").unwrap_or(path);
+    of(&serde_json::json!({"spec": spec}), path, true)
+}
+
+fn of(holder: &Value, path: &str, is_template: bool) -> Vec<String> {
+    let (meta, spec) = (at(holder, "metadata"), at(holder, "spec"));
+    let annotations = child(path, "metadata.annotations");
+    let path = &child(path, "spec");
     let mut warnings = Vec::new();
-    for (key, instead) in [
-        ("beta.kubernetes.io/arch", "kubernetes.io/arch"),
-        ("beta.kubernetes.io/os", "kubernetes.io/os"),
-        (
-            "failure-domain.beta.kubernetes.io/region",
-            "topology.kubernetes.io/region",
-        ),
-        (
-            "failure-domain.beta.kubernetes.io/zone",
-            "topology.kubernetes.io/zone",
-        ),
-        (
-            "beta.kubernetes.io/instance-type",
-            "node.kubernetes.io/instance-type",
-        ),
-    ] {
-        let selects = |s: &Value| at(s, "nodeSelector").get(key).is_some();
-        if selects(spec) && !old.is_some_and(selects) {
-            warnings.push(format!(
-                "{path}.nodeSelector[{key}]: deprecated since v1.14; use \"{instead}\" instead"
-            ));
+    for (key, _) in entries(spec, "nodeSelector") {
+        if let Some(message) = deprecated_label(key) {
+            let field = keyed(&child(path, "nodeSelector"), key);
+            warnings.push(format!("{field}: {message}"));
         }
     }
-    if old.is_some() {
-        return warnings;
-    }
-    for (i, alias) in list(spec, "hostAliases").iter().enumerate() {
-        let ip = text(alias, "ip");
-        if let Ok(parsed) = ip.parse::<std::net::IpAddr>()
-            && parsed.to_string() != ip
-        {
-            warnings.push(format!(
-                "{path}.hostAliases[{i}].ip: non-standard IP address {ip:?} will be considered invalid in a future Kubernetes release: use {parsed:?}"
-            ));
+    node_affinity(spec, &child(path, "affinity.nodeAffinity"), &mut warnings);
+    spread(
+        spec,
+        &child(path, "topologySpreadConstraints"),
+        &mut warnings,
+    );
+    for (key, message) in ANNOTATIONS {
+        if at(meta, "annotations").get(key).is_some() {
+            warnings.push(format!("{}: {message}", keyed(&annotations, key)));
         }
     }
+    for (i, volume) in list(spec, "volumes").iter().enumerate() {
+        volume_warnings::plugin(volume, &index(&child(path, "volumes"), i), &mut warnings);
+    }
+    volume_warnings::overlaps(list(spec, "volumes"), &mut warnings);
     repeated(spec, "hostAliases", "ip", path, &mut warnings);
     repeated(spec, "imagePullSecrets", "name", path, &mut warnings);
     for (i, secret) in list(spec, "imagePullSecrets").iter().enumerate() {
@@ -55,49 +118,121 @@ pub(crate) fn pod_spec(spec: &Value, old: Option<&Value>, path: &str) -> Vec<Str
             ));
         }
     }
-    fractional_bytes(spec, path, &mut warnings);
-    for (i, volume) in list(spec, "volumes").iter().enumerate() {
-        let field = index(&child(path, "volumes"), i);
-        if has(volume, "gitRepo") {
-            warnings.push(format!(
-                "{field}.gitRepo: deprecated in v1.11, and disabled by default in v1.33+"
-            ));
-        }
-        for (key, since) in [
-            ("storageos", "deprecated in v1.22, non-functional in v1.25+"),
-            ("glusterfs", "deprecated in v1.25, non-functional in v1.26+"),
-            ("cephfs", "deprecated in v1.28, non-functional in v1.31+"),
-            ("rbd", "deprecated in v1.28, non-functional in v1.31+"),
-            ("scaleIO", "deprecated in v1.16, non-functional in v1.22+"),
-            ("flocker", "deprecated in v1.22, non-functional in v1.25+"),
-            ("quobyte", "deprecated in v1.22, non-functional in v1.25+"),
-            (
-                "photonPersistentDisk",
-                "deprecated in v1.11, non-functional in v1.16+",
-            ),
-        ] {
-            if has(volume, key) {
-                warnings.push(format!("{field}.{key}: {since}"));
+    let field = child(path, "overhead");
+    for name in ["memory", "ephemeral-storage"] {
+        claims::fractional_bytes(at(spec, "overhead"), name, &field, &mut warnings);
+    }
+    let profiles = Profiles {
+        meta,
+        spec,
+        is_template,
+        path: &annotations,
+    };
+    profiles.of_pod(&mut warnings);
+    visit(spec, path, |container, field| {
+        profiles.of_container(container, &mut warnings);
+        for name in ["memory", "ephemeral-storage"] {
+            for side in ["limits", "requests"] {
+                let amounts = at(at(container, "resources"), side);
+                let field = format!("{field}.resources.{side}");
+                claims::fractional_bytes(amounts, name, &field, &mut warnings);
             }
         }
-    }
-    let mut ports = Ports::default();
-    for key in ["initContainers", "containers"] {
-        for (i, container) in list(spec, key).iter().enumerate() {
-            let field = index(&child(path, key), i);
-            environment(container, &field, &mut warnings);
-            ports.check(container, &field, &mut warnings);
-        }
-    }
-    if at(spec, "terminationGracePeriodSeconds")
-        .as_i64()
-        .is_some_and(|n| n < 0)
-    {
+        environment(container, &field, &mut warnings);
+    });
+    ports(spec, path, &mut warnings);
+    if int(spec, "terminationGracePeriodSeconds").is_some_and(|n| n < 0) {
         warnings.push(format!(
             "{path}.terminationGracePeriodSeconds: must be >= 0; negative values are invalid and will be treated as 1"
         ));
     }
+    for kind in ["podAffinity", "podAntiAffinity"] {
+        let field = format!("{path}.affinity.{kind}");
+        pod_affinity(at(at(spec, "affinity"), kind), &field, &mut warnings);
+    }
+    for (i, server) in list(spec, "dnsConfig.nameservers").iter().enumerate() {
+        let field = format!("{path}.dnsConfig.nameservers[{i}]");
+        let server = server.as_str().unwrap_or_default();
+        warnings.extend(names::ip_warnings(server, &field));
+    }
+    for (i, alias) in list(spec, "hostAliases").iter().enumerate() {
+        let field = format!("{path}.hostAliases[{i}].ip");
+        warnings.extend(names::ip_warnings(text(alias, "ip"), &field));
+    }
     warnings
+}
+
+fn deprecated_label(label: &str) -> Option<&'static str> {
+    let found = NODE_LABELS.iter().find(|(key, _)| *key == label);
+    found.map(|(_, message)| *message)
+}
+
+fn node_affinity(spec: &Value, path: &str, warnings: &mut Vec<String>) {
+    let affinity = at(spec, "affinity.nodeAffinity");
+    let terms = list(at(affinity, REQUIRED), "nodeSelectorTerms");
+    for (i, term) in terms.iter().enumerate() {
+        let field = format!("{path}.{REQUIRED}.nodeSelectorTerms[{i}]");
+        node_selector_term(term, false, &field, warnings);
+    }
+    for (i, term) in list(affinity, PREFERRED).iter().enumerate() {
+        let field = format!("{path}.{PREFERRED}[{i}].preference");
+        node_selector_term(at(term, "preference"), true, &field, warnings);
+    }
+}
+
+/// Warns about deprecated labels in a term, and about malformed values if `check_values` is true.
+pub(super) fn node_selector_term(
+    term: &Value,
+    check_values: bool,
+    path: &str,
+    warnings: &mut Vec<String>,
+) {
+    for (i, expression) in list(term, "matchExpressions").iter().enumerate() {
+        let field = index(&child(path, "matchExpressions"), i);
+        let key = text(expression, "key");
+        if let Some(message) = deprecated_label(key) {
+            warnings.push(format!("{field}.key: {key} is {message}"));
+        }
+        let values = list(expression, "values").iter().enumerate();
+        for (j, value) in values.filter(|_| check_values) {
+            let value = value.as_str().unwrap_or_default();
+            for problem in names::label_value(value) {
+                warnings.push(format!(
+                    "{field}.values[{j}]: {value} is invalid, {problem}"
+                ));
+            }
+        }
+    }
+}
+
+fn spread(spec: &Value, path: &str, warnings: &mut Vec<String>) {
+    for (i, constraint) in list(spec, "topologySpreadConstraints").iter().enumerate() {
+        let field = index(path, i);
+        let key = text(constraint, "topologyKey");
+        if let Some(message) = deprecated_label(key) {
+            warnings.push(format!("{field}.topologyKey: {key} is {message}"));
+        }
+        without_selector(constraint, &field, warnings);
+    }
+}
+
+/// Warns about a term without a selector.
+fn without_selector(term: &Value, path: &str, warnings: &mut Vec<String>) {
+    if !has(term, "labelSelector") {
+        warnings.push(format!(
+            "{path}.labelSelector: a null labelSelector results in matching no pod"
+        ));
+    }
+}
+
+fn pod_affinity(affinity: &Value, path: &str, warnings: &mut Vec<String>) {
+    for (i, term) in list(affinity, REQUIRED).iter().enumerate() {
+        without_selector(term, &index(&child(path, REQUIRED), i), warnings);
+    }
+    for (i, term) in list(affinity, PREFERRED).iter().enumerate() {
+        let field = child(&index(&child(path, PREFERRED), i), "podAffinityTerm");
+        without_selector(at(term, "podAffinityTerm"), &field, warnings);
+    }
 }
 
 /// Warns about items of a list that have the same value of a field.
@@ -113,29 +248,54 @@ fn repeated(spec: &Value, items: &str, key: &str, path: &str, warnings: &mut Vec
     }
 }
 
-/// Warns about parts of a byte: `100m` of memory is a tenth of a byte.
-fn fractional_bytes(spec: &Value, path: &str, warnings: &mut Vec<String>) {
-    let mut check = |amounts: &Value, field: &str| {
-        for name in ["memory", "ephemeral-storage"] {
-            let Some(text) = amounts.get(name).and_then(Value::as_str) else {
-                continue;
-            };
-            let mut rounded = crate::quantities::of(amounts.get(name));
-            if !rounded.round_up(0) {
-                warnings.push(format!(
-                    "{field}[{name}]: fractional byte value {text:?} is invalid, must be an integer"
-                ));
-            }
+/// The annotations that were before there were fields for profiles.
+struct Profiles<'a> {
+    meta: &'a Value,
+    spec: &'a Value,
+    is_template: bool,
+    path: &'a str,
+}
+
+impl Profiles<'_> {
+    fn annotation(&self, key: &str) -> Option<&str> {
+        at(self.meta, "annotations")
+            .get(key)
+            .and_then(Value::as_str)
+    }
+
+    fn seccomp(&self, holder: &Value, key: &str, warnings: &mut Vec<String>) {
+        if self.annotation(key).is_some() && !has(holder, "securityContext.seccompProfile") {
+            warnings.push(format!(
+                "{}: non-functional in v1.27+; use the \"seccompProfile\" field instead",
+                keyed(self.path, key)
+            ));
         }
-    };
-    check(at(spec, "overhead"), &child(path, "overhead"));
-    for key in ["initContainers", "containers"] {
-        for (i, container) in list(spec, key).iter().enumerate() {
-            let field = index(&child(path, key), i);
-            for part in ["limits", "requests"] {
-                let amounts = at(container, "resources").get(part).unwrap_or(&Value::Null);
-                check(amounts, &format!("{field}.resources.{part}"));
-            }
+    }
+
+    fn of_pod(&self, warnings: &mut Vec<String>) {
+        self.seccomp(self.spec, pod_annotations::SECCOMP_POD, warnings);
+    }
+
+    fn of_container(&self, container: &Value, warnings: &mut Vec<String>) {
+        let name = text(container, "name");
+        let key = format!("{}{name}", pod_annotations::SECCOMP_CONTAINER);
+        self.seccomp(container, &key, warnings);
+        let key = format!("{}{name}", pod_annotations::APP_ARMOR);
+        let Some(annotation) = self.annotation(&key) else {
+            return;
+        };
+        // The fields of a pod's containers are made of the annotations before.
+        let profile = pod_annotations::profile_of(annotation);
+        let of_pod = at(self.spec, "securityContext.appArmorProfile");
+        let fits = match self.is_template {
+            true => profile.as_ref() == Some(of_pod),
+            false => profile.is_some() || text(self.spec, "os.name") == "windows",
+        };
+        if !fits && !has(container, "securityContext.appArmorProfile") {
+            warnings.push(format!(
+                "{}: deprecated since v1.30; use the \"appArmorProfile\" field instead",
+                keyed(self.path, &key)
+            ));
         }
     }
 }
@@ -157,21 +317,25 @@ fn environment(container: &Value, field: &str, warnings: &mut Vec<String>) {
     }
 }
 
-/// The ports of a pod's containers, by number and protocol.
-#[derive(Default)]
-struct Ports<'a>(std::collections::BTreeMap<(i64, &'a str), Vec<(String, &'a Value)>>);
-
-impl<'a> Ports<'a> {
-    /// Warns about ports of a container that meet earlier ones.
-    fn check(&mut self, container: &'a Value, field: &str, warnings: &mut Vec<String>) {
-        let host_of = |port: &Value| at(port, "hostPort").as_i64().unwrap_or(0);
+/// Warns about ports of containers that meet others, by number and protocol or by name.
+fn ports(spec: &Value, path: &str, warnings: &mut Vec<String>) {
+    let mut all: BTreeMap<(i64, &str), Vec<(String, &Value)>> = BTreeMap::new();
+    let host_of = |port: &Value| int(port, "hostPort").unwrap_or(0);
+    visit(spec, path, |container, field| {
         for (i, port) in list(container, "ports").iter().enumerate() {
             let here = format!("{field}.ports[{i}]");
-            let number = at(port, "containerPort").as_i64().unwrap_or(0);
-            let others = self.0.entry((number, text(port, "protocol"))).or_default();
+            let number = int(port, "containerPort").unwrap_or(0);
+            let (protocol, ip) = (text(port, "protocol"), text(port, "hostIP"));
+            if !ip.is_empty() && host_of(port) == 0 {
+                warnings.push(format!(
+                    "{here}: hostIP set without hostPort: {{Name:{} HostPort:0 ContainerPort:{number} Protocol:{protocol} HostIP:{ip}}}",
+                    text(port, "name")
+                ));
+            }
+            let others = all.entry((number, protocol)).or_default();
             for (there, other) in others.iter() {
                 let (host, other_host) = (host_of(port), host_of(other));
-                let (ip, other_ip) = (text(port, "hostIP"), text(other, "hostIP"));
+                let other_ip = text(other, "hostIP");
                 let what = if host == other_host && ip == other_ip {
                     "duplicate"
                 } else if host == 0 || other_host == 0 {
@@ -185,7 +349,25 @@ impl<'a> Ports<'a> {
             }
             others.push((here, port));
         }
-    }
+    });
+    let mut named: BTreeMap<&str, String> = BTreeMap::new();
+    visit(spec, path, |container, field| {
+        for (i, port) in list(container, "ports").iter().enumerate() {
+            let here = format!("{field}.ports[{i}]");
+            let name = text(port, "name");
+            if name.is_empty() {
+                continue;
+            }
+            match named.get(name) {
+                Some(other) => warnings.push(format!(
+                    "{here}: duplicate port name {name:?} with {other}, services and probes that select ports by name will use {other}"
+                )),
+                None => {
+                    named.insert(name, here);
+                }
+            }
+        }
+    });
 }
 
 /// Returns the warning about a name that makes no host name; `used` says what it is used in.
@@ -218,7 +400,7 @@ mod tests {
             ],
         });
         assert_eq!(
-            pod_spec(&spec, None, "spec"),
+            super::pod(&json!({"spec": spec})),
             [
                 r#"spec.hostAliases[1].ip: duplicate ip "1.1.1.1""#,
                 r#"spec.imagePullSecrets[2].name: duplicate name "a""#,
@@ -229,10 +411,10 @@ mod tests {
                 "spec.containers[1].ports[0]: overlapping port definition with spec.containers[0].ports[1]",
             ]
         );
-        let pod = |name: &str| json!({"metadata": {"name": name}});
-        assert_eq!(name(&pod("a"), "the Pod's hostname"), None);
+        let named = |name: &str| json!({"metadata": {"name": name}});
+        assert_eq!(name(&named("a"), "the Pod's hostname"), None);
         assert_eq!(
-            name(&pod("a.b"), "the Pod's hostname").as_deref(),
+            name(&named("a.b"), "the Pod's hostname").as_deref(),
             Some(
                 "metadata.name: this is used in the Pod's hostname, which can result in surprising behavior; a DNS label is recommended: [must not contain dots]"
             )

@@ -1,18 +1,25 @@
 //! Limit ranges and resource quotas.
 
+use std::collections::BTreeSet;
+
 use rkube_api::Object;
 use rkube_api::status::FieldError;
+use rkube_component_helpers::resource::{is_hugepages, is_native};
 use serde_json::{Map, Value};
 
+use super::requirements;
+use super::shown::{Field, Form, show};
 use crate::errors::{Errors, IMMUTABLE, child, index, keyed};
 use crate::generic::{self, Rules};
-use crate::tree::{at, default_value, keep, list, list_mut, map, remove, same, set, text};
+use crate::quantities::Quantity;
+use crate::tree::{at, default_value, keep, list, list_mut, map, remove, set, text};
 use crate::{Context, Strategy, names, quantities};
 
 /// The strategy of kind `LimitRange`.
 pub(crate) static LIMIT_RANGE: Rules = Rules {
     default: default_limit_range,
     validate: limit_range,
+    create_on_update: true,
     ..Rules::PLAIN
 };
 
@@ -50,39 +57,38 @@ fn default_limit_range(obj: &mut Object) {
 
 fn limit_range(obj: &Object) -> Vec<FieldError> {
     let mut errors = Errors::new();
-    let mut seen = Vec::new();
+    let mut seen = BTreeSet::new();
     for (i, item) in list(obj, "spec.limits").iter().enumerate() {
         let field = index("spec.limits", i);
         let kind = text(item, "type");
-        if seen.contains(&kind) {
+        limit_type(&mut errors, kind, &child(&field, "type"));
+        if !seen.insert(kind) {
             errors.duplicate(child(&field, "type"), kind);
         }
-        seen.push(kind);
-        let mut keys: Vec<&str> = Vec::new();
-        for list in [
-            "max",
-            "min",
-            "default",
-            "defaultRequest",
-            "maxLimitRequestRatio",
-        ] {
-            for (name, value) in map(item, list).into_iter().flatten() {
+        let mut keys: BTreeSet<&str> = BTreeSet::new();
+        let mut names_of = |errors: &mut Errors, list: &str| {
+            for (name, _) in map(item, list).into_iter().flatten() {
                 let path = keyed(&child(&field, list), name);
-                errors.invalid_each(&path, name, names::qualified_name(name));
-                quantities::validate_quantity(&mut errors, name, value, &path);
-                if !keys.contains(&name.as_str()) {
-                    keys.push(name);
+                match kind {
+                    "Pod" | "Container" => requirements::container_name(errors, name, &path),
+                    _ => {
+                        requirements::name(errors, name, &path);
+                    }
                 }
             }
-        }
-        if kind == "Pod" {
-            for list in ["default", "defaultRequest"] {
-                if map(item, list).is_some_and(|m| !m.is_empty()) {
-                    errors.forbidden(
-                        child(&field, list),
-                        "may not be specified when `type` is 'Pod'",
-                    );
-                }
+            let names = map(item, list).into_iter().flatten();
+            keys.extend(names.map(|(name, _)| name.as_str()));
+        };
+        names_of(&mut errors, "max");
+        names_of(&mut errors, "min");
+        for list in ["default", "defaultRequest"] {
+            if kind != "Pod" {
+                names_of(&mut errors, list);
+            } else if map(item, list).is_some_and(|m| !m.is_empty()) {
+                errors.forbidden(
+                    child(&field, list),
+                    "may not be specified when `type` is 'Pod'",
+                );
             }
         }
         if kind == "PersistentVolumeClaim"
@@ -94,48 +100,127 @@ fn limit_range(obj: &Object) -> Vec<FieldError> {
                 "either minimum or maximum storage value is required, but neither was provided",
             );
         }
+        names_of(&mut errors, "maxLimitRequestRatio");
         for name in keys {
-            let of = |list: &str| at(item, list).get(name).map(|v| quantities::of(Some(v)));
-            let mut order = |small: &str, great: &str| {
-                if let (Some(s), Some(g)) = (of(small), of(great))
-                    && s > g
-                {
-                    // The message names the bounds in words, as upstream does.
-                    let (s_word, g_word) = (word(small), word(great));
-                    let (at_field, value) = (keyed(&child(&field, small), name), s.to_string());
-                    errors.invalid(
-                        at_field,
-                        value.clone(),
-                        format!("{s_word} value {value} is greater than {g_word} value {g}"),
-                    );
-                }
-            };
-            order("min", "max");
-            order("min", "defaultRequest");
-            order("defaultRequest", "max");
-            order("min", "default");
-            order("default", "max");
-            order("defaultRequest", "default");
-            if let Some(ratio) = of("maxLimitRequestRatio")
-                && ratio < quantities::of(Some(&"1".into()))
-            {
-                errors.invalid(
-                    keyed(&child(&field, "maxLimitRequestRatio"), name),
-                    ratio.to_string(),
-                    format!("ratio {ratio} is less than 1"),
-                );
-            }
+            limits_of(&mut errors, item, name, &field);
         }
     }
     errors.0
 }
 
-fn word(list: &str) -> &'static str {
-    match list {
-        "min" => "min",
-        "max" => "max",
-        "default" => "default",
-        _ => "default request",
+/// Validates what a limit is for.
+fn limit_type(errors: &mut Errors, kind: &str, field: &str) {
+    let problems = names::qualified_name(kind);
+    let known = matches!(kind, "Pod" | "Container" | "PersistentVolumeClaim");
+    if !problems.is_empty() {
+        errors.invalid_each(field, kind, problems);
+    } else if !kind.contains('/') && !known {
+        errors.invalid(
+            field,
+            kind,
+            "must be a standard limit type or fully qualified",
+        );
+    }
+}
+
+/// Validates that the limits of a resource are in order. The field and value in an error are
+/// upstream's.
+fn limits_of(errors: &mut Errors, item: &Value, name: &str, field: &str) {
+    let is_pod = text(item, "type") == "Pod";
+    let of = |list: &str| -> Option<Quantity> {
+        let of_pods = !matches!(list, "default" | "defaultRequest");
+        let amount = at(item, list).get(name).filter(|_| of_pods || !is_pod);
+        amount.map(|amount| quantities::of(Some(amount)))
+    };
+    let word = |list: &str| match list {
+        "defaultRequest" => "default request",
+        other => match other {
+            "min" => "min",
+            "max" => "max",
+            _ => "default",
+        },
+    };
+    for (small, great, at_field, value) in [
+        ("min", "max", "min", "min"),
+        ("min", "defaultRequest", "defaultRequest", "defaultRequest"),
+        ("defaultRequest", "max", "defaultRequest", "defaultRequest"),
+        (
+            "defaultRequest",
+            "default",
+            "defaultRequest",
+            "defaultRequest",
+        ),
+        ("min", "default", "default", "min"),
+        ("default", "max", "default", "max"),
+    ] {
+        let (Some(s), Some(g)) = (of(small), of(great)) else {
+            continue;
+        };
+        if s > g {
+            let great = match (small, great) {
+                ("defaultRequest", "default") => "default limit",
+                _ => word(great),
+            };
+            errors.invalid(
+                keyed(&child(field, at_field), name),
+                of(value).unwrap_or(Quantity::ZERO).to_string(),
+                format!(
+                    "{} value {s} is greater than {great} value {g}",
+                    word(small)
+                ),
+            );
+        }
+    }
+    if let Some(ratio) = of("maxLimitRequestRatio") {
+        let path = keyed(&child(field, "maxLimitRequestRatio"), name);
+        ratio_of(errors, ratio, of("min").zip(of("max")), path);
+    }
+    let overcommitted = is_native(name) && !is_hugepages(name);
+    if let (Some(limit), Some(request)) = (of("default"), of("defaultRequest"))
+        && limit != request
+        && !overcommitted
+    {
+        errors.invalid(
+            keyed(&child(field, "defaultRequest"), name),
+            request.to_string(),
+            format!("default value {limit} must equal to defaultRequest value {request} in {name}"),
+        );
+    }
+}
+
+/// Validates that a ratio of limit and request is at least one, and possible within the bounds.
+fn ratio_of(
+    errors: &mut Errors,
+    ratio: Quantity,
+    bounds: Option<(Quantity, Quantity)>,
+    path: String,
+) {
+    /// Most whole units whose thousandths fit into the number.
+    const MAX_MILLI: i64 = i64::MAX / 1000;
+    if ratio < quantities::of(Some(&"1".into())) {
+        let detail = format!("ratio {ratio} is less than 1");
+        errors.invalid(path.clone(), ratio.to_string(), detail);
+    }
+    let Some((min, max)) = bounds else {
+        return;
+    };
+    let fine = [ratio, min, max].iter().all(|q| q.value() < MAX_MILLI);
+    let (wanted, most) = match fine {
+        true => (
+            ratio.milli_value() as f64 / 1000.0,
+            max.milli_value() as f64 / min.milli_value() as f64,
+        ),
+        false => (
+            ratio.value() as f64,
+            max.value() as f64 / min.value() as f64,
+        ),
+    };
+    if wanted > most {
+        errors.invalid(
+            path,
+            ratio.to_string(),
+            format!("ratio {ratio} is greater than max/min = {most:.6}"),
+        );
     }
 }
 
@@ -172,22 +257,11 @@ impl Strategy for ResourceQuota {
         hard(&mut errors, new, "spec.hard");
         scopes(&mut errors, new);
         let sorted = |o: &Object| {
-            let mut scopes: Vec<String> = list(o, "spec.scopes")
-                .iter()
-                .map(Value::to_string)
-                .collect();
-            scopes.sort();
-            scopes
+            let scopes = list(o, "spec.scopes").iter();
+            scopes.map(Value::to_string).collect::<BTreeSet<_>>()
         };
         if sorted(new) != sorted(old) {
             errors.invalid("spec.scopes", at(new, "spec.scopes").clone(), IMMUTABLE);
-        }
-        if !same(at(new, "spec.scopeSelector"), at(old, "spec.scopeSelector")) {
-            errors.invalid(
-                "spec.scopeSelector",
-                at(new, "spec.scopeSelector").clone(),
-                IMMUTABLE,
-            );
         }
         errors.0
     }
@@ -197,6 +271,29 @@ impl Strategy for ResourceQuota {
         hard(&mut errors, new, "status.hard");
         hard(&mut errors, new, "status.used");
         errors.0
+    }
+
+    fn warnings(&self, new: &Object, old: Option<&Object>) -> Vec<String> {
+        if old.is_some() {
+            return Vec::new();
+        }
+        let hard = at(new, "spec.hard");
+        let amount = |name: &str| hard.get(name).map(|amount| quantities::of(Some(amount)));
+        let mut warnings = Vec::new();
+        for name in ["cpu", "memory", "storage", "ephemeral-storage"] {
+            let (mut key, limit_key) = (format!("requests.{name}"), format!("limits.{name}"));
+            if hard.get(&key).is_none() && matches!(name, "cpu" | "memory") {
+                key = name.to_owned();
+            }
+            if let (Some(request), Some(limit)) = (amount(&key), amount(&limit_key))
+                && request > limit
+            {
+                warnings.push(format!(
+                    "ResourceQuota {key} ({request}) should be less than {limit_key} ({limit})"
+                ));
+            }
+        }
+        warnings
     }
 }
 
@@ -208,12 +305,9 @@ fn hard(errors: &mut Errors, obj: &Object, path: &str) {
     }
 }
 
-fn quota_resource(errors: &mut Errors, name: &str, field: &str) {
-    errors.invalid_each(field, name, names::qualified_name(name));
-    if name.contains('/') {
-        return;
-    }
-    let standard = matches!(
+/// Returns whether quotas count or sum up a resource without a domain.
+fn is_of_quota(name: &str) -> bool {
+    matches!(
         name,
         "cpu"
             | "memory"
@@ -234,16 +328,13 @@ fn quota_resource(errors: &mut Errors, name: &str, field: &str) {
             | "configmaps"
             | "services.nodeports"
             | "services.loadbalancers"
-            | "storage"
-    ) || name.starts_with("count.")
-        || name.starts_with("hugepages-")
-        || name.starts_with("requests.hugepages-");
-    if !standard {
-        errors.invalid(
-            field,
-            name,
-            "must be a standard resource type or fully qualified",
-        );
+    ) || is_hugepages(name)
+        || name.starts_with("requests.hugepages-")
+}
+
+fn quota_resource(errors: &mut Errors, name: &str, field: &str) {
+    requirements::name(errors, name, field);
+    if !name.contains('/') && !is_of_quota(name) {
         errors.invalid(field, name, "must be a standard resource for quota");
     }
 }
@@ -259,98 +350,125 @@ const SCOPES: [&str; 7] = [
 ];
 
 fn scopes(errors: &mut Errors, obj: &Object) {
-    let plain: Vec<&str> = list(obj, "spec.scopes")
-        .iter()
-        .filter_map(Value::as_str)
-        .collect();
+    let field = "spec.scopes";
+    let shown = at(obj, field);
+    let plain: Vec<&str> = list(obj, field).iter().filter_map(Value::as_str).collect();
     for scope in &plain {
         if !SCOPES.contains(scope) {
+            errors.invalid(field, shown.clone(), "unsupported scope");
+        }
+        for _ in 0..unfit(obj, scope) {
             errors.invalid(
-                "spec.scopes",
-                at(obj, "spec.scopes").clone(),
-                "unsupported scope",
+                field,
+                shown.clone(),
+                "unsupported scope applied to resource",
             );
-        } else {
-            fits(errors, obj, scope, "spec.scopes");
         }
     }
+    conflicts(errors, &plain, shown, field);
+    scope_selector(errors, obj);
+}
+
+/// Validates that scopes do not exclude each other. The value in an error is upstream's.
+fn conflicts(errors: &mut Errors, scopes: &[&str], shown: &Value, field: &str) {
     for (a, b) in [
         ("BestEffort", "NotBestEffort"),
         ("Terminating", "NotTerminating"),
     ] {
-        if plain.contains(&a) && plain.contains(&b) {
-            errors.invalid(
-                "spec.scopes",
-                at(obj, "spec.scopes").clone(),
-                "conflicting scopes",
-            );
+        if scopes.contains(&a) && scopes.contains(&b) {
+            errors.invalid(field, shown.clone(), "conflicting scopes");
         }
     }
-    for (i, expression) in list(obj, "spec.scopeSelector.matchExpressions")
-        .iter()
-        .enumerate()
-    {
-        let field = index("spec.scopeSelector.matchExpressions", i);
+}
+
+const SELECTOR: &[Field] = &[Field(
+    "matchExpressions",
+    "MatchExpressions",
+    Form::Items(&[
+        Field("scopeName", "ScopeName", Form::Text),
+        Field("operator", "Operator", Form::Text),
+        Field("values", "Values", Form::Optional),
+    ]),
+)];
+
+/// Validates the selector of scopes. As upstream, errors do not tell which of its expressions is
+/// wrong.
+fn scope_selector(errors: &mut Errors, obj: &Object) {
+    let field = "spec.scopeSelector.matchExpressions";
+    let expressions = list(obj, field);
+    for expression in expressions {
         let scope = text(expression, "scopeName");
         let operator = text(expression, "operator");
         let values = list(expression, "values");
         if !SCOPES.contains(&scope) {
-            errors.invalid(child(&field, "scopeName"), scope, "unsupported scope");
+            errors.invalid(child(field, "scopeName"), scope, "unsupported scope");
         }
-        if !matches!(scope, "PriorityClass" | "VolumeAttributesClass") && operator != "Exists" {
+        for _ in 0..unfit(obj, scope) {
+            let shown = show(at(obj, "spec.scopeSelector"), SELECTOR);
+            errors.invalid_shown(field, &shown, "unsupported scope applied to resource");
+        }
+        let plain = matches!(
+            scope,
+            "BestEffort"
+                | "NotBestEffort"
+                | "Terminating"
+                | "NotTerminating"
+                | "CrossNamespacePodAffinity"
+        );
+        if plain && operator != "Exists" {
             errors.invalid(
-                child(&field, "operator"),
+                child(field, "operator"),
                 operator,
-                "must be 'Exist' when scope is any of ResourceQuotaScopeTerminating, ResourceQuotaScopeNotTerminating, ResourceQuotaScopeBestEffort, ResourceQuotaScopeNotBestEffort or ResourceQuotaScopeCrossNamespacePodAffinity",
+                "must be 'Exists' when scope is any of ResourceQuotaScopeTerminating, ResourceQuotaScopeNotTerminating, ResourceQuotaScopeBestEffort, ResourceQuotaScopeNotBestEffort or ResourceQuotaScopeCrossNamespacePodAffinity",
             );
         }
         match operator {
             "In" | "NotIn" if values.is_empty() => errors.required(
-                child(&field, "values"),
+                child(field, "values"),
                 "must be at least one value when `operator` is 'In' or 'NotIn' for scope selector",
             ),
             "Exists" | "DoesNotExist" if !values.is_empty() => errors.invalid(
-                child(&field, "values"),
+                child(field, "values"),
                 at(expression, "values").clone(),
                 "must be no value when `operator` is 'Exist' or 'DoesNotExist' for scope selector",
             ),
             "In" | "NotIn" | "Exists" | "DoesNotExist" => {}
             other => errors.invalid(
-                child(&field, "operator"),
+                child(field, "operator"),
                 other,
                 "not a valid selector operator",
             ),
         }
     }
+    let scopes: Vec<&str> = expressions.iter().map(|e| text(e, "scopeName")).collect();
+    conflicts(errors, &scopes, at(obj, "spec.scopes"), field);
 }
 
-/// Validates that a quota scope supports the limited resources; `BestEffort` only counts pods.
-fn fits(errors: &mut Errors, obj: &Object, scope: &str, field: &str) {
-    for (name, _) in map(obj, "spec.hard").into_iter().flatten() {
-        let fine = match scope {
-            "BestEffort" => name == "pods",
-            "Terminating" | "NotTerminating" | "NotBestEffort" | "PriorityClass" => {
-                matches!(
-                    name.as_str(),
-                    "pods"
-                        | "cpu"
-                        | "memory"
-                        | "requests.cpu"
-                        | "requests.memory"
-                        | "limits.cpu"
-                        | "limits.memory"
-                )
-            }
-            _ => true,
-        };
-        if !fine {
-            errors.invalid(
-                field,
-                at(obj, "spec.scopes").clone(),
-                format!("unsupported scope applied to resource {name}"),
-            );
-        }
-    }
+/// Returns how many of the limited resources a scope does not know.
+fn unfit(obj: &Object, scope: &str) -> usize {
+    let fits = |name: &str| match scope {
+        "BestEffort" => name == "pods",
+        "Terminating"
+        | "NotTerminating"
+        | "NotBestEffort"
+        | "PriorityClass"
+        | "CrossNamespacePodAffinity" => matches!(
+            name,
+            "pods"
+                | "cpu"
+                | "memory"
+                | "requests.cpu"
+                | "requests.memory"
+                | "limits.cpu"
+                | "limits.memory"
+        ),
+        "VolumeAttributesClass" => matches!(name, "persistentvolumeclaims" | "requests.storage"),
+        _ => true,
+    };
+    let names = map(obj, "spec.hard").into_iter().flatten();
+    names
+        .filter(|(name, _)| is_of_quota(name) && !fits(name))
+        .count()
 }
 
 #[cfg(test)]

@@ -4,10 +4,11 @@ use rkube_api::Object;
 use rkube_api::status::{FieldError, Status};
 use serde_json::{Value, json};
 
+use super::container_types::Allowances;
 use super::{pod_defaults, pod_validation};
-use crate::errors::{Errors, NOT_NEGATIVE};
+use crate::errors::{Errors, NOT_NEGATIVE, ratcheted};
 use crate::generic;
-use crate::tree::{at, at_mut, default_value, has, int, keep, map, put};
+use crate::tree::{at, at_mut, default_value, int, keep, map, put};
 use crate::{Context, GarbageCollection, Strategy, selectors};
 
 /// The strategy of kind `ReplicationController`.
@@ -34,9 +35,11 @@ impl Strategy for ReplicationController {
     fn prepare_create(&self, _ctx: &Context<'_>, obj: &mut Object) {
         put(obj, "status", json!({"replicas": 0}));
         put(obj, "metadata.generation", 1);
+        drop_from(obj, "spec.template");
     }
 
     fn prepare_update(&self, _ctx: &Context<'_>, new: &mut Object, old: &Object) {
+        drop_from(new, "spec.template");
         generic::prepare_spec_update(new, old);
     }
 
@@ -46,34 +49,12 @@ impl Strategy for ReplicationController {
     }
 
     fn validate_create(&self, obj: &Object) -> Vec<FieldError> {
-        let mut errors = Errors::new();
-        let replicas = int(obj, "spec.replicas").unwrap_or(0);
-        if replicas < 0 {
-            errors.invalid("spec.replicas", replicas, NOT_NEGATIVE);
-        }
-        if crate::tree::is_empty(at(obj, "spec.selector")) {
-            errors.required("spec.selector", "");
-        }
-        if !has(obj, "spec.template") {
-            errors.required("spec.template", "");
-            return errors.0;
-        }
-        let labels = map(obj, "spec.template.metadata.labels");
-        if !selectors::map_matches(at(obj, "spec.selector"), labels) {
-            errors.invalid(
-                "spec.template.metadata.labels",
-                at(obj, "spec.template.metadata.labels").clone(),
-                "`selector` does not match template `labels`",
-            );
-        }
-        pod_validation::template(&mut errors, at(obj, "spec.template"), "spec.template");
-        crate::apps::always_restarted(
-            &mut errors,
-            at(obj, "spec.template"),
-            "spec.template",
-            "ReplicationController",
-        );
-        errors.0
+        controller(obj, Allowances::default())
+    }
+
+    fn validate_update(&self, new: &Object, old: &Object) -> Vec<FieldError> {
+        let allowed = Allowances::of(at(old, "spec.template"));
+        ratcheted(controller(new, allowed), || controller(old, allowed))
     }
 
     fn validate_status_update(&self, new: &Object, _old: &Object) -> Vec<FieldError> {
@@ -81,15 +62,17 @@ impl Strategy for ReplicationController {
     }
 
     fn warnings(&self, new: &Object, old: Option<&Object>) -> Vec<String> {
-        let mut warnings = super::pod_warnings::pod_spec(
-            at(new, "spec.template.spec"),
-            old.map(|o| at(o, "spec.template.spec")),
-            "spec.template.spec",
-        );
-        if old.is_none() {
-            warnings.extend(super::pod_warnings::name(new, "Pod names and hostnames"));
+        let template = |o| super::pod_warnings::template(at(o, "spec.template"), "spec.template");
+        let generation = |o: &Object| int(o, "metadata.generation");
+        match old {
+            None => {
+                let named = super::pod_warnings::name(new, "Pod names and hostnames");
+                named.into_iter().chain(template(new)).collect()
+            }
+            Some(old) if generation(old) == generation(new) => Vec::new(),
+            // As upstream, the warnings are about the template from before.
+            Some(old) => template(old),
         }
-        warnings
     }
 
     fn field_value(&self, obj: &Object, field: &str) -> Option<String> {
@@ -125,9 +108,11 @@ impl Strategy for PodTemplate {
 
     fn prepare_create(&self, _ctx: &Context<'_>, obj: &mut Object) {
         put(obj, "metadata.generation", 1);
+        drop_from(obj, "template");
     }
 
     fn prepare_update(&self, _ctx: &Context<'_>, new: &mut Object, old: &Object) {
+        drop_from(new, "template");
         let changed = !crate::tree::same(at(new, "template"), at(old, "template"));
         generic::set_generation(new, old, changed);
     }
@@ -137,4 +122,60 @@ impl Strategy for PodTemplate {
         pod_validation::template(&mut errors, at(obj, "template"), "template");
         errors.0
     }
+
+    fn validate_update(&self, new: &Object, old: &Object) -> Vec<FieldError> {
+        let allowed = Allowances::of(at(old, "template"));
+        let errors_of = |obj| {
+            let mut errors = Errors::new();
+            pod_validation::template_with(&mut errors, at(obj, "template"), allowed, "template");
+            errors.0
+        };
+        ratcheted(errors_of(new), || errors_of(old))
+    }
+
+    fn warnings(&self, new: &Object, old: Option<&Object>) -> Vec<String> {
+        let generation = |o: &Object| int(o, "metadata.generation");
+        match old {
+            Some(old) if generation(old) == generation(new) => Vec::new(),
+            _ => super::pod_warnings::template(at(new, "template"), "template"),
+        }
+    }
+}
+
+/// Removes the fields of features that are off from the template at a path.
+fn drop_from(obj: &mut Object, path: &str) {
+    if let Some(template) = at_mut(obj, path) {
+        super::pod_drops::from_template(template);
+    }
+}
+
+/// Validates a controller and its template in upstream's order.
+fn controller(obj: &Object, allowed: Allowances) -> Vec<FieldError> {
+    let mut errors = Errors::new();
+    for key in ["spec.minReadySeconds", "spec.replicas"] {
+        let number = int(obj, key).unwrap_or(0);
+        if number < 0 {
+            errors.invalid(key, number, NOT_NEGATIVE);
+        }
+    }
+    if crate::tree::is_empty(at(obj, "spec.selector")) {
+        errors.required("spec.selector", "");
+    }
+    let template = at(obj, "spec.template");
+    if template.is_null() {
+        errors.required("spec.template", "");
+        return errors.0;
+    }
+    let labels = map(template, "metadata.labels");
+    if !selectors::map_matches(at(obj, "spec.selector"), labels) {
+        errors.invalid(
+            "spec.template.metadata.labels",
+            at(template, "metadata.labels").clone(),
+            "`selector` does not match template `labels`",
+        );
+    }
+    pod_validation::template_with(&mut errors, template, allowed, "spec.template");
+    let owner = "ReplicationController";
+    crate::apps::always_restarted(&mut errors, template, "spec.template", owner);
+    errors.0
 }

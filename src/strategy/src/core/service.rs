@@ -1,12 +1,14 @@
 //! Services. The API server allocates cluster IPs and node ports after the preparation here.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use rkube_api::Object;
 use rkube_api::status::FieldError;
 use serde_json::{Value, json};
 
-use super::service_validation::{annotated_ranges, configured_families, validate};
+use super::service_validation::{
+    configured_families, load_balancer_class, validate, validate_change,
+};
 pub(crate) use super::service_validation::{load_balancer_status, non_special_ip};
 use crate::errors::{Errors, IMMUTABLE, ratcheted};
 use crate::generic;
@@ -47,7 +49,7 @@ impl Strategy for Service {
         put(obj, "status", json!({"loadBalancer": {}}));
         // `clusterIP` is the predecessor of `clusterIPs`; both must agree.
         mirror_cluster_ips(obj, None);
-        drop_unused(obj, None);
+        drop_internal_policy(obj);
     }
 
     fn prepare_update(&self, _ctx: &Context<'_>, new: &mut Object, old: &Object) {
@@ -56,7 +58,8 @@ impl Strategy for Service {
         // What is cleared must be so in both fields before it is kept.
         mirror_cluster_ips(new, Some(old));
         carry_over(new, old);
-        drop_unused(new, Some(old));
+        drop_unused(new, old);
+        drop_internal_policy(new);
     }
 
     fn prepare_status_update(&self, ctx: &Context<'_>, new: &mut Object, old: &Object) {
@@ -68,7 +71,6 @@ impl Strategy for Service {
     fn validate_create(&self, obj: &Object) -> Vec<FieldError> {
         let mut errors = Errors(validate(obj));
         configured_families(&mut errors, obj);
-        annotated_ranges(&mut errors, obj, None);
         errors.0
     }
 
@@ -104,13 +106,17 @@ impl Strategy for Service {
                 "may not change once set",
             );
         }
+        // As upstream, it is validated here and again below.
+        load_balancer_class(&mut errors, at(new, "spec"));
         if needs_health_check(old)
             && needs_health_check(new)
             && int(new, "spec.healthCheckNodePort") != int(old, "spec.healthCheckNodePort")
         {
             errors.forbidden("spec.healthCheckNodePort", IMMUTABLE);
         }
-        errors.extend(ratcheted(validate(new), || validate(old)));
+        let next = validate_change(new, Some(old));
+        // Annotations are looked at again only if they change.
+        errors.extend(ratcheted(next, || validate_change(old, Some(old))));
         // A service that has these families already may keep them.
         if ["spec.ipFamilies", "spec.ipFamilyPolicy", "spec.clusterIP"]
             .iter()
@@ -118,7 +124,6 @@ impl Strategy for Service {
         {
             configured_families(&mut errors, new);
         }
-        annotated_ranges(&mut errors, new, Some(old));
         errors.0
     }
 
@@ -136,8 +141,14 @@ impl Strategy for Service {
         ratcheted(errors_of(new), || errors_of(old))
     }
 
-    fn warnings(&self, new: &Object, _old: Option<&Object>) -> Vec<String> {
-        super::service_warnings::of(new)
+    fn warnings(&self, new: &Object, old: Option<&Object>) -> Vec<String> {
+        match old {
+            // An update of the status is about its addresses only.
+            Some(old) if same_at(new, old, "spec") && !same_at(new, old, "status") => {
+                super::service_warnings::of_status(new)
+            }
+            _ => super::service_warnings::of(new),
+        }
     }
 
     fn field_value(&self, obj: &Object, field: &str) -> Option<String> {
@@ -195,13 +206,13 @@ fn default_service(obj: &mut Object) {
         default_text(spec, "externalTrafficPolicy", "Cluster");
     }
     if external || kind == "ClusterIP" {
-        default_text(spec, "internalTrafficPolicy", "Cluster");
+        default_value(spec, "internalTrafficPolicy", "Cluster");
     }
     if kind == "LoadBalancer" {
         default_value(spec, "allocateLoadBalancerNodePorts", true);
     }
     for ingress in list_mut(obj, "status.loadBalancer.ingress") {
-        if !text(ingress, "ip").is_empty() {
+        if kind == "LoadBalancer" && !text(ingress, "ip").is_empty() {
             default_value(ingress, "ipMode", "VIP");
         }
     }
@@ -255,39 +266,51 @@ fn carry_over(new: &mut Object, old: &Object) {
             }
         }
     }
-    let has_node_ports = |kind: &str| matches!(kind, "NodePort" | "LoadBalancer");
-    if has_node_ports(&was) && has_node_ports(&is) {
-        let before: Vec<Value> = list(old, "spec.ports").to_vec();
-        let mut taken: BTreeSet<i64> = list(new, "spec.ports")
+    if allocates_node_ports(old) && allocates_node_ports(new) {
+        let kept = &node_ports(old) & &node_ports(new);
+        let before: BTreeMap<String, i64> = list(old, "spec.ports")
             .iter()
-            .filter_map(|p| int(p, "nodePort"))
+            .map(|port| {
+                let number = int(port, "nodePort").unwrap_or(0);
+                (text(port, "name").to_owned(), number)
+            })
             .collect();
         for port in list_mut(new, "spec.ports") {
-            if int(port, "nodePort").unwrap_or(0) != 0 {
-                continue;
-            }
-            let number = before
-                .iter()
-                .find(|p| {
-                    int(p, "port") == int(port, "port")
-                        && text(p, "protocol") == text(port, "protocol")
-                })
-                .and_then(|p| int(p, "nodePort"))
-                .filter(|n| *n != 0);
-            if let Some(number) = number
-                && taken.insert(number)
-            {
+            let number = before.get(text(port, "name")).copied().unwrap_or(0);
+            if int(port, "nodePort").unwrap_or(0) == 0 && number != 0 && !kept.contains(&number) {
                 set(port, "nodePort", number);
             }
         }
     }
-    if is == "LoadBalancer"
-        && text(new, "spec.externalTrafficPolicy") == "Local"
+    if needs_health_check(old)
+        && needs_health_check(new)
         && int(new, "spec.healthCheckNodePort").unwrap_or(0) == 0
-        && int(old, "spec.healthCheckNodePort").unwrap_or(0) != 0
     {
         keep(new, old, "spec.healthCheckNodePort");
     }
+}
+
+/// Returns whether node ports are allocated for the ports of a service.
+fn allocates_node_ports(service: &Object) -> bool {
+    match text(service, "spec.type") {
+        "NodePort" => true,
+        "LoadBalancer" => {
+            at(service, "spec.allocateLoadBalancerNodePorts").as_bool() != Some(false)
+        }
+        _ => false,
+    }
+}
+
+/// Returns whether a service has node ports.
+fn has_node_ports(service: &Object) -> bool {
+    matches!(text(service, "spec.type"), "NodePort" | "LoadBalancer")
+}
+
+/// Returns whether a service is open to clients outside of the cluster.
+fn is_reachable(service: &Object) -> bool {
+    has_node_ports(service)
+        || text(service, "spec.type") == "ClusterIP"
+            && !list(service, "spec.externalIPs").is_empty()
 }
 
 /// Returns the node ports of a service.
@@ -305,60 +328,56 @@ fn needs_health_check(service: &Object) -> bool {
         && text(service, "spec.externalTrafficPolicy") == "Local"
 }
 
-/// Removes fields that do not apply to the new type, if the update left them unchanged.
-fn drop_unused(new: &mut Object, old: Option<&Object>) {
-    let kind = text(new, "spec.type").to_owned();
-    let unchanged = |new: &Object, path: &str| old.is_some_and(|o| same_at(new, o, path));
-    if kind == "ExternalName" {
-        for path in [
-            "spec.clusterIP",
-            "spec.clusterIPs",
-            "spec.ipFamilies",
-            "spec.ipFamilyPolicy",
-            "spec.internalTrafficPolicy",
-        ] {
-            if unchanged(new, path) || path.ends_with("internalTrafficPolicy") {
-                remove(new, path);
-            }
-        }
-    }
-    if !matches!(kind.as_str(), "NodePort" | "LoadBalancer") {
-        if let Some(old) = old
-            && matches!(text(old, "spec.type"), "NodePort" | "LoadBalancer")
-            && node_ports(new).is_subset(&node_ports(old))
-        {
-            for port in list_mut(new, "spec.ports") {
-                remove(port, "nodePort");
-            }
-        }
-        let reachable = kind == "ClusterIP" && !list(new, "spec.externalIPs").is_empty();
-        if !reachable && unchanged(new, "spec.externalTrafficPolicy") {
-            remove(new, "spec.externalTrafficPolicy");
-        }
-    }
-    if kind != "LoadBalancer" {
-        for path in [
-            "spec.allocateLoadBalancerNodePorts",
-            "spec.loadBalancerClass",
-        ] {
-            if unchanged(new, path) {
-                remove(new, path);
-            }
-        }
-        if old.is_some_and(|o| text(o, "spec.type") == "LoadBalancer") {
-            put(new, "status.loadBalancer", json!({}));
-        }
-    }
-    if (kind != "LoadBalancer" || text(new, "spec.externalTrafficPolicy") != "Local")
-        && unchanged(new, "spec.healthCheckNodePort")
+/// Removes the policy for traffic in the cluster from a service that is only a name. Upstream does
+/// so after validation, so that one that is invalid is refused.
+fn drop_internal_policy(service: &mut Object) {
+    const PATH: &str = "spec.internalTrafficPolicy";
+    if text(service, "spec.type") == "ExternalName"
+        && matches!(text(service, PATH), "Cluster" | "Local")
     {
-        remove(new, "spec.healthCheckNodePort");
+        remove(service, PATH);
     }
-    if kind == "ClusterIP" || kind == "NodePort" || kind == "LoadBalancer" {
-        let turned = old.is_some_and(|o| text(o, "spec.type") == "ExternalName");
-        if turned && unchanged(new, "spec.externalName") {
-            remove(new, "spec.externalName");
+}
+
+/// Removes fields that an update of the type makes meaningless, if it left them unchanged.
+fn drop_unused(new: &mut Object, old: &Object) {
+    let unchanged = |new: &Object, path: &str| same_at(new, old, path);
+    let mut unused = Vec::new();
+    let is_external = |service: &Object| text(service, "spec.type") == "ExternalName";
+    if !is_external(old) && is_external(new) {
+        if unchanged(new, "spec.clusterIP") && unchanged(new, "spec.clusterIPs") {
+            unused.extend(["spec.clusterIP", "spec.clusterIPs"]);
         }
+        unused.extend(
+            ["spec.ipFamilies", "spec.ipFamilyPolicy"]
+                .into_iter()
+                .filter(|path| unchanged(new, path)),
+        );
+    }
+    if has_node_ports(old) && !has_node_ports(new) && node_ports(new).is_subset(&node_ports(old)) {
+        for port in list_mut(new, "spec.ports") {
+            remove(port, "nodePort");
+        }
+    }
+    let is_balanced = |service: &Object| text(service, "spec.type") == "LoadBalancer";
+    for (path, applies) in [
+        (
+            "spec.healthCheckNodePort",
+            needs_health_check as fn(&Object) -> bool,
+        ),
+        ("spec.allocateLoadBalancerNodePorts", is_balanced),
+        ("spec.loadBalancerClass", is_balanced),
+        ("spec.externalTrafficPolicy", is_reachable),
+    ] {
+        if applies(old) && !applies(new) && unchanged(new, path) {
+            unused.push(path);
+        }
+    }
+    for path in unused {
+        remove(new, path);
+    }
+    if !is_balanced(new) {
+        put(new, "status.loadBalancer", json!({}));
     }
 }
 

@@ -4,17 +4,34 @@ use std::collections::BTreeSet;
 
 use rkube_api::Object;
 use rkube_api::status::FieldError;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::service::{is_headless, text_at};
 use crate::errors::{Errors, child, index};
 use crate::names;
 use crate::tree::{at, has, int, list, text};
 
-/// Validates a service, except its metadata (upstream: `ValidateService`).
+/// Validates a service, except its metadata, in upstream's order (`validateService`).
 pub(super) fn validate(obj: &Object) -> Vec<FieldError> {
+    validate_change(obj, None)
+}
+
+/// Validates the next state of a service, or a new one.
+pub(super) fn validate_change(obj: &Object, old: Option<&Object>) -> Vec<FieldError> {
+    const MODE: &str = "service.kubernetes.io/topology-mode";
+    const HINTS: &str = "service.kubernetes.io/topology-aware-hints";
     let mut errors = Errors::new();
     let spec = at(obj, "spec");
+    let annotations = at(obj, "metadata.annotations");
+    if let (Some(mode), Some(hints)) = (annotations.get(MODE), annotations.get(HINTS))
+        && mode != hints
+    {
+        errors.invalid(
+            format!("metadata.annotations[{MODE}]"),
+            mode.clone(),
+            format!("must match annotations[{HINTS}] when both are specified"),
+        );
+    }
     let kind = text(spec, "type");
     if list(spec, "ports").is_empty() && !is_headless(obj) && kind != "ExternalName" {
         errors.required("spec.ports", "");
@@ -26,9 +43,10 @@ pub(super) fn validate(obj: &Object) -> Vec<FieldError> {
     validate_cluster_ips(&mut errors, obj);
     validate_external_ips(&mut errors, spec);
     validate_type(&mut errors, spec);
+    repeated_ports(&mut errors, spec);
+    source_ranges(&mut errors, obj, old);
     validate_load_balancer(&mut errors, spec);
     validate_traffic_policies(&mut errors, spec);
-    validate_health_check_node_port(&mut errors, spec);
     errors.0
 }
 
@@ -156,52 +174,50 @@ fn validate_type(errors: &mut Errors, spec: &Value) {
     }
 }
 
-/// Validates the fields that only load balancers have.
-fn validate_load_balancer(errors: &mut Errors, spec: &Value) {
-    let kind = text(spec, "type");
-    let ranges = list(spec, "loadBalancerSourceRanges");
-    if !ranges.is_empty() && kind != "LoadBalancer" {
-        errors.forbidden(
-            "spec.LoadBalancerSourceRanges",
-            "may only be used when `type` is 'LoadBalancer'",
-        );
+/// Validates that ports and node ports are there once for each protocol.
+fn repeated_ports(errors: &mut Errors, spec: &Value) {
+    let mut seen = BTreeSet::new();
+    for (i, port) in list(spec, "ports").iter().enumerate() {
+        if let Some(node) = int(port, "nodePort").filter(|n| *n != 0)
+            && !seen.insert((text(port, "protocol"), node))
+        {
+            errors.duplicate(format!("spec.ports[{i}].nodePort"), node);
+        }
     }
-    for (i, range) in ranges.iter().enumerate() {
-        // They may be padded, for the annotation that was there before the field.
-        let range = range.as_str().unwrap_or_default().trim();
-        errors.invalid_each(
-            &index("spec.LoadBalancerSourceRanges", i),
-            range,
-            names::cidr(range),
-        );
-    }
-    if has(spec, "allocateLoadBalancerNodePorts") && kind != "LoadBalancer" {
-        errors.forbidden(
-            "spec.allocateLoadBalancerNodePorts",
-            "may only be used when `type` is 'LoadBalancer'",
-        );
-    }
-    if has(spec, "loadBalancerClass") {
-        let class = text(spec, "loadBalancerClass");
-        if kind == "LoadBalancer" {
-            errors.invalid_each(
-                "spec.loadBalancerClass",
-                class,
-                names::qualified_name(class),
-            );
-        } else {
-            errors.forbidden(
-                "spec.loadBalancerClass",
-                "may only be used when `type` is 'LoadBalancer'",
+    let mut seen = BTreeSet::new();
+    for (i, port) in list(spec, "ports").iter().enumerate() {
+        let (number, protocol) = (int(port, "port").unwrap_or(0), text(port, "protocol"));
+        if !seen.insert((protocol, number)) {
+            let protocol = Value::from(protocol);
+            errors.duplicate_shown(
+                index("spec.ports", i),
+                &format!(
+                    r#"{{"Name":"","Protocol":{protocol},"AppProtocol":null,"Port":{number},"TargetPort":0,"NodePort":0}}"#
+                ),
             );
         }
     }
 }
 
-/// Validates the source ranges that are in the annotation of before the field. An update does
-/// not look at them again unless it changes them.
-pub(super) fn annotated_ranges(errors: &mut Errors, obj: &Object, old: Option<&Object>) {
+/// Validates the ranges that a load balancer accepts, in the field or in the annotation of before
+/// it. An update does not look at an annotation again unless it changes it.
+fn source_ranges(errors: &mut Errors, obj: &Object, old: Option<&Object>) {
     const KEY: &str = "service.beta.kubernetes.io/load-balancer-source-ranges";
+    const ONLY: &str = "may only be used when `type` is 'LoadBalancer'";
+    let balanced = text(obj, "spec.type") == "LoadBalancer";
+    let ranges = list(obj, "spec.loadBalancerSourceRanges");
+    if !ranges.is_empty() {
+        let path = "spec.LoadBalancerSourceRanges";
+        if !balanced {
+            errors.forbidden(path, ONLY);
+        }
+        for (i, range) in ranges.iter().enumerate() {
+            // They may be padded, for the annotation that was there before the field.
+            let range = range.as_str().unwrap_or_default().trim();
+            errors.invalid_each(&index(path, i), range, names::cidr(range));
+        }
+        return;
+    }
     let of = |obj| {
         at(obj, "metadata.annotations")
             .get(KEY)
@@ -210,26 +226,48 @@ pub(super) fn annotated_ranges(errors: &mut Errors, obj: &Object, old: Option<&O
     let Some(ranges) = of(obj) else {
         return;
     };
-    if !list(obj, "spec.loadBalancerSourceRanges").is_empty() {
-        return;
-    }
     let field = format!("metadata.annotations[{KEY}]");
-    if text(obj, "spec.type") != "LoadBalancer" {
-        errors.forbidden(
-            field.clone(),
-            "may only be used when `type` is 'LoadBalancer'",
-        );
+    if !balanced {
+        errors.forbidden(field.clone(), ONLY);
     }
     let unchanged = old.and_then(of) == Some(ranges);
     if unchanged || ranges.trim().is_empty() {
         return;
     }
     for range in ranges.trim().split(',') {
-        errors.invalid_each(&field, range, names::cidr(range.trim()));
+        let range = range.trim();
+        errors.invalid_each(&field, range, names::cidr(range));
     }
 }
 
-/// Validates the traffic policies and `trafficDistribution`.
+/// Validates the fields that only load balancers have.
+fn validate_load_balancer(errors: &mut Errors, spec: &Value) {
+    const ONLY: &str = "may only be used when `type` is 'LoadBalancer'";
+    let balanced = text(spec, "type") == "LoadBalancer";
+    if has(spec, "allocateLoadBalancerNodePorts") && !balanced {
+        errors.forbidden("spec.allocateLoadBalancerNodePorts", ONLY);
+    }
+    if !has(spec, "allocateLoadBalancerNodePorts") && balanced {
+        errors.required("allocateLoadBalancerNodePorts", "");
+    }
+    load_balancer_class(errors, spec);
+}
+
+/// Validates the class of a load balancer.
+pub(super) fn load_balancer_class(errors: &mut Errors, spec: &Value) {
+    if !has(spec, "loadBalancerClass") {
+        return;
+    }
+    let class = text(spec, "loadBalancerClass");
+    let field = "spec.loadBalancerClass";
+    if text(spec, "type") == "LoadBalancer" {
+        errors.invalid_each(field, class, names::qualified_name(class));
+    } else {
+        errors.forbidden(field, "may only be used when `type` is 'LoadBalancer'");
+    }
+}
+
+/// Validates the traffic policies, the port for health checks and `trafficDistribution`.
 fn validate_traffic_policies(errors: &mut Errors, spec: &Value) {
     let kind = text(spec, "type");
     let external = matches!(kind, "NodePort" | "LoadBalancer")
@@ -245,37 +283,39 @@ fn validate_traffic_policies(errors: &mut Errors, spec: &Value) {
         "Cluster" | "Local" => {}
         other => errors.not_supported("spec.externalTrafficPolicy", other, &["Cluster", "Local"]),
     }
-    match text(spec, "internalTrafficPolicy") {
-        "" if matches!(kind, "NodePort" | "LoadBalancer" | "ClusterIP") => {
+    validate_health_check_node_port(errors, spec);
+    let policy = text(spec, "internalTrafficPolicy");
+    if !has(spec, "internalTrafficPolicy") {
+        if matches!(kind, "NodePort" | "LoadBalancer" | "ClusterIP") {
             errors.required("spec.internalTrafficPolicy", "");
         }
-        "" | "Cluster" | "Local" => {}
-        other => errors.not_supported("spec.internalTrafficPolicy", other, &["Cluster", "Local"]),
+    } else if !matches!(policy, "Cluster" | "Local") {
+        errors.not_supported("spec.internalTrafficPolicy", policy, &["Cluster", "Local"]);
     }
-    match text(spec, "trafficDistribution") {
-        "" if !has(spec, "trafficDistribution") => {}
-        "PreferClose" | "PreferSameZone" | "PreferSameNode" => {}
-        other => errors.not_supported(
-            "spec.trafficDistribution",
-            other,
-            &["PreferClose", "PreferSameNode", "PreferSameZone"],
-        ),
+    let known = ["PreferClose", "PreferSameZone", "PreferSameNode"];
+    let distribution = text(spec, "trafficDistribution");
+    if has(spec, "trafficDistribution") && !known.contains(&distribution) {
+        errors.not_supported("spec.trafficDistribution", distribution, &known);
     }
 }
 
 /// Validates `healthCheckNodePort`.
 fn validate_health_check_node_port(errors: &mut Errors, spec: &Value) {
-    if let Some(port) = int(spec, "healthCheckNodePort").filter(|n| *n != 0) {
-        if text(spec, "type") != "LoadBalancer" || text(spec, "externalTrafficPolicy") != "Local" {
+    let field = "spec.healthCheckNodePort";
+    let port = int(spec, "healthCheckNodePort").unwrap_or(0);
+    if text(spec, "type") != "LoadBalancer" || text(spec, "externalTrafficPolicy") != "Local" {
+        if port != 0 {
             errors.invalid(
-                "spec.healthCheckNodePort",
+                field,
                 port,
                 "may only be set when `type` is 'LoadBalancer' and `externalTrafficPolicy` is 'Local'",
             );
-        } else {
-            for message in names::port_number(port) {
-                errors.invalid("spec.healthCheckNodePort", port, message);
-            }
+        }
+    } else if port == 0 {
+        errors.required(field, "");
+    } else {
+        for message in names::port_number(port) {
+            errors.invalid(field, port, message);
         }
     }
 }
@@ -325,8 +365,6 @@ fn validate_ports(errors: &mut Errors, obj: &Object) {
     let ports = list(obj, "spec.ports");
     let require_name = ports.len() > 1;
     let mut seen_names = BTreeSet::new();
-    let mut seen_ports = BTreeSet::new();
-    let mut seen_node_ports = BTreeSet::new();
     for (i, port) in ports.iter().enumerate() {
         let field = index("spec.ports", i);
         let name = text(port, "name");
@@ -352,17 +390,6 @@ fn validate_ports(errors: &mut Errors, obj: &Object) {
                 names::qualified_name(app),
             );
         }
-        if !seen_ports.insert((text(port, "protocol"), number)) {
-            errors.duplicate(
-                field.clone(),
-                json!({"port": number, "protocol": text(port, "protocol")}),
-            );
-        }
-        if let Some(node) = int(port, "nodePort").filter(|n| *n != 0)
-            && !seen_node_ports.insert((text(port, "protocol"), node))
-        {
-            errors.duplicate(child(&field, "nodePort"), node);
-        }
     }
 }
 
@@ -370,46 +397,67 @@ fn validate_cluster_ips(errors: &mut Errors, obj: &Object) {
     if text(obj, "spec.type") == "ExternalName" {
         return;
     }
-    let ips = list(obj, "spec.clusterIPs");
+    let field = "spec.clusterIPs";
+    let ips = list(obj, field);
+    let shown = || at(obj, field).clone();
     let single = text(obj, "spec.clusterIP");
-    if !single.is_empty() && text_at(obj, "spec.clusterIPs", 0) != single {
-        if ips.is_empty() {
-            errors.required("spec.clusterIPs", "");
-        } else {
-            errors.invalid(
-                "spec.clusterIPs",
-                at(obj, "spec.clusterIPs").clone(),
-                "first value must match `clusterIP`",
-            );
+    if single.is_empty() {
+        if !ips.is_empty() {
+            let why = "must be empty when `clusterIP` is not specified";
+            errors.invalid(field, shown(), why);
         }
+    } else if ips.is_empty() {
+        errors.required(field, "");
+    } else if text_at(obj, field, 0) != single {
+        errors.invalid(field, shown(), "first value must match `clusterIP`");
     }
-    if ips.len() > 1 && ips.iter().any(|ip| ip == "None") {
-        errors.invalid(
-            "spec.clusterIPs",
-            at(obj, "spec.clusterIPs").clone(),
-            "'None' must be the first and only value",
-        );
-    }
+    families(errors, obj);
+    let mut wrong = false;
     for (i, ip) in ips.iter().enumerate() {
         let ip = ip.as_str().unwrap_or_default();
-        if ip != "None" && !ip.is_empty() {
-            errors.invalid_each(&index("spec.clusterIPs", i), ip, names::ip(ip));
+        if i == 0 && ip == "None" {
+            if ips.len() > 1 {
+                wrong = true;
+                errors.invalid(field, shown(), "'None' must be the first and only value");
+            }
+            continue;
         }
+        let problems = names::ip(ip);
+        wrong |= !problems.is_empty();
+        errors.invalid_each(&index(field, i), ip, problems);
     }
     if ips.len() > 2 {
+        errors.invalid(field, shown(), "may only hold up to 2 values");
+    }
+    if wrong {
+        return;
+    }
+    let is_v6 =
+        |ip: &Value| names::parse_ip(ip.as_str().unwrap_or_default()).map(|ip| ip.is_ipv6());
+    let found: BTreeSet<Option<bool>> = ips.iter().map(is_v6).collect();
+    if ips.len() > 1 && found.len() != 2 {
+        let why = "may specify no more than one IP for each IP family";
+        errors.invalid(field, shown(), why);
+    }
+    if is_headless(obj) {
+        return;
+    }
+    for (i, (ip, family)) in ips.iter().zip(list(obj, "spec.ipFamilies")).enumerate() {
+        let wanted = match (family.as_str(), is_v6(ip)) {
+            (Some("IPv4"), Some(true)) => "IPv4",
+            (Some("IPv6"), Some(false) | None) => "IPv6",
+            _ => continue,
+        };
         errors.invalid(
-            "spec.clusterIPs",
-            at(obj, "spec.clusterIPs").clone(),
-            "may only hold up to 2 values",
+            index(field, i),
+            ip.clone(),
+            format!("expected an {wanted} value as indicated by `ipFamilies[{i}]`"),
         );
     }
-    let policy = text(obj, "spec.ipFamilyPolicy");
-    if !policy.is_empty() {
-        let known = ["PreferDualStack", "RequireDualStack", "SingleStack"];
-        if !known.contains(&policy) {
-            errors.not_supported("spec.ipFamilyPolicy", policy, &known);
-        }
-    }
+}
+
+/// Validates `ipFamilies` and `ipFamilyPolicy` by themselves.
+fn families(errors: &mut Errors, obj: &Object) {
     let mut seen = BTreeSet::new();
     for (i, family) in list(obj, "spec.ipFamilies").iter().enumerate() {
         let family = family.as_str().unwrap_or_default();
@@ -419,6 +467,11 @@ fn validate_cluster_ips(errors: &mut Errors, obj: &Object) {
         if !seen.insert(family) {
             errors.duplicate(index("spec.ipFamilies", i), family);
         }
+    }
+    let known = ["PreferDualStack", "RequireDualStack", "SingleStack"];
+    let policy = text(obj, "spec.ipFamilyPolicy");
+    if has(obj, "spec.ipFamilyPolicy") && !known.contains(&policy) {
+        errors.not_supported("spec.ipFamilyPolicy", policy, &known);
     }
 }
 
@@ -459,10 +512,7 @@ pub(crate) fn load_balancer_status(
     let ingress = list(status, "ingress");
     let path = child(path, "ingress");
     if !ingress.is_empty() && !may_have {
-        errors.forbidden(
-            path,
-            "may only be used when `spec.type` is \"LoadBalancer\"",
-        );
+        errors.forbidden(path, "may only be used when `spec.type` is 'LoadBalancer'");
         return;
     }
     for (i, entry) in ingress.iter().enumerate() {
@@ -471,9 +521,13 @@ pub(crate) fn load_balancer_status(
         if !ip.is_empty() {
             errors.invalid_each(&child(&field, "ip"), ip, names::ip(ip));
         }
-        match text(entry, "ipMode") {
-            "" | "VIP" | "Proxy" => {}
-            other => errors.not_supported(child(&field, "ipMode"), other, &["Proxy", "VIP"]),
+        let (mode, field_of_mode) = (text(entry, "ipMode"), child(&field, "ipMode"));
+        if has(entry, "ipMode") {
+            if ip.is_empty() {
+                errors.forbidden(field_of_mode, "may not be specified when `ip` is not set");
+            } else if !matches!(mode, "VIP" | "Proxy") {
+                errors.not_supported(field_of_mode, mode, &["Proxy", "VIP"]);
+            }
         }
         let host = text(entry, "hostname");
         if !host.is_empty() {

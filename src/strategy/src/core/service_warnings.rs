@@ -21,9 +21,6 @@ pub(super) fn of(service: &Object) -> Vec<String> {
         ));
     }
     let external = list(service, "spec.externalIPs");
-    if !external.is_empty() {
-        warnings.push("spec.externalIPs is deprecated".to_owned());
-    }
     let strings = |path: &str| -> Vec<(usize, String)> {
         let items = list(service, path).iter().enumerate();
         items
@@ -31,7 +28,7 @@ pub(super) fn of(service: &Object) -> Vec<String> {
             .collect()
     };
     let kind = text(service, "spec.type");
-    if kind != "ExternalName" && !is_headless(service) {
+    if !is_headless(service) && !text(service, "spec.clusterIP").is_empty() {
         for (i, ip) in strings("spec.clusterIPs") {
             warnings.extend(names::ip_warnings(&ip, &index("spec.clusterIPs", i)));
         }
@@ -44,18 +41,25 @@ pub(super) fn of(service: &Object) -> Vec<String> {
         if !external.is_empty() {
             warnings.push(ignored("externalIPs"));
         }
-        if text(service, "spec.sessionAffinity") == "ClientIP" {
+        if text(service, "spec.sessionAffinity") != "None" {
             warnings.push(ignored("SessionAffinity"));
         }
     }
     for (i, ip) in strings("spec.externalIPs") {
         warnings.extend(names::ip_warnings(&ip, &index("spec.externalIPs", i)));
     }
+    let kind_has_ips = kind != "ExternalName" && !is_headless(service);
+    if !external.is_empty() && kind_has_ips {
+        warnings.push(
+            "spec.externalIPs is deprecated and may no longer be implemented in some clusters"
+                .to_owned(),
+        );
+    }
     let ip = text(service, "spec.loadBalancerIP");
     warnings.extend(names::ip_warnings(ip, "spec.loadBalancerIP"));
     for (i, range) in strings("spec.loadBalancerSourceRanges") {
         let field = index("spec.loadBalancerSourceRanges", i);
-        warnings.extend(names::cidr_warnings(range.trim(), &field));
+        warnings.extend(names::cidr_warnings(&range, &field));
     }
     if kind == "ExternalName" && !external.is_empty() {
         warnings.push("spec.externalIPs is ignored when spec.type is \"ExternalName\"".to_owned());
@@ -73,6 +77,15 @@ pub(super) fn of(service: &Object) -> Vec<String> {
     warnings
 }
 
+/// Returns what is oddly written in the status of a service.
+pub(super) fn of_status(service: &Object) -> Vec<String> {
+    let path = "status.loadBalancer.ingress";
+    let points = list(service, path).iter().enumerate();
+    points
+        .flat_map(|(i, point)| names::ip_warnings(text(point, "ip"), &index(path, i)))
+        .collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -82,11 +95,11 @@ mod tests {
     fn warns_as_upstream() {
         for (service, want) in [
             (
-                json!({"spec": {"type": "ClusterIP", "clusterIPs": ["10.0.0.1"]}}),
+                json!({"spec": {"type": "ClusterIP", "clusterIP": "10.0.0.1", "clusterIPs": ["10.0.0.1"]}}),
                 vec![],
             ),
             (
-                json!({"spec": {"type": "ClusterIP", "clusterIPs": ["10.0.0.01"]}}),
+                json!({"spec": {"type": "ClusterIP", "clusterIP": "10.0.0.01", "clusterIPs": ["10.0.0.01"]}}),
                 vec![
                     r#"spec.clusterIPs[0]: non-standard IP address "10.0.0.01" will be considered invalid in a future Kubernetes release: use "10.0.0.1""#,
                 ],
@@ -95,7 +108,6 @@ mod tests {
                 json!({"spec": {"type": "ClusterIP", "clusterIP": "None", "clusterIPs": ["None"],
                     "loadBalancerIP": "1.2.3.4", "externalIPs": ["1.2.3.4"], "sessionAffinity": "ClientIP"}}),
                 vec![
-                    "spec.externalIPs is deprecated",
                     "spec.loadBalancerIP is ignored for headless services",
                     "spec.externalIPs is ignored for headless services",
                     "spec.SessionAffinity is ignored for headless services",
@@ -104,7 +116,6 @@ mod tests {
             (
                 json!({"spec": {"type": "ExternalName", "externalName": "a.b", "externalIPs": ["2001:DB8::1"]}}),
                 vec![
-                    "spec.externalIPs is deprecated",
                     r#"spec.externalIPs[0]: IPv6 address "2001:DB8::1" should be in RFC 5952 canonical format ("2001:db8::1")"#,
                     r#"spec.externalIPs is ignored when spec.type is "ExternalName""#,
                 ],

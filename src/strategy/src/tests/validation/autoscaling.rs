@@ -184,7 +184,7 @@ fn container_metrics() {
             ),
             (
                 r#"{"containerResource": {"name": "unheard"}}"#,
-                "Invalid @.containerResource.name",
+                "Invalid @.containerResource.name, Invalid @.containerResource.name",
             ),
             (r#"{"containerResource": {"name": "example.com/gpu"}}"#, ""),
             (

@@ -17,19 +17,19 @@ fn nodes() {
             ),
             (
                 r#"{"spec": {"taints": [{"key": "", "effect": "NoSchedule"}]}}"#,
-                "Invalid spec.taints[0].key, Invalid spec.taints[0].key",
+                "Invalid metadata.taints[0].key, Invalid metadata.taints[0].key",
             ),
             (
                 r#"{"spec": {"taints": [{"key": "a", "value": "b c", "effect": "NoSchedule"}]}}"#,
-                "Invalid spec.taints[0].value",
+                "Invalid metadata.taints[0].value",
             ),
             (
                 r#"{"spec": {"taints": [{"key": "a", "effect": "Never"}]}}"#,
-                "NotSupported spec.taints[0].effect",
+                "NotSupported metadata.taints[0].effect",
             ),
             (
                 r#"{"spec": {"taints": [{"key": "a", "effect": "NoSchedule"}, {"key": "a", "value": "x", "effect": "NoSchedule"}]}}"#,
-                "Duplicate spec.taints[1]",
+                "Duplicate metadata.taints[1]",
             ),
             (
                 r#"{"spec": {"podCIDRs": ["192.168.0.0/16"], "podCIDR": "192.168.0.0/16"}}"#,

@@ -109,8 +109,9 @@ fn quotas() {
                 r#"{"spec": {"hard": {"what": "5"}}}"#,
                 "Invalid spec.hard[what], Invalid spec.hard[what]",
             ),
+            (r#"{"spec": {"scopes": ["Terminating"]}}"#, ""),
             (
-                r#"{"spec": {"scopes": ["Terminating"]}}"#,
+                r#"{"spec": {"hard": {"secrets": "5"}, "scopes": ["Terminating"]}}"#,
                 "Invalid spec.scopes",
             ),
             (
@@ -178,7 +179,7 @@ fn endpoints() {
             ),
             (
                 r#"{"subsets": [{"addresses": [{"ip": "x"}], "ports": [{"port": 80, "protocol": "TCP"}]}]}"#,
-                "Invalid subsets[0].addresses[0].ip",
+                "Invalid subsets[0].addresses[0].ip, Invalid subsets[0].addresses[0].ip",
             ),
             (
                 r#"{"subsets": [{"addresses": [{"ip": "127.0.0.1"}], "ports": [{"port": 80, "protocol": "TCP"}]}]}"#,

@@ -127,11 +127,11 @@ const CREATE: &[Case<'_>] = &[
         "Invalid spec.clusterIPs[0]",
     ),
     (
-        r#"{"spec": {"type": "LoadBalancer", "clusterIPs": ["None"], "clusterIP": "None", "externalTrafficPolicy": "Cluster"}}"#,
+        r#"{"spec": {"type": "LoadBalancer", "allocateLoadBalancerNodePorts": true, "clusterIPs": ["None"], "clusterIP": "None", "externalTrafficPolicy": "Cluster"}}"#,
         "Invalid spec.clusterIPs[0]",
     ),
     (
-        r#"{"spec": {"type": "LoadBalancer", "externalTrafficPolicy": "Cluster", "ports": [{"name": "p", "port": 10250, "protocol": "TCP", "targetPort": 1}]}}"#,
+        r#"{"spec": {"type": "LoadBalancer", "allocateLoadBalancerNodePorts": true, "externalTrafficPolicy": "Cluster", "ports": [{"name": "p", "port": 10250, "protocol": "TCP", "targetPort": 1}]}}"#,
         "",
     ),
     (
@@ -188,7 +188,7 @@ const CREATE: &[Case<'_>] = &[
         "Forbidden spec.LoadBalancerSourceRanges",
     ),
     (
-        r#"{"spec": {"type": "LoadBalancer", "externalTrafficPolicy": "Cluster", "loadBalancerSourceRanges": ["1.2.3.0/24", "5.6.7.8"]}}"#,
+        r#"{"spec": {"type": "LoadBalancer", "allocateLoadBalancerNodePorts": true, "externalTrafficPolicy": "Cluster", "loadBalancerSourceRanges": ["1.2.3.0/24", "5.6.7.8"]}}"#,
         "Invalid spec.LoadBalancerSourceRanges[1]",
     ),
     (
@@ -196,7 +196,7 @@ const CREATE: &[Case<'_>] = &[
         "Forbidden spec.loadBalancerClass",
     ),
     (
-        r#"{"spec": {"type": "LoadBalancer", "externalTrafficPolicy": "Cluster", "loadBalancerClass": "Bad LB class"}}"#,
+        r#"{"spec": {"type": "LoadBalancer", "allocateLoadBalancerNodePorts": true, "externalTrafficPolicy": "Cluster", "loadBalancerClass": "Bad LB class"}}"#,
         "Invalid spec.loadBalancerClass",
     ),
     (
@@ -208,11 +208,11 @@ const CREATE: &[Case<'_>] = &[
         "Invalid spec.healthCheckNodePort",
     ),
     (
-        r#"{"spec": {"type": "LoadBalancer", "externalTrafficPolicy": "Local", "healthCheckNodePort": 31100}}"#,
+        r#"{"spec": {"type": "LoadBalancer", "allocateLoadBalancerNodePorts": true, "externalTrafficPolicy": "Local", "healthCheckNodePort": 31100}}"#,
         "",
     ),
     (
-        r#"{"spec": {"type": "LoadBalancer", "externalTrafficPolicy": "Local", "healthCheckNodePort": -1}}"#,
+        r#"{"spec": {"type": "LoadBalancer", "allocateLoadBalancerNodePorts": true, "externalTrafficPolicy": "Local", "healthCheckNodePort": -1}}"#,
         "Invalid spec.healthCheckNodePort",
     ),
 ];

@@ -91,7 +91,10 @@ fn volumes() {
                 r#"{"spec": {"accessModes": ["fakemode"]}}"#,
                 "NotSupported spec.accessModes",
             ),
-            (r#"{"spec": {"capacity": null}}"#, "Required spec.capacity"),
+            (
+                r#"{"spec": {"capacity": null}}"#,
+                "Required spec.capacity, NotSupported spec.capacity",
+            ),
             (
                 r#"{"spec": {"capacity": {"storage": "-10G"}}}"#,
                 "Invalid spec.capacity[storage], Invalid spec.capacity[storage]",
