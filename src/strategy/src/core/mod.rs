@@ -12,7 +12,7 @@ mod event;
 mod namespace;
 mod node;
 pub(crate) mod pod;
-mod pod_affinity;
+pub(crate) mod pod_affinity;
 mod pod_claims;
 pub(crate) mod pod_defaults;
 mod pod_host;
