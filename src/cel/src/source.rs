@@ -97,13 +97,17 @@ impl fmt::Display for Issues {
                 write!(f, "ERROR: <input>:-1:0: {}", issue.message)?;
                 continue;
             }
+            // As upstream, the only error of an empty source is before its first column.
+            let empty = self.source.is_empty();
+            let column = if empty { 0 } else { issue.column + 1 };
             write!(
                 f,
-                "ERROR: <input>:{}:{}: {}",
-                issue.line,
-                issue.column + 1,
-                issue.message
+                "ERROR: <input>:{}:{column}: {}",
+                issue.line, issue.message
             )?;
+            if empty {
+                continue;
+            }
             let Some(line) = self.source.split('\n').nth(issue.line as usize - 1) else {
                 continue;
             };

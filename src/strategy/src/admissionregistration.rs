@@ -1,6 +1,6 @@
 //! Webhook configurations and admission policies.
 
-mod client;
+pub(crate) mod client;
 mod policies;
 mod rules;
 
@@ -12,10 +12,8 @@ use serde_json::{Value, json};
 
 use crate::Strategy;
 use crate::errors::{Errors, child, index};
-use crate::generic::Rules;
-use crate::tree::{
-    at, at_mut, default_text, default_value, ensure, has, int, list, list_mut, same_at, text,
-};
+use crate::generic::{Generation, Rules, StatusMetadata};
+use crate::tree::{at, at_mut, default_value, ensure, has, int, list, list_mut, same_at, text};
 use crate::{names, selectors};
 
 /// Returns the strategy of a kind of this module, `None` for kinds without one.
@@ -33,7 +31,8 @@ static MUTATING: Rules = Rules {
     default: |obj| webhooks(obj, true),
     validate_new: |obj| validate(obj, Lenient::default()),
     validate_update: |new, old| validate(new, Lenient::of(new, old)),
-    generation: true,
+    warnings: static_suffix,
+    generation: Generation::Counted,
     unconditional: false,
     ..Rules::PLAIN
 };
@@ -42,20 +41,32 @@ static VALIDATING: Rules = Rules {
     default: |obj| webhooks(obj, false),
     validate_new: |obj| validate(obj, Lenient::default()),
     validate_update: |new, old| validate(new, Lenient::of(new, old)),
-    generation: true,
+    warnings: static_suffix,
+    generation: Generation::Counted,
     unconditional: false,
     ..Rules::PLAIN
 };
 
+/// Returns the warning about names that upstream reserves for what comes from files.
+fn static_suffix(new: &Object, _old: Option<&Object>) -> Vec<String> {
+    const SUFFIX: &str = ".static.k8s.io";
+    match text(new, "metadata.name").ends_with(SUFFIX) {
+        true => vec![format!(
+            "metadata.name: names ending with {SUFFIX:?} are reserved for static manifest-based configurations and cannot be managed via the API"
+        )],
+        false => Vec::new(),
+    }
+}
+
 fn webhooks(obj: &mut Object, mutating: bool) {
     for hook in list_mut(obj, "webhooks") {
-        default_text(hook, "failurePolicy", "Fail");
-        default_text(hook, "matchPolicy", "Equivalent");
+        default_value(hook, "failurePolicy", "Fail");
+        default_value(hook, "matchPolicy", "Equivalent");
         default_value(hook, "namespaceSelector", json!({}));
         default_value(hook, "objectSelector", json!({}));
         default_value(hook, "timeoutSeconds", 10);
         if mutating {
-            default_text(hook, "reinvocationPolicy", "Never");
+            default_value(hook, "reinvocationPolicy", "Never");
         }
         default_scopes(hook, "rules");
         if let Some(service) = at_mut(hook, "clientConfig.service") {
@@ -66,7 +77,7 @@ fn webhooks(obj: &mut Object, mutating: bool) {
 
 fn default_scopes(holder: &mut Value, path: &str) {
     for rule in list_mut(holder, path) {
-        default_text(rule, "scope", "*");
+        default_value(rule, "scope", "*");
     }
 }
 
@@ -226,14 +237,10 @@ fn one_of(errors: &mut Errors, holder: &Value, key: &str, known: &[&str], field:
 
 static POLICY: Rules = Rules {
     default: |obj| {
-        let mutating = text(obj, "kind") == "MutatingAdmissionPolicy";
         if let Some(spec) = at_mut(obj, "spec") {
-            default_text(spec, "failurePolicy", "Fail");
+            default_value(spec, "failurePolicy", "Fail");
             if has(spec, "matchConstraints") {
                 match_resources(spec, "matchConstraints");
-            }
-            if mutating {
-                default_text(spec, "reinvocationPolicy", "Never");
             }
         }
     },
@@ -246,13 +253,17 @@ static POLICY: Rules = Rules {
             false => policies::conditions_of_policy(new),
         }
     },
+    validate_status: |new, _| policies::status(new),
+    status_metadata: StatusMetadata::Reset,
+    warnings: static_suffix,
+    unconditional: false,
     ..Rules::SPEC_AND_STATUS
 };
 
 fn match_resources(holder: &mut Value, key: &str) {
     ensure(holder, key);
     if let Some(resources) = at_mut(holder, key) {
-        default_text(resources, "matchPolicy", "Equivalent");
+        default_value(resources, "matchPolicy", "Equivalent");
         default_value(resources, "namespaceSelector", json!({}));
         default_value(resources, "objectSelector", json!({}));
         default_scopes(resources, "resourceRules");
@@ -269,6 +280,8 @@ static BINDING: Rules = Rules {
         }
     },
     validate: policies::binding,
-    generation: true,
+    warnings: static_suffix,
+    generation: Generation::Counted,
+    unconditional: false,
     ..Rules::PLAIN
 };

@@ -1,6 +1,7 @@
 //! Custom resource definitions and API services.
 
 mod schema;
+mod versions;
 
 use std::collections::BTreeSet;
 
@@ -8,6 +9,9 @@ use rkube_api::Object;
 use rkube_api::status::FieldError;
 use serde_json::{Value, json};
 
+pub use self::versions::hoist;
+use self::versions::{definition_versions, stored_versions};
+use crate::admissionregistration::client;
 use crate::core::service::immutable;
 use crate::errors::{Errors, child, index};
 use crate::generic::{self, Rules};
@@ -115,8 +119,10 @@ impl Strategy for Crd {
             );
         }
         definition(&mut errors, obj);
+        stored_versions(&mut errors, obj);
         api_approval(&mut errors, obj, None);
         preserve_unknown_fields(&mut errors, obj);
+        hoist(obj, &mut errors.0);
         errors.0
     }
 
@@ -161,22 +167,8 @@ impl Strategy for Crd {
                 immutable(&mut errors, new, old, path);
             }
         }
-        let declared: Vec<&str> = list(new, "spec.versions")
-            .iter()
-            .map(|v| text(v, "name"))
-            .collect();
-        for (i, stored) in list(new, "status.storedVersions").iter().enumerate() {
-            let stored = stored.as_str().unwrap_or_default();
-            if !declared.contains(&stored) {
-                errors.invalid(
-                    format!("status.storedVersions[{i}]"),
-                    stored,
-                    format!(
-                        "missing from spec.versions; {stored} was previously a storage version, and must remain in spec.versions until a storage migration ensures no data remains persisted in {stored} and removes {stored} from status.storedVersions"
-                    ),
-                );
-            }
-        }
+        stored_versions(&mut errors, new);
+        hoist(new, &mut errors.0);
         errors.0
     }
 }
@@ -321,44 +313,15 @@ fn preserve_unknown_fields(errors: &mut Errors, obj: &Object) {
     }
 }
 
-fn definition_versions(errors: &mut Errors, obj: &Object) {
-    let versions = list(obj, "spec.versions");
-    if versions.is_empty() {
-        errors.required("spec.versions", "");
-    }
-    let mut seen = BTreeSet::new();
-    let mut storage = 0;
-    for (i, version) in versions.iter().enumerate() {
-        let field = index("spec.versions", i);
-        let name = text(version, "name");
-        errors.invalid_each(&child(&field, "name"), name, names::dns1035_label(name));
-        if !seen.insert(name) {
-            errors.invalid(
-                "spec.versions",
-                at(obj, "spec.versions").clone(),
-                "must contain unique version names",
-            );
-        }
-        storage += usize::from(flag(version, "storage"));
-        version_schema(errors, version, &field);
-    }
-    if !versions.is_empty() && storage != 1 {
-        errors.invalid(
-            "spec.versions",
-            at(obj, "spec.versions").clone(),
-            "must have exactly one version marked as storage version",
-        );
-    }
-}
-
 fn conversion(errors: &mut Errors, obj: &Object) {
     match text(obj, "spec.conversion.strategy") {
         "None" => {
-            if has(obj, "spec.conversion.webhook") {
-                errors.forbidden(
-                    "spec.conversion.webhook",
-                    "should not be set when strategy is not set to Webhook",
-                );
+            let why = "should not be set when strategy is not set to Webhook";
+            if has(obj, "spec.conversion.webhook.clientConfig") {
+                errors.forbidden("spec.conversion.webhookClientConfig", why);
+            }
+            if !list(obj, "spec.conversion.webhook.conversionReviewVersions").is_empty() {
+                errors.forbidden("spec.conversion.conversionReviewVersions", why);
             }
         }
         "Webhook" => {
@@ -367,11 +330,30 @@ fn conversion(errors: &mut Errors, obj: &Object) {
                     "spec.conversion.webhookClientConfig",
                     "required when strategy is set to Webhook",
                 );
+            } else {
+                let config = at(obj, "spec.conversion.webhook.clientConfig");
+                let path = "spec.conversion.webhookClientConfig";
+                match (has(config, "url"), has(config, "service")) {
+                    (true, false) => client::url(errors, text(config, "url"), &child(path, "url")),
+                    (false, true) => {
+                        client::service(errors, at(config, "service"), &child(path, "service"));
+                    }
+                    _ => errors.required(path, "exactly one of url or service is required"),
+                }
             }
             let path = "spec.conversion.conversionReviewVersions";
             let known = at(obj, "spec.conversion.webhook.conversionReviewVersions");
             match known.as_array() {
                 Some(versions) if !versions.is_empty() => {
+                    for (i, version) in versions.iter().enumerate() {
+                        let name = version.as_str().unwrap_or_default();
+                        if versions[..i].contains(version) {
+                            errors.invalid(index(path, i), name, "duplicate version");
+                        } else {
+                            let wrong = names::dns1035_label(name);
+                            errors.invalid_each(&index(path, i), name, wrong);
+                        }
+                    }
                     if !versions.iter().any(|v| v == "v1" || v == "v1beta1") {
                         let detail = "must include at least one of v1, v1beta1";
                         errors.invalid(path, known.clone(), detail);
@@ -389,7 +371,7 @@ fn version_schema(errors: &mut Errors, version: &Value, field: &str) {
     let path = format!("{field}.schema.openAPIV3Schema");
     let schema = at(version, "schema.openAPIV3Schema");
     if schema.is_null() {
-        errors.required(path, "schemas are required");
+        errors.required(path, "");
         return;
     }
     let has_status = has(version, "subresources.status");
@@ -405,9 +387,17 @@ fn version_schema(errors: &mut Errors, version: &Value, field: &str) {
         if text(column, "name").is_empty() {
             errors.required(child(&field, "name"), "");
         }
-        match text(column, "jsonPath") {
-            "" => errors.required(child(&field, "JSONPath"), ""),
-            path => simple_path(errors, path, &child(&field, "JSONPath")),
+        match text(column, "type") {
+            "integer" | "number" | "string" | "boolean" | "date" => {}
+            "" => errors.required(
+                child(&field, "type"),
+                "must be one of boolean,date,integer,number,string",
+            ),
+            other => errors.invalid(
+                child(&field, "type"),
+                other,
+                "must be one of boolean,date,integer,number,string",
+            ),
         }
         if !matches!(
             text(column, "format"),
@@ -426,17 +416,9 @@ fn version_schema(errors: &mut Errors, version: &Value, field: &str) {
                 "must be one of byte,date,date-time,double,float,int32,int64,password",
             );
         }
-        match text(column, "type") {
-            "integer" | "number" | "string" | "boolean" | "date" => {}
-            "" => errors.required(
-                child(&field, "type"),
-                "must be one of boolean,date,integer,number,string",
-            ),
-            other => errors.invalid(
-                child(&field, "type"),
-                other,
-                "must be one of boolean,date,integer,number,string",
-            ),
+        match text(column, "jsonPath") {
+            "" => errors.required(child(&field, "JSONPath"), ""),
+            path => simple_path(errors, path, &child(&field, "JSONPath")),
         }
     }
 }

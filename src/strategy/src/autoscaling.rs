@@ -6,12 +6,11 @@ use rkube_api::Object;
 use rkube_api::status::FieldError;
 use serde_json::{Value, json};
 
+use self::metrics::Group;
 use crate::Strategy;
 use crate::errors::Errors;
 use crate::generic::Rules;
-use crate::tree::{
-    at, at_mut, default_text, default_value, ensure, has, int, list, list_mut, text,
-};
+use crate::tree::{at, at_mut, default_value, ensure, has, int, list, list_mut, text};
 
 /// Returns the strategy of a kind of this module, `None` for kinds without one.
 pub(crate) fn strategy_for(kind: &str) -> Option<&'static dyn Strategy> {
@@ -20,23 +19,13 @@ pub(crate) fn strategy_for(kind: &str) -> Option<&'static dyn Strategy> {
 
 static HPA: Rules = Rules {
     default,
-    validate,
-    validate_new: |obj| {
-        let mut errors = lower_bound(obj, 1);
-        errors.extend(target_group(obj));
-        errors
-    },
-    validate_update: |new, old| {
-        let lowest = i64::from(int(old, "spec.minReplicas") != Some(0));
-        let mut errors = lower_bound(new, lowest);
-        let same = ["apiVersion", "kind"].iter().all(|key| {
-            let path = format!("spec.scaleTargetRef.{key}");
-            text(new, &path) == text(old, &path)
-        });
-        if !same {
-            errors.extend(target_group(new));
-        }
-        errors
+    validate_new: |obj| validate(obj, None),
+    validate_update: |new, old| validate(new, Some(old)),
+    validate_status: |new, _| {
+        let mut errors = Errors::new();
+        let counts = ["currentReplicas", "desiredReplicas"];
+        crate::apps::not_negative(&mut errors, new, "status", &counts);
+        errors.0
     },
     ..Rules::SPEC_AND_STATUS_PLAIN
 };
@@ -80,7 +69,7 @@ fn default(obj: &mut Object) {
                 if stabilization >= 0 {
                     default_value(rules, "stabilizationWindowSeconds", stabilization);
                 }
-                default_text(rules, "selectPolicy", "Max");
+                default_value(rules, "selectPolicy", "Max");
                 default_value(rules, "policies", policies);
             }
         }
@@ -102,30 +91,30 @@ fn default(obj: &mut Object) {
     }
 }
 
-/// Validates that the target's version has a group. The only kind that scales and has none is
-/// the replication controller.
-fn target_group(obj: &Object) -> Vec<FieldError> {
-    let mut errors = Errors::new();
-    let version = text(obj, "spec.scaleTargetRef.apiVersion");
-    let is_core = text(obj, "spec.scaleTargetRef.kind") == "ReplicationController";
-    if !version.contains('/') && !is_core {
-        errors.invalid(
-            "spec.scaleTargetRef.apiVersion",
-            version,
-            "apiVersion must specify API group",
-        );
-    }
-    errors.0
-}
-
-fn validate(obj: &Object) -> Vec<FieldError> {
+/// Validates an autoscaler, or the update of one.
+fn validate(obj: &Object, old: Option<&Object>) -> Vec<FieldError> {
     let mut errors = Errors::new();
     let (min, max) = (
         int(obj, "spec.minReplicas"),
         int(obj, "spec.maxReplicas").unwrap_or(0),
     );
-    if max < 1 {
-        errors.invalid("spec.maxReplicas", max, "must be greater than 0");
+    // Zero needs the feature `HPAScaleToZero`, which is off in v1.36; an autoscaler that has
+    // zero keeps it.
+    let lowest = match old.and_then(|old| int(old, "spec.minReplicas")) {
+        Some(0) => 0,
+        _ => 1,
+    };
+    if let Some(min) = min
+        && min < lowest
+    {
+        let why = format!("must be greater than or equal to {lowest}");
+        errors.invalid("spec.minReplicas", min, why);
+    }
+    if max == 0 {
+        errors.required("spec.maxReplicas", "must be set and greater than 0");
+    } else if max < 0 {
+        let why = "must be greater than or equal to 1";
+        errors.invalid("spec.maxReplicas", max, why);
     }
     if min.is_some_and(|min| max < min) {
         errors.invalid(
@@ -134,14 +123,17 @@ fn validate(obj: &Object) -> Vec<FieldError> {
             "must be greater than or equal to `minReplicas`",
         );
     }
+    let target = at(obj, "spec.scaleTargetRef");
     metrics::reference(
         &mut errors,
-        at(obj, "spec.scaleTargetRef"),
+        target,
+        target_group(obj, old),
         "spec.scaleTargetRef",
     );
     let all = list(obj, "spec.metrics");
+    let group = described_group(old);
     for (i, metric) in all.iter().enumerate() {
-        metrics::metric(&mut errors, metric, &format!("spec.metrics[{i}]"));
+        metrics::metric(&mut errors, metric, group, &format!("spec.metrics[{i}]"));
     }
     let of_objects = |metric: &Value| matches!(text(metric, "type"), "Object" | "External");
     if min == Some(0) && !all.iter().any(of_objects) {
@@ -157,20 +149,32 @@ fn validate(obj: &Object) -> Vec<FieldError> {
     errors.0
 }
 
-/// Validates the lower bound of the replicas. Zero needs the feature `HPAScaleToZero`, which is
-/// off in v1.36; an autoscaler that has zero keeps it.
-fn lower_bound(obj: &Object, lowest: i64) -> Vec<FieldError> {
-    let mut errors = Errors::new();
-    if let Some(min) = int(obj, "spec.minReplicas")
-        && min < lowest
-    {
-        errors.invalid(
-            "spec.minReplicas",
-            min,
-            format!("must be greater than or equal to {lowest}"),
-        );
+/// Returns what the version of the target must be. The only kind that scales and has no group
+/// is the replication controller; an update need not mend a target that it keeps.
+fn target_group(obj: &Object, old: Option<&Object>) -> Group {
+    let kept = |old: &Object| {
+        ["apiVersion", "kind"].iter().all(|key| {
+            let path = format!("spec.scaleTargetRef.{key}");
+            text(obj, &path) == text(old, &path)
+        })
+    };
+    match old {
+        Some(old) if kept(old) => Group::Anything,
+        _ if text(obj, "spec.scaleTargetRef.kind") == "ReplicationController" => Group::Optional,
+        _ => Group::Required,
     }
-    errors.0
+}
+
+/// Returns what the versions of described objects must be.
+fn described_group(old: Option<&Object>) -> Group {
+    let wrong = |metric: &Value| {
+        let version = text(metric, "object.describedObject.apiVersion");
+        text(metric, "type") == "Object" && Group::Optional.problem(version).is_some()
+    };
+    match old.is_some_and(|old| list(old, "spec.metrics").iter().any(wrong)) {
+        true => Group::Anything,
+        false => Group::Optional,
+    }
 }
 
 #[cfg(test)]

@@ -1,13 +1,17 @@
 //! Certificate signing requests.
 
+use std::collections::BTreeSet;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use rkube_api::Object;
 use rkube_api::status::FieldError;
 use serde_json::{Map, Value};
 
-use crate::errors::{Errors, IMMUTABLE};
+use crate::errors::{Errors, index};
 use crate::generic;
-use crate::tree::{at, ensure, has, int, keep, list, list_mut, put, remove, same, set, text};
-use crate::{Context, NameRule, Strategy, Subresource};
+use crate::tree::{at, ensure, int, keep, list, list_mut, put, remove, same, set, text};
+use crate::{Context, NameRule, Strategy, Subresource, names};
 
 /// Returns the strategy of a kind of this module, `None` for kinds without one.
 pub(crate) fn strategy_for(kind: &str) -> Option<&'static dyn Strategy> {
@@ -19,11 +23,10 @@ struct Csr;
 
 impl Strategy for Csr {
     fn name_rule(&self) -> NameRule {
-        NameRule::Dns1123Subdomain
+        NameRule::PathSegment
     }
 
     fn prepare_create(&self, ctx: &Context<'_>, obj: &mut Object) {
-        generic::prepare_create_plain(obj);
         remove(obj, "status");
         // The identity is that of the authenticated user; values in the request are ignored.
         let spec = ensure(obj, "spec");
@@ -57,21 +60,25 @@ impl Strategy for Csr {
     fn prepare_status_update(&self, ctx: &Context<'_>, new: &mut Object, old: &Object) {
         generic::prepare_status_update(new, old);
         keep(new, old, "spec");
-        // Approvals and denials can only be set through the subresource `approval`.
-        let decided = |c: &Value| matches!(text(c, "type"), "Approved" | "Denied");
-        let mut conditions: Vec<Value> = list(old, "status.conditions")
-            .iter()
-            .filter(|c| decided(c))
-            .cloned()
-            .collect();
-        conditions.extend(
-            list(new, "status.conditions")
-                .iter()
-                .filter(|c| !decided(c))
-                .cloned(),
-        );
-        if !conditions.is_empty() || has(new, "status.conditions") {
-            put(new, "status.conditions", conditions);
+        // Approvals and denials are set through the subresource `approval`. Those that are there
+        // stay as they are, unless some are added or removed, which is an error.
+        for kind in ["Approved", "Denied"] {
+            let of = |obj: &Object| -> Vec<Value> {
+                let all = list(obj, "status.conditions").iter();
+                all.filter(|c| text(c, "type") == kind).cloned().collect()
+            };
+            let before = of(old);
+            if of(new).len() != before.len() {
+                continue;
+            }
+            let mut before = before.into_iter();
+            for condition in list_mut(new, "status.conditions") {
+                if text(condition, "type") == kind
+                    && let Some(before) = before.next()
+                {
+                    *condition = before;
+                }
+            }
         }
         stamp(ctx, new, old);
     }
@@ -96,82 +103,24 @@ impl Strategy for Csr {
     }
 
     fn validate_create(&self, obj: &Object) -> Vec<FieldError> {
-        let mut errors = Errors::new();
-        if text(obj, "spec.request").is_empty() {
-            errors.invalid(
-                "spec.request",
-                "",
-                "PEM block type must be CERTIFICATE REQUEST",
-            );
-        }
-        if list(obj, "spec.usages").is_empty() {
-            errors.required("spec.usages", "usages must be provided");
-        }
-        for (i, usage) in list(obj, "spec.usages").iter().enumerate() {
-            let usage = usage.as_str().unwrap_or_default();
-            if !USAGES.contains(&usage) {
-                errors.not_supported(format!("spec.usages[{i}]"), usage, &USAGES);
-            }
-        }
-        let signer = text(obj, "spec.signerName");
-        match signer.split_once('/') {
-            _ if signer.is_empty() => errors.required("spec.signerName", ""),
-            Some((domain, path)) if !path.is_empty() => {
-                if !domain.contains('.') {
-                    errors.invalid(
-                        "spec.signerName",
-                        signer,
-                        "should be a domain with at least two segments separated by dots",
-                    );
-                }
-                errors.invalid_each(
-                    "spec.signerName",
-                    domain,
-                    crate::names::dns1123_subdomain(domain),
-                );
-                if signer == "kubernetes.io/legacy-unknown" {
-                    errors.invalid(
-                        "spec.signerName",
-                        signer,
-                        "the legacy signerName is not allowed via this API version",
-                    );
-                }
-            }
-            _ => errors.invalid(
-                "spec.signerName",
-                signer,
-                "must be a fully qualified domain and path of the form 'example.com/signer-name'",
-            ),
-        }
-        if let Some(seconds) = int(obj, "spec.expirationSeconds")
-            && seconds < 600
-        {
-            errors.invalid(
-                "spec.expirationSeconds",
-                seconds,
-                "may not specify a duration less than 600 seconds (10 minutes)",
-            );
-        }
-        errors.0
+        validate(obj, None).0
     }
 
     fn validate_update(&self, new: &Object, old: &Object) -> Vec<FieldError> {
-        let mut errors = Errors::new();
-        conditions(&mut errors, new, old);
-        errors.0
+        update(new, old, false, false)
     }
 
     fn validate_status_update(&self, new: &Object, old: &Object) -> Vec<FieldError> {
-        let mut errors = Errors::new();
-        let before = text(old, "status.certificate");
-        if !before.is_empty() && text(new, "status.certificate") != before {
-            errors.forbidden(
-                "status.certificate",
-                "updates may not set certificate content if existing certificate is set",
-            );
-        }
-        conditions(&mut errors, new, old);
-        errors.0
+        update(new, old, false, true)
+    }
+
+    fn validate_subresource_update(
+        &self,
+        _subresource: Subresource,
+        new: &Object,
+        old: &Object,
+    ) -> Vec<FieldError> {
+        update(new, old, true, false)
     }
 
     fn field_value(&self, obj: &Object, field: &str) -> Option<String> {
@@ -208,83 +157,209 @@ const USAGES: [&str; 23] = [
     "timestamping",
 ];
 
-/// Sets missing times of conditions: those of the old condition if it is unchanged, else now.
+/// Sets missing times of conditions: that of the last transition to that of the old condition
+/// if its status is unchanged, else to now.
 fn stamp(ctx: &Context<'_>, new: &mut Object, old: &Object) {
     let now = rkube_api::meta::rfc3339(ctx.now);
-    let before: Vec<Value> = list(old, "status.conditions").to_vec();
+    let before = list(old, "status.conditions");
     for condition in list_mut(new, "status.conditions") {
-        let old = before
-            .iter()
-            .find(|c| text(c, "type") == text(condition, "type"));
-        if text(condition, "lastTransitionTime").is_empty() {
-            let time = old
-                .filter(|o| text(o, "status") == text(condition, "status"))
-                .map(|o| text(o, "lastTransitionTime").to_owned())
-                .filter(|t| !t.is_empty())
-                .unwrap_or_else(|| now.clone());
-            set(condition, "lastTransitionTime", time);
-        }
         if text(condition, "lastUpdateTime").is_empty() {
-            let kept = old.filter(|o| {
-                ["status", "reason", "message"]
-                    .iter()
-                    .all(|k| text(o, k) == text(condition, k))
-            });
-            let time = kept
-                .map(|o| text(o, "lastUpdateTime").to_owned())
-                .filter(|t| !t.is_empty())
-                .unwrap_or_else(|| now.clone());
-            set(condition, "lastUpdateTime", time);
+            set(condition, "lastUpdateTime", now.clone());
+        }
+        if text(condition, "lastTransitionTime").is_empty() {
+            let same = |old: &&Value| {
+                text(old, "type") == text(condition, "type")
+                    && text(old, "status") == text(condition, "status")
+                    && !text(old, "lastTransitionTime").is_empty()
+            };
+            let time = match before.iter().find(same) {
+                Some(old) => text(old, "lastTransitionTime").to_owned(),
+                None => now.clone(),
+            };
+            set(condition, "lastTransitionTime", time);
         }
     }
 }
 
-fn conditions(errors: &mut Errors, new: &Object, old: &Object) {
-    let of = |o: &Object, kind: &str| {
-        list(o, "status.conditions")
-            .iter()
-            .find(|c| text(c, "type") == kind)
-            .cloned()
-    };
-    for (i, condition) in list(new, "status.conditions").iter().enumerate() {
-        let field = format!("status.conditions[{i}]");
-        let kind = text(condition, "type");
-        if kind.is_empty() {
-            errors.required(format!("{field}.type"), "");
-        }
-        let status = text(condition, "status");
-        match (kind, status) {
-            (_, "") => errors.required(format!("{field}.status"), ""),
-            ("Approved" | "Denied" | "Failed", "False" | "Unknown") => {
-                errors.not_supported(format!("{field}.status"), status, &["True"]);
-            }
-            (_, "True" | "False" | "Unknown") => {}
-            (_, other) => {
-                errors.not_supported(
-                    format!("{field}.status"),
-                    other,
-                    &["False", "True", "Unknown"],
-                );
-            }
+fn of_type<'a>(obj: &'a Object, kind: &str) -> Vec<&'a Value> {
+    let all = list(obj, "status.conditions").iter();
+    all.filter(|c| text(c, "type") == kind).collect()
+}
+
+fn has_twice(values: impl Iterator<Item = impl Ord>) -> bool {
+    let mut seen = BTreeSet::new();
+    let mut values = values;
+    !values.all(|value| seen.insert(value))
+}
+
+/// Validates a request, or the new state of one. An update tolerates what was wrong before.
+fn validate(obj: &Object, old: Option<&Object>) -> Errors {
+    let mut errors = Errors::new();
+    let request = at(obj, "spec.request");
+    if let Some(why) = request_problem(text(obj, "spec.request")) {
+        errors.invalid("spec.request", request.clone(), why);
+    }
+    let usages = list(obj, "spec.usages");
+    if usages.is_empty() {
+        errors.required("spec.usages", "");
+    }
+    let known = |usage: &Value| usage.as_str().is_some_and(|usage| USAGES.contains(&usage));
+    let before = old.map(|old| list(old, "spec.usages")).unwrap_or_default();
+    let tolerates_unknown = !before.iter().all(known);
+    let tolerates_twice = has_twice(before.iter().map(|usage| usage.as_str()));
+    for (i, usage) in usages.iter().enumerate().filter(|_| !tolerates_unknown) {
+        if !known(usage) {
+            let usage = usage.as_str().unwrap_or_default();
+            errors.not_supported(index("spec.usages", i), usage, &USAGES);
         }
     }
-    if of(new, "Approved").is_some() && of(new, "Denied").is_some() {
+    for (i, usage) in usages.iter().enumerate().filter(|_| !tolerates_twice) {
+        if usages[..i].contains(usage) {
+            errors.duplicate(index("spec.usages", i), usage.clone());
+        }
+    }
+    let signer = text(obj, "spec.signerName");
+    let legacy = "kubernetes.io/legacy-unknown";
+    let was_legacy = old.is_some_and(|old| text(old, "spec.signerName") == legacy);
+    if signer == legacy && !was_legacy {
+        let why = "the legacy signerName is not allowed via this API version";
+        errors.invalid("spec.signerName", signer, why);
+    } else {
+        signer_name(&mut errors, signer, "spec.signerName");
+    }
+    if let Some(seconds) = int(obj, "spec.expirationSeconds")
+        && seconds < 600
+    {
         errors.invalid(
-            "status.conditions",
-            "Denied",
-            "Approved and Denied conditions are mutually exclusive",
+            "spec.expirationSeconds",
+            seconds,
+            "may not specify a duration less than 600 seconds (10 minutes)",
         );
     }
-    for kind in ["Approved", "Denied"] {
-        match (of(old, kind), of(new, kind)) {
-            (Some(_), None) => errors.forbidden(
-                "status.conditions",
-                format!("updates may not remove a condition of type {kind:?}"),
-            ),
-            (Some(old), Some(new)) if !same(&old, &new) => {
-                errors.forbidden("status.conditions", IMMUTABLE);
+    conditions(&mut errors, obj, old);
+    errors
+}
+
+/// Returns what is wrong with the encoding of a request. Its signature is not verified.
+fn request_problem(request: &str) -> Option<&'static str> {
+    const BEGIN: &[u8] = b"-----BEGIN CERTIFICATE REQUEST-----";
+    let pem = STANDARD.decode(request).unwrap_or_default();
+    let found = pem.windows(BEGIN.len()).any(|part| part == BEGIN);
+    (!found).then_some("PEM block type must be CERTIFICATE REQUEST")
+}
+
+/// Validates the name of a signer: a domain and a path (upstream: `ValidateSignerName`).
+fn signer_name(errors: &mut Errors, signer: &str, field: &str) {
+    const MAX_DOMAIN: usize = 253;
+    const MAX: usize = 2 * MAX_DOMAIN + 63 + 2;
+    if signer.is_empty() {
+        errors.required(field, "");
+        return;
+    }
+    let (domain, path) = match signer.split_once('/') {
+        Some((domain, path)) if !path.contains('/') => (domain, path),
+        _ => {
+            let why =
+                "must be a fully qualified domain and path of the form 'example.com/signer-name'";
+            errors.invalid(field, signer, why);
+            return;
+        }
+    };
+    if domain.len() > MAX_DOMAIN {
+        errors.too_long(field, MAX_DOMAIN);
+    }
+    let labels = |errors: &mut Errors, text: &str, rule: fn(&str) -> Vec<String>| {
+        for label in text.split('.') {
+            let problems = rule(label);
+            for why in &problems {
+                errors.invalid(field, text, format!("validating label {label:?}: {why}"));
             }
-            _ => {}
+            if !problems.is_empty() {
+                break;
+            }
+        }
+    };
+    labels(errors, domain, names::dns1123_label);
+    if !domain.contains('.') {
+        let why = "should be a domain with at least two segments separated by dots";
+        errors.invalid(field, domain, why);
+    }
+    labels(errors, path, names::dns1123_subdomain);
+    if signer.len() > MAX {
+        errors.too_long(field, MAX);
+    }
+}
+
+/// Validates an update; `approval` and `signing` say what it may set.
+fn update(new: &Object, old: &Object, approval: bool, signing: bool) -> Vec<FieldError> {
+    let mut errors = validate(new, Some(old));
+    let field = "status.conditions";
+    for kind in ["Approved", "Denied", "Failed"] {
+        if of_type(new, kind).len() < of_type(old, kind).len() {
+            let why = format!("updates may not remove a condition of type {kind:?}");
+            errors.forbidden(field, why);
+        }
+    }
+    for kind in ["Approved", "Denied"].into_iter().filter(|_| !approval) {
+        let (now, before) = (of_type(new, kind), of_type(old, kind));
+        if now.len() > before.len() {
+            let why = format!("updates may not add a condition of type {kind:?}");
+            errors.forbidden(field, why);
+        } else if now.len() == before.len() && !now.iter().zip(&before).all(|(a, b)| same(a, b)) {
+            let why = format!("updates may not modify a condition of type {kind:?}");
+            errors.forbidden(field, why);
+        }
+    }
+    let path = "status.certificate";
+    let before = text(old, path);
+    if text(new, path) != before {
+        if !signing {
+            errors.forbidden(path, "updates may not set certificate content");
+        } else if !before.is_empty() {
+            errors.forbidden(path, "updates may not modify existing certificate content");
+        }
+    }
+    errors.0
+}
+
+fn conditions(errors: &mut Errors, obj: &Object, old: Option<&Object>) {
+    let before = old
+        .map(|old| list(old, "status.conditions"))
+        .unwrap_or_default();
+    let was = |kind: &str| before.iter().any(|c| text(c, "type") == kind);
+    let tolerates_both = was("Approved") && was("Denied");
+    let tolerates_empty = was("");
+    let tolerates_twice = has_twice(before.iter().map(|c| text(c, "type")));
+    let mut seen = BTreeSet::new();
+    for (i, condition) in list(obj, "status.conditions").iter().enumerate() {
+        let field = index("status.conditions", i);
+        let kind = text(condition, "type");
+        if kind.is_empty() && !tolerates_empty {
+            errors.required(format!("{field}.type"), "");
+        }
+        let known: &[&str] = match kind {
+            "Approved" | "Denied" | "Failed" => &["True"],
+            _ => &["False", "True", "Unknown"],
+        };
+        match text(condition, "status") {
+            "" => errors.required(format!("{field}.status"), ""),
+            status if known.contains(&status) => {}
+            other => errors.not_supported(format!("{field}.status"), other, known),
+        }
+        let other = match kind {
+            "Approved" => "Denied",
+            "Denied" => "Approved",
+            _ => "\0",
+        };
+        if seen.contains(other) && !tolerates_both {
+            errors.invalid(
+                "status.conditions",
+                kind,
+                "Approved and Denied conditions are mutually exclusive",
+            );
+        }
+        if !seen.insert(kind) && !tolerates_twice {
+            errors.duplicate(format!("{field}.type"), kind);
         }
     }
 }
@@ -320,6 +395,10 @@ mod tests {
             new["status"]["conditions"][0]["lastUpdateTime"],
             "1970-01-01T00:00:00Z"
         );
-        assert_eq!(Csr.validate_update(&old, &new).len(), 1);
+        let errors = Csr.validate_update(&old, &new);
+        let removals = errors
+            .iter()
+            .filter(|e| e.to_string().contains("may not remove a condition"));
+        assert_eq!(removals.count(), 1);
     }
 }

@@ -9,9 +9,9 @@ use serde_json::Value;
 use crate::Strategy;
 use crate::core::service::{immutable, non_special_ip};
 use crate::errors::{Errors, child, index};
-use crate::generic::Rules;
+use crate::generic::{Generation, Rules};
 use crate::names;
-use crate::tree::{at, default_text, default_value, has, list, list_mut, same_at, text};
+use crate::tree::{at, default_value, has, list, list_mut, same_at, text};
 
 /// Most endpoints of a slice.
 const MAX_ENDPOINTS: usize = 1000;
@@ -33,9 +33,10 @@ static ENDPOINT_SLICE: Rules = Rules {
     default: |obj| {
         for port in list_mut(obj, "ports") {
             default_value(port, "name", "");
-            default_text(port, "protocol", "TCP");
+            default_value(port, "protocol", "TCP");
         }
     },
+    prepare: |_, new, old| drop_topology(new, old),
     validate,
     validate_new: endpoints,
     validate_update: |new, old| {
@@ -46,10 +47,65 @@ static ENDPOINT_SLICE: Rules = Rules {
         immutable(&mut errors, new, old, "addressType");
         errors.0
     },
-    generation: true,
+    warnings,
+    generation: Generation::CountedWithLabels,
     create_on_update: false,
     ..Rules::PLAIN
 };
+
+/// Drops the labels of the endpoints' nodes, which `v1` only shows. A node that an old endpoint
+/// was on by such a label stays known to an endpoint that still says so.
+fn drop_topology(new: &mut Object, old: Option<&Object>) {
+    const HOST: &str = "kubernetes.io/hostname";
+    let host = |endpoint: &Value| {
+        let host = at(endpoint, "deprecatedTopology").get(HOST)?.as_str()?;
+        (!host.is_empty()).then(|| host.to_owned())
+    };
+    if old.is_some_and(|old| same_at(new, old, "endpoints")) {
+        return;
+    }
+    let before: BTreeSet<String> = old
+        .map(|old| list(old, "endpoints").iter().filter_map(host).collect())
+        .unwrap_or_default();
+    for endpoint in list_mut(new, "endpoints") {
+        if let Some(host) = host(endpoint)
+            && before.contains(&host)
+            && names::dns1123_subdomain(&host).is_empty()
+        {
+            default_value(endpoint, "nodeName", host);
+        }
+        if let Some(endpoint) = endpoint.as_object_mut() {
+            endpoint.remove("deprecatedTopology");
+        }
+    }
+}
+
+fn warnings(new: &Object, old: Option<&Object>) -> Vec<String> {
+    let mut warnings = Vec::new();
+    if old.is_none() && text(new, "addressType") == "FQDN" {
+        warnings.push("spec.addressType: FQDN endpoints are deprecated".to_owned());
+    }
+    let manager = at(new, "metadata.labels").get("endpointslice.kubernetes.io/managed-by");
+    let ours = [
+        "endpointslice-controller.k8s.io",
+        "endpointslicemirroring-controller.k8s.io",
+    ];
+    // The controllers bring addresses into their usual form themselves.
+    if manager
+        .and_then(Value::as_str)
+        .is_some_and(|m| ours.contains(&m))
+    {
+        return warnings;
+    }
+    for (i, endpoint) in list(new, "endpoints").iter().enumerate() {
+        for (j, address) in list(endpoint, "addresses").iter().enumerate() {
+            let field = format!("endpoints[{i}].addresses[{j}]");
+            let address = address.as_str().unwrap_or_default();
+            warnings.extend(names::ip_warnings(address, &field));
+        }
+    }
+    warnings
+}
 
 fn validate(obj: &Object) -> Vec<FieldError> {
     let mut errors = Errors::new();
@@ -88,10 +144,10 @@ fn endpoint(errors: &mut Errors, endpoint: &Value, kind: &str, field: &str) {
     }
     for (i, address) in addresses.iter().enumerate() {
         let address = address.as_str().unwrap_or_default();
-        let path = index(&path, i);
+        let item = index(&path, i);
         match kind {
-            "IPv4" | "IPv6" => ip(errors, address, kind, &path),
-            "FQDN" => names::qualified_domain(errors, address, 2, &path),
+            "IPv4" | "IPv6" => ip(errors, address, kind, &path, &item),
+            "FQDN" => names::qualified_domain(errors, address, 2, &item),
             _ => {}
         }
     }
@@ -106,25 +162,26 @@ fn endpoint(errors: &mut Errors, endpoint: &Value, kind: &str, field: &str) {
         errors.invalid_each(&child(field, "hostname"), host, names::dns1123_label(host));
     }
     let hints = child(field, "hints");
-    hint(errors, endpoint, "forZones", &hints, names::label_value);
-    hint(
-        errors,
-        endpoint,
-        "forNodes",
-        &hints,
-        names::dns1123_subdomain,
-    );
+    // As upstream, nodes are not looked at if there are too many zones.
+    if hint(errors, endpoint, "forZones", &hints, names::label_value) {
+        let rule = names::dns1123_subdomain;
+        hint(errors, endpoint, "forNodes", &hints, rule);
+    }
 }
 
-fn ip(errors: &mut Errors, address: &str, kind: &str, field: &str) {
-    let problems = names::ip(address);
+/// Validates an address at `field` of the list at `all`, which upstream names for the family.
+fn ip(errors: &mut Errors, address: &str, kind: &str, all: &str, field: &str) {
+    let problems = match kind {
+        "IPv4" => names::ip(address),
+        _ => names::canonical_ip(address),
+    };
     if !problems.is_empty() {
         errors.invalid_each(field, address, problems);
         return;
     }
     let is_v4 = names::parse_ip(address).is_some_and(|ip| ip.is_ipv4());
     if is_v4 != (kind == "IPv4") {
-        errors.invalid(field, address, format!("must be an {kind} address"));
+        errors.invalid(all, address, format!("must be an {kind} address"));
     }
     non_special_ip(errors, address, field);
 }
@@ -139,19 +196,20 @@ fn topology(errors: &mut Errors, endpoint: &Value, field: &str) {
     crate::metadata::label_map(errors, labels, field);
 }
 
-/// Validates the zones or nodes that an endpoint is meant for.
+/// Validates the zones or nodes that an endpoint is meant for. Returns whether there are not too
+/// many.
 fn hint(
     errors: &mut Errors,
     endpoint: &Value,
     key: &str,
     hints: &str,
     rule: fn(&str) -> Vec<String>,
-) {
+) -> bool {
     let targets = list(at(endpoint, "hints"), key);
     let path = child(hints, key);
     if targets.len() > MAX_HINTS {
         errors.too_many(path, targets.len(), MAX_HINTS);
-        return;
+        return false;
     }
     let mut seen = BTreeSet::new();
     for (i, target) in targets.iter().enumerate() {
@@ -162,6 +220,7 @@ fn hint(
         }
         errors.invalid_each(&field, name, rule(name));
     }
+    true
 }
 
 /// Validates the ports. As upstream, not their numbers: only controllers write slices.
@@ -181,11 +240,13 @@ fn ports(errors: &mut Errors, obj: &Object) {
         if !seen.insert(name) {
             errors.duplicate(child(&field, "name"), name);
         }
-        crate::core::containers::protocol(
-            errors,
-            text(port, "protocol"),
-            &child(&field, "protocol"),
-        );
+        let protocol = text(port, "protocol");
+        let path = child(&field, "protocol");
+        if !has(port, "protocol") {
+            errors.required(path, "");
+        } else if !matches!(protocol, "SCTP" | "TCP" | "UDP") {
+            errors.not_supported(path, protocol, &["SCTP", "TCP", "UDP"]);
+        }
         if has(port, "appProtocol") {
             let app = text(port, "appProtocol");
             let field = child(&field, "appProtocol");

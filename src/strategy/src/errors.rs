@@ -43,6 +43,41 @@ impl Errors {
         self.push(FieldErrorKind::Invalid, field, Some(value.into()), detail);
     }
 
+    /// Adds `Invalid` with a rejected value as upstream shows its structs, see [`shown`].
+    pub(crate) fn invalid_shown(&mut self, field: impl Into<String>, shown: &str, detail: &str) {
+        let detail = match detail {
+            "" => shown.to_owned(),
+            detail => format!("{shown}: {detail}"),
+        };
+        self.push(FieldErrorKind::Invalid, field, None, detail);
+    }
+
+    /// Adds `NotSupported` with a rejected value as upstream shows its structs, see [`shown`].
+    pub(crate) fn not_supported_shown(
+        &mut self,
+        field: impl Into<String>,
+        shown: &str,
+        known: &[&str],
+    ) {
+        let known: Vec<String> = known.iter().map(|k| format!("{k:?}")).collect();
+        self.push(
+            FieldErrorKind::NotSupported,
+            field,
+            None,
+            format!("{shown}: supported values: {}", known.join(", ")),
+        );
+    }
+
+    /// Adds `Duplicate` with a value as upstream shows its structs, see [`shown`].
+    pub(crate) fn duplicate_shown(&mut self, field: impl Into<String>, shown: &str) {
+        self.push(FieldErrorKind::Duplicate, field, None, shown);
+    }
+
+    /// Adds `Invalid` without the rejected value.
+    pub(crate) fn invalid_omitted(&mut self, field: impl Into<String>, detail: impl Into<String>) {
+        self.push(FieldErrorKind::Invalid, field, None, detail);
+    }
+
     /// Adds one `Invalid` error per message.
     pub(crate) fn invalid_each(&mut self, field: &str, value: &str, messages: Vec<String>) {
         for message in messages {
@@ -75,16 +110,20 @@ impl Errors {
         self.push(FieldErrorKind::NotFound, field, Some(value.into()), detail);
     }
 
-    /// Adds `Invalid` with a rejected value that is shown as given, for values whose fields
-    /// upstream shows in an order of its own.
-    pub(crate) fn invalid_shown(&mut self, field: impl Into<String>, shown: &str, detail: &str) {
-        let detail = format!("{shown}: {detail}");
-        self.push(FieldErrorKind::Invalid, field, None, detail);
+    /// Adds `NotSupported`; lists the supported values in the given order. Upstream's is sorted
+    /// where it has a set, and as declared where it has a list. Upstream's enumerations have types
+    /// of their own, whose values its messages show as JSON; see [`Errors::not_supported_text`].
+    pub(crate) fn not_supported(&mut self, field: impl Into<String>, value: &str, known: &[&str]) {
+        self.not_supported_shown(field, &Value::from(value).to_string(), known);
     }
 
-    /// Adds `NotSupported`; lists the supported values in the given order. Upstream's is sorted
-    /// where it has a set, and as declared where it has a list.
-    pub(crate) fn not_supported(&mut self, field: impl Into<String>, value: &str, known: &[&str]) {
+    /// Adds `NotSupported` for a plain string, which upstream shows with Go's escapes.
+    pub(crate) fn not_supported_text(
+        &mut self,
+        field: impl Into<String>,
+        value: &str,
+        known: &[&str],
+    ) {
         let known: Vec<String> = known.iter().map(|k| format!("{k:?}")).collect();
         self.push(
             FieldErrorKind::NotSupported,
@@ -92,11 +131,6 @@ impl Errors {
             Some(value.into()),
             format!("supported values: {}", known.join(", ")),
         );
-    }
-
-    /// Adds `Duplicate` with a value as upstream shows its structs.
-    pub(crate) fn duplicate_shown(&mut self, field: impl Into<String>, shown: &str) {
-        self.push(FieldErrorKind::Duplicate, field, None, shown);
     }
 
     /// Adds `NotSupported` for a value that is no text.
@@ -114,22 +148,12 @@ impl Errors {
 
     /// Adds `TooLong`; `max` is in bytes.
     pub(crate) fn too_long(&mut self, field: impl Into<String>, max: usize) {
-        self.push(
-            FieldErrorKind::TooLong,
-            field,
-            None,
-            format!("may not be more than {max} bytes"),
-        );
+        self.0.push(FieldError::too_long(field, max));
     }
 
     /// Adds `TooMany`; `max` is the number of items.
     pub(crate) fn too_many(&mut self, field: impl Into<String>, actual: usize, max: usize) {
-        self.push(
-            FieldErrorKind::TooMany,
-            field,
-            Some(actual.into()),
-            format!("must have at most {max} items"),
-        );
+        self.0.push(FieldError::too_many(field, actual, max));
     }
 
     /// Adds the errors of another validation.
@@ -156,6 +180,50 @@ pub(crate) fn ratcheted(
         errors.retain(|error| !strict(error) || !before(error));
     }
     errors
+}
+
+/// Returns the JSON text of a struct as upstream's messages show it: all fields, in the order
+/// of their declaration, with the names that they have in Go.
+pub(crate) fn shown(fields: &[(&str, String)]) -> String {
+    let fields: Vec<String> = fields
+        .iter()
+        .map(|(name, value)| format!("\"{name}\":{value}"))
+        .collect();
+    format!("{{{}}}", fields.join(","))
+}
+
+/// Returns the JSON text of the string at a path, which is empty if it is unset.
+pub(crate) fn shown_text(value: &Value, path: &str) -> String {
+    Value::from(crate::tree::text(value, path)).to_string()
+}
+
+/// Returns the JSON text of the number at a path, which is zero if it is unset.
+pub(crate) fn shown_number(value: &Value, path: &str) -> String {
+    crate::tree::int(value, path).unwrap_or(0).to_string()
+}
+
+/// Returns the JSON text of the value at a path, `null` if it is unset.
+pub(crate) fn shown_any(value: &Value, path: &str) -> String {
+    crate::tree::at(value, path).to_string()
+}
+
+/// Returns the JSON text of a list of structs, `null` if it is unset.
+pub(crate) fn shown_list(list: &Value, item: impl Fn(&Value) -> String) -> String {
+    match list {
+        Value::Array(items) => {
+            let items: Vec<String> = items.iter().map(item).collect();
+            format!("[{}]", items.join(","))
+        }
+        _ => "null".to_owned(),
+    }
+}
+
+/// Returns the JSON text of a struct behind a pointer, `null` if it is unset.
+pub(crate) fn shown_pointer(value: &Value, item: impl Fn(&Value) -> String) -> String {
+    match value {
+        Value::Null => "null".to_owned(),
+        value => item(value),
+    }
 }
 
 /// Returns `base.name`, or `name` if the base is empty.

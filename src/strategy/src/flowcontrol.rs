@@ -7,11 +7,9 @@ use rkube_api::status::FieldError;
 use serde_json::{Value, json};
 
 use crate::Strategy;
-use crate::errors::{Errors, child};
-use crate::generic::Rules;
-use crate::tree::{
-    at, at_mut, default_number, default_text, default_value, ensure, has, int, same, text,
-};
+use crate::errors::{Errors, child, shown, shown_any, shown_number, shown_pointer, shown_text};
+use crate::generic::{Rules, StatusMetadata};
+use crate::tree::{at, at_mut, default_number, default_value, ensure, has, int, list, same, text};
 
 /// Most queues of a priority level.
 const MAX_QUEUES: i64 = 10_000_000;
@@ -34,6 +32,8 @@ static FLOW_SCHEMA: Rules = Rules {
         }
     },
     validate: schemas::validate,
+    validate_status: |new, _| conditions_of(new),
+    status_metadata: StatusMetadata::Kept,
     ..Rules::SPEC_AND_STATUS
 };
 
@@ -50,28 +50,50 @@ static PRIORITY_LEVEL: Rules = Rules {
             default_value(limited, "nominalConcurrencyShares", 30);
             default_value(limited, "lendablePercent", 0);
             ensure(limited, "limitResponse");
-            if let Some(response) = at_mut(limited, "limitResponse") {
-                default_text(response, "type", "Reject");
-                if let Some(queuing) = at_mut(response, "queuing") {
-                    default_number(queuing, "queues", 64);
-                    default_number(queuing, "handSize", 8);
-                    default_number(queuing, "queueLengthLimit", 50);
-                }
+            if let Some(queuing) = at_mut(limited, "limitResponse.queuing") {
+                default_number(queuing, "queues", 64);
+                default_number(queuing, "handSize", 8);
+                default_number(queuing, "queueLengthLimit", 50);
             }
         }
     },
     validate: priority_level,
+    validate_status: |new, _| conditions_of(new),
+    status_metadata: StatusMetadata::Kept,
     ..Rules::SPEC_AND_STATUS
 };
 
+/// Validates the conditions of a status: they have types, which are distinct.
+fn conditions_of(obj: &Object) -> Vec<FieldError> {
+    let mut errors = Errors::new();
+    let mut seen = std::collections::BTreeSet::new();
+    for (i, condition) in list(obj, "status.conditions").iter().enumerate() {
+        let field = format!("status.conditions[{i}].type");
+        let kind = text(condition, "type");
+        if !seen.insert(kind) {
+            errors.duplicate(field.clone(), kind);
+        }
+        if kind.is_empty() {
+            errors.required(field, "");
+        }
+    }
+    errors.0
+}
+
 fn priority_level(obj: &Object) -> Vec<FieldError> {
     let mut errors = Errors::new();
+    // A note of an old version of the API to itself.
+    let note = "flowcontrol.k8s.io/v1beta3-preserve-zero-concurrency-shares";
+    if at(obj, "metadata.annotations").get(note).is_some() {
+        let why = format!("annotation '{note}' is forbidden");
+        errors.forbidden("metadata.annotations", why);
+    }
     let (name, kind) = (text(obj, "metadata.name"), text(obj, "spec.type"));
     if (name == "exempt") != (kind == "Exempt") {
         errors.invalid(
             "spec.type",
             kind,
-            "type must be 'Exempt' if and only if name is 'exempt'",
+            "must be 'Exempt' if and only if `name` is 'exempt'",
         );
     }
     match kind {
@@ -118,8 +140,52 @@ fn mandatory_level(errors: &mut Errors, obj: &Object, name: &str) {
         _ => return,
     };
     if !same(&spec, &want) {
-        errors.invalid("spec", at(obj, "spec").clone(), what);
+        errors.invalid_shown("spec", &shown_level(at(obj, "spec")), what);
     }
+}
+
+fn shown_level(spec: &Value) -> String {
+    let queuing = |queuing: &Value| {
+        let number = |key| shown_number(queuing, key);
+        shown(&[
+            ("Queues", number("queues")),
+            ("HandSize", number("handSize")),
+            ("QueueLengthLimit", number("queueLengthLimit")),
+        ])
+    };
+    let limited = |limited: &Value| {
+        let response = at(limited, "limitResponse");
+        let response = shown(&[
+            ("Type", shown_text(response, "type")),
+            ("Queuing", shown_pointer(at(response, "queuing"), queuing)),
+        ]);
+        shown(&[
+            (
+                "NominalConcurrencyShares",
+                shown_number(limited, "nominalConcurrencyShares"),
+            ),
+            ("LimitResponse", response),
+            ("LendablePercent", shown_any(limited, "lendablePercent")),
+            (
+                "BorrowingLimitPercent",
+                shown_any(limited, "borrowingLimitPercent"),
+            ),
+        ])
+    };
+    let exempt = |exempt: &Value| {
+        shown(&[
+            (
+                "NominalConcurrencyShares",
+                shown_any(exempt, "nominalConcurrencyShares"),
+            ),
+            ("LendablePercent", shown_any(exempt, "lendablePercent")),
+        ])
+    };
+    shown(&[
+        ("Type", shown_text(spec, "type")),
+        ("Limited", shown_pointer(at(spec, "limited"), limited)),
+        ("Exempt", shown_pointer(at(spec, "exempt"), exempt)),
+    ])
 }
 
 /// Validates the shares of a priority level and how much of them it lends.
@@ -130,6 +196,10 @@ fn shares(errors: &mut Errors, level: &Value, field: &str) {
         let field = child(field, "nominalConcurrencyShares");
         errors.invalid(field, n, "must be a non-negative integer");
     }
+    lent(errors, level, field);
+}
+
+fn lent(errors: &mut Errors, level: &Value, field: &str) {
     if let Some(n) = int(level, "lendablePercent")
         && !(0..=100).contains(&n)
     {
@@ -140,13 +210,23 @@ fn shares(errors: &mut Errors, level: &Value, field: &str) {
 
 fn limited(errors: &mut Errors, limited: &Value) {
     let field = "spec.limited";
-    shares(errors, limited, field);
+    if let Some(n) = int(limited, "nominalConcurrencyShares")
+        && n < 0
+    {
+        let field = child(field, "nominalConcurrencyShares");
+        errors.invalid(field, n, "must be a non-negative integer");
+    }
+    limit_response(errors, limited);
+    lent(errors, limited, field);
     if let Some(n) = int(limited, "borrowingLimitPercent")
         && n < 0
     {
         let field = child(field, "borrowingLimitPercent");
         errors.invalid(field, n, "if specified, must be a non-negative integer");
     }
+}
+
+fn limit_response(errors: &mut Errors, limited: &Value) {
     let queuing = "spec.limited.limitResponse.queuing";
     let queues = at(limited, "limitResponse.queuing");
     match text(limited, "limitResponse.type") {

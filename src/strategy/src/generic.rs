@@ -49,6 +49,20 @@ pub(crate) fn prepare_spec_update(new: &mut Object, old: &Object) {
 /// Prepares a new object of a kind without generation.
 pub(crate) fn prepare_create_plain(_obj: &mut Object) {}
 
+/// Prepares a status update that changes no metadata but the owners of fields: keeps labels,
+/// annotations, finalizers and owners (upstream: `ResetObjectMetaForStatus`).
+pub(crate) fn reset_metadata(new: &mut Object, old: &Object) {
+    for key in [
+        "deletionTimestamp",
+        "labels",
+        "annotations",
+        "finalizers",
+        "ownerReferences",
+    ] {
+        keep(new, old, &format!("metadata.{key}"));
+    }
+}
+
 /// Prepares an update of a kind without generation.
 pub(crate) fn prepare_update_plain(new: &mut Object, old: &Object) {
     keep(new, old, "metadata.generation");
@@ -74,9 +88,14 @@ pub(crate) fn prepare_status_update(new: &mut Object, old: &Object) {
 /// Prepares a status update of a custom resource: keeps everything but `status`,
 /// `metadata.managedFields` and `metadata.resourceVersion`.
 fn prepare_custom_status_update(new: &mut Object, old: &Object) {
+    prepare_status_update(new, old);
+    keep_metadata(new, old);
+}
+
+/// Keeps the metadata except `managedFields` and `resourceVersion`.
+fn keep_metadata(new: &mut Object, old: &Object) {
     let managed = at(new, "metadata.managedFields").clone();
     let version = at(new, "metadata.resourceVersion").clone();
-    prepare_status_update(new, old);
     keep(new, old, "metadata");
     for (path, value) in [
         ("metadata.managedFields", managed),
@@ -143,24 +162,62 @@ pub(crate) fn deleting(obj: &Object) -> bool {
     has(obj, "metadata.deletionTimestamp")
 }
 
+/// How `metadata.generation` counts.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Generation {
+    /// It is what the creator says, and no update changes it.
+    Given,
+    /// It is what the creator says, plus one with every change but of metadata and status.
+    GivenThenCounted,
+    /// It is one, and no update changes it.
+    One,
+    /// It is one, plus one with every change but of metadata and status.
+    Counted,
+    /// As [`Generation::Counted`], and labels count.
+    CountedWithLabels,
+}
+
+/// What an update of `/status` may change of the metadata.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum StatusMetadata {
+    /// All that an update of the object may.
+    Taken,
+    /// See [`reset_metadata`].
+    Reset,
+    /// Nothing.
+    Kept,
+}
+
 /// A strategy composed of functions, for kinds that need no state or overrides.
 pub(crate) struct Rules {
     /// Sets defaults.
     pub(crate) default: fn(&mut Object),
+    /// Prepares a new object, or an updated one with the old one as third argument.
+    pub(crate) prepare: fn(&Context<'_>, &mut Object, Option<&Object>),
+    /// Prepares an update of `/status`, after the rest of the object is that of the old one.
+    pub(crate) prepare_status: fn(&mut Object, &Object),
     /// Validates new and updated objects.
     pub(crate) validate: fn(&Object) -> Vec<rkube_api::status::FieldError>,
     /// Validates what only new objects must be.
     pub(crate) validate_new: fn(&Object) -> Vec<rkube_api::status::FieldError>,
     /// Validates the change from the old (second argument) to the new object (first argument).
     pub(crate) validate_update: fn(&Object, &Object) -> Vec<rkube_api::status::FieldError>,
-    /// Whether the kind has `metadata.generation`.
-    pub(crate) generation: bool,
+    /// Validates the status, on an update of `/status` with the old object as second argument.
+    pub(crate) validate_status: fn(&Object, &Object) -> Vec<rkube_api::status::FieldError>,
+    /// Returns the warnings about a new or an updated object.
+    pub(crate) warnings: fn(&Object, Option<&Object>) -> Vec<String>,
+    /// How `metadata.generation` counts.
+    pub(crate) generation: Generation,
     /// Whether `status` is a subresource.
     pub(crate) status: bool,
+    /// What an update of `/status` may change of the metadata.
+    pub(crate) status_metadata: StatusMetadata,
     /// Whether a PUT may create the object.
     pub(crate) create_on_update: bool,
     /// Whether a PUT may omit `metadata.resourceVersion`.
     pub(crate) unconditional: bool,
+    /// Whether the errors of a new object's metadata are told with those of the rest.
+    pub(crate) metadata: bool,
     /// Syntax of names.
     pub(crate) names: crate::NameRule,
     /// Fields that selectors support in addition to name and namespace.
@@ -171,13 +228,19 @@ impl Rules {
     /// No generation, no status subresource, no defaults and no validation.
     pub(crate) const PLAIN: Rules = Rules {
         default: |_| {},
+        prepare: |_, _, _| {},
+        prepare_status: |_, _| {},
         validate: |_| Vec::new(),
         validate_new: |_| Vec::new(),
         validate_update: |_, _| Vec::new(),
-        generation: false,
+        validate_status: |_, _| Vec::new(),
+        warnings: |_, _| Vec::new(),
+        generation: Generation::Given,
         status: false,
+        status_metadata: StatusMetadata::Taken,
         create_on_update: false,
         unconditional: true,
+        metadata: true,
         names: crate::NameRule::Dns1123Subdomain,
         selectable: &[],
     };
@@ -190,7 +253,7 @@ impl Rules {
 
     /// Status subresource and generation.
     pub(crate) const SPEC_AND_STATUS: Rules = Rules {
-        generation: true,
+        generation: Generation::Counted,
         status: true,
         ..Rules::PLAIN
     };
@@ -205,31 +268,48 @@ impl Strategy for Rules {
         self.names
     }
 
-    fn prepare_create(&self, _ctx: &Context<'_>, obj: &mut Object) {
+    fn validates_metadata(&self) -> bool {
+        self.metadata
+    }
+
+    fn prepare_create(&self, ctx: &Context<'_>, obj: &mut Object) {
         if self.status {
             remove(obj, "status");
         }
-        if self.generation {
-            put(obj, "metadata.generation", 1);
-        } else {
-            prepare_create_plain(obj);
+        (self.prepare)(ctx, obj, None);
+        match self.generation {
+            Generation::Given | Generation::GivenThenCounted => {}
+            Generation::One | Generation::Counted | Generation::CountedWithLabels => {
+                put(obj, "metadata.generation", 1);
+            }
         }
     }
 
-    fn prepare_update(&self, _ctx: &Context<'_>, new: &mut Object, old: &Object) {
+    fn prepare_update(&self, ctx: &Context<'_>, new: &mut Object, old: &Object) {
         if self.status {
             keep(new, old, "status");
         }
-        if self.generation {
-            let but: &[&str] = if self.status {
-                &["metadata", "status"]
-            } else {
-                &["metadata"]
-            };
-            set_generation(new, old, !same_but(new, old, but));
-        } else {
-            prepare_update_plain(new, old);
+        (self.prepare)(ctx, new, Some(old));
+        let changed = !same_but(new, old, &["metadata", "status"]);
+        let labels = "metadata.labels";
+        match self.generation {
+            Generation::Given | Generation::One => prepare_update_plain(new, old),
+            Generation::GivenThenCounted | Generation::Counted => set_generation(new, old, changed),
+            Generation::CountedWithLabels => {
+                let changed = changed || !same(at(new, labels), at(old, labels));
+                set_generation(new, old, changed);
+            }
         }
+    }
+
+    fn prepare_status_update(&self, _ctx: &Context<'_>, new: &mut Object, old: &Object) {
+        prepare_status_update(new, old);
+        match self.status_metadata {
+            StatusMetadata::Taken => {}
+            StatusMetadata::Reset => reset_metadata(new, old),
+            StatusMetadata::Kept => keep_metadata(new, old),
+        }
+        (self.prepare_status)(new, old);
     }
 
     fn validate_create(&self, obj: &Object) -> Vec<rkube_api::status::FieldError> {
@@ -243,6 +323,18 @@ impl Strategy for Rules {
         let mut errors = crate::errors::ratcheted(errors, || (self.validate)(old));
         errors.extend((self.validate_update)(new, old));
         errors
+    }
+
+    fn validate_status_update(
+        &self,
+        new: &Object,
+        old: &Object,
+    ) -> Vec<rkube_api::status::FieldError> {
+        (self.validate_status)(new, old)
+    }
+
+    fn warnings(&self, new: &Object, old: Option<&Object>) -> Vec<String> {
+        (self.warnings)(new, old)
     }
 
     fn allow_create_on_update(&self) -> bool {

@@ -16,6 +16,7 @@ mod authentication;
 mod autoscaling;
 mod batch;
 mod certificates;
+mod conditions;
 mod coordination;
 mod core;
 mod discovery;
@@ -25,6 +26,7 @@ mod generic;
 mod metadata;
 mod names;
 mod networking;
+mod node_labels;
 mod policy;
 mod quantities;
 mod rbac;
@@ -39,6 +41,7 @@ pub mod tree;
 use std::collections::BTreeMap;
 
 pub use self::core::pod::addresses as pod_addresses;
+pub use apiextensions::hoist as hoist_shared_of_versions;
 pub use generic::{Generic, WithoutStatus};
 pub use metadata::{NameRule, validate_metadata, validate_metadata_update};
 pub use rkube_api::Object;
@@ -113,6 +116,11 @@ pub trait Strategy: Send + Sync {
     /// Returns the syntax of the kind's names.
     fn name_rule(&self) -> NameRule {
         NameRule::Dns1123Subdomain
+    }
+
+    /// Returns whether the errors of a new object's metadata are told with those of the rest.
+    fn validates_metadata(&self) -> bool {
+        true
     }
 
     /// Prepares a new object: removes the status and sets generation 1.

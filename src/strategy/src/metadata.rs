@@ -88,6 +88,7 @@ pub(crate) fn validate_metadata_at(
     owner_references(&mut errors, meta, &child(path, "ownerReferences"));
     finalizers(&mut errors, meta, &child(path, "finalizers"));
     managed_fields(&mut errors, meta, &child(path, "managedFields"));
+    standard_finalizers(&mut errors, meta, &child(path, "finalizers"));
     errors.0
 }
 
@@ -120,22 +121,23 @@ pub(crate) fn annotations(errors: &mut Errors, value: &Value, field: &str) {
 
 fn owner_references(errors: &mut Errors, meta: &Value, path: &str) {
     let mut controller: Option<String> = None;
-    for (i, owner) in list(meta, "ownerReferences").iter().enumerate() {
-        let field = index(path, i);
+    // As upstream, the paths do not tell which of the references is wrong.
+    for owner in list(meta, "ownerReferences") {
+        let field = path;
         let api_version = text(owner, "apiVersion");
         let kind = text(owner, "kind");
         let name = text(owner, "name");
         let (group, version) = api_version.rsplit_once('/').unwrap_or(("", api_version));
         if version.is_empty() {
             errors.invalid(
-                child(&field, "apiVersion"),
+                child(field, "apiVersion"),
                 api_version,
                 "version must not be empty",
             );
         }
         for (key, value) in [("kind", kind), ("name", name), ("uid", text(owner, "uid"))] {
             if value.is_empty() {
-                errors.invalid(child(&field, key), value, "must not be empty");
+                errors.invalid(child(field, key), value, "must not be empty");
             }
         }
         if group.is_empty() && version == "v1" && kind == "Event" {
@@ -163,9 +165,9 @@ fn owner_references(errors: &mut Errors, meta: &Value, path: &str) {
 fn finalizers(errors: &mut Errors, meta: &Value, path: &str) {
     let mut orphan = false;
     let mut foreground = false;
-    for (i, finalizer) in list(meta, "finalizers").iter().enumerate() {
+    for finalizer in list(meta, "finalizers") {
         let name = finalizer.as_str().unwrap_or_default();
-        finalizer_name(errors, name, &index(path, i));
+        errors.invalid_each(path, name, names::qualified_name(name));
         orphan |= name == "orphan";
         foreground |= name == "foregroundDeletion";
     }
@@ -178,9 +180,21 @@ fn finalizers(errors: &mut Errors, meta: &Value, path: &str) {
     }
 }
 
+/// Validates that finalizers without a domain are those that upstream uses.
+fn standard_finalizers(errors: &mut Errors, meta: &Value, path: &str) {
+    for (i, finalizer) in list(meta, "finalizers").iter().enumerate() {
+        let name = finalizer.as_str().unwrap_or_default();
+        standard_finalizer(errors, name, &index(path, i));
+    }
+}
+
 /// Validates a finalizer: a qualified name or one of the unqualified names that upstream uses.
 pub(crate) fn finalizer_name(errors: &mut Errors, name: &str, field: &str) {
     errors.invalid_each(field, name, names::qualified_name(name));
+    standard_finalizer(errors, name, field);
+}
+
+fn standard_finalizer(errors: &mut Errors, name: &str, field: &str) {
     if !name.contains('/') && !matches!(name, "orphan" | "foregroundDeletion" | "kubernetes") {
         errors.invalid(
             field,

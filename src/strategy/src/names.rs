@@ -174,10 +174,11 @@ pub(crate) fn qualified_domain(errors: &mut Errors, name: &str, segments: usize,
 }
 
 /// Validates the name of a CSI driver: at most 63 bytes, a DNS subdomain in letters of either
-/// case. An empty name is both missing and malformed, as upstream's.
+/// case.
 pub(crate) fn csi_driver(errors: &mut Errors, name: &str, field: &str) {
     if name.is_empty() {
         errors.required(field, "");
+        return;
     }
     if name.len() > 63 {
         errors.too_long(field, 63);

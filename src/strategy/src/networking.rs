@@ -1,24 +1,25 @@
 //! Ingresses, ingress classes, network policies and service CIDRs.
 
+mod policies;
+
 use rkube_api::Object;
 use rkube_api::status::FieldError;
 use serde_json::{Value, json};
 
-use crate::core::containers;
 use crate::core::service::{immutable, load_balancer_status};
-use crate::errors::{Errors, child, index, ratcheted};
-use crate::generic::{self, Rules};
-use crate::tree::{
-    at, default_text, default_value, has, int, keep, list, list_mut, put, remove, text,
+use crate::errors::{
+    Errors, IMMUTABLE, child, index, ratcheted, shown, shown_any, shown_pointer, shown_text,
 };
-use crate::{Context, NameRule, Strategy, names, selectors};
+use crate::generic::{self, Generation, Rules, StatusMetadata};
+use crate::tree::{at, default_value, has, int, keep, list, put, same_at, text};
+use crate::{Context, NameRule, Strategy, names};
 
 /// Returns the strategy of a kind of this module, `None` for kinds without one.
 pub(crate) fn strategy_for(kind: &str) -> Option<&'static dyn Strategy> {
     Some(match kind {
         "Ingress" => &Ingress,
         "IngressClass" => &INGRESS_CLASS,
-        "NetworkPolicy" => &NETWORK_POLICY,
+        "NetworkPolicy" => &policies::NETWORK_POLICY,
         "ServiceCIDR" => &SERVICE_CIDR,
         "IPAddress" => &IP_ADDRESS,
         _ => return None,
@@ -49,22 +50,23 @@ impl Strategy for Ingress {
     fn validate_create(&self, obj: &Object) -> Vec<FieldError> {
         let mut errors = Errors::new();
         let annotated = at(obj, "metadata.annotations").get(CLASS_ANNOTATION);
+        ingress(&mut errors, obj, Lenient::default());
         if let Some(class) = annotated
             && has(obj, "spec.ingressClassName")
+            && class != at(obj, "spec.ingressClassName")
         {
             errors.invalid(
-                format!("metadata.annotations[{CLASS_ANNOTATION}]"),
+                format!("annotations.{CLASS_ANNOTATION}"),
                 class.clone(),
-                "can not be set when the class field is also set",
+                "must match `ingressClassName` when both are specified",
             );
         }
-        ingress(&mut errors, obj);
         errors.0
     }
 
-    fn validate_update(&self, new: &Object, _old: &Object) -> Vec<FieldError> {
+    fn validate_update(&self, new: &Object, old: &Object) -> Vec<FieldError> {
         let mut errors = Errors::new();
-        ingress(&mut errors, new);
+        ingress(&mut errors, new, Lenient::of(old));
         errors.0
     }
 
@@ -84,7 +86,7 @@ impl Strategy for Ingress {
                 .get(CLASS_ANNOTATION)
                 .is_some()
         };
-        if old.is_none() && annotated(new) {
+        if old.is_none() && annotated(new) && !has(new, "spec.ingressClassName") {
             vec![format!(
                 "annotation {CLASS_ANNOTATION:?} is deprecated, please use 'spec.ingressClassName' instead"
             )]
@@ -94,12 +96,37 @@ impl Strategy for Ingress {
     }
 }
 
-fn ingress(errors: &mut Errors, obj: &Object) {
+/// What an update does not ask of an ingress because the old one lacks it already.
+#[derive(Clone, Copy, Default)]
+struct Lenient {
+    secrets: bool,
+    wildcards: bool,
+}
+
+impl Lenient {
+    fn of(old: &Object) -> Lenient {
+        let bad_secret = |tls: &Value| {
+            let secret = text(tls, "secretName");
+            !secret.is_empty() && !names::dns1123_subdomain(secret).is_empty()
+        };
+        let bad_wildcard = |rule: &Value| {
+            let mut errors = Errors::new();
+            http(&mut errors, rule, "");
+            text(rule, "host").contains('*') && !errors.0.is_empty()
+        };
+        Lenient {
+            secrets: list(old, "spec.tls").iter().any(bad_secret),
+            wildcards: list(old, "spec.rules").iter().any(bad_wildcard),
+        }
+    }
+}
+
+fn ingress(errors: &mut Errors, obj: &Object, lenient: Lenient) {
     let rules = list(obj, "spec.rules");
     if rules.is_empty() && !has(obj, "spec.defaultBackend") {
         errors.invalid(
             "spec",
-            rules.to_vec(),
+            at(obj, "spec.rules").clone(),
             "either `defaultBackend` or `rules` must be specified",
         );
     }
@@ -116,21 +143,16 @@ fn ingress(errors: &mut Errors, obj: &Object) {
         if !host.is_empty() {
             let field = child(&field, "host");
             if names::parse_ip(host).is_some() {
-                errors.invalid(field, host, "must be a DNS name, not an IP address");
-            } else if host.contains('*') {
+                errors.invalid(field.clone(), host, "must be a DNS name, not an IP address");
+            }
+            if host.contains('*') {
                 errors.invalid_each(&field, host, names::wildcard_dns1123_subdomain(host));
             } else {
                 errors.invalid_each(&field, host, names::dns1123_subdomain(host));
             }
         }
-        let paths_field = format!("{field}.http.paths");
-        if has(rule, "http") && list(rule, "http.paths").is_empty() {
-            errors.required(paths_field.clone(), "");
-        }
-        for (j, path) in list(rule, "http.paths").iter().enumerate() {
-            let field = index(&paths_field, j);
-            http_path(errors, path, &field);
-            backend(errors, at(path, "backend"), &child(&field, "backend"));
+        if !(lenient.wildcards && host.contains('*')) {
+            http(errors, rule, &field);
         }
     }
     for (i, tls) in list(obj, "spec.tls").iter().enumerate() {
@@ -145,7 +167,7 @@ fn ingress(errors: &mut Errors, obj: &Object) {
             errors.invalid_each(&field, host, problems);
         }
         let secret = text(tls, "secretName");
-        if !secret.is_empty() {
+        if !secret.is_empty() && !lenient.secrets {
             errors.invalid_each(
                 &format!("spec.tls[{i}].secretName"),
                 secret,
@@ -154,7 +176,7 @@ fn ingress(errors: &mut Errors, obj: &Object) {
         }
     }
     let class = text(obj, "spec.ingressClassName");
-    if !class.is_empty() {
+    if has(obj, "spec.ingressClassName") {
         errors.invalid_each(
             "spec.ingressClassName",
             class,
@@ -163,10 +185,24 @@ fn ingress(errors: &mut Errors, obj: &Object) {
     }
 }
 
+fn http(errors: &mut Errors, rule: &Value, field: &str) {
+    let paths = format!("{field}.http.paths");
+    if has(rule, "http") && list(rule, "http.paths").is_empty() {
+        errors.required(paths.clone(), "");
+    }
+    for (j, path) in list(rule, "http.paths").iter().enumerate() {
+        http_path(errors, path, &index(&paths, j));
+    }
+}
+
 fn http_path(errors: &mut Errors, path: &Value, field: &str) {
     let place = text(path, "path");
     match text(path, "pathType") {
-        "" => errors.required(child(field, "pathType"), "pathType must be specified"),
+        "" if !has(path, "pathType") => {
+            // As upstream, the backend of such a path is not looked at.
+            errors.required(child(field, "pathType"), "pathType must be specified");
+            return;
+        }
         "Exact" | "Prefix" => {
             if !place.starts_with('/') {
                 errors.invalid(child(field, "path"), place, "must be an absolute path");
@@ -201,6 +237,7 @@ fn http_path(errors: &mut Errors, path: &Value, field: &str) {
             &["Exact", "ImplementationSpecific", "Prefix"],
         ),
     }
+    backend(errors, at(path, "backend"), &child(field, "backend"));
 }
 
 fn backend(errors: &mut Errors, backend: &Value, field: &str) {
@@ -220,7 +257,7 @@ fn backend(errors: &mut Errors, backend: &Value, field: &str) {
             if name.is_empty() {
                 errors.required(child(&field, "name"), "");
             } else {
-                errors.invalid_each(&child(&field, "name"), name, names::dns1035_label(name));
+                errors.invalid_each(&child(&field, "name"), name, names::dns1123_label(name));
             }
             let number = int(service, "port.number").unwrap_or(0);
             let named = text(service, "port.name");
@@ -257,7 +294,7 @@ fn typed_reference(errors: &mut Errors, reference: &Value, field: &str) {
         let value = text(reference, key);
         let field = child(field, key);
         if value.is_empty() {
-            errors.required(field, format!("{key} is required"));
+            errors.required(field, "");
         } else {
             errors.invalid_each(&field, value, names::path_segment_name(value));
         }
@@ -267,7 +304,7 @@ fn typed_reference(errors: &mut Errors, reference: &Value, field: &str) {
 static INGRESS_CLASS: Rules = Rules {
     default: |obj| {
         if let Some(parameters) = crate::tree::at_mut(obj, "spec.parameters") {
-            default_text(parameters, "scope", "Cluster");
+            default_value(parameters, "scope", "Cluster");
         }
     },
     validate: |obj| {
@@ -300,7 +337,11 @@ static INGRESS_CLASS: Rules = Rules {
                 ),
                 "Cluster" => {}
                 other => {
-                    errors.not_supported("spec.parameters.scope", other, &["Cluster", "Namespace"]);
+                    errors.not_supported_text(
+                        "spec.parameters.scope",
+                        other,
+                        &["Cluster", "Namespace"],
+                    );
                 }
             }
         }
@@ -311,169 +352,40 @@ static INGRESS_CLASS: Rules = Rules {
         immutable(&mut errors, new, old, "spec.controller");
         errors.0
     },
-    generation: true,
+    generation: Generation::Counted,
     ..Rules::PLAIN
 };
 
-static NETWORK_POLICY: Rules = Rules {
-    default: default_network_policy,
-    validate: network_policy,
-    generation: true,
+static SERVICE_CIDR: Rules = Rules {
+    validate_new: service_cidr,
+    validate_update: service_cidr_update,
+    status: true,
+    status_metadata: StatusMetadata::Reset,
     ..Rules::PLAIN
 };
 
-fn default_network_policy(obj: &mut Object) {
-    for key in ["ingress", "egress"] {
-        for rule in list_mut(obj, &format!("spec.{key}")) {
-            for port in list_mut(rule, "ports") {
-                default_text(port, "protocol", "TCP");
-            }
-        }
-    }
-    let egress = !list(obj, "spec.egress").is_empty();
-    if let Some(spec) = crate::tree::at_mut(obj, "spec") {
-        default_value(spec, "podSelector", json!({}));
-        if list(spec, "policyTypes").is_empty() {
-            // Upstream's default: always Ingress, and Egress if there are egress rules.
-            let types = if egress {
-                json!(["Ingress", "Egress"])
-            } else {
-                json!(["Ingress"])
-            };
-            put(spec, "policyTypes", types);
-        }
-    }
-    remove(obj, "status");
-}
-
-fn network_policy(obj: &Object) -> Vec<FieldError> {
+/// Validates that the ranges stay, but that one of the other family may be added.
+fn service_cidr_update(new: &Object, old: &Object) -> Vec<FieldError> {
     let mut errors = Errors::new();
-    selectors::validate(&mut errors, at(obj, "spec.podSelector"), "spec.podSelector");
-    for (key, peers) in [("ingress", "from"), ("egress", "to")] {
-        let base = format!("spec.{key}");
-        for (i, rule) in list(obj, &base).iter().enumerate() {
-            let field = index(&base, i);
-            for (j, port) in list(rule, "ports").iter().enumerate() {
-                policy_port(&mut errors, port, &index(&child(&field, "ports"), j));
-            }
-            for (j, peer) in list(rule, peers).iter().enumerate() {
-                policy_peer(&mut errors, peer, &index(&child(&field, peers), j));
-            }
-        }
-    }
-    let types = list(obj, "spec.policyTypes");
-    if types.len() > 2 {
-        errors.invalid(
-            "spec.policyTypes",
-            at(obj, "spec.policyTypes").clone(),
-            "may not specify more than two policyTypes",
-        );
+    let field = "spec.cidrs";
+    let (now, before) = (list(new, field), list(old, field));
+    let grows = before.len() == 1 && now.len() == 2;
+    if now.len() != before.len() && !grows {
+        errors.invalid(field, at(new, field).clone(), IMMUTABLE);
         return errors.0;
     }
-    for (i, kind) in types.iter().enumerate() {
-        let kind = kind.as_str().unwrap_or_default();
-        if !matches!(kind, "Ingress" | "Egress") {
-            errors.not_supported(index("spec.policyTypes", i), kind, &["Egress", "Ingress"]);
+    for (i, (range, before)) in now.iter().zip(before).enumerate() {
+        if range != before {
+            errors.invalid(index(field, i), range.clone(), IMMUTABLE);
         }
+    }
+    if grows {
+        errors.extend(service_cidr(new));
     }
     errors.0
 }
 
-fn policy_port(errors: &mut Errors, port: &Value, field: &str) {
-    let protocol = text(port, "protocol");
-    if !matches!(protocol, "" | "TCP" | "UDP" | "SCTP") {
-        errors.not_supported(child(field, "protocol"), protocol, &["SCTP", "TCP", "UDP"]);
-    }
-    let number = at(port, "port");
-    if !number.is_null() {
-        containers::port(errors, number, &child(field, "port"));
-    }
-    if let Some(end) = int(port, "endPort") {
-        match number {
-            Value::Null => errors.invalid(
-                child(field, "endPort"),
-                end,
-                "may not be specified when `port` is not specified",
-            ),
-            Value::String(_) => errors.invalid(
-                child(field, "endPort"),
-                end,
-                "may not be specified when `port` is non-numeric",
-            ),
-            start => {
-                for message in names::port_number(end) {
-                    errors.invalid(child(field, "endPort"), end, message);
-                }
-                if end < start.as_i64().unwrap_or(0) {
-                    errors.invalid(
-                        child(field, "endPort"),
-                        end,
-                        "must be greater than or equal to `port`",
-                    );
-                }
-            }
-        }
-    }
-}
-
-fn policy_peer(errors: &mut Errors, peer: &Value, field: &str) {
-    let block = at(peer, "ipBlock");
-    let mut peers = usize::from(!block.is_null());
-    let mut selects = false;
-    for key in ["podSelector", "namespaceSelector"] {
-        if has(peer, key) {
-            selects = true;
-            selectors::validate(errors, at(peer, key), &child(field, key));
-        }
-    }
-    peers += usize::from(selects);
-    if !block.is_null() {
-        let field = child(field, "ipBlock");
-        let range = text(block, "cidr");
-        if range.is_empty() {
-            errors.required(child(&field, "cidr"), "");
-        } else {
-            errors.invalid_each(&child(&field, "cidr"), range, names::cidr(range));
-        }
-        // As upstream, exceptions to something else than a network are not looked at.
-        if let Some(outer) = names::parse_cidr(range) {
-            exceptions(errors, block, outer, &child(&field, "except"));
-        }
-    }
-    if peers == 0 {
-        errors.required(field, "must specify a peer");
-    } else if selects && !block.is_null() {
-        errors.forbidden(field, "may not specify both ipBlock and another peer");
-    }
-}
-
-/// Validates the parts of a network that a peer does not include.
-fn exceptions(errors: &mut Errors, block: &Value, outer: ipnet::IpNet, field: &str) {
-    for (i, except) in list(block, "except").iter().enumerate() {
-        let except = except.as_str().unwrap_or_default();
-        let field = index(field, i);
-        errors.invalid_each(&field, except, names::cidr(except));
-        if let Some(inner) = names::parse_cidr(except)
-            && (!outer.contains(&inner.addr()) || outer.prefix_len() >= inner.prefix_len())
-        {
-            errors.invalid(field, except, "must be a strict subset of `cidr`");
-        }
-    }
-}
-
-static SERVICE_CIDR: Rules = Rules {
-    validate_new: service_cidr,
-    validate_update: |new, old| {
-        let mut errors = Errors::new();
-        immutable(&mut errors, new, old, "spec.cidrs");
-        errors.0
-    },
-    status: true,
-    ..Rules::PLAIN
-};
-
-/// Validates the ranges of a service CIDR: one, or one of each family. They never change, so an
-/// update does not validate them again.
+/// Validates the ranges of a service CIDR: one, or one of each family.
 fn service_cidr(obj: &Object) -> Vec<FieldError> {
     let mut errors = Errors::new();
     let field = "spec.cidrs";
@@ -484,41 +396,50 @@ fn service_cidr(obj: &Object) -> Vec<FieldError> {
     if ranges.is_empty() {
         errors.required(field, "at least one CIDR required");
     } else if ranges.len() > 2 {
-        errors.invalid(
-            field,
-            at(obj, "spec").clone(),
-            "may only hold up to 2 values",
-        );
-    } else if let [first, second] = ranges[..]
-        && !dual(first, second)
-    {
-        errors.invalid(
-            field,
-            at(obj, "spec").clone(),
-            "may specify no more than one IP for each IP family, i.e 192.168.0.0/24 and 2001:db8::/64",
-        );
+        let shown = shown(&[("CIDRs", shown_any(obj, field))]);
+        errors.invalid_shown(field, &shown, "may only hold up to 2 values");
     } else {
         for (i, range) in ranges.iter().enumerate() {
             errors.invalid_each(&index(field, i), range, names::canonical_cidr(range));
+        }
+        if let [first, second] = ranges[..]
+            && same_family(first, second)
+        {
+            errors.invalid(
+                field,
+                at(obj, field).clone(),
+                "may specify no more than one IP for each IP family, i.e 192.168.0.0/24 and 2001:db8::/64",
+            );
         }
     }
     errors.0
 }
 
-/// Returns whether two ranges are of different families.
-fn dual(first: &str, second: &str) -> bool {
+/// Returns whether two ranges are of one family.
+fn same_family(first: &str, second: &str) -> bool {
     match (names::parse_cidr(first), names::parse_cidr(second)) {
-        (Some(first), Some(second)) => first.addr().is_ipv4() != second.addr().is_ipv4(),
+        (Some(first), Some(second)) => first.addr().is_ipv4() == second.addr().is_ipv4(),
         _ => false,
     }
 }
 
 static IP_ADDRESS: Rules = Rules {
     names: NameRule::PathSegment,
-    validate_new: ip_address,
+    validate: ip_address,
     validate_update: |new, old| {
         let mut errors = Errors::new();
-        immutable(&mut errors, new, old, "spec.parentRef");
+        let field = "spec.parentRef";
+        if !same_at(new, old, field) {
+            let shown = shown_pointer(at(new, field), |parent| {
+                shown(&[
+                    ("Group", shown_text(parent, "group")),
+                    ("Resource", shown_text(parent, "resource")),
+                    ("Namespace", shown_text(parent, "namespace")),
+                    ("Name", shown_text(parent, "name")),
+                ])
+            });
+            errors.invalid_shown(field, &shown, IMMUTABLE);
+        }
         errors.0
     },
     selectable: &["spec.parentRef.resource"],
@@ -575,11 +496,11 @@ mod tests {
     #[test]
     fn network_policies() {
         let mut p = json!({"spec": {"egress": [{"ports": [{"port": 53}], "to": [{"ipBlock": {"cidr": "10.0.0.0/8", "except": ["11.0.0.0/16"]}}]}]}});
-        NETWORK_POLICY.default(&mut p);
+        policies::NETWORK_POLICY.default(&mut p);
         assert_eq!(p["spec"]["policyTypes"], json!(["Ingress", "Egress"]));
         assert_eq!(p["spec"]["egress"][0]["ports"][0]["protocol"], "TCP");
         assert_eq!(
-            NETWORK_POLICY.validate_create(&p)[0].field,
+            policies::NETWORK_POLICY.validate_create(&p)[0].field,
             "spec.egress[0].to[0].ipBlock.except[0]"
         );
     }

@@ -4,11 +4,11 @@ use rkube_api::Object;
 use rkube_api::status::FieldError;
 
 use crate::Strategy;
-use crate::apps::{at_most_all, count_or_percent};
-use crate::errors::Errors;
+use crate::apps::{at_most_all, count_or_percent, not_negative};
+use crate::errors::{Errors, shown, shown_any};
 use crate::generic::Rules;
-use crate::selectors;
-use crate::tree::{at, has, text};
+use crate::tree::{at, has, list, text};
+use crate::{conditions, selectors};
 
 /// Returns the strategy of a kind of this module, `None` for kinds without one.
 pub(crate) fn strategy_for(kind: &str) -> Option<&'static dyn Strategy> {
@@ -17,19 +17,40 @@ pub(crate) fn strategy_for(kind: &str) -> Option<&'static dyn Strategy> {
 
 static PDB: Rules = Rules {
     validate,
+    validate_status: |new, _| {
+        let mut errors = Errors::new();
+        let field = "status.conditions";
+        conditions::validate(&mut errors, list(new, field), field);
+        let counts = [
+            "disruptionsAllowed",
+            "currentHealthy",
+            "desiredHealthy",
+            "expectedPods",
+        ];
+        not_negative(&mut errors, new, "status", &counts);
+        errors.0
+    },
     // As upstream, requires `resourceVersion`: concurrent writers must not overwrite each other.
     unconditional: false,
+    metadata: false,
     ..Rules::SPEC_AND_STATUS
 };
 
 fn validate(obj: &Object) -> Vec<FieldError> {
     let mut errors = Errors::new();
     if has(obj, "spec.minAvailable") && has(obj, "spec.maxUnavailable") {
-        errors.invalid(
-            "spec",
-            at(obj, "spec").clone(),
-            "minAvailable and maxUnavailable cannot be both set",
-        );
+        let spec = at(obj, "spec");
+        let shown = shown(&[
+            ("MinAvailable", shown_any(spec, "minAvailable")),
+            ("Selector", selectors::shown(at(spec, "selector"))),
+            ("MaxUnavailable", shown_any(spec, "maxUnavailable")),
+            (
+                "UnhealthyPodEvictionPolicy",
+                shown_any(spec, "unhealthyPodEvictionPolicy"),
+            ),
+        ]);
+        let why = "minAvailable and maxUnavailable cannot be both set";
+        errors.invalid_shown("spec", &shown, why);
     }
     for key in ["spec.minAvailable", "spec.maxUnavailable"] {
         let value = at(obj, key);
@@ -41,13 +62,10 @@ fn validate(obj: &Object) -> Vec<FieldError> {
     if has(obj, "spec.selector") {
         selectors::validate(&mut errors, at(obj, "spec.selector"), "spec.selector");
     }
-    match text(obj, "spec.unhealthyPodEvictionPolicy") {
-        "" | "IfHealthyBudget" | "AlwaysAllow" => {}
-        other => errors.not_supported(
-            "spec.unhealthyPodEvictionPolicy",
-            other,
-            &["AlwaysAllow", "IfHealthyBudget"],
-        ),
+    let field = "spec.unhealthyPodEvictionPolicy";
+    let known = ["AlwaysAllow", "IfHealthyBudget"];
+    if has(obj, field) && !known.contains(&text(obj, field)) {
+        errors.not_supported(field, text(obj, field), &known);
     }
     errors.0
 }

@@ -4,7 +4,7 @@ use rkube_api::Object;
 use rkube_api::status::FieldError;
 use serde_json::Value;
 
-use crate::errors::{Errors, child, index};
+use crate::errors::{Errors, child, index, shown, shown_text};
 use crate::generic::Rules;
 use crate::tree::{at_mut, default_text, has, list, list_mut, text};
 use crate::{NameRule, Strategy, names, selectors};
@@ -40,11 +40,13 @@ static ROLE_BINDING: Rules = Rules {
     validate_update: |new, old| {
         let mut errors = Errors::new();
         if !crate::tree::same_at(new, old, "roleRef") {
-            errors.invalid(
-                "roleRef",
-                crate::tree::at(new, "roleRef").clone(),
-                "cannot change roleRef",
-            );
+            let role = crate::tree::at(new, "roleRef");
+            let shown = shown(&[
+                ("APIGroup", shown_text(role, "apiGroup")),
+                ("Kind", shown_text(role, "kind")),
+                ("Name", shown_text(role, "name")),
+            ]);
+            errors.invalid_shown("roleRef", &shown, "cannot change roleRef");
         }
         errors.0
     },
@@ -111,11 +113,13 @@ fn rules(obj: &Object, namespaced: bool) -> Vec<FieldError> {
             );
         }
         for (i, selector) in chosen.iter().enumerate() {
-            selectors::validate(
-                &mut errors,
-                selector,
-                &index("aggregationRule.clusterRoleSelectors", i),
-            );
+            let field = index("aggregationRule.clusterRoleSelectors", i);
+            let before = errors.0.len();
+            selectors::validate(&mut errors, selector, &field);
+            if errors.0.len() > before && !selectors::is_sound(selector) {
+                // What upstream shows here is not the selector but what it could not make of it.
+                errors.invalid(field, serde_json::Value::Null, "invalid label selector.");
+            }
         }
     }
     errors.0
@@ -138,7 +142,7 @@ fn binding(obj: &Object, namespaced: bool) -> Vec<FieldError> {
     let mut errors = Errors::new();
     let group = text(obj, "roleRef.apiGroup");
     if group != GROUP {
-        errors.not_supported("roleRef.apiGroup", group, &[GROUP]);
+        errors.not_supported_text("roleRef.apiGroup", group, &[GROUP]);
     }
     let kind = text(obj, "roleRef.kind");
     let known: &[&str] = if namespaced {
@@ -147,7 +151,7 @@ fn binding(obj: &Object, namespaced: bool) -> Vec<FieldError> {
         &["ClusterRole"]
     };
     if !known.contains(&kind) {
-        errors.not_supported("roleRef.kind", kind, known);
+        errors.not_supported_text("roleRef.kind", kind, known);
     }
     let name = text(obj, "roleRef.name");
     if name.is_empty() {
@@ -173,7 +177,7 @@ fn subject_of(errors: &mut Errors, subject: &Value, namespaced: bool, field: &st
                 errors.invalid_each(&child(field, "name"), name, names::dns1123_subdomain(name));
             }
             if !group.is_empty() {
-                errors.not_supported(child(field, "apiGroup"), group, &[""]);
+                errors.not_supported_text(child(field, "apiGroup"), group, &[""]);
             }
             if !namespaced && text(subject, "namespace").is_empty() {
                 errors.required(child(field, "namespace"), "");
@@ -181,13 +185,13 @@ fn subject_of(errors: &mut Errors, subject: &Value, namespaced: bool, field: &st
         }
         "User" | "Group" => {
             if group != GROUP {
-                errors.not_supported(child(field, "apiGroup"), group, &[GROUP]);
+                errors.not_supported_text(child(field, "apiGroup"), group, &[GROUP]);
             }
         }
-        other => errors.not_supported(
+        other => errors.not_supported_text(
             child(field, "kind"),
             other,
-            &["Group", "ServiceAccount", "User"],
+            &["ServiceAccount", "User", "Group"],
         ),
     }
 }
@@ -210,7 +214,7 @@ mod tests {
         c["roleRef"]["name"] = json!("edit");
         assert_eq!(
             ROLE_BINDING.validate_update(&c, &b)[0].detail,
-            "cannot change roleRef"
+            r#"{"APIGroup":"rbac.authorization.k8s.io","Kind":"ClusterRole","Name":"edit"}: cannot change roleRef"#
         );
     }
 

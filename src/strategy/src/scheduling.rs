@@ -3,10 +3,12 @@
 use rkube_api::Object;
 use rkube_api::status::FieldError;
 
-use crate::errors::{Errors, IMMUTABLE, NOT_NEGATIVE};
-use crate::generic::Rules;
-use crate::tree::{at, default_text, entries, int, same_at, text};
-use crate::{Strategy, names, quantities};
+use crate::core::pod_validation;
+use crate::core::requirements::Rules as Requirements;
+use crate::errors::{Errors, IMMUTABLE, index, shown, shown_any, shown_text};
+use crate::generic::{Generation, Rules};
+use crate::tree::{at, default_value, flag, has, int, list, map, same_at, text};
+use crate::{Strategy, names, node_labels, quantities};
 
 /// Returns the strategy of a kind of this module, `None` for kinds without one.
 pub(crate) fn strategy_for(kind: &str) -> Option<&'static dyn Strategy> {
@@ -21,8 +23,9 @@ pub(crate) fn strategy_for(kind: &str) -> Option<&'static dyn Strategy> {
 const HIGHEST_USER_PRIORITY: i64 = 1_000_000_000;
 
 static PRIORITY_CLASS: Rules = Rules {
-    default: |obj| default_text(obj, "preemptionPolicy", "PreemptLowerPriority"),
-    validate: |obj| {
+    default: |obj| default_value(obj, "preemptionPolicy", "PreemptLowerPriority"),
+    // An update is only checked for what it changes.
+    validate_new: |obj| {
         let mut errors = Errors::new();
         let name = text(obj, "metadata.name");
         if name.starts_with("system-") {
@@ -31,10 +34,20 @@ static PRIORITY_CLASS: Rules = Rules {
                 "system-node-critical" => Some(2_000_001_000),
                 _ => None,
             };
-            if known.is_none() || known != int(obj, "value") {
+            let wrong = match known {
+                None => Some(format!("{name} is not a known system priority class")),
+                Some(value) if Some(value) != int(obj, "value") => {
+                    Some(format!("value of {name} PriorityClass must be {value}"))
+                }
+                Some(_) if flag(obj, "globalDefault") => Some(format!(
+                    "globalDefault of {name} PriorityClass must be false"
+                )),
+                Some(_) => None,
+            };
+            if let Some(wrong) = wrong {
                 errors.forbidden(
                     "metadata.name",
-                    "priority class names with 'system-' prefix are reserved for system use only",
+                    format!("priority class names with 'system-' prefix are reserved for system use only. error: {wrong}"),
                 );
             }
         } else if int(obj, "value").unwrap_or(0) > HIGHEST_USER_PRIORITY {
@@ -51,7 +64,7 @@ static PRIORITY_CLASS: Rules = Rules {
             other => errors.not_supported(
                 "preemptionPolicy",
                 other,
-                &["Never", "PreemptLowerPriority"],
+                &["PreemptLowerPriority", "Never"],
             ),
         }
         errors.0
@@ -70,7 +83,7 @@ static PRIORITY_CLASS: Rules = Rules {
         }
         errors.0
     },
-    generation: true,
+    generation: Generation::One,
     ..Rules::PLAIN
 };
 
@@ -84,26 +97,56 @@ static RUNTIME_CLASS: Rules = Rules {
         }
         errors.0
     },
+    warnings: |new, _| node_labels::selector_warnings(at(new, "scheduling.nodeSelector")),
+    create_on_update: true,
+    unconditional: false,
     ..Rules::PLAIN
 };
 
 fn runtime_class(obj: &Object) -> Vec<FieldError> {
     let mut errors = Errors::new();
     let handler = text(obj, "handler");
-    errors.invalid_each("handler", handler, names::dns1123_label(handler));
-    for (name, value) in entries(obj, "overhead.podFixed") {
-        if quantities::of(Some(value)).sign() < 0 {
-            errors.invalid(
-                format!("overhead.podFixed[{name}]"),
-                value.clone(),
-                NOT_NEGATIVE,
-            );
-        }
+    if handler.is_empty() {
+        errors.required("handler", "");
+    } else {
+        errors.invalid_each("handler", handler, names::dns1123_label(handler));
+    }
+    if let Some(overhead) = map(obj, "overhead.podFixed") {
+        // As upstream, the overhead is told as the limits of a container.
+        let limits = serde_json::json!({ "limits": overhead });
+        Requirements::of_containers(false).check(&mut errors, &limits, "overhead");
     }
     crate::metadata::label_map(
         &mut errors,
         at(obj, "scheduling.nodeSelector"),
         "scheduling.nodeSelector",
     );
+    if has(obj, "scheduling") {
+        let path = "scheduling.tolerations";
+        pod_validation::tolerations(&mut errors, at(obj, "scheduling"), path);
+        let tolerations = list(obj, path);
+        let key = |t| ["key", "operator", "value", "effect"].map(|key| text(t, key));
+        for (i, toleration) in tolerations.iter().enumerate() {
+            if tolerations[..i]
+                .iter()
+                .any(|other| key(other) == key(toleration))
+            {
+                errors.duplicate_shown(index(path, i), &shown_toleration(toleration));
+            }
+        }
+    }
     errors.0
+}
+
+fn shown_toleration(toleration: &serde_json::Value) -> String {
+    shown(&[
+        ("Key", shown_text(toleration, "key")),
+        ("Operator", shown_text(toleration, "operator")),
+        ("Value", shown_text(toleration, "value")),
+        ("Effect", shown_text(toleration, "effect")),
+        (
+            "TolerationSeconds",
+            shown_any(toleration, "tolerationSeconds"),
+        ),
+    ])
 }

@@ -58,10 +58,29 @@ pub(crate) fn validate_with(errors: &mut Errors, selector: &Value, check_values:
     }
 }
 
+/// Returns the JSON text of a `LabelSelector` as upstream's messages show it.
+pub(crate) fn shown(selector: &Value) -> String {
+    if selector.is_null() {
+        return "null".to_owned();
+    }
+    let fields: Vec<String> = ["matchLabels", "matchExpressions"]
+        .iter()
+        .map(|key| (key, crate::tree::at(selector, key)))
+        .filter(|(_, value)| !crate::tree::is_empty(value))
+        .map(|(key, value)| format!("\"{key}\":{value}"))
+        .collect();
+    format!("{{{}}}", fields.join(","))
+}
+
 /// Returns whether a selector has no requirements and therefore selects everything.
 pub(crate) fn is_empty(selector: &Value) -> bool {
     entries(selector, "matchLabels").next().is_none()
         && list(selector, "matchExpressions").is_empty()
+}
+
+/// Returns whether a `LabelSelector` can be evaluated.
+pub(crate) fn is_sound(selector: &Value) -> bool {
+    LabelSelector::from_value(selector).is_ok()
 }
 
 /// Returns whether a `LabelSelector` matches labels; false if it is malformed.

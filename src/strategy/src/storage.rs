@@ -7,17 +7,17 @@ use rkube_api::status::FieldError;
 use serde_json::{Value, json};
 
 use crate::core::service::immutable;
-use crate::errors::{Errors, child, index};
-use crate::generic::Rules;
-use crate::tree::{
-    at, at_mut, default_text, default_value, entries, has, int, list, same, same_at, text,
-};
-use crate::{NameRule, Strategy, names, quantities, selectors};
+use crate::errors::{Errors, child, index, shown, shown_any, shown_text};
+use crate::generic::{Generation, Rules, StatusMetadata};
+use crate::tree::{at, at_mut, default_value, entries, has, int, list, same, same_at, text};
+use crate::{NameRule, Strategy, names, node_labels, quantities, selectors};
 
 /// Most parameters of a class.
 const MAX_PARAMETERS: usize = 512;
 /// Largest sum of the sizes of parameters, in bytes.
 const MAX_SIZE: usize = 256 << 10;
+/// Longest message of an error of an attachment, in bytes.
+const MAX_ERROR: usize = 1024;
 /// Longest name of a node in a CSI driver, in bytes.
 const MAX_NODE_ID: usize = 256;
 
@@ -42,17 +42,27 @@ static STORAGE_CLASS: Rules = Rules {
     validate: storage_class,
     validate_update: |new, old| {
         let mut errors = Errors::new();
-        for (path, message) in [
-            ("parameters", "updates to parameters are forbidden."),
-            ("provisioner", "updates to provisioner are forbidden."),
-            ("reclaimPolicy", "updates to reclaimPolicy are forbidden."),
+        for path in [
+            "parameters",
+            "provisioner",
+            "reclaimPolicy",
+            "volumeBindingMode",
         ] {
-            if !same_at(new, old, path) {
-                errors.forbidden(path, message);
+            immutable(&mut errors, new, old, path);
+        }
+        errors.0
+    },
+    warnings: |new, _| {
+        let mut warnings = Vec::new();
+        for (i, term) in list(new, "allowedTopologies").iter().enumerate() {
+            for (j, expression) in list(term, "matchLabelExpressions").iter().enumerate() {
+                if let Some(why) = node_labels::deprecated(text(expression, "key")) {
+                    let field = format!("allowedTopologies[{i}].matchLabelExpressions[{j}].key");
+                    warnings.push(format!("{field}: {why}"));
+                }
             }
         }
-        immutable(&mut errors, new, old, "volumeBindingMode");
-        errors.0
+        warnings
     },
     ..Rules::PLAIN
 };
@@ -67,7 +77,7 @@ fn storage_class(obj: &Object) -> Vec<FieldError> {
     }
     match text(obj, "volumeBindingMode") {
         "Immediate" | "WaitForFirstConsumer" => {}
-        "" => errors.required("volumeBindingMode", ""),
+        "" if !has(obj, "volumeBindingMode") => errors.required("volumeBindingMode", ""),
         other => errors.not_supported(
             "volumeBindingMode",
             other,
@@ -84,7 +94,8 @@ fn provisioner(errors: &mut Errors, obj: &Object, key: &str) {
     if name.is_empty() {
         errors.required(key, "");
     } else {
-        errors.invalid_each(key, name, names::qualified_name(&name.to_lowercase()));
+        let name = name.to_lowercase();
+        errors.invalid_each(key, &name, names::qualified_name(&name));
     }
 }
 
@@ -155,16 +166,14 @@ fn topology_values<'a>(
 
 static VOLUME_ATTACHMENT: Rules = Rules {
     validate: volume_attachment,
-    validate_new: |obj| {
-        let mut errors = Errors::new();
-        names::csi_driver(&mut errors, text(obj, "spec.attacher"), "spec.attacher");
-        let path = "spec.source.persistentVolumeName";
-        if has(obj, path) {
-            let name = text(obj, path);
-            errors.invalid_each(path, name, names::dns1123_subdomain(name));
-        }
+    validate_status: |new, old| {
+        // As upstream, whose status has the update strategy of the object.
+        let mut errors = Errors(volume_attachment(new));
+        immutable(&mut errors, new, old, "spec");
         errors.0
     },
+    status_metadata: StatusMetadata::Reset,
+    unconditional: false,
     validate_update: |new, old| {
         let mut errors = Errors::new();
         if !same_at(new, old, "spec") {
@@ -179,9 +188,7 @@ fn volume_attachment(obj: &Object) -> Vec<FieldError> {
     const ONE_SOURCE: &str =
         "must specify exactly one of inlineVolumeSpec and persistentVolumeName";
     let mut errors = Errors::new();
-    if text(obj, "spec.attacher").is_empty() {
-        errors.required("spec.attacher", "");
-    }
+    names::csi_driver(&mut errors, text(obj, "spec.attacher"), "spec.attacher");
     let volume = "spec.source.persistentVolumeName";
     match (has(obj, volume), has(obj, "spec.source.inlineVolumeSpec")) {
         (false, false) => errors.required("spec.source", ONE_SOURCE),
@@ -195,7 +202,37 @@ fn volume_attachment(obj: &Object) -> Vec<FieldError> {
     }
     let node = text(obj, "spec.nodeName");
     errors.invalid_each("spec.nodeName", node, names::dns1123_subdomain(node));
+    attachment_status(&mut errors, at(obj, "status"));
+    if has(obj, volume) {
+        let name = text(obj, volume);
+        errors.invalid_each(volume, name, names::dns1123_subdomain(name));
+    }
     errors.0
+}
+
+/// Validates the size of what a driver tells about an attachment.
+fn attachment_status(errors: &mut Errors, status: &Value) {
+    let metadata = entries(status, "attachmentMetadata");
+    let size: usize = metadata
+        .map(|(key, value)| key.len() + value.as_str().unwrap_or_default().len())
+        .sum();
+    if size > MAX_SIZE {
+        errors.too_long("status.attachmentMetadata", MAX_SIZE);
+    }
+    for key in ["attachError", "detachError"] {
+        let error = at(status, key);
+        let field = child("status", key);
+        if text(error, "message").len() > MAX_ERROR {
+            // As upstream, the limit in the message is not the one that applies.
+            errors.too_long(child(&field, "message"), MAX_SIZE);
+        }
+        if let Some(code) = int(error, "errorCode")
+            && code < 0
+        {
+            let why = names::inclusive_range_error(0, i64::from(i32::MAX));
+            errors.invalid(child(&field, "errorCode"), code, why);
+        }
+    }
 }
 
 /// Validates the spec of a volume that has no object of its own. Only CSI has such volumes.
@@ -221,10 +258,12 @@ static CSI_DRIVER: Rules = Rules {
             default_value(spec, "attachRequired", true);
             default_value(spec, "podInfoOnMount", false);
             default_value(spec, "storageCapacity", false);
-            default_text(spec, "fsGroupPolicy", "ReadWriteOnceWithFSType");
+            default_value(spec, "fsGroupPolicy", "ReadWriteOnceWithFSType");
             default_value(spec, "requiresRepublish", false);
             default_value(spec, "seLinuxMount", false);
-            default_value(spec, "volumeLifecycleModes", json!(["Persistent"]));
+            if list(spec, "volumeLifecycleModes").is_empty() {
+                crate::tree::set(spec, "volumeLifecycleModes", json!(["Persistent"]));
+            }
         }
     },
     validate: csi_driver,
@@ -241,7 +280,24 @@ static CSI_DRIVER: Rules = Rules {
         }
         errors.0
     },
-    generation: true,
+    // The feature gate of the field is off in v1.36.
+    prepare: |_, driver, old| {
+        let field = "spec.preventPodSchedulingIfMissing";
+        if !old.is_some_and(|old| has(old, field)) {
+            crate::tree::remove(driver, field);
+        }
+    },
+    warnings: |new, old| {
+        let tokens = "spec.tokenRequests";
+        let changed = !old.is_some_and(|old| same_at(old, new, tokens));
+        let unset = !has(new, "spec.serviceAccountTokenInSecrets");
+        match changed && unset && !list(new, tokens).is_empty() {
+            true => vec!["spec.serviceAccountTokenInSecrets is unset; if supported by this CSI driver, set to true to prevent possible logging of tokens in volume attributes".to_owned()],
+            false => Vec::new(),
+        }
+    },
+    generation: Generation::GivenThenCounted,
+    unconditional: false,
     ..Rules::PLAIN
 };
 
@@ -280,6 +336,11 @@ fn csi_driver(obj: &Object) -> Vec<FieldError> {
             seconds,
             "must be greater than or equal to 10 seconds",
         );
+    }
+    let secrets = "spec.serviceAccountTokenInSecrets";
+    if has(obj, secrets) && list(obj, "spec.tokenRequests").is_empty() {
+        let why = "serviceAccountTokenInSecrets is set but no tokenRequests are specified";
+        errors.invalid(secrets, at(obj, secrets).clone(), why);
     }
     errors.0
 }
@@ -328,12 +389,20 @@ static CSI_NODE: Rules = Rules {
         for before in list(old, "spec.drivers") {
             for now in list(new, "spec.drivers") {
                 if text(before, "name") == text(now, "name") && !same(&fixed(before), &fixed(now)) {
-                    errors.invalid("spec.drivers", fixed(now), crate::errors::IMMUTABLE);
+                    let shown = shown(&[
+                        ("Name", shown_text(now, "name")),
+                        ("NodeID", shown_text(now, "nodeID")),
+                        ("TopologyKeys", shown_any(now, "topologyKeys")),
+                        ("Allocatable", "null".to_owned()),
+                    ]);
+                    let why = crate::errors::IMMUTABLE;
+                    errors.invalid_shown("spec.drivers", &shown, why);
                 }
             }
         }
         errors.0
     },
+    unconditional: false,
     ..Rules::PLAIN
 };
 
@@ -397,16 +466,15 @@ static CSI_STORAGE_CAPACITY: Rules = Rules {
         immutable(&mut errors, new, old, "storageClassName");
         errors.0
     },
+    warnings: |new, _| {
+        node_labels::label_selector_warnings(at(new, "nodeTopology"), "nodeTopology")
+    },
+    unconditional: false,
     ..Rules::PLAIN
 };
 
 static VOLUME_ATTRIBUTES_CLASS: Rules = Rules {
-    validate: |obj| {
-        let mut errors = Errors::new();
-        provisioner(&mut errors, obj, "driverName");
-        parameters(&mut errors, obj, true);
-        errors.0
-    },
+    validate_new: attributes_class,
     validate_update: |new, old| {
         let mut errors = Errors::new();
         for path in ["driverName", "parameters"] {
@@ -414,8 +482,16 @@ static VOLUME_ATTRIBUTES_CLASS: Rules = Rules {
                 errors.forbidden(path, format!("updates to {path} are forbidden."));
             }
         }
+        errors.extend(attributes_class(new));
         errors.0
     },
     names: NameRule::Dns1123Subdomain,
     ..Rules::PLAIN
 };
+
+fn attributes_class(obj: &Object) -> Vec<FieldError> {
+    let mut errors = Errors::new();
+    provisioner(&mut errors, obj, "driverName");
+    parameters(&mut errors, obj, true);
+    errors.0
+}

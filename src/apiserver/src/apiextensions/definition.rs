@@ -265,6 +265,7 @@ fn check_definition(definition: &Object, old: Option<&Object>) -> Result<(), Sta
     if errors.is_empty() {
         return Ok(());
     }
+    rkube_strategy::hoist_shared_of_versions(definition, &mut errors);
     Err(Status::invalid(
         &GroupKind::new("apiextensions.k8s.io", "CustomResourceDefinition"),
         meta::name(definition),

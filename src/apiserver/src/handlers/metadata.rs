@@ -91,14 +91,19 @@ pub fn check_identity(
 }
 
 /// Validates the metadata of an object. Unqualified finalizers are only accepted for Kubernetes'
-/// own names, but that rule does not apply to definitions and custom resources.
+/// own names, but as upstream, that rule does not apply to custom resources and some groups.
 pub fn metadata_errors(resource: &Resource, object: &Object) -> Vec<FieldError> {
     let rule = resource.strategy().name_rule();
     let mut errors = rkube_strategy::validate_metadata(object, resource.namespaced, rule);
     if resource.crd_version().is_some()
         || matches!(
             &*resource.group,
-            "apiextensions.k8s.io" | "apiregistration.k8s.io"
+            "apiextensions.k8s.io"
+                | "apiregistration.k8s.io"
+                | "admissionregistration.k8s.io"
+                | "coordination.k8s.io"
+                | "node.k8s.io"
+                | "policy"
         )
     {
         errors.retain(|e| {

@@ -214,10 +214,15 @@ impl Writer<'_> {
         let strategy = resource.strategy();
         let name = meta::name(&object).to_owned();
         let mut errors = metadata_errors(resource, &object);
-        errors.extend(strategy.validate_create(&object));
+        let own = strategy.validate_create(&object);
+        // As upstream, which validates the metadata of these kinds only if all else is right.
+        if !strategy.validates_metadata() && !own.is_empty() {
+            errors.clear();
+        }
+        errors.extend(own);
+        errors.extend(policies::problems(resource, &object));
         check_errors(resource, &name, errors)?;
         definition::check(resource, &object, None)?;
-        policies::check(resource, &object)?;
         self.call.warn(strategy.warnings(&object, None));
         self.storage
             .admission
@@ -407,11 +412,13 @@ impl Writer<'_> {
             Part::Status => strategy.validate_status_update(&new, old),
             Part::Sub(sub) => strategy.validate_subresource_update(sub, &new, old),
         });
+        if self.part == Part::Main {
+            errors.extend(policies::problems(resource, &new));
+        }
         check_errors(resource, name, errors)?;
         if self.part == Part::Main {
             definition::check(resource, &new, Some(old))?;
         }
-        policies::check(resource, &new)?;
         self.call.warn(strategy.warnings(&new, Some(old)));
         self.storage
             .admission

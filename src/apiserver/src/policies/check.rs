@@ -1,21 +1,21 @@
 //! Compile checks of the expressions in policies and webhooks when these are written.
 
-use rkube_api::status::{FieldError, Status};
-use rkube_api::{Object, meta};
+use rkube_api::Object;
+use rkube_api::status::FieldError;
 use rkube_cel::Type;
 use serde_json::Value;
 
 use super::environment::{Environment, GROUP, Options};
 use crate::resources::Resource;
 
-/// Rejects policies and webhooks whose expressions do not compile. Accepts all other kinds.
-///
-/// # Errors
-///
-/// 422 with all problems.
-pub fn check(resource: &Resource, object: &Object) -> Result<(), Status> {
+/// Returns the expressions of policies, webhooks and selectors of devices that do not compile.
+/// Other kinds have none. What is wrong otherwise, the validation of the kind tells.
+pub fn problems(resource: &Resource, object: &Object) -> Vec<FieldError> {
+    if &*resource.group == "resource.k8s.io" {
+        return super::devices::problems(&resource.kind, object);
+    }
     if resource.group != GROUP {
-        return Ok(());
+        return Vec::new();
     }
     let mut check = Check { errors: Vec::new() };
     match &*resource.plural {
@@ -33,18 +33,15 @@ pub fn check(resource: &Resource, object: &Object) -> Result<(), Status> {
         }
         _ => {}
     }
-    if check.errors.is_empty() {
-        return Ok(());
-    }
-    Err(Status::invalid(
-        &resource.group_kind(),
-        meta::name(object),
-        check.errors,
-    ))
+    check.errors
 }
 
 fn list<'v>(value: &'v Value, key: &str) -> impl Iterator<Item = (usize, &'v Value)> {
     value[key].as_array().into_iter().flatten().enumerate()
+}
+
+fn source(value: &Value) -> &str {
+    value.as_str().unwrap_or_default()
 }
 
 struct Check {
@@ -55,21 +52,14 @@ impl Check {
     fn expression(
         &mut self,
         environment: &Environment,
-        source: &Value,
+        text: &str,
         types: &[Type],
         path: String,
     ) -> Option<Type> {
-        let text = source.as_str().unwrap_or_default();
         if text.trim().is_empty() {
-            // Report a missing expression only if schema validation has not done so for the same
-            // field.
-            let told = self.errors.iter().any(|e| e.field == path);
-            if !told {
-                self.errors.push(FieldError::required(path, ""));
-            }
             return None;
         }
-        match environment.compile(text.trim(), types) {
+        match environment.compile(text, types) {
             Ok((_, ty)) => Some(ty),
             Err(problem) => {
                 self.errors.push(FieldError::invalid(path, text, problem));
@@ -79,31 +69,10 @@ impl Check {
     }
 
     fn conditions(&mut self, environment: &Environment, holder: &Value, path: &str) {
-        const MOST: usize = 64;
-        let count = holder["matchConditions"].as_array().map_or(0, Vec::len);
-        let path = format!("{path}.matchConditions");
-        if count > MOST {
-            self.errors
-                .push(FieldError::too_many(path.as_str(), count, MOST));
-        }
-        let mut names = Vec::new();
         for (i, condition) in list(holder, "matchConditions") {
-            let name = condition["name"].as_str().unwrap_or_default();
-            let place = format!("{path}[{i}].name");
-            if name.is_empty() {
-                self.errors.push(FieldError::required(place, ""));
-            } else {
-                for problem in rkube_api::names::qualified_name(name) {
-                    self.errors
-                        .push(FieldError::invalid(place.as_str(), name, problem));
-                }
-                if names.contains(&name) {
-                    self.errors.push(FieldError::duplicate(place, name));
-                }
-            }
-            names.push(name);
-            let place = format!("{path}[{i}].expression");
-            self.expression(environment, &condition["expression"], &[Type::Bool], place);
+            let place = format!("{path}.matchConditions[{i}].expression");
+            let text = source(&condition["expression"]).trim();
+            self.expression(environment, text, &[Type::Bool], place);
         }
     }
 
@@ -118,93 +87,35 @@ impl Check {
             authorizer: false,
             ..options
         });
-        let mut names: Vec<&str> = Vec::new();
-        for (i, variable) in list(spec, "variables") {
-            let path = format!("spec.variables[{i}]");
-            let name = variable["name"].as_str().unwrap_or_default();
-            let fits = name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
-                && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
-            if name.is_empty() {
-                self.errors.push(FieldError::required(
-                    format!("{path}.name"),
-                    "name is not specified",
-                ));
-            } else if !fits {
-                self.errors.push(FieldError::invalid(
-                    format!("{path}.name"),
-                    name,
-                    "name is not a valid CEL identifier",
-                ));
-            } else if names.contains(&name) {
-                self.errors
-                    .push(FieldError::duplicate(format!("{path}.name"), name));
-            }
-            names.push(name);
-            let place = format!("{path}.expression");
-            let ty = self
-                .expression(&environment, &variable["expression"], &[], place)
-                .unwrap_or(Type::Dyn);
-            if fits {
-                environment.define(name, ty.clone());
-                plain.define(name, ty);
-            }
-        }
+        // Match conditions have no variables.
         self.conditions(&environment, spec, "spec");
+        for (i, variable) in list(spec, "variables") {
+            let name = variable["name"].as_str().unwrap_or_default();
+            let place = format!("spec.variables[{i}].expression");
+            let ty = self
+                .expression(&environment, source(&variable["expression"]), &[], place)
+                .unwrap_or(Type::Dyn);
+            environment.define(name, ty.clone());
+            plain.define(name, ty);
+        }
         for (i, validation) in list(spec, "validations") {
             let path = format!("spec.validations[{i}]");
             let place = format!("{path}.expression");
-            self.expression(
-                &environment,
-                &validation["expression"],
-                &[Type::Bool],
-                place,
-            );
-            if validation["messageExpression"]
-                .as_str()
-                .is_some_and(|e| !e.is_empty())
-            {
-                let place = format!("{path}.messageExpression");
-                let source = &validation["messageExpression"];
-                self.expression(&plain, source, &[Type::String], place);
-            }
-            let given = |key: &str| validation[key].as_str().unwrap_or_default();
-            if given("message").trim().contains('\n') {
-                self.errors.push(FieldError::invalid(
-                    format!("{path}.message"),
-                    given("message"),
-                    "message must not contain line breaks",
-                ));
-            }
-            if given("expression").trim().contains('\n') && given("message").is_empty() {
-                self.errors.push(FieldError::required(
-                    format!("{path}.message"),
-                    "message must be specified if expression contains line breaks",
-                ));
-            }
-            let reasons = [
-                "Forbidden",
-                "Invalid",
-                "RequestEntityTooLarge",
-                "Unauthorized",
-            ];
-            if !given("reason").is_empty() && !reasons.contains(&given("reason")) {
-                self.errors.push(FieldError::not_supported(
-                    format!("{path}.reason"),
-                    given("reason"),
-                    &reasons,
-                ));
-            }
+            let text = source(&validation["expression"]);
+            self.expression(&environment, text, &[Type::Bool], place);
+            let place = format!("{path}.messageExpression");
+            let text = source(&validation["messageExpression"]);
+            self.expression(&plain, text, &[Type::String], place);
         }
         for (i, annotation) in list(spec, "auditAnnotations") {
-            let path = format!("spec.auditAnnotations[{i}]");
             let types = [Type::String, Type::Null];
-            let place = format!("{path}.valueExpression");
-            self.expression(&environment, &annotation["valueExpression"], &types, place);
-            if annotation["key"].as_str().unwrap_or_default().is_empty() {
-                self.errors.push(FieldError::required(
-                    format!("{path}.key"),
-                    "key is not specified",
-                ));
+            let place = format!("spec.auditAnnotations[{i}].valueExpression");
+            let text = source(&annotation["valueExpression"]);
+            let before = self.errors.len();
+            self.expression(&environment, text.trim(), &types, place);
+            // As upstream, messages have the text as it is, but places without its leading space.
+            for error in &mut self.errors[before..] {
+                error.value = Some(text.into());
             }
         }
         self.mutations(&environment, spec);
@@ -212,33 +123,14 @@ impl Check {
 
     fn mutations(&mut self, environment: &Environment, spec: &Value) {
         for (i, mutation) in list(spec, "mutations") {
-            let path = format!("spec.mutations[{i}]");
             let (key, ty) = match mutation["patchType"].as_str().unwrap_or_default() {
                 "JSONPatch" => ("jsonPatch", Type::list(Type::object("JSONPatch"))),
                 "ApplyConfiguration" => ("applyConfiguration", Type::object("Object")),
-                "" => {
-                    self.errors
-                        .push(FieldError::required(format!("{path}.patchType"), ""));
-                    continue;
-                }
-                other => {
-                    self.errors.push(FieldError::not_supported(
-                        format!("{path}.patchType"),
-                        other,
-                        &["ApplyConfiguration", "JSONPatch"],
-                    ));
-                    continue;
-                }
+                _ => continue,
             };
-            if !mutation[key].is_object() {
-                self.errors.push(FieldError::required(
-                    format!("{path}.{key}"),
-                    "must be specified for the patch type",
-                ));
-                continue;
-            }
-            let place = format!("{path}.{key}.expression");
-            self.expression(environment, &mutation[key]["expression"], &[ty], place);
+            let place = format!("spec.mutations[{i}].{key}.expression");
+            let text = source(&mutation[key]["expression"]).trim();
+            self.expression(environment, text, &[ty], place);
         }
     }
 }

@@ -27,7 +27,8 @@ pub struct Options {
     pub patches: bool,
 }
 
-fn structure(name: &str, fields: &[(&str, DeclType)]) -> DeclType {
+/// Returns an object type with optional fields.
+pub(super) fn structure(name: &str, fields: &[(&str, DeclType)]) -> DeclType {
     let fields: BTreeMap<_, _> = fields
         .iter()
         .map(|(name, ty)| {
@@ -281,7 +282,7 @@ impl Environment {
 }
 
 /// Returns the name of a type in Go's notation.
-fn shown(ty: &Type) -> String {
+pub(super) fn shown(ty: &Type) -> String {
     match ty {
         Type::Null => "null_type".into(),
         Type::Duration => "google.protobuf.Duration".into(),

@@ -5,6 +5,7 @@
 
 mod check;
 mod compiled;
+mod devices;
 mod environment;
 mod matching;
 mod mutating;
@@ -24,7 +25,7 @@ use crate::admission::attributes::Admission;
 use crate::admission::review::review;
 use crate::cache::Filter;
 
-pub use check::check;
+pub use check::problems;
 use compiled::{Compiled, Conditions};
 use environment::{Asker, GROUP, Scope};
 pub use type_check::TypeChecker;

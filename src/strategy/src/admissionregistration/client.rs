@@ -9,7 +9,7 @@ use crate::tree::{at, has, int, text};
 const FORM: &str = "; desired format: https://host[/path]";
 
 /// Validates a webhook's URL: `https`, with a host, without user, query and fragment.
-pub(super) fn url(errors: &mut Errors, url: &str, field: &str) {
+pub(crate) fn url(errors: &mut Errors, url: &str, field: &str) {
     let (rest, fragment) = url.split_once('#').unwrap_or((url, ""));
     let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
     let (scheme, rest) = rest.split_once(':').unwrap_or(("", rest));
@@ -35,7 +35,7 @@ pub(super) fn url(errors: &mut Errors, url: &str, field: &str) {
 }
 
 /// Validates a webhook's service.
-pub(super) fn service(errors: &mut Errors, service: &Value, field: &str) {
+pub(crate) fn service(errors: &mut Errors, service: &Value, field: &str) {
     for key in ["name", "namespace"] {
         if text(service, key).is_empty() {
             errors.required(child(field, key), format!("service {key} is required"));

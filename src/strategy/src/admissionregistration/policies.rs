@@ -10,7 +10,7 @@ use serde_json::Value;
 use super::{one_of, rules};
 use crate::errors::{Errors, child, index};
 use crate::tree::{at, has, list, text};
-use crate::{names, selectors};
+use crate::{conditions, names, selectors};
 
 /// Most match conditions of a webhook or policy.
 const MAX_CONDITIONS: usize = 64;
@@ -298,6 +298,24 @@ fn mutations(errors: &mut Errors, spec: &Value) {
         let known = ["IfNeeded", "Never"];
         one_of(errors, spec, "reinvocationPolicy", &known, "spec");
     }
+}
+
+/// Validates the status of a policy. The paths of its warnings are taken as they are.
+pub(super) fn status(obj: &Object) -> Vec<FieldError> {
+    let mut errors = Errors::new();
+    let field = "status.typeChecking.expressionWarnings";
+    for (i, warning) in list(obj, field).iter().enumerate() {
+        let field = index(field, i);
+        if text(warning, "warning").is_empty() {
+            errors.required(child(&field, "warning"), "");
+        }
+        if is_blank(warning, "fieldRef") {
+            errors.required(child(&field, "fieldRef"), "");
+        }
+    }
+    let field = "status.conditions";
+    conditions::validate(&mut errors, list(obj, field), field);
+    errors.0
 }
 
 /// Validates a binding.

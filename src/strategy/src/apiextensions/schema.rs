@@ -439,7 +439,7 @@ fn unsupported(errors: &mut Errors, schema: &Value, path: &str, in_metadata: boo
         kind,
         "" | "object" | "array" | "string" | "integer" | "number" | "boolean"
     ) {
-        errors.not_supported(
+        errors.not_supported_text(
             &at_type,
             kind,
             &["array", "boolean", "integer", "number", "object", "string"],

@@ -5,17 +5,14 @@ use rkube_api::status::FieldError;
 use serde_json::json;
 
 use super::{
-    always_restarted, at_most_all, count_or_percent, not_negative, plain_number,
-    selector_and_template, template_warnings,
+    always_restarted, at_most_all, collision_count, count_or_percent, immutable_selector,
+    not_negative, plain_number, shown_strategy, template_warnings,
 };
 use crate::core::pod_defaults;
-use crate::core::service::immutable;
-use crate::errors::Errors;
+use crate::errors::{Errors, NOT_NEGATIVE};
 use crate::generic;
-use crate::tree::{
-    at, at_mut, default_text, default_value, ensure, has, int, keep, put, same, text,
-};
-use crate::{Context, Strategy};
+use crate::tree::{at, at_mut, default_text, default_value, ensure, keep, put, same, text};
+use crate::{Context, Strategy, selectors};
 
 /// The strategy of kind `DaemonSet`.
 pub(crate) struct DaemonSet;
@@ -89,35 +86,30 @@ impl Strategy for DaemonSet {
 
     fn validate_create(&self, obj: &Object) -> Vec<FieldError> {
         let mut errors = Errors::new();
-        selector_and_template(&mut errors, obj, "daemonset");
-        if has(obj, "spec.template") {
-            always_restarted(
-                &mut errors,
-                at(obj, "spec.template"),
-                "spec.template",
-                "DaemonSet",
-            );
+        selector_and_labels(&mut errors, obj);
+        let template = at(obj, "spec.template");
+        crate::core::pod_validation::template(&mut errors, template, "spec.template");
+        always_restarted(&mut errors, template, "spec.template", "DaemonSet");
+        not_negative(&mut errors, obj, "spec", &["minReadySeconds"]);
+        let generation = template_generation(obj);
+        if generation < 0 {
+            errors.invalid("spec.templateGeneration", generation, NOT_NEGATIVE);
         }
-        not_negative(
-            &mut errors,
-            obj,
-            "spec",
-            &["minReadySeconds", "revisionHistoryLimit"],
-        );
         strategy(&mut errors, obj);
+        not_negative(&mut errors, obj, "spec", &["revisionHistoryLimit"]);
         errors.0
     }
 
     fn validate_update(&self, new: &Object, old: &Object) -> Vec<FieldError> {
         let mut errors = Errors::new();
+        immutable_selector(&mut errors, new, old);
         errors.extend(crate::errors::ratcheted(self.validate_create(new), || {
             self.validate_create(old)
         }));
-        immutable(&mut errors, new, old, "spec.selector");
         errors.0
     }
 
-    fn validate_status_update(&self, new: &Object, _old: &Object) -> Vec<FieldError> {
+    fn validate_status_update(&self, new: &Object, old: &Object) -> Vec<FieldError> {
         let mut errors = Errors::new();
         not_negative(
             &mut errors,
@@ -135,19 +127,15 @@ impl Strategy for DaemonSet {
                 "collisionCount",
             ],
         );
-        let of = |key: &str| int(new, &format!("status.{key}")).unwrap_or(0);
-        if of("numberAvailable") > of("numberReady") && of("numberReady") > 0 {
-            errors.invalid(
-                "status.numberAvailable",
-                of("numberAvailable"),
-                "cannot be greater than status.numberReady",
-            );
-        }
+        collision_count(&mut errors, new, old);
         errors.0
     }
 
     fn warnings(&self, new: &Object, old: Option<&Object>) -> Vec<String> {
-        template_warnings(new, old)
+        match old {
+            Some(old) if same(at(new, "spec.template"), at(old, "spec.template")) => Vec::new(),
+            old => template_warnings(new, old),
+        }
     }
 }
 
@@ -160,10 +148,11 @@ fn strategy(errors: &mut Errors, obj: &Object) {
             rolling => {
                 let base = "spec.updateStrategy.rollingUpdate";
                 let (unavailable, surge) = (at(rolling, "maxUnavailable"), at(rolling, "maxSurge"));
-                for (key, value) in [("maxUnavailable", unavailable), ("maxSurge", surge)] {
-                    let field = format!("{base}.{key}");
-                    count_or_percent(errors, value, &field);
-                    at_most_all(errors, value, &field);
+                let both = [("maxUnavailable", unavailable), ("maxSurge", surge)];
+                for check in [count_or_percent, at_most_all] {
+                    for (key, value) in both {
+                        check(errors, value, &format!("{base}.{key}"));
+                    }
                 }
                 let (u, s) = (plain_number(unavailable), plain_number(surge));
                 if u == 0 && s == 0 {
@@ -180,11 +169,34 @@ fn strategy(errors: &mut Errors, obj: &Object) {
                 }
             }
         },
-        other => errors.not_supported(
-            "spec.updateStrategy.type",
-            other,
-            &["OnDelete", "RollingUpdate"],
+        _ => errors.not_supported_shown(
+            "spec.updateStrategy",
+            &shown_strategy(strategy),
+            &["RollingUpdate", "OnDelete"],
         ),
+    }
+}
+
+/// Validates the selector, and that it matches the template's labels.
+fn selector_and_labels(errors: &mut Errors, obj: &Object) {
+    let selector = at(obj, "spec.selector");
+    if !selector.is_null() {
+        selectors::validate(errors, selector, "spec.selector");
+    }
+    let labels = at(obj, "spec.template.metadata.labels");
+    // As in Go, a missing selector selects nothing, and an empty one everything.
+    let matches = !selector.is_null() && selectors::matches(selector, labels.as_object());
+    if !matches && (selector.is_null() || selectors::is_sound(selector)) {
+        errors.invalid(
+            "spec.template.metadata.labels",
+            labels.clone(),
+            "`selector` does not match template `labels`",
+        );
+    }
+    if !selector.is_null() && selectors::is_empty(selector) {
+        let shown = selectors::shown(selector);
+        let why = "empty selector is invalid for daemonset";
+        errors.invalid_shown("spec.selector", &shown, why);
     }
 }
 

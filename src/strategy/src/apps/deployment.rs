@@ -5,11 +5,10 @@ use rkube_api::status::{FieldError, Status};
 use serde_json::json;
 
 use super::{
-    always_restarted, at_most_all, count_or_percent, not_negative, plain_number, replica_status,
-    scale_of, selector_and_template, set_replicas, template_warnings,
+    at_most_all, collision_count, count_or_percent, immutable_selector, not_negative, plain_number,
+    scale_of, selector_and_template, set_replicas, shown_strategy,
 };
 use crate::core::pod_defaults;
-use crate::core::service::immutable;
 use crate::errors::Errors;
 use crate::generic;
 use crate::tree::{
@@ -70,14 +69,6 @@ impl Strategy for Deployment {
         let mut errors = Errors::new();
         not_negative(&mut errors, obj, "spec", &["replicas"]);
         selector_and_template(&mut errors, obj, "deployment");
-        if has(obj, "spec.template") {
-            always_restarted(
-                &mut errors,
-                at(obj, "spec.template"),
-                "spec.template",
-                "ReplicaSet",
-            );
-        }
         strategy(&mut errors, obj);
         not_negative(
             &mut errors,
@@ -103,40 +94,46 @@ impl Strategy for Deployment {
         errors.extend(crate::errors::ratcheted(self.validate_create(new), || {
             self.validate_create(old)
         }));
-        immutable(&mut errors, new, old, "spec.selector");
+        immutable_selector(&mut errors, new, old);
         errors.0
     }
 
-    fn validate_status_update(&self, new: &Object, _old: &Object) -> Vec<FieldError> {
+    fn validate_status_update(&self, new: &Object, old: &Object) -> Vec<FieldError> {
         let mut errors = Errors::new();
-        errors.extend(replica_status(new));
-        not_negative(
-            &mut errors,
-            new,
-            "status",
-            &["updatedReplicas", "unavailableReplicas", "collisionCount"],
-        );
-        let (updated, all) = (
-            int(new, "status.updatedReplicas").unwrap_or(0),
-            int(new, "status.replicas").unwrap_or(0),
-        );
-        if updated > all {
-            errors.invalid(
-                "status.updatedReplicas",
-                updated,
-                "cannot be greater than status.replicas",
-            );
+        let counts = [
+            "observedGeneration",
+            "replicas",
+            "updatedReplicas",
+            "readyReplicas",
+            "availableReplicas",
+            "unavailableReplicas",
+            "terminatingReplicas",
+            "collisionCount",
+        ];
+        not_negative(&mut errors, new, "status", &counts);
+        let of = |key: &str| int(new, &format!("status.{key}")).unwrap_or(0);
+        for (key, limit) in [
+            ("updatedReplicas", "replicas"),
+            ("readyReplicas", "replicas"),
+            ("availableReplicas", "replicas"),
+            ("availableReplicas", "readyReplicas"),
+        ] {
+            if of(key) > of(limit) {
+                let limit = if limit == "replicas" {
+                    "status.replicas"
+                } else {
+                    limit
+                };
+                let why = format!("cannot be greater than {limit}");
+                errors.invalid(format!("status.{key}"), of(key), why);
+            }
         }
+        collision_count(&mut errors, new, old);
         errors.0
     }
 
     fn warnings(&self, new: &Object, old: Option<&Object>) -> Vec<String> {
-        let mut warnings = template_warnings(new, old);
-        if old.is_none() {
-            let used = "Pod names and hostnames";
-            warnings.extend(crate::core::pod_warnings::name(new, used));
-        }
-        warnings
+        super::named_warnings(new, old)
     }
 
     fn scale(&self, obj: &Object) -> Option<Object> {
@@ -179,7 +176,11 @@ fn strategy(errors: &mut Errors, obj: &Object) {
                 at_most_all(errors, unavailable, field);
             }
         },
-        other => errors.not_supported("spec.strategy", other, &["Recreate", "RollingUpdate"]),
+        _ => errors.not_supported_shown(
+            "spec.strategy",
+            &shown_strategy(strategy),
+            &["Recreate", "RollingUpdate"],
+        ),
     }
 }
 

@@ -11,7 +11,7 @@ use rkube_api::status::{FieldError, Status};
 use serde_json::{Value, json};
 
 use crate::Strategy;
-use crate::errors::{Errors, NOT_NEGATIVE, child};
+use crate::errors::{Errors, NOT_NEGATIVE, child, shown, shown_pointer, shown_text};
 use crate::tree::{at, has, int, put, text};
 use crate::{names, selectors};
 
@@ -42,44 +42,91 @@ pub(crate) fn always_restarted(errors: &mut Errors, template: &Value, path: &str
 }
 
 /// Validates that the selector is set, valid, not empty and matches the template's labels, and
-/// that the template is valid. `what` is the kind in messages.
+/// that the template is valid and its pods always restart. `what` is the kind in messages.
 pub(crate) fn selector_and_template(errors: &mut Errors, obj: &Object, what: &str) {
-    selector_and_labels(errors, obj, what);
-    if has(obj, "spec.template") {
-        crate::core::pod_validation::template(errors, at(obj, "spec.template"), "spec.template");
+    let why = "invalid label selector";
+    if selector_and_labels(errors, obj, what, why) {
+        let template = at(obj, "spec.template");
+        crate::core::pod_validation::template(errors, template, "spec.template");
+        always_restarted(errors, template, "spec.template", "ReplicaSet");
     }
 }
 
 /// Validates that the selector is set, valid, not empty and matches the template's labels.
-fn selector_and_labels(errors: &mut Errors, obj: &Object, what: &str) {
+/// Returns whether it can be evaluated; if not, `why` says so.
+fn selector_and_labels(errors: &mut Errors, obj: &Object, what: &str, why: &str) -> bool {
     let selector = at(obj, "spec.selector");
-    let mut sound = false;
     if selector.is_null() {
         errors.required("spec.selector", "");
-    } else {
-        let before = errors.0.len();
-        selectors::validate(errors, selector, "spec.selector");
-        sound = errors.0.len() == before;
-        if selectors::is_empty(selector) {
-            errors.invalid(
-                "spec.selector",
-                selector.clone(),
-                format!("empty selector is invalid for {what}"),
-            );
-        }
+        // As in Go, it selects nothing, no labels either.
+        mismatch(errors, obj);
+        return true;
     }
-    let template = at(obj, "spec.template");
-    if template.is_null() {
-        errors.required("spec.template", "");
-        return;
+    let shown = selectors::shown(selector);
+    selectors::validate(errors, selector, "spec.selector");
+    if selectors::is_empty(selector) {
+        let why = format!("empty selector is invalid for {what}");
+        errors.invalid_shown("spec.selector", &shown, &why);
     }
-    let labels = crate::tree::map(template, "metadata.labels");
-    if sound && !selectors::is_empty(selector) && !selectors::matches(selector, labels) {
-        errors.invalid(
-            "spec.template.metadata.labels",
-            at(template, "metadata.labels").clone(),
-            "`selector` does not match template `labels`",
-        );
+    if !selectors::is_sound(selector) {
+        errors.invalid_shown("spec.selector", &shown, why);
+        return false;
+    }
+    let labels = crate::tree::map(obj, "spec.template.metadata.labels");
+    if !selectors::is_empty(selector) && !selectors::matches(selector, labels) {
+        mismatch(errors, obj);
+    }
+    true
+}
+
+fn mismatch(errors: &mut Errors, obj: &Object) {
+    errors.invalid(
+        "spec.template.metadata.labels",
+        at(obj, "spec.template.metadata.labels").clone(),
+        "`selector` does not match template `labels`",
+    );
+}
+
+/// Validates that the selector is unchanged.
+fn immutable_selector(errors: &mut Errors, new: &Object, old: &Object) {
+    let path = "spec.selector";
+    if !crate::tree::same_at(new, old, path) {
+        let shown = selectors::shown(at(new, path));
+        errors.invalid_shown(path, &shown, crate::errors::IMMUTABLE);
+    }
+}
+
+/// Validates that the count of collisions does not decrease.
+fn collision_count(errors: &mut Errors, new: &Object, old: &Object) {
+    let path = "status.collisionCount";
+    let now = int(new, path);
+    if int(old, path).is_some_and(|before| now.is_none_or(|now| now < before)) {
+        errors.invalid(path, now.unwrap_or(0), "cannot be decremented");
+    }
+}
+
+/// Returns the strategy of an update without details, as upstream's messages show it.
+fn shown_strategy(strategy: &Value) -> String {
+    let rolling = |rolling: &Value| {
+        shown(&[
+            ("MaxUnavailable", shown_number_or(rolling, "maxUnavailable")),
+            ("MaxSurge", shown_number_or(rolling, "maxSurge")),
+        ])
+    };
+    shown(&[
+        ("Type", shown_text(strategy, "type")),
+        (
+            "RollingUpdate",
+            shown_pointer(at(strategy, "rollingUpdate"), rolling),
+        ),
+    ])
+}
+
+/// Returns the JSON text of an integer or string, zero if it is unset.
+fn shown_number_or(value: &Value, path: &str) -> String {
+    match at(value, path) {
+        Value::Null => "0".to_owned(),
+        value => value.to_string(),
     }
 }
 
@@ -108,6 +155,7 @@ pub(crate) fn replica_status(obj: &Object) -> Vec<FieldError> {
             "readyReplicas",
             "availableReplicas",
             "observedGeneration",
+            "terminatingReplicas",
         ],
     );
     let of = |key: &str| int(obj, &child("status", key)).unwrap_or(0);
@@ -144,10 +192,11 @@ pub(crate) fn count_or_percent(errors: &mut Errors, value: &Value, field: &str) 
     }
 }
 
-/// Returns an integer, or the number of a percentage without its sign; 0 if malformed.
+/// Returns an integer, or the number of a percentage without its sign, or the number that a
+/// string is; 0 if malformed.
 pub(crate) fn plain_number(value: &Value) -> i64 {
     match value {
-        Value::String(s) => s.trim_end_matches('%').parse().unwrap_or(0),
+        Value::String(s) => s.strip_suffix('%').unwrap_or(s).parse().unwrap_or(0),
         number => number.as_i64().unwrap_or(0),
     }
 }
@@ -155,7 +204,7 @@ pub(crate) fn plain_number(value: &Value) -> i64 {
 /// Validates that a percentage is at most 100 % (upstream: `IsNotMoreThan100Percent`).
 pub(crate) fn at_most_all(errors: &mut Errors, value: &Value, field: &str) {
     if let Value::String(s) = value
-        && s.ends_with('%')
+        && names::percent(s).is_empty()
         && plain_number(value) > 100
     {
         errors.invalid(field, s.as_str(), "must not be greater than 100%");
@@ -206,6 +255,20 @@ pub(crate) fn set_replicas(obj: &mut Object, scale: &Object) -> Result<(), Statu
     }
     put(obj, "spec.replicas", replicas);
     Ok(())
+}
+
+/// Returns the warnings about an object whose name is part of the names of its pods.
+fn named_warnings(new: &Object, old: Option<&Object>) -> Vec<String> {
+    if old.is_some_and(|old| int(old, "metadata.generation") == int(new, "metadata.generation")) {
+        return Vec::new();
+    }
+    let mut warnings = Vec::new();
+    if old.is_none() {
+        let used = "Pod names and hostnames";
+        warnings.extend(crate::core::pod_warnings::name(new, used));
+    }
+    warnings.extend(template_warnings(new, old));
+    warnings
 }
 
 /// Returns the warnings about the pod spec of the template.

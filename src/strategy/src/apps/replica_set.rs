@@ -5,14 +5,12 @@ use rkube_api::status::{FieldError, Status};
 use serde_json::json;
 
 use super::{
-    always_restarted, not_negative, replica_status, scale_of, selector_and_template, set_replicas,
-    template_warnings,
+    immutable_selector, not_negative, replica_status, scale_of, selector_and_template, set_replicas,
 };
 use crate::core::pod_defaults;
-use crate::core::service::immutable;
 use crate::errors::Errors;
 use crate::generic;
-use crate::tree::{at, at_mut, default_value, has, int, keep, put};
+use crate::tree::{at, at_mut, default_value, int, keep, put};
 use crate::{Context, Strategy, selectors};
 
 /// The strategy of kind `ReplicaSet`.
@@ -46,14 +44,6 @@ impl Strategy for ReplicaSet {
         let mut errors = Errors::new();
         not_negative(&mut errors, obj, "spec", &["replicas", "minReadySeconds"]);
         selector_and_template(&mut errors, obj, "deployment");
-        if has(obj, "spec.template") {
-            always_restarted(
-                &mut errors,
-                at(obj, "spec.template"),
-                "spec.template",
-                "ReplicaSet",
-            );
-        }
         errors.0
     }
 
@@ -62,7 +52,7 @@ impl Strategy for ReplicaSet {
         errors.extend(crate::errors::ratcheted(self.validate_create(new), || {
             self.validate_create(old)
         }));
-        immutable(&mut errors, new, old, "spec.selector");
+        immutable_selector(&mut errors, new, old);
         errors.0
     }
 
@@ -71,12 +61,7 @@ impl Strategy for ReplicaSet {
     }
 
     fn warnings(&self, new: &Object, old: Option<&Object>) -> Vec<String> {
-        let mut warnings = template_warnings(new, old);
-        if old.is_none() {
-            let used = "Pod names and hostnames";
-            warnings.extend(crate::core::pod_warnings::name(new, used));
-        }
-        warnings
+        super::named_warnings(new, old)
     }
 
     fn field_value(&self, obj: &Object, field: &str) -> Option<String> {

@@ -11,7 +11,7 @@ use super::{
     set_replicas, template_warnings,
 };
 use crate::core::{claims, pod_defaults, pod_validation};
-use crate::errors::{Errors, index};
+use crate::errors::{Errors, index, shown, shown_any, shown_number, shown_pointer, shown_text};
 use crate::generic;
 use crate::tree::{
     at, at_mut, default_text, default_value, ensure, has, int, keep, list, list_mut, put, remove,
@@ -38,12 +38,15 @@ impl Strategy for StatefulSet {
         };
         default_text(spec, "podManagementPolicy", "OrderedReady");
         if let Some(strategy) = at_mut(spec, "updateStrategy") {
-            default_text(strategy, "type", "RollingUpdate");
-            if text(strategy, "type") == "RollingUpdate" {
+            // As upstream, a strategy that is told with its type has no details by default.
+            if text(strategy, "type").is_empty() {
+                default_text(strategy, "type", "RollingUpdate");
                 ensure(strategy, "rollingUpdate");
-                if let Some(rolling) = at_mut(strategy, "rollingUpdate") {
-                    default_value(rolling, "partition", 0);
-                }
+            }
+            if text(strategy, "type") == "RollingUpdate"
+                && let Some(rolling) = at_mut(strategy, "rollingUpdate")
+            {
+                default_value(rolling, "partition", 0);
             }
         }
         ensure(spec, "persistentVolumeClaimRetentionPolicy");
@@ -54,8 +57,8 @@ impl Strategy for StatefulSet {
         default_value(spec, "replicas", 1);
         default_value(spec, "revisionHistoryLimit", 10);
         for claim in list_mut(spec, "volumeClaimTemplates") {
-            default_text(claim, "apiVersion", "v1");
-            default_text(claim, "kind", "PersistentVolumeClaim");
+            put(claim, "apiVersion", "v1");
+            put(claim, "kind", "PersistentVolumeClaim");
             if let Some(spec) = at_mut(claim, "spec") {
                 default_value(spec, "volumeMode", "Filesystem");
                 quantities::normalize(spec, "resources.requests");
@@ -111,12 +114,6 @@ impl Strategy for StatefulSet {
         ] {
             keep(&mut normal, old, &format!("spec.{key}"));
         }
-        if !same(at(&normal, "spec"), at(old, "spec")) {
-            errors.forbidden(
-                "spec",
-                "updates to statefulset spec for fields other than 'replicas', 'ordinals', 'template', 'updateStrategy', 'revisionHistoryLimit', 'persistentVolumeClaimRetentionPolicy' and 'minReadySeconds' are forbidden",
-            );
-        }
         // Fields that cannot change are not validated for existing objects; neither is a
         // template that was invalid before the update.
         let mut rules = Rules {
@@ -125,10 +122,16 @@ impl Strategy for StatefulSet {
         };
         rules.pod_spec = validate(old, &rules).is_empty();
         errors.extend(validate(new, &rules));
+        if !same(at(&normal, "spec"), at(old, "spec")) {
+            errors.forbidden(
+                "spec",
+                "updates to statefulset spec for fields other than 'replicas', 'ordinals', 'template', 'updateStrategy', 'revisionHistoryLimit', 'persistentVolumeClaimRetentionPolicy' and 'minReadySeconds' are forbidden",
+            );
+        }
         errors.0
     }
 
-    fn validate_status_update(&self, new: &Object, _old: &Object) -> Vec<FieldError> {
+    fn validate_status_update(&self, new: &Object, old: &Object) -> Vec<FieldError> {
         let mut errors = Errors::new();
         not_negative(
             &mut errors,
@@ -139,9 +142,9 @@ impl Strategy for StatefulSet {
                 "readyReplicas",
                 "currentReplicas",
                 "updatedReplicas",
+                "availableReplicas",
                 "observedGeneration",
                 "collisionCount",
-                "availableReplicas",
             ],
         );
         let of = |key: &str| int(new, &format!("status.{key}")).unwrap_or(0);
@@ -166,11 +169,25 @@ impl Strategy for StatefulSet {
                 "cannot be greater than status.readyReplicas",
             );
         }
+        super::collision_count(&mut errors, new, old);
         errors.0
     }
 
     fn warnings(&self, new: &Object, old: Option<&Object>) -> Vec<String> {
-        let mut warnings = template_warnings(new, old);
+        let unchanged =
+            |old: &Object| int(old, "metadata.generation") == int(new, "metadata.generation");
+        let mut warnings = match old.is_some_and(unchanged) {
+            true => Vec::new(),
+            false => template_warnings(new, old),
+        };
+        for (i, claim) in list(new, "spec.volumeClaimTemplates").iter().enumerate() {
+            let mut field = index("spec.volumeClaimTemplates", i);
+            // As upstream, the paths of updates have another step, in this spelling.
+            if old.is_some() {
+                field.push_str(".Spec");
+            }
+            warnings.extend(claim_warnings(claim, &field));
+        }
         if at(new, "spec.revisionHistoryLimit")
             .as_i64()
             .is_some_and(|n| n < 0)
@@ -215,9 +232,9 @@ fn validate(obj: &Object, rules: &Rules) -> Vec<FieldError> {
         "" => errors.required("spec.updateStrategy", ""),
         "OnDelete" => {
             if has(strategy, "rollingUpdate") {
-                errors.invalid(
+                errors.invalid_shown(
                     "spec.updateStrategy.rollingUpdate",
-                    at(strategy, "rollingUpdate").clone(),
+                    &shown_rolling(at(strategy, "rollingUpdate")),
                     "only allowed for updateStrategy 'RollingUpdate'",
                 );
             }
@@ -242,11 +259,17 @@ fn validate(obj: &Object, rules: &Rules) -> Vec<FieldError> {
                 }
             }
         }
-        other => errors.invalid(
-            "spec.updateStrategy",
-            other,
-            "must be 'RollingUpdate' or 'OnDelete'",
-        ),
+        _ => {
+            let shown = shown(&[
+                ("Type", shown_text(strategy, "type")),
+                (
+                    "RollingUpdate",
+                    shown_pointer(at(strategy, "rollingUpdate"), shown_rolling),
+                ),
+            ]);
+            let why = "must be 'RollingUpdate' or 'OnDelete'";
+            errors.invalid_shown("spec.updateStrategy", &shown, why);
+        }
     }
     for key in ["whenDeleted", "whenScaled"] {
         let path = format!("spec.persistentVolumeClaimRetentionPolicy.{key}");
@@ -255,31 +278,53 @@ fn validate(obj: &Object, rules: &Rules) -> Vec<FieldError> {
             errors.not_supported(path, policy, &["Retain", "Delete"]);
         }
     }
-    not_negative(&mut errors, obj, "spec", &["replicas", "minReadySeconds"]);
-    not_negative(&mut errors, obj, "spec.ordinals", &["start"]);
-    let service = text(obj, "spec.serviceName");
     if rules.new {
         for (i, claim) in list(obj, "spec.volumeClaimTemplates").iter().enumerate() {
             let path = index("spec.volumeClaimTemplates", i);
             claims::claim_spec(&mut errors, at(claim, "spec"), &format!("{path}.spec"));
         }
-        if !service.is_empty() {
-            errors.invalid_each("spec.serviceName", service, names::dns1123_label(service));
+    }
+    not_negative(&mut errors, obj, "spec", &["replicas", "minReadySeconds"]);
+    not_negative(&mut errors, obj, "spec.ordinals", &["start"]);
+    let service = text(obj, "spec.serviceName");
+    if rules.new && !service.is_empty() {
+        errors.invalid_each("spec.serviceName", service, names::dns1123_label(service));
+    }
+    let template = at(obj, "spec.template");
+    if selector_and_labels(&mut errors, obj, "statefulset", "") {
+        if rules.pod_spec {
+            pod_validation::template(&mut errors, &as_its_pods(obj), "spec.template");
         }
+        // As upstream, which validates these a second time without their parent in the path.
+        let metadata = at(template, "metadata");
+        crate::metadata::labels(&mut errors, metadata, "spec.template.labels");
+        crate::metadata::annotations(&mut errors, metadata, "spec.template.annotations");
     }
-    selector_and_labels(&mut errors, obj, "statefulset");
-    if rules.pod_spec && has(obj, "spec.template") {
-        pod_validation::template(&mut errors, &as_its_pods(obj), "spec.template");
-    }
-    if has(obj, "spec.template") {
-        always_restarted(
-            &mut errors,
-            at(obj, "spec.template"),
-            "spec.template",
-            "StatefulSet",
-        );
-    }
+    always_restarted(&mut errors, template, "spec.template", "StatefulSet");
     errors.0
+}
+
+fn shown_rolling(rolling: &Value) -> String {
+    shown(&[
+        ("Partition", shown_number(rolling, "partition")),
+        ("MaxUnavailable", shown_any(rolling, "maxUnavailable")),
+    ])
+}
+
+/// Returns the warnings about the storage that claims ask for.
+fn claim_warnings(claim: &Value, field: &str) -> Vec<String> {
+    ["requests", "limits"]
+        .into_iter()
+        .filter_map(|kind| {
+            let amounts = at(claim, &format!("spec.resources.{kind}"));
+            let amount = quantities::of(amounts.get("storage"));
+            (amount.milli_value() % 1000 != 0).then(|| {
+                format!(
+                    "{field}.resources.{kind}[storage]: fractional byte value \"{amount}\" is invalid, must be an integer"
+                )
+            })
+        })
+        .collect()
 }
 
 /// Returns the template as the controller completes it, with one volume per claim template that

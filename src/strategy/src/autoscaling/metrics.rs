@@ -22,7 +22,7 @@ const SOURCES: [(&str, &str); 5] = [
 ];
 
 /// Validates one metric: its type, and that it has exactly the source of that type.
-pub(super) fn metric(errors: &mut Errors, metric: &Value, field: &str) {
+pub(super) fn metric(errors: &mut Errors, metric: &Value, group: Group, field: &str) {
     let kind = text(metric, "type");
     let known = SOURCES.iter().find(|(name, _)| *name == kind);
     let unsupported = |errors: &mut Errors| {
@@ -42,7 +42,7 @@ pub(super) fn metric(errors: &mut Errors, metric: &Value, field: &str) {
         .filter(|key| has(metric, key))
         .collect();
     if let Some(key) = present.first() {
-        source(errors, at(metric, key), key, &child(field, key));
+        source(errors, at(metric, key), key, group, &child(field, key));
     }
     match known {
         Some((_, key)) if !present.contains(key) => errors.required(
@@ -65,7 +65,7 @@ pub(super) fn metric(errors: &mut Errors, metric: &Value, field: &str) {
 }
 
 /// Validates a metric's source by its field `key`.
-fn source(errors: &mut Errors, source: &Value, key: &str, field: &str) {
+fn source(errors: &mut Errors, source: &Value, key: &str, group: Group, field: &str) {
     let target = child(field, "target");
     let sets = |value: &str| has(source, &format!("target.{value}"));
     match key {
@@ -73,6 +73,7 @@ fn source(errors: &mut Errors, source: &Value, key: &str, field: &str) {
             reference(
                 errors,
                 at(source, "describedObject"),
+                group,
                 &child(field, "describedObject"),
             );
             identifier(errors, source, field);
@@ -189,8 +190,41 @@ fn metric_target(errors: &mut Errors, target: &Value, field: &str) {
     }
 }
 
-/// Validates a reference to an object by kind and name.
-pub(super) fn reference(errors: &mut Errors, reference: &Value, field: &str) {
+/// What the `apiVersion` of a reference must have.
+#[derive(Clone, Copy)]
+pub(super) enum Group {
+    Required,
+    Optional,
+    Anything,
+}
+
+impl Group {
+    /// Returns what is wrong with a version.
+    pub(super) fn problem(self, version: &str) -> Option<String> {
+        let empty = version
+            .split_once('/')
+            .is_none_or(|(group, _)| group.is_empty());
+        match self {
+            Group::Anything => None,
+            _ if version.matches('/').count() > 1 => {
+                Some(format!("unexpected GroupVersion string: {version}"))
+            }
+            Group::Required if empty => Some("apiVersion must specify API group".to_owned()),
+            _ => None,
+        }
+    }
+}
+
+/// Validates a reference to an object by kind, name and version.
+pub(super) fn reference(errors: &mut Errors, reference: &Value, group: Group, field: &str) {
+    kind_and_name(errors, reference, field);
+    let version = text(reference, "apiVersion");
+    if let Some(why) = group.problem(version) {
+        errors.invalid(child(field, "apiVersion"), version, why);
+    }
+}
+
+fn kind_and_name(errors: &mut Errors, reference: &Value, field: &str) {
     for key in ["kind", "name"] {
         let value = text(reference, key);
         let field = child(field, key);

@@ -2,22 +2,18 @@
 
 use rkube_api::Object;
 use rkube_api::status::FieldError;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
-use crate::apps::not_negative;
-use crate::core::{pod_defaults, pod_validation};
-use crate::errors::{Errors, IMMUTABLE, child, index, ratcheted};
+use super::spec;
+use crate::core::pod_defaults;
+use crate::core::service::immutable;
+use crate::errors::{Errors, IMMUTABLE, ratcheted};
 use crate::generic;
 use crate::tree::{
     at, at_mut, default_text, default_value, ensure, flag, has, int, keep, list, list_mut, map,
-    put, same, text,
+    put, same, same_at, text,
 };
-use crate::{Context, NameRule, Strategy, selectors};
-
-/// Maximum length of `managedBy` (upstream: `maxManagedByLength`).
-const MAX_MANAGED_BY_LENGTH: usize = 63;
-/// Maximum number of exit codes in a rule of a pod failure policy.
-const MAX_EXIT_CODES: usize = 255;
+use crate::{Context, NameRule, Strategy, conditions, selectors};
 
 /// The strategy of kind `Job`.
 pub(crate) struct Job;
@@ -62,105 +58,36 @@ impl Strategy for Job {
     }
 
     fn validate_create(&self, obj: &Object) -> Vec<FieldError> {
-        let mut errors = Errors::new();
-        generated_selector(&mut errors, obj);
-        validate_spec(&mut errors, at(obj, "spec"), "spec");
-        let selector = at(obj, "spec.selector");
-        if selector.is_null() {
-            errors.required("spec.selector", "");
-        } else {
-            selectors::validate(&mut errors, selector, "spec.selector");
-            let labels = map(obj, "spec.template.metadata.labels");
-            if !selectors::matches(selector, labels) {
-                errors.invalid(
-                    "spec.template.metadata.labels",
-                    at(obj, "spec.template.metadata.labels").clone(),
-                    "`selector` does not match template `labels`",
-                );
-            }
-        }
-        if text(obj, "spec.completionMode") == "Indexed" {
-            // The host names of pods consist of the job's name and an index.
-            let last = int(obj, "spec.completions").unwrap_or(1).saturating_sub(1);
-            let name = format!("{}-{}", text(obj, "metadata.name"), last.max(0));
-            for message in crate::names::dns1123_label(&name) {
-                errors.invalid(
-                    "metadata.name",
-                    text(obj, "metadata.name"),
-                    format!(
-                        "will not able to create pod with invalid DNS label: {name}: {message}"
-                    ),
-                );
-            }
-        }
-        errors.0
+        validate(obj, true).0
     }
 
     fn validate_update(&self, new: &Object, old: &Object) -> Vec<FieldError> {
-        let errors_of = |obj| {
-            let mut errors = Errors::new();
-            validate_spec(&mut errors, at(obj, "spec"), "spec");
-            errors.0
-        };
-        let mut errors = Errors(ratcheted(errors_of(new), || errors_of(old)));
+        let labels = at(old, "spec.template.metadata.labels");
+        let prefixed = [NAME_LABEL, UID_LABEL]
+            .iter()
+            .all(|key| labels.get(*key).is_some());
+        let errors = validate(new, prefixed).0;
+        let mut errors = Errors(ratcheted(errors, || validate(old, prefixed).0));
         update(&mut errors, new, old);
         errors.0
     }
 
     fn validate_status_update(&self, new: &Object, old: &Object) -> Vec<FieldError> {
-        let mut errors = Errors::new();
-        not_negative(
-            &mut errors,
-            new,
-            "status",
-            &["active", "succeeded", "failed", "ready", "terminating"],
-        );
-        let condition = |o: &Object, kind: &str| {
-            list(o, "status.conditions")
-                .iter()
-                .any(|c| text(c, "type") == kind && text(c, "status") == "True")
-        };
-        if condition(new, "Complete") && condition(new, "Failed") {
-            errors.invalid(
-                "status.conditions",
-                at(new, "status.conditions").clone(),
-                "cannot set Complete=True and Failed=true conditions",
-            );
-        }
-        for kind in ["Complete", "Failed"] {
-            if condition(old, kind) && !condition(new, kind) {
-                errors.invalid(
-                    "status.conditions",
-                    at(new, "status.conditions").clone(),
-                    format!("cannot disable the terminal {kind}=True condition"),
-                );
-            }
-        }
-        if has(old, "status.completionTime")
-            && at(new, "status.completionTime") != at(old, "status.completionTime")
-        {
-            errors.invalid(
-                "status.completionTime",
-                at(new, "status.completionTime").clone(),
-                "completionTime cannot be mutated",
-            );
-        }
-        errors.0
+        super::status::validate(new, old)
     }
 
     fn warnings(&self, new: &Object, old: Option<&Object>) -> Vec<String> {
-        let mut warnings = crate::apps::template_warnings(new, old);
+        let generation = |obj| int(obj, "metadata.generation");
+        if old.is_some_and(|old| generation(old) == generation(new)) {
+            return Vec::new();
+        }
+        let mut warnings = Vec::new();
         if old.is_none() {
             let used = "Pod names and hostnames";
             warnings.extend(crate::core::pod_warnings::name(new, used));
         }
-        let parallel = int(new, "spec.parallelism").unwrap_or(0);
-        if text(new, "spec.completionMode") == "Indexed"
-            && int(new, "spec.completions").unwrap_or(0) > 100_000
-            && parallel > 10_000
-        {
-            warnings.push("In Indexed Jobs with a number of completions higher than 10^5 and a parallelism higher than 10^4, Kubernetes might not be able to track completedIndexes when a big number of indexes fail".to_owned());
-        }
+        let before = old.map(|old| at(old, "spec"));
+        warnings.extend(spec_warnings(at(new, "spec"), before, "spec"));
         warnings
     }
 
@@ -241,8 +168,11 @@ fn generate_selector(obj: &mut Object) {
         .or_insert_with(|| uid.into());
 }
 
-fn generated_selector(errors: &mut Errors, obj: &Object) {
-    if flag(obj, "spec.manualSelector") {
+/// Validates that the selector and the labels of pods are those that are generated. `prefixed`
+/// asks for the labels with prefix, which old jobs lack.
+fn generated_selector(errors: &mut Errors, obj: &Object, prefixed: bool) {
+    let selector = at(obj, "spec.selector");
+    if flag(obj, "spec.manualSelector") || selector.is_null() {
         return;
     }
     let uid = text(obj, "metadata.uid");
@@ -251,286 +181,151 @@ fn generated_selector(errors: &mut Errors, obj: &Object) {
     if uid.is_empty() {
         errors.required("metadata.uid", "");
     }
-    for (key, want) in [
-        (OLD_UID_LABEL, uid),
-        (UID_LABEL, uid),
-        (OLD_NAME_LABEL, name),
-        (NAME_LABEL, name),
+    let mut expected = Map::new();
+    for (key, want, asked) in [
+        (OLD_UID_LABEL, uid, true),
+        (OLD_NAME_LABEL, name, true),
+        (UID_LABEL, uid, prefixed),
+        (NAME_LABEL, name, prefixed),
     ] {
-        let have = labels.get(key).and_then(Value::as_str);
-        if have != Some(want) {
-            errors.required(
-                format!("spec.template.metadata.labels[{key}]"),
-                format!("must be '{want}'"),
-            );
+        if !asked {
+            continue;
         }
-    }
-    let selected = at(obj, "spec.selector.matchLabels");
-    let by_uid = [UID_LABEL, OLD_UID_LABEL]
-        .iter()
-        .any(|k| selected.get(*k).and_then(Value::as_str) == Some(uid));
-    if !by_uid || selected.as_object().is_none_or(|m| m.len() != 1) {
-        errors.invalid(
-            "spec.selector",
-            at(obj, "spec.selector").clone(),
-            "`selector` not auto-generated",
-        );
-    }
-}
-
-/// Validates the spec of a job, except its selector.
-pub(crate) fn validate_spec(errors: &mut Errors, spec: &Value, path: &str) {
-    let holder = json!({ "spec": spec });
-    let before = errors.0.len();
-    not_negative(
-        errors,
-        &holder,
-        "spec",
-        &[
-            "parallelism",
-            "completions",
-            "activeDeadlineSeconds",
-            "backoffLimit",
-            "ttlSecondsAfterFinished",
-            "backoffLimitPerIndex",
-            "maxFailedIndexes",
-        ],
-    );
-    for error in &mut errors.0[before..] {
-        error.field = format!("{path}{}", error.field.trim_start_matches("spec"));
-    }
-    let mode = text(spec, "completionMode");
-    match mode {
-        "" | "NonIndexed" | "Indexed" => {}
-        other => errors.not_supported(
-            child(path, "completionMode"),
-            other,
-            &["Indexed", "NonIndexed"],
-        ),
-    }
-    if mode == "Indexed" {
-        match int(spec, "completions") {
-            None => errors.required(
-                child(path, "completions"),
-                "when completion mode is Indexed",
-            ),
-            Some(n) if n > i64::from(i32::MAX) => {}
+        expected.insert(key.to_owned(), want.into());
+        let field = format!("spec.template.metadata.labels[{key}]");
+        let why = format!("must be '{want}'");
+        match labels.get(key).and_then(Value::as_str) {
+            None => errors.required(field, why),
+            Some(have) if have != want => errors.invalid(field, labels.clone(), why),
             Some(_) => {}
         }
-        if let Some(n) = int(spec, "parallelism")
-            && n > 100_000
-        {
-            errors.invalid(
-                child(path, "parallelism"),
-                n,
-                "must be less than or equal to 100000 when completion mode is Indexed",
-            );
-        }
+    }
+    if selectors::is_sound(selector) && !selectors::matches(selector, Some(&expected)) {
+        let shown = selectors::shown(selector);
+        errors.invalid_shown("spec.selector", &shown, "`selector` not auto-generated");
+    }
+}
+
+/// Validates a job, except its metadata (upstream: `ValidateJob`).
+fn validate(obj: &Object, prefixed: bool) -> Errors {
+    let mut errors = Errors::new();
+    generated_selector(&mut errors, obj, prefixed);
+    spec::validate(&mut errors, at(obj, "spec"), "spec");
+    let selector = at(obj, "spec.selector");
+    if selector.is_null() {
+        errors.required("spec.selector", "");
     } else {
-        for key in ["backoffLimitPerIndex", "maxFailedIndexes"] {
-            if let Some(n) = int(spec, key) {
-                errors.invalid(child(path, key), n, "requires indexed completion mode");
-            }
-        }
+        selectors::validate(&mut errors, selector, "spec.selector");
     }
-    if int(spec, "maxFailedIndexes").is_some() && int(spec, "backoffLimitPerIndex").is_none() {
-        errors.required(
-            child(path, "backoffLimitPerIndex"),
-            "when maxFailedIndexes is specified",
-        );
-    }
-    match text(spec, "podReplacementPolicy") {
-        "" | "Failed" => {}
-        "TerminatingOrFailed" if !has(spec, "podFailurePolicy") => {}
-        other => {
-            let known: &[&str] = if has(spec, "podFailurePolicy") {
-                &["Failed"]
-            } else {
-                &["Failed", "TerminatingOrFailed"]
-            };
-            errors.not_supported(child(path, "podReplacementPolicy"), other, known);
-        }
-    }
-    failure_policy(errors, spec, path);
-    super::success_policy::validate(errors, spec, path);
-
-    let template = child(path, "template");
-    pod_validation::template(errors, at(spec, "template"), &template);
-    let policy = text(spec, "template.spec.restartPolicy");
-    let field = format!("{template}.spec.restartPolicy");
-    if policy == "Always" {
-        errors.required(field, "valid values: \"OnFailure\", \"Never\"");
-    } else if !matches!(policy, "OnFailure" | "Never") {
-        errors.not_supported(field.clone(), policy, &["OnFailure", "Never"]);
-    } else if has(spec, "podFailurePolicy") && policy != "Never" {
+    let labels = at(obj, "spec.template.metadata.labels");
+    // As in Go, a missing selector selects nothing.
+    let selects = !selector.is_null() && selectors::matches(selector, labels.as_object());
+    if !selects && (selector.is_null() || selectors::is_sound(selector)) {
         errors.invalid(
-            field,
-            policy,
-            "only \"Never\" is supported when podFailurePolicy is specified",
+            "spec.template.metadata.labels",
+            labels.clone(),
+            "`selector` does not match template `labels`",
         );
     }
-    if has(spec, "managedBy") {
-        let field = child(path, "managedBy");
-        let manager = text(spec, "managedBy");
-        crate::names::domain_prefixed_path(errors, manager, &field);
-        if manager.len() > MAX_MANAGED_BY_LENGTH {
-            errors.too_long(field, MAX_MANAGED_BY_LENGTH);
+    let completions = int(obj, "spec.completions").unwrap_or(0);
+    if text(obj, "spec.completionMode") == "Indexed" && completions > 0 {
+        // The host names of pods consist of the job's name and an index.
+        let name = text(obj, "metadata.name");
+        let host = format!("{name}-{}", completions - 1);
+        if !crate::names::dns1123_label(&host).is_empty() {
+            let why = format!("will not able to create pod with invalid DNS label: {host}");
+            errors.invalid("metadata.name", name, why);
         }
     }
+    errors
 }
 
-fn failure_policy(errors: &mut Errors, spec: &Value, path: &str) {
-    let rules = list(spec, "podFailurePolicy.rules");
-    let base = format!("{path}.podFailurePolicy.rules");
-    if rules.len() > 20 {
-        errors.too_many(base.clone(), rules.len(), 20);
+/// Returns the warnings about the spec of a job at a path.
+pub(super) fn spec_warnings(spec: &Value, old: Option<&Value>, path: &str) -> Vec<String> {
+    let mut warnings = Vec::new();
+    if text(spec, "completionMode") == "Indexed"
+        && int(spec, "completions").unwrap_or(0) > 100_000
+        && int(spec, "parallelism").unwrap_or(0) > 10_000
+    {
+        warnings.push(format!("{path}: In Indexed Jobs with a number of completions higher than 10^5 and a parallelism higher than 10^4, Kubernetes might not be able to track completedIndexes when a big number of indexes fail"));
     }
-    let names: Vec<&str> = ["containers", "initContainers"]
-        .iter()
-        .flat_map(|k| list(at(spec, "template.spec"), k))
-        .map(|c| text(c, "name"))
-        .collect();
-    for (i, rule) in rules.iter().enumerate() {
-        let field = index(&base, i);
-        match text(rule, "action") {
-            "FailJob" | "Ignore" | "Count" => {}
-            "FailIndex" => {
-                if !has(spec, "backoffLimitPerIndex") {
-                    errors.invalid(
-                        child(&field, "action"),
-                        "FailIndex",
-                        "requires the backoffLimitPerIndex to be set",
-                    );
-                }
-            }
-            "" => errors.required(
-                child(&field, "action"),
-                "valid values: [\"Count\" \"FailIndex\" \"FailJob\" \"Ignore\"]",
-            ),
-            other => errors.not_supported(
-                child(&field, "action"),
-                other,
-                &["Count", "FailIndex", "FailJob", "Ignore"],
-            ),
-        }
-        let codes = at(rule, "onExitCodes");
-        let conditions = list(rule, "onPodConditions");
-        if codes.is_null() && conditions.is_empty() {
-            errors.invalid(
-                field.clone(),
-                rule.clone(),
-                "specifying one of OnExitCodes and OnPodConditions is required",
-            );
-        }
-        if !codes.is_null() && !conditions.is_empty() {
-            errors.invalid(
-                field.clone(),
-                rule.clone(),
-                "specifying both OnExitCodes and OnPodConditions is not supported",
-            );
-        }
-        if !codes.is_null() {
-            let field = child(&field, "onExitCodes");
-            let operator = text(codes, "operator");
-            match operator {
-                "In" | "NotIn" => {}
-                "" => errors.required(
-                    child(&field, "operator"),
-                    "valid values: [\"In\" \"NotIn\"]",
-                ),
-                other => errors.not_supported(child(&field, "operator"), other, &["In", "NotIn"]),
-            }
-            let name = text(codes, "containerName");
-            if !name.is_empty() && !names.contains(&name) {
-                errors.invalid(
-                    child(&field, "containerName"),
-                    name,
-                    "must be one of the container or initContainer names in the pod template",
-                );
-            }
-            let values = list(codes, "values");
-            if values.is_empty() {
-                errors.invalid(
-                    child(&field, "values"),
-                    at(codes, "values").clone(),
-                    "at least one value is required",
-                );
-            } else if values.len() > MAX_EXIT_CODES {
-                errors.too_many(child(&field, "values"), values.len(), MAX_EXIT_CODES);
-            }
-            exit_codes(errors, operator, values, &child(&field, "values"));
-        }
-    }
-}
-
-/// Validates the values of an `onExitCodes` requirement individually.
-fn exit_codes(errors: &mut Errors, operator: &str, values: &[Value], path: &str) {
-    let codes: Vec<i64> = values.iter().filter_map(Value::as_i64).collect();
-    for (i, code) in codes.iter().enumerate() {
-        if operator == "In" && *code == 0 {
-            errors.invalid(index(path, i), 0, "must not be 0 for the In operator");
-        }
-        if codes[..i].contains(code) {
-            errors.duplicate(index(path, i), *code);
-        }
-    }
-    if !codes.is_sorted() {
-        errors.invalid(path, values.to_vec(), "must be ordered");
-    }
+    warnings.extend(crate::core::pod_warnings::pod_spec(
+        at(spec, "template.spec"),
+        old.map(|old| at(old, "template.spec")),
+        &format!("{path}.template.spec"),
+    ));
+    warnings
 }
 
 fn update(errors: &mut Errors, new: &Object, old: &Object) {
-    let elastic = text(new, "spec.completionMode") == "Indexed"
-        && int(new, "spec.completions") == int(new, "spec.parallelism")
-        && int(new, "spec.completions").is_some();
-    if !elastic {
-        immutable(errors, new, old, "spec.completions");
+    completions(errors, new, old);
+    let path = "spec.selector";
+    if !same_at(new, old, path) {
+        errors.invalid_shown(path, &selectors::shown(at(new, path)), IMMUTABLE);
     }
-    immutable(errors, new, old, "spec.selector");
     template_update(errors, new, old);
-    immutable(errors, new, old, "spec.completionMode");
-    immutable(errors, new, old, "spec.podFailurePolicy");
-    immutable(errors, new, old, "spec.backoffLimitPerIndex");
-    immutable(errors, new, old, "spec.managedBy");
-    immutable(errors, new, old, "spec.successPolicy");
+    for path in [
+        "spec.completionMode",
+        "spec.podFailurePolicy",
+        "spec.backoffLimitPerIndex",
+        "spec.managedBy",
+        "spec.successPolicy",
+    ] {
+        immutable(errors, new, old, path);
+    }
 }
 
-fn immutable(errors: &mut Errors, new: &Object, old: &Object, path: &str) {
-    crate::core::service::immutable(errors, new, old, path);
+/// Validates that the number of completions stays, or changes with the parallelism of an indexed
+/// job.
+fn completions(errors: &mut Errors, new: &Object, old: &Object) {
+    let path = "spec.completions";
+    if text(new, "spec.completionMode") != "Indexed" {
+        immutable(errors, new, old, path);
+    } else if let Some(count) = int(new, path)
+        && !same_at(new, old, path)
+        && Some(count) != int(new, "spec.parallelism")
+    {
+        let why = "can only be modified in tandem with spec.parallelism";
+        errors.invalid(path, count, why);
+    }
 }
 
 /// Validates a change of the template. Scheduling directives, resources, labels and annotations
-/// are mutable while the job is suspended and has not started.
+/// are mutable while the job is suspended and has no pods.
 fn template_update(errors: &mut Errors, new: &Object, old: &Object) {
-    let mut normal = at(new, "spec.template").clone();
-    let before = at(old, "spec.template");
-    let suspended = flag(old, "spec.suspend") && !has(old, "status.startTime");
-    if suspended {
-        for path in [
-            "spec.nodeSelector",
-            "spec.tolerations",
-            "spec.schedulingGates",
-            "spec.affinity",
-            "metadata.annotations",
-            "metadata.labels",
-        ] {
-            keep(&mut normal, before, path);
+    let path = "spec.template";
+    let template = at(new, path);
+    let mut before = at(old, path).clone();
+    let idle =
+        !has(old, "status.startTime") || conditions::is_true(old, "status.conditions", "Suspended");
+    let mutable = flag(old, "spec.suspend") && idle && int(old, "status.active").unwrap_or(0) == 0;
+    if !mutable {
+        immutable(errors, new, old, path);
+        return;
+    }
+    for path in [
+        "spec.affinity.nodeAffinity",
+        "spec.nodeSelector",
+        "spec.tolerations",
+        "spec.schedulingGates",
+    ] {
+        keep(&mut before, template, path);
+    }
+    for path in ["spec.containers", "spec.initContainers"] {
+        let now = list(template, path).to_vec();
+        let containers = list_mut(&mut before, path);
+        if containers.len() != now.len() {
+            continue;
         }
-        let resources: Vec<(String, Vec<Value>)> = ["containers", "initContainers"]
-            .iter()
-            .map(|k| {
-                let path = format!("spec.{k}");
-                (path.clone(), list(before, &path).to_vec())
-            })
-            .collect();
-        for (path, before) in resources {
-            for (c, old) in list_mut(&mut normal, &path).iter_mut().zip(&before) {
-                keep(c, old, "resources");
+        for (container, now) in containers.iter_mut().zip(&now) {
+            if text(container, "name") == text(now, "name") {
+                keep(container, now, "resources");
             }
         }
     }
-    if !same(&normal, before) {
-        errors.invalid("spec.template", at(new, "spec.template").clone(), IMMUTABLE);
+    let spec = at(template, "spec");
+    if !same(spec, at(&before, "spec")) {
+        errors.invalid("spec.template.spec", spec.clone(), IMMUTABLE);
     }
 }
 

@@ -1,7 +1,10 @@
 //! The batch group.
 
 mod cron_job;
+mod failure_policy;
 mod job;
+mod spec;
+mod status;
 mod success_policy;
 
 use crate::Strategy;

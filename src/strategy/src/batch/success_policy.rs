@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::errors::{Errors, NOT_NEGATIVE, child, index};
+use crate::errors::{Errors, NOT_NEGATIVE, child, index, shown, shown_any, shown_list};
 use crate::tree::{at, has, int, list, text};
 
 /// Most rules of a policy.
@@ -17,11 +17,14 @@ pub(super) fn validate(errors: &mut Errors, spec: &Value, path: &str) {
     }
     let base = child(path, "successPolicy");
     if text(spec, "completionMode") != "Indexed" {
-        errors.invalid(
-            base,
-            at(spec, "successPolicy").clone(),
-            "requires indexed completion mode",
-        );
+        let rules = shown_list(at(spec, "successPolicy.rules"), |rule| {
+            shown(&[
+                ("SucceededIndexes", shown_any(rule, "succeededIndexes")),
+                ("SucceededCount", shown_any(rule, "succeededCount")),
+            ])
+        });
+        let shown = shown(&[("Rules", rules)]);
+        errors.invalid_shown(base, &shown, "requires indexed completion mode");
         return;
     }
     let rules = list(spec, "successPolicy.rules");
@@ -57,7 +60,7 @@ fn rule(errors: &mut Errors, rule: &Value, completions: i64, field: &str) {
         if indexes.len() > MAX_INDEXES {
             errors.too_long(field.clone(), MAX_INDEXES);
         }
-        total = Some(number_of(indexes, completions).unwrap_or_else(|why| {
+        total = Some(self::indexes(indexes, completions).unwrap_or_else(|why| {
             errors.invalid(
                 field,
                 indexes,
@@ -87,41 +90,67 @@ fn rule(errors: &mut Errors, rule: &Value, completions: i64, field: &str) {
 
 /// Returns the number of indexes in a list such as `1,3-5`, which increase and are less than the
 /// number of completions.
-fn number_of(indexes: &str, completions: i64) -> Result<i64, String> {
+pub(super) fn indexes(indexes: &str, completions: i64) -> Result<i64, String> {
     if indexes.is_empty() {
         return Ok(0);
     }
     let mut last: Option<i64> = None;
     let mut total = 0;
-    let mut next = |text: &str| -> Result<i64, String> {
+    for text in indexes.split(',') {
+        let (first, end) = interval(text, completions)?;
+        if let Some(last) = last
+            && last >= first
+        {
+            return Err(format!(
+                "non-increasing order, previous: {last}, current: {first}"
+            ));
+        }
+        total += end - first + 1;
+        last = Some(end);
+    }
+    Ok(total)
+}
+
+/// Returns the first and the last index of an interval such as `3-5`.
+fn interval(text: &str, completions: i64) -> Result<(i64, i64), String> {
+    let limits: Vec<&str> = text.split('-').collect();
+    if limits.len() > 2 {
+        return Err(format!(
+            "the fragment {text:?} violates the requirement that an index interval can have at most two parts separated by '-'"
+        ));
+    }
+    let number = |text: &str| -> Result<i64, String> {
         let index: i64 = text
             .parse()
             .map_err(|_| format!("cannot convert string to integer for index: {text:?}"))?;
-        if index >= completions {
-            return Err(format!("too large index: {text:?}"));
+        match index >= completions {
+            true => Err(format!("too large index: {text:?}")),
+            false => Ok(index),
         }
-        if let Some(last) = last
-            && last >= index
-        {
-            return Err(format!(
-                "non-increasing order, previous: {last}, current: {index}"
-            ));
-        }
-        last = Some(index);
-        Ok(index)
     };
-    for interval in indexes.split(',') {
-        let limits: Vec<&str> = interval.split('-').collect();
-        if limits.len() > 2 {
-            return Err(format!(
-                "the fragment {interval:?} violates the requirement that an index interval can have at most two parts separated by '-'"
-            ));
-        }
-        let first = next(limits[0])?;
-        total += 1;
-        if let Some(end) = limits.get(1) {
-            total += next(end)? - first;
-        }
+    let first = number(limits[0])?;
+    let Some(end) = limits.get(1) else {
+        return Ok((first, first));
+    };
+    let end = number(end)?;
+    match first >= end {
+        true => Err(format!(
+            "non-increasing order, previous: {first}, current: {end}"
+        )),
+        false => Ok((first, end)),
     }
-    Ok(total)
+}
+
+/// Returns an index that two lists have both. Malformed intervals have none.
+pub(super) fn overlap(one: &str, other: &str, completions: i64) -> Option<i64> {
+    let intervals = |text: &str| -> Vec<(i64, i64)> {
+        let all = text.split(',');
+        all.filter_map(|text| interval(text, completions).ok())
+            .collect()
+    };
+    let others = intervals(other);
+    intervals(one).into_iter().find_map(|(first, end)| {
+        let met = others.iter().find(|(a, b)| first <= *b && *a <= end);
+        met.map(|(a, _)| first.max(*a))
+    })
 }

@@ -332,7 +332,7 @@ fn scheduling_gates(errors: &mut Errors, spec: &Value, path: &str) {
     }
 }
 
-/// Validates the tolerations of a pod.
+/// Validates the tolerations of a pod or a runtime class.
 pub(crate) fn tolerations(errors: &mut Errors, spec: &Value, path: &str) {
     for (i, toleration) in list(spec, "tolerations").iter().enumerate() {
         let field = index(path, i);

@@ -99,7 +99,7 @@ fn may_be_overcommitted(name: &str) -> bool {
 
 /// Which rules the names and amounts of a list of resources follow.
 #[derive(Clone, Copy)]
-pub(super) struct Rules {
+pub(crate) struct Rules {
     /// Validates a name.
     name: fn(&mut Errors, &str, &str),
     /// Whether parts of huge pages are permitted.
@@ -108,7 +108,7 @@ pub(super) struct Rules {
 
 impl Rules {
     /// Returns the rules of containers.
-    pub(super) fn of_containers(parts_of_huge_pages: bool) -> Self {
+    pub(crate) fn of_containers(parts_of_huge_pages: bool) -> Self {
         Rules {
             name: container_name,
             parts_of_huge_pages,
@@ -131,7 +131,7 @@ impl Rules {
     }
 
     /// Validates `limits` and `requests`.
-    pub(super) fn check(self, errors: &mut Errors, requirements: &Value, path: &str) {
+    pub(crate) fn check(self, errors: &mut Errors, requirements: &Value, path: &str) {
         let (limits_path, requests_path) = (child(path, "limits"), child(path, "requests"));
         let limits = at(requirements, "limits");
         for (name, limit) in entries(requirements, "limits") {

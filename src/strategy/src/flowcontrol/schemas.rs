@@ -4,7 +4,9 @@ use rkube_api::Object;
 use rkube_api::status::FieldError;
 use serde_json::{Value, json};
 
-use crate::errors::{Errors, child, index};
+use crate::errors::{
+    Errors, child, index, shown, shown_any, shown_list, shown_number, shown_pointer, shown_text,
+};
 use crate::names;
 use crate::tree::{at, flag, has, int, list, same, text};
 
@@ -34,11 +36,10 @@ pub(super) fn validate(obj: &Object) -> Vec<FieldError> {
     precedence(&mut errors, obj, name);
     let method = text(obj, "spec.distinguisherMethod.type");
     if has(obj, "spec.distinguisherMethod") && !matches!(method, "ByNamespace" | "ByUser") {
-        errors.not_supported(
-            "spec.distinguisherMethod.type",
-            method,
-            &["ByNamespace", "ByUser"],
-        );
+        // The value that upstream shows is not the type but the method.
+        let shown = shown_method(at(obj, "spec.distinguisherMethod"));
+        let known = ["ByNamespace", "ByUser"];
+        errors.not_supported_shown("spec.distinguisherMethod.type", &shown, &known);
     }
     let field = "spec.priorityLevelConfiguration.name";
     let level = text(obj, field);
@@ -92,12 +93,76 @@ fn mandatory(errors: &mut Errors, obj: &Object, name: &str) {
         want["distinguisherMethod"] = json!({"type": "ByUser"});
     }
     if !same(at(obj, "spec"), &want) {
-        errors.invalid(
-            "spec",
-            at(obj, "spec").clone(),
-            format!("spec of '{name}' must equal the fixed value"),
-        );
+        let why = format!("spec of '{name}' must equal the fixed value");
+        errors.invalid_shown("spec", &shown_spec(at(obj, "spec")), &why);
     }
+}
+
+fn shown_method(method: &Value) -> String {
+    shown(&[("Type", shown_text(method, "type"))])
+}
+
+fn shown_spec(spec: &Value) -> String {
+    let level = at(spec, "priorityLevelConfiguration");
+    let method = at(spec, "distinguisherMethod");
+    shown(&[
+        (
+            "PriorityLevelConfiguration",
+            shown(&[("Name", shown_text(level, "name"))]),
+        ),
+        (
+            "MatchingPrecedence",
+            shown_number(spec, "matchingPrecedence"),
+        ),
+        ("DistinguisherMethod", shown_pointer(method, shown_method)),
+        ("Rules", shown_list(at(spec, "rules"), shown_rule)),
+    ])
+}
+
+fn shown_rule(rule: &Value) -> String {
+    shown(&[
+        ("Subjects", shown_list(at(rule, "subjects"), shown_subject)),
+        (
+            "ResourceRules",
+            shown_list(at(rule, "resourceRules"), |rule| {
+                shown(&[
+                    ("Verbs", shown_any(rule, "verbs")),
+                    ("APIGroups", shown_any(rule, "apiGroups")),
+                    ("Resources", shown_any(rule, "resources")),
+                    ("ClusterScope", flag(rule, "clusterScope").to_string()),
+                    ("Namespaces", shown_any(rule, "namespaces")),
+                ])
+            }),
+        ),
+        (
+            "NonResourceRules",
+            shown_list(at(rule, "nonResourceRules"), |rule| {
+                shown(&[
+                    ("Verbs", shown_any(rule, "verbs")),
+                    ("NonResourceURLs", shown_any(rule, "nonResourceURLs")),
+                ])
+            }),
+        ),
+    ])
+}
+
+fn shown_subject(subject: &Value) -> String {
+    let named = |value: &Value| shown(&[("Name", shown_text(value, "name"))]);
+    let account = |value: &Value| {
+        shown(&[
+            ("Namespace", shown_text(value, "namespace")),
+            ("Name", shown_text(value, "name")),
+        ])
+    };
+    shown(&[
+        ("Kind", shown_text(subject, "kind")),
+        ("User", shown_pointer(at(subject, "user"), named)),
+        ("Group", shown_pointer(at(subject, "group"), named)),
+        (
+            "ServiceAccount",
+            shown_pointer(at(subject, "serviceAccount"), account),
+        ),
+    ])
 }
 
 fn policy_rule(errors: &mut Errors, rule: &Value, field: &str) {
@@ -192,7 +257,7 @@ fn verbs(errors: &mut Errors, rule: &Value, field: &str) {
         errors.required(child(field, "verbs"), why);
     } else if !wildcard(errors, rule, "verbs", "verbs", field) && !all.iter().all(known) {
         let shown = at(rule, "verbs").to_string();
-        errors.not_supported(child(field, "verbs"), &shown, &VERBS);
+        errors.not_supported_shown(child(field, "verbs"), &shown, &VERBS);
     }
 }
 

@@ -26,7 +26,7 @@ pub(super) fn map_type(errors: &mut Errors, schema: &Value, path: &str) {
     };
     needs_type(errors, schema, path, "object", key);
     if !matches!(kind, "atomic" | "granular") {
-        errors.not_supported(child(path, key), kind, &["atomic", "granular"]);
+        errors.not_supported_text(child(path, key), kind, &["atomic", "granular"]);
     }
 }
 
@@ -42,7 +42,7 @@ pub(super) fn list_type(errors: &mut Errors, schema: &Value, path: &str) {
             set_items(errors, items, &child(path, "items"));
         }
         if !matches!(kind, "atomic" | "set" | "map") {
-            errors.not_supported(child(path, key), kind, &["atomic", "map", "set"]);
+            errors.not_supported_text(child(path, key), kind, &["atomic", "set", "map"]);
         }
         if matches!(kind, "set" | "map") && flag(items, "nullable") {
             errors.forbidden(

@@ -3,6 +3,7 @@
 //! A section begins with `# GROUP KIND BASE`, where `-` is the core group. Columns are separated by
 //! tabs; objects are written in JSON and as merge patches (RFC 7386) for the section's base.
 
+use rkube_api::status::FieldError;
 use serde_json::{Value, json};
 
 use super::validation::{prepared, report, summary};
@@ -143,6 +144,54 @@ fn validation_of_updates() {
         if got != want {
             let (kind, patch) = (fact.kind, fact.columns[0]);
             wrong.push(format!("{kind} {patch}\n   got: {got}\n  want: {want}"));
+        }
+    }
+    report(&wrong);
+}
+
+/// A patch of a valid object, and the errors of creating the result or of updating the base to it
+/// as upstream words them, in columns.
+#[test]
+fn answers() {
+    let mut wrong = Vec::new();
+    for fact in facts(include_str!("answers.txt")) {
+        let strategy = strategy_for(fact.group, fact.kind);
+        let [action, patch, want @ ..] = &fact.columns[..] else {
+            panic!("{:?}", fact.columns);
+        };
+        let mut base = fact.base;
+        let name = base
+            .pointer("/metadata/name")
+            .cloned()
+            .unwrap_or(json!("x"));
+        base["metadata"] = json!({"name": name, "namespace": "n", "uid": "u"});
+        if *action == "create" {
+            base = super::validation::patched(&base, patch);
+        }
+        strategy.default(&mut base);
+        strategy.prepare_create(&context(), &mut base);
+        let mut object = super::validation::patched(&base, patch);
+        let errors = match *action {
+            "create" => strategy.validate_create(&base),
+            "update" => {
+                strategy.default(&mut object);
+                strategy.prepare_update(&context(), &mut object, &base);
+                strategy.validate_update(&object, &base)
+            }
+            "status" => {
+                strategy.default(&mut object);
+                strategy.prepare_status_update(&context(), &mut object, &base);
+                strategy.validate_status_update(&object, &base)
+            }
+            other => panic!("unknown action {other}"),
+        };
+        let shown = |error: &FieldError| error.to_string().replace('\n', "\\n");
+        let got: Vec<String> = errors.iter().map(shown).collect();
+        if got != *want {
+            let kind = fact.kind;
+            wrong.push(format!(
+                "{kind} {action} {patch}\n   got: {got:#?}\n  want: {want:#?}"
+            ));
         }
     }
     report(&wrong);

@@ -375,6 +375,7 @@ fn parameters_and_rules_of_policies() {
 #[test]
 fn mutating_policies() {
     let policy = json!({"kind": "MutatingAdmissionPolicy", "spec": {
+        "reinvocationPolicy": "Never",
         "mutations": [{"patchType": "JSONPatch", "jsonPatch": {"expression": "[]"}}],
         "matchConstraints": {"resourceRules": [rule()]},
     }});

@@ -13,7 +13,6 @@ fn workload(rest: Value) -> Value {
 
 /// Cases that apply to all kinds with a template.
 const TEMPLATE: &[Case<'_>] = &[
-    (r#"{"spec": {"selector": null}}"#, "Required spec.selector"),
     (
         r#"{"spec": {"selector": {"matchLabels": {"a": "x"}}}}"#,
         "Invalid spec.template.metadata.labels",
@@ -21,10 +20,6 @@ const TEMPLATE: &[Case<'_>] = &[
     (
         r#"{"spec": {"selector": {"matchLabels": null}}}"#,
         "Invalid spec.selector",
-    ),
-    (
-        r#"{"spec": {"selector": {"matchExpressions": [{"key": "a", "operator": "Like"}]}}}"#,
-        "Invalid spec.selector.matchExpressions[0].operator",
     ),
     (
         r#"{"spec": {"template": {"spec": {"restartPolicy": "OnFailure"}}}}"#,
@@ -37,6 +32,18 @@ const TEMPLATE: &[Case<'_>] = &[
     (
         r#"{"spec": {"template": {"spec": {"activeDeadlineSeconds": 30}}}}"#,
         "Forbidden spec.template.spec.activeDeadlineSeconds",
+    ),
+];
+
+/// Selectors of the kinds but for daemon sets, which validate theirs in another way.
+const SELECTORS: &[Case<'_>] = &[
+    (
+        r#"{"spec": {"selector": null}}"#,
+        "Required spec.selector, Invalid spec.template.metadata.labels",
+    ),
+    (
+        r#"{"spec": {"selector": {"matchExpressions": [{"key": "a", "operator": "Like"}]}}}"#,
+        "Invalid spec.selector.matchExpressions[0].operator, Invalid spec.selector",
     ),
 ];
 
@@ -144,12 +151,20 @@ const STATEFUL_SET_UPDATE: &[Case<'_>] = &[
 
 const DAEMON_SET: &[Case<'_>] = &[
     (
+        r#"{"spec": {"selector": null}}"#,
+        "Invalid spec.template.metadata.labels",
+    ),
+    (
+        r#"{"spec": {"selector": {"matchExpressions": [{"key": "a", "operator": "Like"}]}}}"#,
+        "Invalid spec.selector.matchExpressions[0].operator",
+    ),
+    (
         r#"{"spec": {"updateStrategy": {"type": "OnDelete", "rollingUpdate": null}}}"#,
         "",
     ),
     (
         r#"{"spec": {"updateStrategy": {"type": "Recreate"}}}"#,
-        "NotSupported spec.updateStrategy.type",
+        "NotSupported spec.updateStrategy",
     ),
     (
         r#"{"spec": {"updateStrategy": {"rollingUpdate": null}}}"#,
@@ -174,6 +189,9 @@ fn templates() {
     for kind in ["Deployment", "ReplicaSet", "StatefulSet", "DaemonSet"] {
         assert_create("apps", kind, workload(json!({})), TEMPLATE);
         assert_create("apps", kind, workload(json!({})), SECONDS);
+        if kind != "DaemonSet" {
+            assert_create("apps", kind, workload(json!({})), SELECTORS);
+        }
     }
 }
 

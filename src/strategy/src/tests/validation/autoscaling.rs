@@ -24,7 +24,7 @@ fn bounds_and_target() {
         (r#"{"spec": {"minReplicas": 5}}"#, ""),
         (
             r#"{"spec": {"minReplicas": 0}}"#,
-            "Forbidden spec.metrics, Invalid spec.minReplicas",
+            "Invalid spec.minReplicas, Forbidden spec.metrics",
         ),
         (
             r#"{"spec": {"minReplicas": -1}}"#,

@@ -216,7 +216,7 @@ fn autoscalers() {
             ),
             (
                 r#"{"spec": {"maxReplicas": 0}}"#,
-                "Invalid spec.maxReplicas, Invalid spec.maxReplicas",
+                "Required spec.maxReplicas, Invalid spec.maxReplicas",
             ),
             (
                 r#"{"spec": {"scaleTargetRef": {"kind": ""}}}"#,
@@ -282,7 +282,7 @@ fn runtime_classes() {
         "RuntimeClass",
         json!({"handler": "runc"}),
         &[
-            (r#"{"handler": ""}"#, "Invalid handler"),
+            (r#"{"handler": ""}"#, "Required handler"),
             (r#"{"handler": "a.b"}"#, "Invalid handler"),
             (r#"{"overhead": {"podFixed": {"cpu": "10m"}}}"#, ""),
         ],

@@ -324,7 +324,8 @@ fn queues_of_priority_levels() {
             "Invalid @.queues, Invalid @.handSize",
         ),
     ];
-    let level = json!({"spec": {"type": "Limited", "limited": {}}});
+    let level =
+        json!({"spec": {"type": "Limited", "limited": {"limitResponse": {"type": "Reject"}}}});
     let item = (queuing, "spec.limited.limitResponse.queuing");
     assert_item((GROUP, LEVEL), level, item, wrap, cases);
 }

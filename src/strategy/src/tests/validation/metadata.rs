@@ -54,7 +54,7 @@ fn new_objects() {
         ),
         (
             r#"{"metadata": {"finalizers": ["a b/c"]}}"#,
-            "Invalid metadata.finalizers[0]",
+            "Invalid metadata.finalizers",
         ),
         (
             r#"{"metadata": {"ownerReferences": [{"apiVersion": "v1", "kind": "Pod", "name": "p", "uid": "u"}]}}"#,
@@ -62,12 +62,12 @@ fn new_objects() {
         ),
         (
             r#"{"metadata": {"ownerReferences": [{"apiVersion": "", "kind": "", "name": "", "uid": ""}]}}"#,
-            "Invalid metadata.ownerReferences[0].apiVersion, Invalid metadata.ownerReferences[0].kind, \
-             Invalid metadata.ownerReferences[0].name, Invalid metadata.ownerReferences[0].uid",
+            "Invalid metadata.ownerReferences.apiVersion, Invalid metadata.ownerReferences.kind, \
+             Invalid metadata.ownerReferences.name, Invalid metadata.ownerReferences.uid",
         ),
         (
             r#"{"metadata": {"ownerReferences": [{"apiVersion": "v1", "kind": "Event", "name": "e", "uid": "u"}]}}"#,
-            "Invalid metadata.ownerReferences[0]",
+            "Invalid metadata.ownerReferences",
         ),
         (
             r#"{"metadata": {"ownerReferences": [{"apiVersion": "v1", "kind": "A", "name": "p", "uid": "u", "controller": true},

@@ -239,7 +239,9 @@ fn templates() {
     assert_update("", "ReplicationController", controller, cases);
     let job = json!({"spec": {"template": {"spec": pod_spec("Never")}}});
     let cases: &[Case<'_>] = &[(r#"{"metadata": {"labels": {"a": "b"}}}"#, "")];
-    assert_update("batch", "Job", job.clone(), cases);
+    let mut stored = job.clone();
+    stored["metadata"] = json!({"uid": "u"});
+    assert_update("batch", "Job", stored, cases);
     let cron_job = json!({"spec": {"schedule": "* * * * *", "jobTemplate": job}});
     assert_update("batch", "CronJob", cron_job, cases);
 }

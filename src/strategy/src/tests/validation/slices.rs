@@ -36,10 +36,7 @@ fn endpoints_of_slices() {
             r#"{"addresses": ["::ffff:1.2.3.4"]}"#,
             "Invalid @.addresses[0]",
         ),
-        (
-            r#"{"addresses": ["2001:db8::1"]}"#,
-            "Invalid @.addresses[0]",
-        ),
+        (r#"{"addresses": ["2001:db8::1"]}"#, "Invalid @.addresses"),
         (
             r#"{"addresses": ["host.example.com"]}"#,
             "Invalid @.addresses[0]",
@@ -87,8 +84,11 @@ fn endpoints_of_slices() {
     assert_item(SLICE, slice(), item, wrap, cases);
     let wrap = |endpoint| json!({"addressType": "IPv6", "endpoints": [endpoint]});
     let cases: &[Case<'_>] = &[
-        (r#"{"addresses": ["2001:db8::1", "2001:DB8:0::2"]}"#, ""),
-        (r#"{"addresses": ["10.1.2.3"]}"#, "Invalid @.addresses[0]"),
+        (
+            r#"{"addresses": ["2001:db8::1", "2001:DB8:0::2"]}"#,
+            "Invalid @.addresses[1]",
+        ),
+        (r#"{"addresses": ["10.1.2.3"]}"#, "Invalid @.addresses"),
         (r#"{"addresses": ["::1"]}"#, "Invalid @.addresses[0]"),
         (r#"{"addresses": ["fe80::1"]}"#, "Invalid @.addresses[0]"),
         (r#"{"addresses": ["::"]}"#, "Invalid @.addresses[0]"),
@@ -197,7 +197,7 @@ fn service_cidrs() {
         ),
         (
             r#"{"spec": {"cidrs": ["10.0.0.0/24", "nonsense"]}}"#,
-            "Invalid spec.cidrs",
+            "Invalid spec.cidrs[1]",
         ),
         (
             r#"{"spec": {"cidrs": ["10.0.0.0/24", "2001:db8::/64", "10.1.0.0/24"]}}"#,
@@ -230,8 +230,17 @@ fn service_cidrs() {
             (r#"{"metadata": {"labels": {"a": "b"}}}"#, ""),
             (
                 r#"{"spec": {"cidrs": ["192.168.0.0/24", "2001:db8::/64"]}}"#,
-                "Invalid spec.cidrs",
+                "",
             ),
+            (
+                r#"{"spec": {"cidrs": ["192.168.1.0/24", "2001:db8::/64"]}}"#,
+                "Invalid spec.cidrs[0]",
+            ),
+            (
+                r#"{"spec": {"cidrs": ["2001:db8::/64"]}}"#,
+                "Invalid spec.cidrs[0]",
+            ),
+            (r#"{"spec": {"cidrs": null}}"#, "Invalid spec.cidrs"),
         ],
     );
 }
