@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::compare::{differences, prune_nulls, settle};
 use crate::generate::Case;
-use crate::pair::remove;
+use crate::script::remove;
 use crate::server::{Answer, Server, named};
 
 /// A law that a server breaks.
@@ -54,7 +54,7 @@ pub async fn run(server: &Server, case: &Case) -> Result<Outcome> {
     let created = check.post("", "application/json", &check.json()).await?;
     if created.is_ok() {
         check.after_creation(&created).await?;
-        remove(server, case, &check.name).await?;
+        remove(server, check.path("")).await?;
     }
     Ok(Outcome {
         accepted: created.is_ok(),
