@@ -379,7 +379,7 @@ async fn aggregated(
                     json!({"version": version, "freshness": "Current", "resources": resources})
                 })
                 .collect();
-            let mut meta = json!({"creationTimestamp": null});
+            let mut meta = json!({});
             if !group.is_empty() {
                 meta["name"] = group.as_str().into();
             }
@@ -423,7 +423,14 @@ fn aggregated_resource(resource: &Resource) -> Value {
     } else {
         "Cluster"
     };
-    let kind = |group: &str, version: &str, kind: &str| json!({"group": group, "version": version, "kind": kind});
+    // As upstream, the group and version of a built-in kind are left out where they are those of
+    // the document.
+    let builtin = resource.crd_version().is_none();
+    let kind = |group: &str, version: &str, kind: &str| {
+        let own = builtin && group == resource.group && version == resource.version;
+        let (group, version) = if own { ("", "") } else { (group, version) };
+        json!({"group": group, "version": version, "kind": kind})
+    };
     let mut value = json!({
         "resource": &*resource.plural,
         "responseKind": kind(&resource.group, &resource.version, &resource.kind),

@@ -303,7 +303,17 @@ impl Resource {
                 rkube_api::text::quote(field)
             )
         } else {
-            format!("field label not supported: {field}")
+            match &*self.row.kind {
+                "Job" => format!(
+                    "field label {} not supported for Job",
+                    rkube_api::text::quote(field)
+                ),
+                "ResourceSlice" => format!(
+                    "field label not supported for {}, Kind=ResourceSlice: {field}",
+                    self.row.api_version()
+                ),
+                _ => format!("field label not supported: {field}"),
+            }
         }))
     }
 
@@ -388,21 +398,66 @@ impl Resource {
         if !kind.is_empty() && kind != self.row.kind
             || !api_version.is_empty() && api_version != self.row.api_version()
         {
-            let wrong_version = kind == self.row.kind || kind.is_empty();
-            return Err(Status::bad_request(if wrong_version {
-                format!(
-                    "the API version in the data ({api_version}) does not match the expected API version ({})",
-                    self.row.api_version()
-                )
-            } else {
-                format!(
-                    "{} in version {:?} cannot be handled as a {}: converting ({}) to ({}) is not possible",
-                    kind, self.row.version, self.row.kind, kind, self.row.kind
-                )
-            }));
+            return Err(self.wrong_kind(api_version, kind));
         }
         meta::set_type(object, &self.row.api_version(), &self.row.kind);
         Ok(())
+    }
+}
+
+impl Resource {
+    /// Returns 400 for an object of another kind or version, with the message of Go's scheme.
+    fn wrong_kind(&self, api_version: &str, kind: &str) -> Status {
+        let own = self.row.api_version();
+        let api_version = if api_version.is_empty() {
+            &own
+        } else {
+            api_version
+        };
+        let kind = if kind.is_empty() {
+            &*self.row.kind
+        } else {
+            kind
+        };
+        let (group, version) = rkube_api::gvk::parse_api_version(api_version);
+        let known = rkube_api::registry::find_kind(group, version, kind).is_some()
+            || kind
+                .strip_suffix("List")
+                .is_some_and(|kind| rkube_api::registry::find_kind(group, version, kind).is_some())
+            || api_version == "v1" && matches!(kind, "List" | "Status" | "DeleteOptions");
+        let same_kind = group == self.row.group && kind == self.row.kind;
+        if self.crd_version().is_some() && same_kind || known && same_kind {
+            return Status::bad_request(format!(
+                "the API version in the data ({api_version}) does not match the expected API version ({own})"
+            ));
+        }
+        let why = match known {
+            true => format!(
+                "converting ({version}.{kind}) to ({}): unknown conversion",
+                self.internal_type()
+            ),
+            false => format!(
+                "no kind {} is registered for version {} in scheme \"k8s.io/kubernetes/pkg/api/legacyscheme/scheme.go:30\"",
+                rkube_api::text::quote(kind),
+                rkube_api::text::quote(api_version)
+            ),
+        };
+        Status::bad_request(format!(
+            "{kind} in version {} cannot be handled as a {}: {why}",
+            rkube_api::text::quote(version),
+            self.row.kind
+        ))
+    }
+
+    /// Returns the name of the Go type of this kind without a version, as in messages:
+    /// `core.Pod`.
+    pub fn internal_type(&self) -> String {
+        let package = match self.row.group.split('.').next().unwrap_or_default() {
+            "" | "events" => "core",
+            "internal" => "apiserverinternal",
+            package => package,
+        };
+        format!("{package}.{}", self.row.kind)
     }
 }
 

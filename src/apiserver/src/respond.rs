@@ -336,7 +336,7 @@ pub fn table(
     let definitions = if columns {
         Value::Array(resource.columns())
     } else {
-        json!([])
+        Value::Null
     };
     json!({
         "kind": "Table",
@@ -355,7 +355,7 @@ pub fn row(call: &Call, resource: &Resource, object: &Object, version: &str) -> 
         row["conditions"] = Value::Array(conditions);
     }
     match call.info.query.get("includeObject") {
-        Some("None") => {}
+        Some("None") => row["object"] = Value::Null,
         Some("Object") => row["object"] = object.clone(),
         _ => row["object"] = partial(object, version),
     }
@@ -365,9 +365,12 @@ pub fn row(call: &Call, resource: &Resource, object: &Object, version: &str) -> 
 /// Returns an error if `includeObject` has an invalid value.
 pub fn validate_table_options(call: &Call, accepted: Accepted) -> Result<(), Status> {
     match (accepted.view, call.info.query.non_empty("includeObject")) {
-        (View::Table(_), Some(other)) if !matches!(other, "None" | "Metadata" | "Object") => Err(
-            Status::bad_request(format!("unrecognized includeObject value: {other:?}")),
-        ),
+        (View::Table(_), Some(other)) if !matches!(other, "None" | "Metadata" | "Object") => {
+            let value = rkube_api::text::quote(other);
+            Err(Status::bad_request(format!(
+                "Unable to convert to Table as requested: includeObject: Invalid value: {value}: must be 'Metadata', 'Object', 'None', or empty"
+            )))
+        }
         _ => Ok(()),
     }
 }

@@ -30,6 +30,17 @@ pub fn settle(body: &mut Value) {
     if let Some(uid) = body.pointer_mut("/details/uid") {
         *uid = "set".into();
     }
+    // Upstream validates metadata twice, and repeats the causes but not the message.
+    if let Some(causes) = body.pointer_mut("/details/causes")
+        && let Some(causes) = causes.as_array_mut()
+    {
+        let mut seen = Vec::new();
+        causes.retain(|cause| {
+            let new = !seen.contains(cause);
+            seen.push(cause.clone());
+            new
+        });
+    }
     if body.get("gitVersion").is_some()
         && let Some(fields) = body.as_object_mut()
     {

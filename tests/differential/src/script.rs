@@ -31,7 +31,11 @@ pub async fn run(left: &Server, right: &Server, script: &Script) -> Result<Vec<D
     let mut found = Vec::new();
     clean(&left, &right, script).await?;
     for step in &script.steps {
-        for step in repeated(step) {
+        for (text, step) in repeated(step) {
+            // Texts that a step names may name this one.
+            for state in [&mut left, &mut right] {
+                state.vars.insert("each".into(), text.clone());
+            }
             let (a, b) = tokio::join!(left.send(&step), right.send(&step));
             let (a, b) = (a?, b?);
             let goes_on = !step.must || (a.is_ok() && b.is_ok());
@@ -46,10 +50,10 @@ pub async fn run(left: &Server, right: &Server, script: &Script) -> Result<Vec<D
     Ok(found)
 }
 
-/// Returns the step with each of its texts.
-fn repeated(step: &Step) -> Vec<Step> {
+/// Returns each text of a step with the step that has it.
+fn repeated(step: &Step) -> Vec<(String, Step)> {
     if step.each.is_empty() {
-        return vec![step.clone()];
+        return vec![(String::new(), step.clone())];
     }
     let with = |text: &String| {
         let put = |place: &str| place.replace("@each@", text);
@@ -61,7 +65,7 @@ fn repeated(step: &Step) -> Vec<Step> {
         step.json = step
             .json
             .map(|j| serde_json::from_str(&put(&j.to_string())).unwrap_or(j));
-        step
+        (text.clone(), step)
     };
     step.each.iter().map(with).collect()
 }
@@ -302,7 +306,7 @@ mod tests {
             ..Step::new("GET /@each@")
         };
         let all = repeated(&step);
-        assert_eq!((all.len(), &*all[1].send), (2, "GET /b"));
-        assert_eq!(all[0].json, Some(json!({"x": "a"})));
+        assert_eq!((all.len(), &*all[1].1.send), (2, "GET /b"));
+        assert_eq!(all[0].1.json, Some(json!({"x": "a"})));
     }
 }

@@ -171,16 +171,26 @@ impl Server {
             request = request.header(name, value);
         }
         let context = || format!("{} {}", ask.method, ask.path);
-        let answer = self
-            .client
-            .send(request.body(Body::from(ask.body))?)
-            .await
-            .with_context(context)?;
+        let sent = self.client.send(request.body(Body::from(ask.body))?);
+        let answer = match tokio::time::timeout(LONGEST, sent).await {
+            Ok(Ok(answer)) => answer,
+            // Upstream closes the connection when a handler panics.
+            Ok(Err(error)) if error.to_string().contains("SendRequest") => {
+                return Ok(Answer {
+                    body: "the connection was closed".into(),
+                    ..Answer::default()
+                });
+            }
+            Ok(Err(error)) => return Err(error).with_context(context),
+            Err(_) => {
+                return Ok(Answer {
+                    body: "no answer".into(),
+                    ..Answer::default()
+                });
+            }
+        };
         let (head, body) = answer.into_parts();
-        let bytes = tokio::time::timeout(LONGEST, read(body, ask.until))
-            .await
-            .with_context(context)?
-            .with_context(context)?;
+        let bytes = read(body, ask.until).await.with_context(context)?;
         let warnings = head.headers.get_all("warning").iter();
         Ok(Answer {
             code: head.status.as_u16(),
@@ -194,14 +204,16 @@ impl Server {
     }
 }
 
-/// How long an answer may take.
-const LONGEST: Duration = Duration::from_secs(40);
+/// How long an answer is read. Watches that are not to be ones would not end.
+const LONGEST: Duration = Duration::from_secs(4);
 
-/// Reads a body to its end, or until a watch event of the type `until` is complete.
+/// Reads a body to its end, for a limited time, or until a watch event of the type `until` is
+/// complete.
 async fn read(mut body: Body, until: Option<&str>) -> anyhow::Result<Vec<u8>> {
     let end = until.map(|kind| format!("\"type\":\"{kind}\""));
     let mut bytes = Vec::new();
-    while let Some(frame) = body.frame().await {
+    let limit = tokio::time::Instant::now() + LONGEST;
+    while let Ok(Some(frame)) = tokio::time::timeout_at(limit, body.frame()).await {
         if let Some(data) = frame?.data_ref() {
             bytes.extend_from_slice(data);
         }

@@ -511,7 +511,9 @@ proptest! {
         if let Some(number) = serde_json::Number::from_f64(number) {
             let object = serde_json::Value::Number(number);
             prop_assert_eq!(parse_json(&crate::codec::to_json(&object)).unwrap().0, object.clone());
-            prop_assert_eq!(parse_yaml(crate::codec::to_yaml(&object).as_bytes()).unwrap().0, object);
+            // As upstream, what has no fraction becomes an integer.
+            let read = parse_yaml(crate::codec::to_yaml(&object).as_bytes()).unwrap().0;
+            prop_assert_eq!(read.as_f64(), object.as_f64());
         }
     }
 

@@ -8,6 +8,7 @@ use serde_json::{Map, Value};
 use crate::Object;
 use crate::schema::{Kind, PatchStrategy, Type};
 use crate::status::Status;
+use crate::text::{go_type, go_value};
 
 use super::rejected::rejected;
 
@@ -41,6 +42,7 @@ fn internal_failure(message: String) -> Status {
 }
 
 fn no_merge_key(item: &Value, key: &str) -> Status {
+    let item = go_value(item);
     internal_failure(format!(
         "map: {item} does not contain declared merge key: {key}"
     ))
@@ -193,8 +195,14 @@ fn set_element_order(
         .collect();
     for directive in directives {
         let key = &directive[SET_ORDER.len()..];
-        let Some(Value::Array(order)) = patch.remove(&directive) else {
-            return Err(bad_format("setElementOrder list"));
+        let order = match patch.remove(&directive) {
+            Some(Value::Array(order)) => order,
+            other => {
+                let found = go_type(&other.unwrap_or_default());
+                return Err(internal_failure(format!(
+                    "expected a []interface {{}}, but received a {found}"
+                )));
+            }
         };
         let list = |map: &Map<String, Value>| match map.get(key) {
             None => Ok(None),
@@ -248,11 +256,11 @@ fn check_order(change: &[Value], order: &[Value], key: Option<&str>) -> Result<(
             continue;
         }
         if !rest.any(|o| same_item(o, item, key)) {
-            return Err(Status::bad_request(format!(
+            return Err(internal_failure(format!(
                 "The order in patch list:\n{}\n doesn't match {} list:\n{}\n",
-                Value::from(change.to_vec()),
+                go_value(&Value::from(change.to_vec())),
                 SET_ORDER.trim_end_matches('/'),
-                Value::from(order.to_vec())
+                go_value(&Value::from(order.to_vec()))
             )));
         }
     }
@@ -360,14 +368,18 @@ fn special_items(
                     ));
                 }
                 other => {
+                    let map = go_value(&item);
                     return Err(internal_failure(format!(
-                        "unknown patch type: {other} found in list of maps"
+                        "unknown patch type: {other} in map: {map}"
                     )));
                 }
             },
             Some(other) => {
+                // Upstream formats it as a string.
+                let (ty, map) = (go_type(other), go_value(&item));
+                let other = go_value(other);
                 return Err(internal_failure(format!(
-                    "unknown patch type: {other} found in list of maps"
+                    "unknown patch type: %!s({ty}={other}) in map: {map}"
                 )));
             }
         }

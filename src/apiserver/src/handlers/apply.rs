@@ -5,6 +5,7 @@ use rkube_api::status::Status;
 use rkube_api::{FieldError, Object, meta};
 
 use super::decode::{namespace_of_request, parse_body};
+use super::metadata::check_name;
 use super::options::WriteOptions;
 use super::ownership::{Ownership, Part, Plan, Tracking, applied, reset_fields};
 use super::patch::invalid_options;
@@ -48,7 +49,11 @@ pub(super) async fn apply(
     let force = call.info.query.is_true("force");
     options.object["force"] = force.into();
     let bytes = body::read(request.body).await?;
-    let (mut configuration, duplicates) = parse_body(&bytes, Encoding::Yaml)?;
+    let (mut configuration, duplicates) = parse_body(&bytes, Encoding::Yaml).map_err(|error| {
+        let why = error.message;
+        let what = "error decoding YAML: error converting YAML to JSON";
+        Status::bad_request(format!("{what}: {why}"))
+    })?;
     let duplicate = match duplicates.is_empty() {
         true => None,
         false => fields::yaml_duplicate(&bytes),
@@ -103,7 +108,7 @@ pub(super) async fn apply(
     }
 }
 
-/// Validates a configuration, and sets name and namespace from the request.
+/// Validates a configuration.
 fn check_configuration(
     call: &Call,
     resource: &Resource,
@@ -117,8 +122,14 @@ fn check_configuration(
             call.info.name
         )));
     }
-    meta::set_name(configuration, &call.info.name);
-    namespace_of_request(call, resource, configuration)?;
+    // The name of what is created must be in the configuration; see `Apply::run`.
+    let namespace = resource.namespace_of(&call.info);
+    let given = meta::namespace(configuration);
+    if !given.is_empty() && given != namespace {
+        return Err(Status::bad_request(
+            "the namespace of the provided object does not match the namespace sent on the request",
+        ));
+    }
     // What is applied is owned as it is, also where the object does not keep it (a zero value).
     if resource.crd_version().is_some() {
         // Undeclared fields are an error of the apply itself, regardless of `fieldValidation`.
@@ -158,6 +169,8 @@ impl Apply<'_> {
             .tracking()?
             .request(|request| applied(request, live.as_ref(), &self.configuration, self.force))?;
         self.report_duplicate()?;
+        namespace_of_request(self.call, self.resource, &mut new)?;
+        check_name(&new, &self.call.info.name)?;
         if self.resource.crd_version().is_none() {
             fields::check(self.resource.schema(), &mut new)?;
         }

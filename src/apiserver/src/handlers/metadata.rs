@@ -18,6 +18,19 @@ pub fn check_errors(
     Err(Status::invalid(&resource.group_kind(), name, errors))
 }
 
+/// Checks that an object has the name of its path.
+pub fn check_name(object: &Object, name: &str) -> Result<(), Status> {
+    match meta::name(object) {
+        given if given == name => Ok(()),
+        "" => Err(Status::bad_request(format!(
+            "the name of the object ({name} based on URL) was undeterminable: name must be provided"
+        ))),
+        given => Err(Status::bad_request(format!(
+            "the name of the object ({given}) does not match the name on the URL ({name})"
+        ))),
+    }
+}
+
 /// Checks that name, namespace, uid and resourceVersion are those of the stored object, and sets
 /// them where they are missing. The uid of an update is a precondition, that of a patch a field
 /// that cannot be changed.
@@ -30,14 +43,7 @@ pub fn check_identity(
     name: &str,
     is_patch: bool,
 ) -> Result<(), Status> {
-    let given = meta::name(new);
-    if given.is_empty() {
-        meta::set_name(new, name);
-    } else if given != name {
-        return Err(Status::bad_request(format!(
-            "the name of the object ({given}) does not match the name on the URL ({name})"
-        )));
-    }
+    check_name(new, name)?;
     if meta::namespace(new).is_empty() && !namespace.is_empty() {
         meta::set_namespace(new, namespace);
     } else if resource.namespaced && meta::namespace(new) != namespace {
@@ -109,23 +115,21 @@ pub fn metadata_errors(resource: &Resource, object: &Object) -> Vec<FieldError> 
     errors
 }
 
-/// Restores the metadata that clients cannot change.
+/// Restores the metadata that clients cannot change. What begins the deletion of an object that is
+/// not being deleted stays, and is refused by the validation.
 pub fn keep_system_metadata(new: &mut Object, old: &Object) {
-    let kept = [
-        "uid",
-        "creationTimestamp",
-        "deletionTimestamp",
-        "deletionGracePeriodSeconds",
-    ];
-    for field in kept {
-        match old["metadata"].get(field) {
-            Some(value) => {
-                meta::metadata_mut(new).insert(field.to_owned(), value.clone());
-            }
-            None => {
-                meta::remove(new, field);
-            }
+    let set = |object: &Object, field: &str| {
+        let value = object["metadata"].get(field);
+        value.filter(|v| !v.is_null()).cloned()
+    };
+    for field in ["uid", "creationTimestamp", "deletionTimestamp"] {
+        if let Some(value) = set(old, field) {
+            meta::metadata_mut(new).insert(field.to_owned(), value);
         }
+    }
+    let grace = "deletionGracePeriodSeconds";
+    if let (Some(value), None) = (set(old, grace), set(new, grace)) {
+        meta::metadata_mut(new).insert(grace.to_owned(), value);
     }
     meta::remove(new, "selfLink");
 }

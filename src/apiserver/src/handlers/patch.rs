@@ -2,11 +2,11 @@
 
 use http::{Response, StatusCode};
 use rkube_api::fields::{self, Validation};
-use rkube_api::status::Status;
-use rkube_api::{FieldError, GroupKind, Object, patch as patches};
+use rkube_api::status::{Details, Status};
+use rkube_api::{FieldError, GroupKind, Object, meta, patch as patches};
 
 use super::apply::apply;
-use super::decode::parse_body;
+use super::decode::{identified, json_kind, parse_body};
 use super::options::WriteOptions;
 use super::ownership::{Ownership, Part};
 use super::write::{Writer, Written};
@@ -33,6 +33,12 @@ impl Form {
     /// Returns the type of a request's patch. Custom resources have no strategic merge patch.
     fn of_request(call: &Call, resource: &Resource) -> Result<Self, Status> {
         let is_custom = resource.crd_version().is_some();
+        if !call.headers.contains_key(http::header::CONTENT_TYPE) {
+            let message = "415: Unsupported Media Type";
+            return Err(
+                Status::new(415, "UnsupportedMediaType", message).with_details(Details::default())
+            );
+        }
         match negotiate::media_type(&call.headers) {
             JSON => Ok(Self::Json),
             MERGE => Ok(Self::Merge),
@@ -98,7 +104,7 @@ async fn change(
         )));
     }
     let bytes = body::read(request.body).await?;
-    let (value, mut duplicates) = parse_body(&bytes, Encoding::Json)?;
+    let (value, mut duplicates) = parse_patch(&bytes, form, options.validation)?;
     if form == Form::Json {
         for duplicate in &mut duplicates {
             duplicate.insert_str(0, "json patch ");
@@ -122,6 +128,39 @@ async fn change(
         plan: None,
     };
     writer.update(&namespace, &call.info.name, &update).await
+}
+
+/// Decodes a patch. Upstream's decoder reports what the patch itself cannot be, and says what it
+/// does unless fields are not validated.
+fn parse_patch(
+    bytes: &[u8],
+    form: Form,
+    validation: Validation,
+) -> Result<(Object, Vec<String>), Status> {
+    let what = match form {
+        Form::Strategic => "",
+        _ if validation == Validation::Ignore => "",
+        _ => "error decoding patch: ",
+    };
+    let refused = |why: &str| Status::bad_request(format!("{what}{why}"));
+    let parsed = parse_body(bytes, Encoding::Json)
+        .map_err(|error| refused(error.message.trim_start_matches(fields::JSON_ERROR)))?;
+    match (form, &parsed.0) {
+        (Form::Strategic, Object::Null) => {
+            let nothing = Object::Object(serde_json::Map::new());
+            return Ok((nothing, parsed.1));
+        }
+        (Form::Merge | Form::Strategic, Object::Object(_) | Object::Null) | (Form::Json, _) => {}
+        // Without validation, the merge itself refuses it.
+        (Form::Merge, _) if validation == Validation::Ignore => {}
+        (_, other) => {
+            let found = json_kind(other);
+            return Err(refused(&format!(
+                "json: cannot unmarshal {found} into Go value of type map[string]interface {{}}"
+            )));
+        }
+    }
+    Ok(parsed)
 }
 
 /// A patch other than server-side apply.
@@ -158,8 +197,21 @@ impl Patch {
             }
             Form::Merge | Form::Apply => patches::merge_patch(&live, &self.value)?,
         };
-        resource.check_kind(&mut new)?;
         let merged = new.clone();
+        match self.form {
+            // A strategic merge patch is applied to Go's object, whatever kind it names.
+            Form::Strategic => {
+                meta::set_type(&mut new, &resource.api_version(), &resource.kind);
+            }
+            _ => {
+                new = identified(new).map_err(|error| self.invalid(&merged, &error.message))?;
+                if let Err(error) = resource.check_kind(&mut new) {
+                    let handled = format!(" cannot be handled as a {}: ", resource.kind);
+                    let why = error.message.split_once(&handled).map(|(_, why)| why);
+                    return Err(self.invalid(&merged, why.unwrap_or(&error.message)));
+                }
+            }
+        }
         let unknown = match fields::check(resource.schema(), &mut new) {
             Ok(unknown) => unknown,
             Err(error) => {

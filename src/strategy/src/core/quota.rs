@@ -13,6 +13,7 @@ use crate::{Context, Strategy, names, quantities};
 pub(crate) static LIMIT_RANGE: Rules = Rules {
     default: default_limit_range,
     validate: limit_range,
+    create_on_update: true,
     ..Rules::PLAIN
 };
 
