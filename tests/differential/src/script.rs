@@ -123,7 +123,7 @@ impl<'a> State<'a> {
     /// Replaces the names in a text. Texts of scripts may have names in them.
     fn filled(&self, text: &str) -> String {
         let mut text = text.to_owned();
-        for _ in 0..2 {
+        for _ in 0..4 {
             for (name, value) in &self.vars {
                 text = text.replace(&format!("@{name}@"), value);
             }

@@ -16,3 +16,4 @@ pub use decode::{JSON_ERROR, MAX_DEPTH, is_readable, parse_json, parse_yaml, yam
 pub use order::in_document_order;
 pub use syntax::json_fault;
 pub use validation::{Validation, cannot_be_handled};
+pub use yaml::is_no_text as is_no_yaml_text;

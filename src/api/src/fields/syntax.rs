@@ -64,10 +64,7 @@ impl Scanner<'_> {
                     (Part::Value, Some(b',')) => {
                         *part = Part::Key;
                         self.at += 1;
-                        self.skip_space();
-                        if self.peek() != Some(b'"') {
-                            return Err(self.fault("looking for beginning of object key string"));
-                        }
+                        self.key()?;
                         break;
                     }
                     (Part::Item, Some(b',')) => {
@@ -83,6 +80,15 @@ impl Scanner<'_> {
                     (Part::Item, _) => return Err(self.fault("after array element")),
                 }
             }
+        }
+    }
+
+    /// Requires that a key begins.
+    fn key(&mut self) -> Scanned {
+        self.skip_space();
+        match self.peek() {
+            Some(b'"') => Ok(()),
+            _ => Err(self.fault("looking for beginning of object key string")),
         }
     }
 

@@ -48,6 +48,18 @@ fn no_merge_key(item: &Value, key: &str) -> Status {
     ))
 }
 
+/// Returns the error for a map with another directive than there is.
+fn unknown_directive(map: &Map<String, Value>) -> Status {
+    let directive = map.get(PATCH).unwrap_or(&Value::Null);
+    let shown = match directive {
+        Value::String(text) => text.clone(),
+        // Upstream formats it as a string.
+        other => format!("%!s({}={})", go_type(other), go_value(other)),
+    };
+    let map = go_value(&Value::Object(map.clone()));
+    internal_failure(format!("unknown patch type: {shown} in map: {map}"))
+}
+
 /// The merge rules of a field.
 struct FieldRules<'a> {
     ty: Option<Type<'a>>,
@@ -72,33 +84,25 @@ fn merge_map(
     mut original: Map<String, Value>,
     mut patch: Map<String, Value>,
 ) -> Result<Map<String, Value>, Status> {
-    match patch.remove(PATCH) {
-        None => {}
-        Some(Value::String(directive)) => match directive.as_str() {
-            "replace" => return Ok(patch),
-            "delete" => return Ok(Map::new()),
-            "merge" => {}
-            other => {
-                let map = Value::Object(patch);
-                return Err(internal_failure(format!(
-                    "unknown patch type: {other} found in map: {map}"
-                )));
-            }
-        },
-        Some(other) => {
-            let map = Value::Object(patch);
-            return Err(internal_failure(format!(
-                "unknown patch type: {other} found in map: {map}"
-            )));
+    match patch.get(PATCH).map(|directive| directive.as_str()) {
+        None | Some(Some("merge")) => {
+            patch.remove(PATCH);
         }
+        Some(Some("replace")) => {
+            patch.remove(PATCH);
+            return Ok(patch);
+        }
+        Some(Some("delete")) => return Ok(Map::new()),
+        Some(_) => return Err(unknown_directive(&patch)),
     }
     retain_keys(&mut original, &mut patch)?;
     set_element_order(ty, &mut original, &mut patch)?;
 
     for (key, value) in patch {
         if let Some(list) = key.strip_prefix(DELETE_FROM) {
+            // As upstream, what is no list is ignored.
             let Value::Array(gone) = value else {
-                return Err(bad_format("primitive list"));
+                continue;
             };
             if let Some(Value::Array(items)) = original.get_mut(list) {
                 items.retain(|item| !gone.contains(item));
@@ -138,7 +142,8 @@ fn merge_map(
 fn strip_directives(value: Value) -> Option<Value> {
     match value {
         Value::Object(map) => {
-            if map.get(PATCH).and_then(Value::as_str) == Some("delete") {
+            // Whatever the directive says, there is nothing to merge with.
+            if map.contains_key(PATCH) {
                 return None;
             }
             let map = map
@@ -367,21 +372,9 @@ fn special_items(
                         "merging lists cannot yet be specified in the patch".into(),
                     ));
                 }
-                other => {
-                    let map = go_value(&item);
-                    return Err(internal_failure(format!(
-                        "unknown patch type: {other} in map: {map}"
-                    )));
-                }
+                _ => return Err(item.as_object().map_or_else(rejected, unknown_directive)),
             },
-            Some(other) => {
-                // Upstream formats it as a string.
-                let (ty, map) = (go_type(other), go_value(&item));
-                let other = go_value(other);
-                return Err(internal_failure(format!(
-                    "unknown patch type: %!s({ty}={other}) in map: {map}"
-                )));
-            }
+            Some(_) => return Err(item.as_object().map_or_else(rejected, unknown_directive)),
         }
     }
     if replace {

@@ -4,7 +4,7 @@ use rkube_api::fields::{self, Validation};
 use rkube_api::status::Status;
 use rkube_api::{FieldError, Object, meta};
 
-use super::decode::{namespace_of_request, parse_body};
+use super::decode::{json_kind, namespace_of_request, parse_body};
 use super::metadata::check_name;
 use super::options::WriteOptions;
 use super::ownership::{Ownership, Part, Plan, Tracking, applied, reset_fields};
@@ -58,6 +58,15 @@ pub(super) async fn apply(
         true => None,
         false => fields::yaml_duplicate(&bytes),
     };
+    if configuration.is_null() {
+        configuration = Object::Object(serde_json::Map::new());
+    }
+    if !configuration.is_object() {
+        let found = json_kind(&configuration);
+        return Err(Status::bad_request(format!(
+            "error decoding YAML: error unmarshaling JSON: while decoding JSON: json: cannot unmarshal {found} into Go value of type map[string]interface {{}}"
+        )));
+    }
     check_configuration(call, resource, &mut configuration)?;
     let apply = Apply {
         call,
@@ -90,14 +99,6 @@ pub(super) async fn apply(
         }
         super::require_create(storage, call)?;
         let new = apply.run(None)?;
-        if !meta::uid(&new).is_empty() {
-            let why = format!(
-                "uid mismatch: the provided object specified uid {}, and no existing object was found",
-                meta::uid(&new)
-            );
-            let resource = resource.group_resource();
-            return Err(Status::conflict(&resource, &call.info.name, why));
-        }
         match writer.create(new).await {
             // Another client has created the object meanwhile: apply to it.
             Err(status) if status.reason == "AlreadyExists" && !created_meanwhile => {
@@ -114,7 +115,13 @@ fn check_configuration(
     resource: &Resource,
     configuration: &mut Object,
 ) -> Result<(), Status> {
-    resource.check_kind(configuration)?;
+    let (version, kind) = (meta::api_version(configuration), meta::kind(configuration));
+    if version != resource.api_version() || kind != resource.kind {
+        let separator = if version.contains('/') { "" } else { "/" };
+        return Err(Status::bad_request(format!(
+            "invalid object type: {separator}{version}, Kind={kind}"
+        )));
+    }
     let given = meta::name(configuration);
     if !given.is_empty() && given != call.info.name {
         return Err(Status::bad_request(format!(
@@ -170,6 +177,14 @@ impl Apply<'_> {
             .request(|request| applied(request, live.as_ref(), &self.configuration, self.force))?;
         self.report_duplicate()?;
         namespace_of_request(self.call, self.resource, &mut new)?;
+        if old.is_none() && !meta::uid(&new).is_empty() {
+            let why = format!(
+                "uid mismatch: the provided object specified uid {}, and no existing object was found",
+                meta::uid(&new)
+            );
+            let resource = self.resource.group_resource();
+            return Err(Status::conflict(&resource, &self.call.info.name, why));
+        }
         check_name(&new, &self.call.info.name)?;
         if self.resource.crd_version().is_none() {
             fields::check(self.resource.schema(), &mut new)?;

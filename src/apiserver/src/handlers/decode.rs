@@ -39,7 +39,11 @@ pub fn decode(
     validation: Validation,
 ) -> Result<Object, Status> {
     let (mut object, duplicates) = parse_body(bytes, encoding)
-        .and_then(|(object, duplicates)| Ok((identified(object)?, duplicates)))
+        .and_then(|(object, duplicates)| {
+            let object = identified(object)?;
+            resource.check_identified(&object)?;
+            Ok((object, duplicates))
+        })
         .map_err(|error| unrecognized(&resource.kind, bytes, &error.message))?;
     resource.check_kind(&mut object)?;
     let mut messages = fields::check(resource.schema(), &mut object)?;

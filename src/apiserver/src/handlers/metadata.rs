@@ -61,22 +61,22 @@ pub fn check_identity(
             &resource.group_resource(),
             name,
             format!(
-                "Precondition failed: UID in precondition: {uid}, UID in object meta: {}",
+                "StorageError: invalid object, Code: 4, Key: {}, ResourceVersion: 0, AdditionalErrorMsg: Precondition failed: UID in precondition: {uid}, UID in object meta: {}",
+                upstream_key(resource, namespace, name),
                 meta::uid(old)
             ),
         ));
     }
     match meta::resource_version(new) {
         "" | "0" if resource.strategy().allow_unconditional_update() => {}
-        "" | "0" => check_errors(
-            resource,
-            name,
-            vec![FieldError::invalid(
-                "metadata.resourceVersion",
-                Value::from(0),
-                "must be specified for an update",
-            )],
-        )?,
+        "" | "0" => {
+            let field = "metadata.resourceVersion";
+            let why = "must be specified for an update";
+            let error = FieldError::invalid(field, Value::from(0), why);
+            // Upstream names the resource where the kind belongs.
+            let resource = rkube_api::GroupKind::new(&*resource.group, &*resource.plural);
+            return Err(Status::invalid(&resource, name, vec![error]));
+        }
         version => match version.parse::<u64>() {
             Ok(version) if version == revision => {}
             Ok(_) => return Err(Status::modified(&resource.group_resource(), name)),
@@ -94,6 +94,34 @@ pub fn check_identity(
     }
     meta::set_resource_version(new, &revision.to_string());
     Ok(())
+}
+
+/// Returns the key of an object in upstream's store, as messages show it.
+fn upstream_key(resource: &Resource, namespace: &str, name: &str) -> String {
+    let plain = match (&*resource.group, &*resource.plural) {
+        ("", "nodes") => "minions",
+        ("", "services") => "services/specs",
+        ("", "endpoints") => "services/endpoints",
+        ("", "replicationcontrollers") => "controllers",
+        ("networking.k8s.io", "ingresses") => "ingress",
+        (_, plural) => plural,
+    };
+    let own_group = resource.crd_version().is_some()
+        || matches!(
+            &*resource.group,
+            "apiextensions.k8s.io" | "apiregistration.k8s.io"
+        );
+    let mut key = String::from("/registry/");
+    if own_group {
+        key.push_str(&resource.group);
+        key.push('/');
+    }
+    key.push_str(plain);
+    for part in [namespace, name].iter().filter(|part| !part.is_empty()) {
+        key.push('/');
+        key.push_str(part);
+    }
+    key
 }
 
 /// Validates the metadata of an object. Unqualified finalizers are only accepted for Kubernetes'

@@ -3,7 +3,7 @@
 mod apply;
 pub mod decode;
 pub mod delete;
-mod metadata;
+pub mod metadata;
 pub mod options;
 pub mod read;
 pub mod watch;
@@ -41,6 +41,7 @@ pub async fn handle(
     resource: &Arc<Resource>,
     request: Incoming,
 ) -> Result<Response<Body>, Status> {
+    call.warn(resource.deprecation());
     if call.info.subresource.is_empty() {
         handle_main(server, call, resource, request).await
     } else {

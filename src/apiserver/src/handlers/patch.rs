@@ -33,21 +33,18 @@ impl Form {
     /// Returns the type of a request's patch. Custom resources have no strategic merge patch.
     fn of_request(call: &Call, resource: &Resource) -> Result<Self, Status> {
         let is_custom = resource.crd_version().is_some();
-        if !call.headers.contains_key(http::header::CONTENT_TYPE) {
-            let message = "415: Unsupported Media Type";
-            return Err(
-                Status::new(415, "UnsupportedMediaType", message).with_details(Details::default())
-            );
-        }
         match negotiate::media_type(&call.headers) {
             JSON => Ok(Self::Json),
             MERGE => Ok(Self::Merge),
             STRATEGIC if !is_custom => Ok(Self::Strategic),
             APPLY => Ok(Self::Apply),
             _ if is_custom => Err(Status::unsupported_media_type(&[JSON, MERGE, APPLY])),
-            _ => Err(Status::unsupported_media_type(&[
-                JSON, MERGE, STRATEGIC, APPLY,
-            ])),
+            // The router of built-in kinds answers.
+            _ => {
+                let message = "415: Unsupported Media Type";
+                let status = Status::new(415, "UnsupportedMediaType", message);
+                Err(status.with_details(Details::default()))
+            }
         }
     }
 }
@@ -106,6 +103,7 @@ async fn change(
     let bytes = body::read(request.body).await?;
     let (value, mut duplicates) = parse_patch(&bytes, form, options.validation)?;
     if form == Form::Json {
+        duplicates.splice(0..0, unknown_operands(&value));
         for duplicate in &mut duplicates {
             duplicate.insert_str(0, "json patch ");
         }
@@ -130,6 +128,47 @@ async fn change(
     writer.update(&namespace, &call.info.name, &update).await
 }
 
+/// Checks the form of a JSON patch, with the message of Go's decoder.
+fn check_operations(patch: &Object) -> Result<(), String> {
+    let wrong = |value: &Object, place: &str| {
+        let found = json_kind(value);
+        Err(format!("json: cannot unmarshal {found} into Go {place}"))
+    };
+    let operations = match patch {
+        Object::Null => return Ok(()),
+        Object::Array(operations) => operations,
+        other => return wrong(other, "value of type []handlers.jsonPatchOp"),
+    };
+    for operation in operations.iter().filter(|o| !o.is_null()) {
+        if !operation.is_object() {
+            return wrong(operation, "value of type handlers.jsonPatchOp");
+        }
+        for field in ["op", "path", "from"] {
+            match &operation[field] {
+                Object::Null | Object::String(_) => {}
+                other => {
+                    let place = format!("struct field jsonPatchOp.{field} of type string");
+                    return wrong(other, &place);
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Returns messages about the fields of operations that JSON patches do not have.
+fn unknown_operands(patch: &Object) -> Vec<String> {
+    let operations = patch.as_array().into_iter().flatten().enumerate();
+    let unknown = operations.flat_map(|(index, operation)| {
+        let fields = operation.as_object().into_iter().flatten();
+        let fields = fields.map(|(name, _)| name);
+        fields
+            .filter(|name| !matches!(name.as_str(), "op" | "path" | "from" | "value"))
+            .map(move |name| format!("unknown field \"[{index}].{name}\""))
+    });
+    unknown.collect()
+}
+
 /// Decodes a patch. Upstream's decoder reports what the patch itself cannot be, and says what it
 /// does unless fields are not validated.
 fn parse_patch(
@@ -145,6 +184,9 @@ fn parse_patch(
     let refused = |why: &str| Status::bad_request(format!("{what}{why}"));
     let parsed = parse_body(bytes, Encoding::Json)
         .map_err(|error| refused(error.message.trim_start_matches(fields::JSON_ERROR)))?;
+    if let (Form::Json, true) = (form, validation != Validation::Ignore) {
+        check_operations(&parsed.0).map_err(|why| refused(&why))?;
+    }
     match (form, &parsed.0) {
         (Form::Strategic, Object::Null) => {
             let nothing = Object::Object(serde_json::Map::new());

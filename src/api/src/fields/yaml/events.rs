@@ -5,8 +5,6 @@
 use std::ffi::CStr;
 use std::mem::MaybeUninit;
 
-use unsafe_libyaml as sys;
-
 /// An event, without its position.
 #[derive(Debug, PartialEq)]
 pub(super) enum Event {
@@ -28,7 +26,7 @@ pub(super) enum Event {
 
 /// A parser of one text.
 pub(super) struct Events<'a> {
-    parser: Box<MaybeUninit<sys::yaml_parser_t>>,
+    parser: Box<MaybeUninit<unsafe_libyaml::yaml_parser_t>>,
     /// The parser has a pointer to the text.
     _text: &'a [u8],
 }
@@ -36,16 +34,16 @@ pub(super) struct Events<'a> {
 impl<'a> Events<'a> {
     /// Creates a parser; `None` if there is no memory for it.
     pub(super) fn new(text: &'a [u8]) -> Option<Self> {
-        let mut parser = Box::new(MaybeUninit::<sys::yaml_parser_t>::uninit());
+        let mut parser = Box::new(MaybeUninit::<unsafe_libyaml::yaml_parser_t>::uninit());
         let raw = parser.as_mut_ptr();
         // SAFETY: `raw` is valid for writes, and stays at its address in the box.
-        if unsafe { !sys::yaml_parser_initialize(raw).ok } {
+        if unsafe { !unsafe_libyaml::yaml_parser_initialize(raw).ok } {
             return None;
         }
         // SAFETY: the parser is initialised; the text outlives it by the lifetime of `Self`.
         unsafe {
-            sys::yaml_parser_set_encoding(raw, sys::YAML_UTF8_ENCODING);
-            sys::yaml_parser_set_input_string(raw, text.as_ptr(), text.len() as u64);
+            unsafe_libyaml::yaml_parser_set_encoding(raw, unsafe_libyaml::YAML_UTF8_ENCODING);
+            unsafe_libyaml::yaml_parser_set_input_string(raw, text.as_ptr(), text.len() as u64);
         }
         Some(Self {
             parser,
@@ -56,9 +54,11 @@ impl<'a> Events<'a> {
     /// Returns the next event; `None` if the text is malformed.
     pub(super) fn next(&mut self) -> Option<Event> {
         loop {
-            let mut event = MaybeUninit::<sys::yaml_event_t>::uninit();
+            let mut event = MaybeUninit::<unsafe_libyaml::yaml_event_t>::uninit();
             // SAFETY: the parser is initialised, and the event is valid for writes.
-            if unsafe { !sys::yaml_parser_parse(self.parser.as_mut_ptr(), event.as_mut_ptr()).ok } {
+            if unsafe {
+                !unsafe_libyaml::yaml_parser_parse(self.parser.as_mut_ptr(), event.as_mut_ptr()).ok
+            } {
                 return None;
             }
             // SAFETY: a successful call has filled the event.
@@ -66,7 +66,7 @@ impl<'a> Events<'a> {
             // SAFETY: the event is not deleted yet.
             let read = unsafe { read(&event) };
             // SAFETY: the event is filled, and nothing points into it after this.
-            unsafe { sys::yaml_event_delete(&mut event) };
+            unsafe { unsafe_libyaml::yaml_event_delete(&mut event) };
             if read.is_some() {
                 return read;
             }
@@ -77,7 +77,7 @@ impl<'a> Events<'a> {
 impl Drop for Events<'_> {
     fn drop(&mut self) {
         // SAFETY: the parser is initialised, and not used any more.
-        unsafe { sys::yaml_parser_delete(self.parser.as_mut_ptr()) }
+        unsafe { unsafe_libyaml::yaml_parser_delete(self.parser.as_mut_ptr()) }
     }
 }
 
@@ -85,7 +85,7 @@ impl Drop for Events<'_> {
 ///
 /// # Safety
 /// The parser has filled the event, and it is not deleted.
-unsafe fn read(event: &sys::yaml_event_t) -> Option<Event> {
+unsafe fn read(event: &unsafe_libyaml::yaml_event_t) -> Option<Event> {
     // SAFETY: the texts of an event end with a null byte or are null pointers; the type of the
     // event tells which member of the union is filled.
     let text = |at: *const u8| -> Option<String> {
@@ -98,8 +98,8 @@ unsafe fn read(event: &sys::yaml_event_t) -> Option<Event> {
     // SAFETY: as above.
     unsafe {
         Some(match event.type_ {
-            sys::YAML_ALIAS_EVENT => Event::Alias(text(event.data.alias.anchor)?),
-            sys::YAML_SCALAR_EVENT => {
+            unsafe_libyaml::YAML_ALIAS_EVENT => Event::Alias(text(event.data.alias.anchor)?),
+            unsafe_libyaml::YAML_SCALAR_EVENT => {
                 let scalar = &event.data.scalar;
                 let bytes = std::slice::from_raw_parts(scalar.value, scalar.length as usize);
                 Event::Scalar {
@@ -109,10 +109,18 @@ unsafe fn read(event: &sys::yaml_event_t) -> Option<Event> {
                     implicit: scalar.plain_implicit,
                 }
             }
-            sys::YAML_SEQUENCE_START_EVENT => Event::List(text(event.data.sequence_start.anchor)),
-            sys::YAML_MAPPING_START_EVENT => Event::Map(text(event.data.mapping_start.anchor)),
-            sys::YAML_SEQUENCE_END_EVENT | sys::YAML_MAPPING_END_EVENT => Event::End,
-            sys::YAML_DOCUMENT_END_EVENT | sys::YAML_STREAM_END_EVENT => Event::Over,
+            unsafe_libyaml::YAML_SEQUENCE_START_EVENT => {
+                Event::List(text(event.data.sequence_start.anchor))
+            }
+            unsafe_libyaml::YAML_MAPPING_START_EVENT => {
+                Event::Map(text(event.data.mapping_start.anchor))
+            }
+            unsafe_libyaml::YAML_SEQUENCE_END_EVENT | unsafe_libyaml::YAML_MAPPING_END_EVENT => {
+                Event::End
+            }
+            unsafe_libyaml::YAML_DOCUMENT_END_EVENT | unsafe_libyaml::YAML_STREAM_END_EVENT => {
+                Event::Over
+            }
             _ => return None,
         })
     }

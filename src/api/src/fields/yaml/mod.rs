@@ -43,6 +43,11 @@ pub(super) fn read(text: &[u8], budget: usize) -> Result<(Value, Vec<String>), F
     Ok((value, reader.duplicates))
 }
 
+/// Returns whether a plain scalar is read as something else than its text.
+pub fn is_no_text(text: &str) -> bool {
+    text == "<<" || resolve(None, text) != Ok(Value::from(text))
+}
+
 struct Reader<'a> {
     events: Events<'a>,
     /// The values of anchors; `None` while the value is being read.
