@@ -298,7 +298,9 @@ impl Check<'_> {
             .server
             .send("PATCH", &path, APPLY, body.clone())
             .await?;
-        if lacks_keys(&first) {
+        // As upstream, an apply is YAML, which makes an integer of 1.0.
+        let whole = applied.to_string().contains(".0");
+        if lacks_keys(&first) || whole && !first.is_ok() {
             return Ok(());
         }
         if !first.is_ok() {
