@@ -232,7 +232,7 @@ fn decode_continue(token: &str) -> Result<Continue, Status> {
         )));
     }
     if token.start.split('/').any(|part| part == "..") {
-        return Err(invalid(format!("{}", rkube_api::text::quote(&token.start))));
+        return Err(invalid(rkube_api::text::quote(&token.start)));
     }
     Ok(token)
 }
