@@ -4,10 +4,43 @@ use serde_json::Value;
 
 use crate::Object;
 
-/// Encodes an object as YAML, with keys sorted.
+/// Stand for the quotes of a text that version 1.1 of YAML would not read as a text.
+const QUOTES: [char; 2] = ['\u{e000}', '\u{e001}'];
+
+/// Encodes an object as YAML, with keys sorted. Texts like `yes` and `0644` are quoted, as
+/// readers of version 1.1 need it.
 pub fn to_yaml(object: &Object) -> String {
+    let mut marked = object.clone();
+    quote_words(&mut marked);
     // A JSON tree has only keys and numbers that YAML can express.
-    serde_yaml::to_string(object).unwrap_or_default()
+    if object.to_string().contains(QUOTES) {
+        // JSON is YAML too.
+        return object.to_string() + "\n";
+    }
+    serde_yaml::to_string(&marked)
+        .unwrap_or_default()
+        .replace(QUOTES, "\"")
+}
+
+/// Marks the texts that need quotes.
+fn quote_words(value: &mut Value) {
+    let [open, close] = QUOTES;
+    match value {
+        Value::String(text) if crate::fields::is_no_yaml_text(text) => {
+            *text = format!("{open}{text}{close}");
+        }
+        Value::Array(items) => items.iter_mut().for_each(quote_words),
+        Value::Object(map) => {
+            for (mut key, mut value) in std::mem::take(map) {
+                if crate::fields::is_no_yaml_text(&key) {
+                    key = format!("{open}{key}{close}");
+                }
+                quote_words(&mut value);
+                map.insert(key, value);
+            }
+        }
+        _ => {}
+    }
 }
 
 /// Encodes an object as compact JSON.
@@ -30,5 +63,20 @@ pub fn without_nulls(value: &mut Value) {
         }
         Value::Array(items) => items.iter_mut().for_each(without_nulls),
         _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::to_yaml;
+    use serde_json::json;
+
+    #[test]
+    fn words_of_yaml_1_1_are_quoted() {
+        let object = json!({"y": "n", "a": ["yes", "0644", "", "1_0", "b", "<<"], "c": true});
+        let text = to_yaml(&object);
+        assert!(text.contains("\"y\": \"n\""), "{text}");
+        let (read, _) = crate::fields::parse_yaml(text.as_bytes()).unwrap();
+        assert_eq!(read, object);
     }
 }

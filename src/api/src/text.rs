@@ -38,7 +38,7 @@ pub fn quote(text: &str) -> String {
 
 /// Returns whether Go prints a character as it is (`unicode.IsPrint`): letters, marks,
 /// numbers, punctuation, symbols, and of all spaces only U+0020.
-fn is_printable(c: char) -> bool {
+pub fn is_printable(c: char) -> bool {
     if c.is_ascii() {
         return c == ' ' || c.is_ascii_graphic();
     }
@@ -67,13 +67,67 @@ pub fn go_value(value: &Value) -> String {
                 .collect();
             format!("map[{}]", entries.join(" "))
         }
+        Value::Number(number) if number.is_f64() => {
+            let number = number.as_f64().unwrap_or_default();
+            // Go shows a float without a fraction like an integer.
+            match number.fract() == 0.0 && number.abs() < 1e21 {
+                true => format!("{number:.0}"),
+                false => number.to_string(),
+            }
+        }
         other => other.to_string(),
+    }
+}
+
+/// Returns the Go type of a decoded value, as `fmt` shows it with `%T`.
+pub fn go_type(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "<nil>",
+        Value::Bool(_) => "bool",
+        Value::Number(number) if number.is_f64() => "float64",
+        Value::Number(_) => "int64",
+        Value::String(_) => "string",
+        Value::Array(_) => "[]interface {}",
+        Value::Object(_) => "map[string]interface {}",
+    }
+}
+
+/// Formats a value in Go's syntax, as `fmt` does with `%#v`.
+pub fn go_syntax(value: &Value) -> String {
+    match value {
+        Value::Null => "interface {}(nil)".into(),
+        Value::String(text) => quote(text),
+        Value::Array(items) => {
+            let items: Vec<String> = items.iter().map(go_syntax).collect();
+            format!("[]interface {{}}{{{}}}", items.join(", "))
+        }
+        Value::Object(map) => {
+            let mut entries: Vec<_> = map.iter().collect();
+            entries.sort_by_key(|(key, _)| *key);
+            let entry =
+                |(key, value): (&String, &Value)| format!("{}:{}", quote(key), go_syntax(value));
+            let entries: Vec<String> = entries.into_iter().map(entry).collect();
+            format!("map[string]interface {{}}{{{}}}", entries.join(", "))
+        }
+        other => go_value(other),
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{go_value, quote};
+    use super::{go_syntax, go_type, go_value, quote};
+
+    #[test]
+    fn values_are_shown_in_gos_syntax() {
+        let value = serde_json::json!({"b": [1, "x", null], "a": {"c": true}});
+        assert_eq!(
+            go_syntax(&value),
+            r#"map[string]interface {}{"a":map[string]interface {}{"c":true}, "b":[]interface {}{1, "x", interface {}(nil)}}"#
+        );
+        assert_eq!(go_syntax(&serde_json::json!(1000.0)), "1000");
+        assert_eq!(go_type(&value), "map[string]interface {}");
+        assert_eq!(go_type(&value["b"]), "[]interface {}");
+    }
 
     #[test]
     fn values_are_shown_as_by_go() {

@@ -253,6 +253,24 @@ fn group_value(served: &Served, group: &str, alone: bool) -> Value {
     value
 }
 
+/// Returns the verbs of a resource in upstream's order.
+fn verbs(resource: &Resource) -> &'static [&'static str] {
+    const CUSTOM: &[&str] = &[
+        "delete",
+        "deletecollection",
+        "get",
+        "list",
+        "patch",
+        "create",
+        "update",
+        "watch",
+    ];
+    match resource.crd_version() {
+        Some(_) => CUSTOM,
+        None => resource.verbs,
+    }
+}
+
 fn resource_list(server: &ApiServer, group: &str, version: &str) -> Result<Value, Status> {
     let snapshot = server.backend().resources.snapshot();
     let mut resources = Vec::new();
@@ -266,7 +284,7 @@ fn resource_list(server: &ApiServer, group: &str, version: &str) -> Result<Value
             "singularName": &*resource.singular,
             "namespaced": resource.namespaced,
             "kind": &*resource.kind,
-            "verbs": resource.verbs,
+            "verbs": verbs(resource),
         });
         if !resource.short_names.is_empty() {
             value["shortNames"] = json!(resource.short_names);
@@ -296,7 +314,10 @@ fn resource_list(server: &ApiServer, group: &str, version: &str) -> Result<Value
     if resources.is_empty() {
         return Err(Status::page_not_found());
     }
-    resources.sort_by(|a, b| a["name"].as_str().cmp(&b["name"].as_str()));
+    // Upstream lists custom resources in their own order.
+    if snapshot.has_builtin(group) {
+        resources.sort_by(|a, b| a["name"].as_str().cmp(&b["name"].as_str()));
+    }
     Ok(json!({
         "kind": "APIResourceList",
         "apiVersion": "v1",
@@ -379,7 +400,7 @@ async fn aggregated(
                     json!({"version": version, "freshness": "Current", "resources": resources})
                 })
                 .collect();
-            let mut meta = json!({"creationTimestamp": null});
+            let mut meta = json!({});
             if !group.is_empty() {
                 meta["name"] = group.as_str().into();
             }
@@ -423,13 +444,20 @@ fn aggregated_resource(resource: &Resource) -> Value {
     } else {
         "Cluster"
     };
-    let kind = |group: &str, version: &str, kind: &str| json!({"group": group, "version": version, "kind": kind});
+    // As upstream, the group and version of a built-in kind are left out where they are those of
+    // the document.
+    let builtin = resource.crd_version().is_none();
+    let kind = |group: &str, version: &str, kind: &str| {
+        let own = builtin && group == resource.group && version == resource.version;
+        let (group, version) = if own { ("", "") } else { (group, version) };
+        json!({"group": group, "version": version, "kind": kind})
+    };
     let mut value = json!({
         "resource": &*resource.plural,
         "responseKind": kind(&resource.group, &resource.version, &resource.kind),
         "scope": scope,
         "singularResource": &*resource.singular,
-        "verbs": resource.verbs,
+        "verbs": verbs(resource),
     });
     if !resource.short_names.is_empty() {
         value["shortNames"] = json!(resource.short_names);

@@ -1,7 +1,7 @@
 //! Content negotiation: the encoding and the representation that a client requests.
 
 use http::{HeaderMap, header};
-use rkube_api::status::Status;
+use rkube_api::status::{Details, Status};
 
 /// The encoding of a response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -121,6 +121,25 @@ impl MediaTypes {
         }
     }
 
+    fn is_of_objects(self) -> bool {
+        self.has_views()
+    }
+
+    /// Returns the 406 error of upstream's router.
+    fn not_offered(self) -> Status {
+        let streams = match self.is_watch() {
+            true => {
+                ", application/json;stream=watch, application/vnd.kubernetes.protobuf;stream=watch"
+            }
+            false => "",
+        };
+        let message = format!(
+            "406: Not Acceptable\n\nAvailable representations: {}{streams}",
+            OFFERED.join(", ")
+        );
+        Status::new(406, "NotAcceptable", message).with_details(Details::default())
+    }
+
     /// Returns the 406 error, which lists the available media types.
     fn refusal(self) -> Status {
         Status::not_acceptable(match self {
@@ -227,6 +246,11 @@ pub fn accept(headers: &HeaderMap, offer: MediaTypes) -> Result<Accepted, Status
             });
         }
     }
+    // The router compares the names of media types, without parameters, before the handler does.
+    let known = |media: &str| media == "*/*" || OFFERED.contains(&media);
+    if offer.is_of_objects() && !clauses.iter().any(|clause| known(clause.media)) {
+        return Err(offer.not_offered());
+    }
     Err(offer.refusal())
 }
 
@@ -251,14 +275,20 @@ fn view(clause: &Clause<'_>, offer: MediaTypes) -> Option<View> {
     }
 }
 
+/// Returns whether the client asks for the metadata of a list.
+pub fn asks_for_list(headers: &HeaderMap) -> bool {
+    let first = clauses(headers).into_iter().next();
+    first.is_some_and(|clause| clause.param("as") == Some("PartialObjectMetadataList"))
+}
+
 /// Returns the encoding of a request's body from its `Content-Type`.
 ///
 /// # Errors
 ///
 /// 415 if the media type is not supported.
 pub fn content_encoding(headers: &HeaderMap) -> Result<Encoding, Status> {
-    match media_type(headers) {
-        "" | "application/json" | "*/*" => Ok(Encoding::Json),
+    match media_type(headers).to_ascii_lowercase().as_str() {
+        "" | "application/json" => Ok(Encoding::Json),
         "application/yaml" => Ok(Encoding::Yaml),
         rkube_api::protobuf::MEDIA_TYPE => Ok(Encoding::Protobuf),
         _ => Err(Status::unsupported_media_type(&OFFERED)),

@@ -303,7 +303,17 @@ impl Resource {
                 rkube_api::text::quote(field)
             )
         } else {
-            format!("field label not supported: {field}")
+            match &*self.row.kind {
+                "Job" => format!(
+                    "field label {} not supported for Job",
+                    rkube_api::text::quote(field)
+                ),
+                "ResourceSlice" => format!(
+                    "field label not supported for {}, Kind=ResourceSlice: {field}",
+                    self.row.api_version()
+                ),
+                _ => format!("field label not supported: {field}"),
+            }
         }))
     }
 
@@ -388,18 +398,7 @@ impl Resource {
         if !kind.is_empty() && kind != self.row.kind
             || !api_version.is_empty() && api_version != self.row.api_version()
         {
-            let wrong_version = kind == self.row.kind || kind.is_empty();
-            return Err(Status::bad_request(if wrong_version {
-                format!(
-                    "the API version in the data ({api_version}) does not match the expected API version ({})",
-                    self.row.api_version()
-                )
-            } else {
-                format!(
-                    "{} in version {:?} cannot be handled as a {}: converting ({}) to ({}) is not possible",
-                    kind, self.row.version, self.row.kind, kind, self.row.kind
-                )
-            }));
+            return Err(self.wrong_kind(api_version, kind));
         }
         meta::set_type(object, &self.row.api_version(), &self.row.kind);
         Ok(())

@@ -106,7 +106,7 @@ fn encode_value(call: &Call, value: &Value, encoding: Encoding) -> (Bytes, Encod
             bytes.into()
         }),
         Encoding::Yaml => {
-            let text = serde_yaml::to_string(value).unwrap_or_default();
+            let text = rkube_api::codec::to_yaml(value);
             return (text.into(), encoding);
         }
     };
@@ -231,7 +231,7 @@ impl Backend {
                 .to_string();
             out.put_slice(&head.as_bytes()[..head.len() - 1]);
             out.put_slice(b",\"metadata\":");
-            out.put_slice(meta.to_value().to_string().as_bytes());
+            out.put_slice(list_meta(resource, &meta).to_string().as_bytes());
             out.put_slice(b",\"items\":[");
             for (i, item) in items.iter().enumerate() {
                 if i > 0 {
@@ -272,7 +272,7 @@ impl Backend {
             View::Whole => json!({
                 "kind": resource.list_kind,
                 "apiVersion": resource.api_version(),
-                "metadata": meta.to_value(),
+                "metadata": list_meta(resource, &meta),
                 "items": as_items(resource, objects),
             }),
             View::Metadata(version) => json!({
@@ -291,6 +291,16 @@ impl Backend {
         };
         Ok(value(call, StatusCode::OK, accepted.encoding, &list).await)
     }
+}
+
+/// Returns the metadata of a whole list. Upstream's lists of custom resources have the continue
+/// token also where it is empty.
+fn list_meta(resource: &Resource, meta: &ListMeta) -> Value {
+    let mut value = meta.to_value();
+    if resource.crd_version().is_some() {
+        value["continue"] = meta.next.as_str().into();
+    }
+    value
 }
 
 /// Removes `apiVersion` and `kind` of a list's items, which upstream's typed lists do not have.
@@ -336,7 +346,7 @@ pub fn table(
     let definitions = if columns {
         Value::Array(resource.columns())
     } else {
-        json!([])
+        Value::Null
     };
     json!({
         "kind": "Table",
@@ -355,7 +365,7 @@ pub fn row(call: &Call, resource: &Resource, object: &Object, version: &str) -> 
         row["conditions"] = Value::Array(conditions);
     }
     match call.info.query.get("includeObject") {
-        Some("None") => {}
+        Some("None") => row["object"] = Value::Null,
         Some("Object") => row["object"] = object.clone(),
         _ => row["object"] = partial(object, version),
     }
@@ -365,9 +375,12 @@ pub fn row(call: &Call, resource: &Resource, object: &Object, version: &str) -> 
 /// Returns an error if `includeObject` has an invalid value.
 pub fn validate_table_options(call: &Call, accepted: Accepted) -> Result<(), Status> {
     match (accepted.view, call.info.query.non_empty("includeObject")) {
-        (View::Table(_), Some(other)) if !matches!(other, "None" | "Metadata" | "Object") => Err(
-            Status::bad_request(format!("unrecognized includeObject value: {other:?}")),
-        ),
+        (View::Table(_), Some(other)) if !matches!(other, "None" | "Metadata" | "Object") => {
+            let value = rkube_api::text::quote(other);
+            Err(Status::bad_request(format!(
+                "Unable to convert to Table as requested: includeObject: Invalid value: {value}: must be 'Metadata', 'Object', 'None', or empty"
+            )))
+        }
         _ => Ok(()),
     }
 }

@@ -323,11 +323,19 @@ fn request_timeout(info: &RequestInfo) -> Result<Duration, Status> {
     let Some(text) = info.query.non_empty("timeout") else {
         return Ok(REQUEST_TIMEOUT);
     };
-    match duration::parse(text) {
-        Some(limit) if limit.is_zero() => Ok(REQUEST_TIMEOUT),
+    // As upstream, a negative limit is none.
+    match duration::parse(text.strip_prefix('-').unwrap_or(text)) {
+        Some(limit) if limit.is_zero() || text.starts_with('-') => Ok(REQUEST_TIMEOUT),
         Some(limit) => Ok(limit.min(REQUEST_TIMEOUT)),
-        None => Err(Status::bad_request(format!(
-            "invalid timeout specified in the request URL - time: invalid duration {text:?}"
-        ))),
+        None => {
+            let why = match text.parse::<f64>() {
+                Ok(_) => "missing unit in duration",
+                Err(_) => "invalid duration",
+            };
+            let text = rkube_api::text::quote(text);
+            Err(Status::bad_request(format!(
+                "invalid timeout specified in the request URL - time: {why} {text}"
+            )))
+        }
     }
 }

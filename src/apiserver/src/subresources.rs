@@ -6,7 +6,7 @@ use rkube_admission::Operation;
 use rkube_api::fields::{self, Validation};
 use rkube_api::schema::{Schema, Type};
 use rkube_api::status::Status;
-use rkube_api::{GroupResource, Object, apply, meta, patch as patches};
+use rkube_api::{GroupResource, GroupVersionKind, Object, apply, meta, patch as patches};
 use rkube_auth::token::TokenSigner;
 use rkube_strategy::Context;
 use serde_json::json;
@@ -18,11 +18,13 @@ use crate::cache::CachedObject;
 use crate::call::{Call, Incoming};
 use crate::codec;
 use crate::handlers::decode::{parse_body, report_fields};
+use crate::handlers::metadata::check_name;
 use crate::handlers::options::WriteOptions;
 use crate::handlers::ownership::{Ownership, Part as WrittenPart};
 use crate::handlers::read;
 use crate::handlers::write::Writer;
 use crate::inprocess::Components;
+use crate::kinds::wrong_kind;
 use crate::negotiate::{self, Encoding};
 use crate::reader::CacheReader;
 use crate::resources::Resource;
@@ -64,10 +66,14 @@ pub async fn body_as(
     let (mut object, duplicates) = parse_body(&bytes, encoding)?;
     let api_version = rkube_api::gvk::api_version(part.group, part.version);
     if !matches!(meta::kind(&object), k if k.is_empty() || k == kind) {
-        return Err(Status::bad_request(format!(
-            "expected a {kind}, got a {}",
-            meta::kind(&object)
-        )));
+        let own = GroupVersionKind::new(part.group, part.version, kind);
+        let package = match part.group.split('.').next().unwrap_or_default() {
+            "" => "core",
+            package => package,
+        };
+        let internal = format!("{package}.{kind}");
+        let (version, kind) = (meta::api_version(&object), meta::kind(&object));
+        return Err(wrong_kind(&own, &internal, version, kind));
     }
     if let Some(ty) = Schema::builtin().definition(part.definition) {
         let unknown = fields::check(ty, &mut object)?;
@@ -252,7 +258,15 @@ pub async fn scale(
             .get(&namespace, &info.name)
             .ok_or_else(|| Status::not_found(&resource.group_resource(), &info.name))?;
         let object = storage.backend.load(resource, object.parse()).await?;
-        let scale = view(&resource.served(object)?)?;
+        let object = resource.served(object)?;
+        let custom = resource.crd_version();
+        if let Some(path) = custom.and_then(|version| version.missing_replicas(&object)) {
+            let path = rkube_api::text::quote(path);
+            return Err(Status::internal(format!(
+                "the spec replicas field {path} does not exist"
+            )));
+        }
+        let scale = view(&object)?;
         return Ok(respond::value(call, StatusCode::OK, accepted.encoding, &scale).await);
     }
     let kind = if info.verb == "update" {
@@ -271,13 +285,7 @@ pub async fn scale(
     let force = info.query.is_true("force");
     let (given, duplicates) = if info.verb == "update" {
         let scale = body_as(call, request, &SCALE, validation).await?;
-        if meta::name(&scale) != info.name {
-            return Err(Status::bad_request(format!(
-                "the name of the object ({}) does not match the name on the URL ({})",
-                meta::name(&scale),
-                info.name
-            )));
-        }
+        check_name(&scale, &info.name)?;
         (scale, Vec::new())
     } else {
         let bytes = body::read(request.body).await?;

@@ -10,12 +10,13 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC};
 pub struct Query(Vec<(String, String)>);
 
 impl Query {
-    /// Parses `a=b&c=d`. Invalid percent-encodings are kept as they are.
+    /// Parses `a=b&c=d`. As by Go's parser, what has an invalid percent-encoding or a semicolon is
+    /// left out.
     pub fn parse(query: &str) -> Self {
         Self(
             query
                 .split('&')
-                .filter(|pair| !pair.is_empty())
+                .filter(|pair| !pair.is_empty() && !pair.contains(';') && is_encoded(pair))
                 .map(|pair| {
                     let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
                     (
@@ -86,6 +87,16 @@ const RESERVED: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'_')
     .remove(b'.')
     .remove(b'~');
+
+/// Returns whether each percent sign begins an encoded byte.
+fn is_encoded(text: &str) -> bool {
+    let mut parts = text.split('%');
+    parts.next();
+    parts.all(|part| {
+        let digits = part.as_bytes().get(..2);
+        digits.is_some_and(|digits| digits.iter().all(u8::is_ascii_hexdigit))
+    })
+}
 
 /// Percent-encodes a query value.
 pub fn encode(text: &str) -> String {

@@ -5,8 +5,8 @@ use clap::Parser;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
 use rkube_differential::own::Own;
-use rkube_differential::{Case, Generator, Server, laws, pair};
-use std::collections::BTreeMap;
+use rkube_differential::report::{self, Report};
+use rkube_differential::{Case, Generator, Server, known, laws, pair, script, step};
 
 /// Sends generated objects to two API servers and prints how their answers differ. Without
 /// another server, checks what holds for every object on every server.
@@ -32,7 +32,11 @@ struct Args {
     /// Only kinds whose `apiVersion/kind` contains this text.
     #[arg(long, default_value = "")]
     only: String,
-    /// A file of known differences: each line is a text that their lines contain.
+    /// Only scripts whose name contains this text; `none` leaves them out.
+    #[arg(long, default_value = "")]
+    scripts: String,
+    /// A file of known differences instead of the own list: on each line a text that their lines
+    /// contain, ` # ` and the reason.
     #[arg(long)]
     known: Option<String>,
     /// The namespace of the objects; it is created.
@@ -45,12 +49,9 @@ async fn main() -> Result<()> {
     let args = Args::parse();
     let known = match &args.known {
         Some(file) => std::fs::read_to_string(file).with_context(|| file.clone())?,
-        None => String::new(),
+        None => known::OWN.to_owned(),
     };
-    let known: Vec<&str> = known
-        .lines()
-        .filter(|l| !l.is_empty() && !l.starts_with('#'))
-        .collect();
+    let mut report = Report::new(known::parse(&known)?);
     let generator = Generator::new(args.seed, &args.only)?;
     let own;
     let server = match &args.kubeconfig {
@@ -66,16 +67,22 @@ async fn main() -> Result<()> {
         Some(file) => Some(connect(file, &args.namespace).await?),
         None => None,
     };
-    let mut seen = BTreeMap::new();
-    let mut unexplained = 0;
+    if let Some(oracle) = &oracle {
+        for script in step::scripts(&args.scripts)? {
+            let found = script::run(&server, oracle, &script).await?;
+            for difference in report.add(&script.name, "\0", found) {
+                let lines = report::lines(&difference).join("\n");
+                println!("script {}:\n{lines}", script.name);
+            }
+        }
+    }
     for number in args.from..args.from + args.cases {
         let case = generator.case(number);
         let lines = match &oracle {
-            Some(oracle) => compared(&server, oracle, &case, &known, &mut seen).await?,
-            None => judged(&server, &case, &known).await?,
+            Some(oracle) => compared(&server, oracle, &case, &mut report).await?,
+            None => judged(&server, &case, &mut report).await?,
         };
-        unexplained += u64::from(lines.is_some());
-        if let Some(lines) = lines.filter(|lines| !lines.is_empty()) {
+        if !lines.is_empty() {
             let kind = &case.resource.kind;
             println!(
                 "case {number}, {kind}, {}:\n{}",
@@ -84,14 +91,14 @@ async fn main() -> Result<()> {
             );
         }
     }
-    for (place, count) in seen.iter().filter(|(_, count)| **count > 1) {
-        println!("{count} times: {place}");
+    for line in report.repeated() {
+        println!("{line}");
     }
     println!(
-        "{} cases with seed {}: {unexplained} with differences",
-        args.cases, args.seed
+        "{} cases with seed {}: {} with differences",
+        args.cases, args.seed, report.unexplained
     );
-    anyhow::ensure!(unexplained == 0, "there are unexplained differences");
+    anyhow::ensure!(report.unexplained == 0, "there are unexplained differences");
     Ok(())
 }
 
@@ -103,62 +110,35 @@ async fn connect(file: &str, namespace: &str) -> Result<Server> {
     Ok(server)
 }
 
-fn is_known(known: &[&str], line: &str) -> bool {
-    known.iter().any(|part| line.contains(part))
-}
-
 /// Compares the answers to a case. Returns what to print of new differences: a place that was
-/// seen with another object of the kind is only counted. Without a difference, returns nothing.
+/// seen with another object of the kind is only counted.
 async fn compared(
     server: &Server,
     oracle: &Server,
     case: &Case,
-    known: &[&str],
-    seen: &mut BTreeMap<String, u64>,
-) -> Result<Option<Vec<String>>> {
-    let mut found = pair::run(server, oracle, case).await?;
-    for difference in &mut found {
-        difference.places.retain(|place| !is_known(known, place));
-    }
-    found.retain(|difference| !difference.places.is_empty());
-    if found.is_empty() {
-        return Ok(None);
-    }
+    report: &mut Report,
+) -> Result<Vec<String>> {
+    let found = pair::run(server, oracle, case).await?;
     let name = format!("d{}", case.number);
-    let mut unseen = None;
-    for difference in &found {
-        for place in &difference.places {
-            let place = place.replace(&name, "NAME");
-            let count = seen
-                .entry(format!("{} {place}", case.resource.kind))
-                .or_insert(0);
-            *count += 1;
-            if *count == 1 {
-                unseen = unseen.or(Some(difference));
-            }
-        }
-    }
-    let mut lines = Vec::new();
-    if let Some(difference) = unseen {
-        let smallest = pair::minimise(server, oracle, case, difference).await?;
-        lines.push(format!("  {}", smallest.object));
-        lines.push(format!("  {}", difference.request));
-        lines.extend(difference.places.iter().map(|p| format!("    {p}")));
-    }
-    Ok(Some(lines))
+    let new = report.add(&case.resource.kind, &name, found);
+    let Some(first) = new.first() else {
+        return Ok(Vec::new());
+    };
+    let smallest = pair::minimise(server, oracle, case, first).await?;
+    let mut lines = vec![format!("  {}", smallest.object)];
+    lines.extend(new.iter().flat_map(report::lines));
+    Ok(lines)
 }
 
-/// Checks the laws with a case. Returns the breaches, if there are any.
-async fn judged(server: &Server, case: &Case, known: &[&str]) -> Result<Option<Vec<String>>> {
+/// Checks the laws with a case. Returns the breaches.
+async fn judged(server: &Server, case: &Case, report: &mut Report) -> Result<Vec<String>> {
     let outcome = laws::run(server, case).await?;
-    let new = outcome
-        .breaches
-        .iter()
-        .filter(|b| !is_known(known, &b.detail));
+    let new = outcome.breaches.iter();
+    let new = new.filter(|b| !report.is_known(&b.detail));
     let mut lines: Vec<String> = new.map(|b| format!("  {}: {}", b.law, b.detail)).collect();
-    if lines.is_empty() {
-        return Ok(None);
+    if !lines.is_empty() {
+        report.unexplained += 1;
+        lines.insert(0, format!("  {}", case.object));
     }
-    lines.insert(0, format!("  {}", case.object));
-    Ok(Some(lines))
+    Ok(lines)
 }

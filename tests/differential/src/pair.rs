@@ -1,126 +1,29 @@
 //! Sends the same requests to two servers and compares the answers.
 
 use anyhow::Result;
-use serde_json::{Value, json};
+use serde_json::Value;
 
-use crate::compare::{differences, settle};
 use crate::generate::Case;
-use crate::server::{Answer, Server, named};
+use crate::server::Server;
+use crate::{life, script};
 
 /// A difference between two servers.
 #[derive(Clone, Debug)]
 pub struct Difference {
     /// The request, for people.
     pub request: String,
+    /// The beginning of the request's body.
+    pub body: String,
     /// The places that differ, as `path: left | right`.
     pub places: Vec<String>,
 }
 
-/// The modes of `fieldValidation`.
-const MODES: [&str; 3] = ["Strict", "Warn", "Ignore"];
-
-/// Sends a case to both servers: dry runs in each mode of field validation, then a creation,
-/// reads, an update and an apply that change nothing, and the deletion.
+/// Sends a case to both servers; [`life`] says which requests.
 ///
 /// # Errors
 /// A connection fails.
 pub async fn run(left: &Server, right: &Server, case: &Case) -> Result<Vec<Difference>> {
-    let mut found = Vec::new();
-    let name = format!("d{}", case.number);
-    for mode in MODES {
-        let query = format!("?dryRun=All&fieldValidation={mode}");
-        let both = both(left, right, case, "POST", "", &query, Some(&name)).await?;
-        note(&mut found, format!("POST {query}"), both);
-    }
-    let created = both(left, right, case, "POST", "", "", Some(&name)).await?;
-    let (a, b) = (created.0.is_ok(), created.1.is_ok());
-    note(&mut found, "POST".into(), created);
-    if a && b {
-        let place = format!("/{name}");
-        let read = both(left, right, case, "GET", &place, "", None).await?;
-        note(&mut found, "GET".into(), read);
-        for (request, media) in [
-            ("apply", "application/apply-patch+yaml"),
-            ("merge patch", "application/merge-patch+json"),
-        ] {
-            let query = match request {
-                "apply" => "?fieldManager=differential&force=true",
-                _ => "",
-            };
-            let body = |server: &Server| named(server, case, &name).to_string().into_bytes();
-            let path = |server: &Server| format!("{}{place}{query}", server.collection(case));
-            let answers = (
-                left.send("PATCH", &path(left), media, body(left)).await?,
-                right
-                    .send("PATCH", &path(right), media, body(right))
-                    .await?,
-            );
-            note(&mut found, request.into(), answers);
-        }
-    }
-    for server in [left, right] {
-        remove(server, case, &name).await?;
-    }
-    Ok(found)
-}
-
-/// Deletes an object at once, whatever finalizers it has.
-///
-/// # Errors
-/// The connection fails.
-pub async fn remove(server: &Server, case: &Case, name: &str) -> Result<()> {
-    let path = format!("{}/{name}", server.collection(case));
-    let now = json!({"gracePeriodSeconds": 0}).to_string();
-    let gone = server
-        .send("DELETE", &path, "application/json", now.into_bytes())
-        .await?;
-    if gone.code != 404 {
-        let none = json!({"metadata": {"finalizers": null}}).to_string();
-        server
-            .send(
-                "PATCH",
-                &path,
-                "application/merge-patch+json",
-                none.into_bytes(),
-            )
-            .await?;
-    }
-    Ok(())
-}
-
-async fn both(
-    left: &Server,
-    right: &Server,
-    case: &Case,
-    method: &str,
-    place: &str,
-    query: &str,
-    name: Option<&str>,
-) -> Result<(Answer, Answer)> {
-    let path = |server: &Server| format!("{}{place}{query}", server.collection(case));
-    let body = |server: &Server| match name {
-        Some(name) => named(server, case, name).to_string().into_bytes(),
-        None => Vec::new(),
-    };
-    Ok((
-        left.send(method, &path(left), "application/json", body(left))
-            .await?,
-        right
-            .send(method, &path(right), "application/json", body(right))
-            .await?,
-    ))
-}
-
-fn note(found: &mut Vec<Difference>, request: String, (left, right): (Answer, Answer)) {
-    let shown = |answer: Answer| -> Value {
-        let mut body = answer.body;
-        settle(&mut body);
-        json!({"code": answer.code, "warnings": answer.warnings, "body": body})
-    };
-    let places = differences(&shown(left), &shown(right));
-    if !places.is_empty() {
-        found.push(Difference { request, places });
-    }
+    script::run(left, right, &life::script(left, case)).await
 }
 
 /// Removes from a case what its difference does not need: field by field, as long as the same
@@ -200,6 +103,7 @@ fn remove_at(object: &mut Value, pointer: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::json;
 
     #[test]
     fn members_are_found_and_removed_by_their_pointers() {

@@ -104,8 +104,7 @@ pub fn apply(
     typed::validate(Some(request.ty), applied, false, &mut Vec::new()).map_err(|e| {
         let namespace = meta::namespace(applied);
         let name = meta::name(applied);
-        let mut status = Status::internal("");
-        status.message = format!(
+        let message = format!(
             "failed to create typed patch object ({namespace}/{name}; {}{}, Kind={}): {e}",
             if request.api_version.contains('/') {
                 ""
@@ -115,7 +114,8 @@ pub fn apply(
             request.api_version,
             meta::kind(applied)
         );
-        status
+        // Upstream does not convert this error.
+        Status::new(500, "", message)
     })?;
 
     let is_new = live.is_none();

@@ -177,13 +177,15 @@ impl FieldSet {
         }
     }
 
-    /// Calls `visit` for every path.
+    /// Calls `visit` for every path. As upstream, those that end here come before longer ones.
     pub fn for_each(&self, path: &mut Vec<PathElement>, visit: &mut impl FnMut(&[PathElement])) {
+        for (element, _) in self.nodes.iter().filter(|(_, node)| node.member) {
+            path.push(element.clone());
+            visit(path);
+            path.pop();
+        }
         for (element, node) in &self.nodes {
             path.push(element.clone());
-            if node.member {
-                visit(path);
-            }
             node.children.for_each(path, visit);
             path.pop();
         }

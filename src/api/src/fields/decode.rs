@@ -5,13 +5,17 @@ use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::fmt;
 
-use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
+use serde::de::{
+    Deserialize as _, DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor,
+};
 use serde_json::{Map, Number, Value};
 
 use crate::Object;
 use crate::status::Status;
 
 use super::path::Path;
+use super::syntax::json_fault;
+use super::yaml;
 
 /// The deepest nesting of objects. The parsers have the same limit.
 pub const MAX_DEPTH: usize = 127;
@@ -54,6 +58,9 @@ impl State {
 /// `duplicate field "…"`. The last value of a key counts.
 ///
 /// As in Go, bytes that are not UTF-8 and halves of surrogate pairs become U+FFFD.
+///
+/// # Errors
+/// 400 with Go's message.
 pub fn parse_json(bytes: &[u8]) -> Result<(Object, Vec<String>), Status> {
     read_json(bytes)
         .or_else(|error| match well_formed(bytes) {
@@ -61,9 +68,14 @@ pub fn parse_json(bytes: &[u8]) -> Result<(Object, Vec<String>), Status> {
             None => Err(error),
         })
         .map_err(|e| {
-            Status::bad_request(format!("couldn't get version/kind; json parse error: {e}"))
+            // A fault that only this parser sees is its limit of nesting.
+            let why = json_fault(bytes).unwrap_or_else(|| e.to_string());
+            Status::bad_request(format!("{JSON_ERROR}{why}"))
         })
 }
+
+/// What is before the message of the JSON decoder.
+pub const JSON_ERROR: &str = "couldn't get version/kind; json parse error: ";
 
 fn read_json(bytes: &[u8]) -> Result<(Object, Vec<String>), serde_json::Error> {
     let state = State::new(bytes);
@@ -109,18 +121,45 @@ fn well_formed(bytes: &[u8]) -> Option<String> {
     changed.then_some(out)
 }
 
-/// Parses one YAML document, like [`parse_json`]. Keys that are numbers or booleans
-/// become strings, as in upstream's conversion to JSON.
+/// Parses the first document of a YAML text, like [`parse_json`]. As upstream, YAML is version
+/// 1.1: `yes` is true and `0644` is 420. Keys that are numbers or booleans become strings.
+///
+/// # Errors
+/// 400 with go-yaml's message.
 pub fn parse_yaml(bytes: &[u8]) -> Result<(Object, Vec<String>), Status> {
     check_nesting(bytes)?;
-    let state = State::new(bytes);
-    let value = Seed {
-        state: &state,
-        depth: 0,
+    let budget = State::new(bytes).into_inner().budget;
+    yaml::read(bytes, budget).map_err(|failure| match failure {
+        yaml::Failure::Malformed => Status::bad_request(format!("yaml: {}", yaml_fault(bytes))),
+        yaml::Failure::Yaml(why) => Status::bad_request(format!("yaml: {why}")),
+        yaml::Failure::Json(why) => Status::bad_request(why),
+    })
+}
+
+/// Returns go-yaml's message about malformed YAML, from that of the Rust parser, which is the same
+/// one in another language.
+fn yaml_fault(bytes: &[u8]) -> String {
+    let mut documents = serde_yaml::Deserializer::from_slice(bytes);
+    let error = documents.find_map(|d| serde::de::IgnoredAny::deserialize(d).err());
+    let Some(error) = error else {
+        return "unknown problem parsing YAML content".into();
+    };
+    let text = error.to_string();
+    let why = text.split(" at line ").next().unwrap_or(&text);
+    let line = error.location().map_or(0, |at| at.line());
+    // The parser counts lines from zero, the scanner from one.
+    let of_parser = why.starts_with("did not find expected")
+        || why.starts_with("found undefined tag")
+        || why.starts_with("found duplicate")
+        || why.starts_with("found incompatible");
+    match if of_parser {
+        line.saturating_sub(1)
+    } else {
+        line
+    } {
+        0 => why.to_owned(),
+        line => format!("line {line}: {why}"),
     }
-    .deserialize(serde_yaml::Deserializer::from_slice(bytes))
-    .map_err(|e| Status::bad_request(format!("error converting YAML to JSON: yaml: {e}")))?;
-    Ok((value, state.into_inner().duplicates))
 }
 
 /// The largest number of brackets that may be open at once in a YAML document.
@@ -141,7 +180,7 @@ fn check_nesting(bytes: &[u8]) -> Result<(), Status> {
         }
         if open > MAX_OPEN_BRACKETS {
             return Err(Status::bad_request(format!(
-                "error converting YAML to JSON: yaml: exceeded max depth of {MAX_OPEN_BRACKETS}"
+                "yaml: exceeded max depth of {MAX_OPEN_BRACKETS}"
             )));
         }
     }

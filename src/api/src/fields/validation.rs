@@ -27,8 +27,12 @@ impl Validation {
             "Strict" => Ok(Self::Strict),
             "Ignore" => Ok(Self::Ignore),
             other => Err(Status::bad_request(
-                FieldError::not_supported("fieldValidation", other, &["Ignore", "Strict", "Warn"])
-                    .to_string(),
+                FieldError::not_supported(
+                    "fieldValidation",
+                    other,
+                    &["", "Ignore", "Strict", "Warn"],
+                )
+                .to_string(),
             )),
         }
     }

@@ -17,6 +17,9 @@ pub const MAX_OPERATIONS: usize = 10_000;
 /// 400 for a malformed patch, 413 for too many operations, 422 for a patch that does not
 /// fit the object.
 pub fn json_patch(object: &Object, patch: &Object) -> Result<Object, Status> {
+    if patch.is_null() {
+        return Ok(object.clone());
+    }
     let Value::Array(operations) = patch else {
         return Err(Status::bad_request(format!(
             "json: cannot unmarshal {} into Go value of type jsonpatch.Patch",
@@ -34,6 +37,9 @@ pub fn json_patch(object: &Object, patch: &Object) -> Result<Object, Status> {
             "The allowed maximum operations in a JSON patch is {MAX_OPERATIONS}, got {}",
             operations.len()
         )));
+    }
+    if operations.iter().any(Value::is_null) {
+        return Err(rejected());
     }
     if let Some(other) = operations.iter().find(|o| !o.is_object()) {
         return Err(Status::bad_request(format!(
@@ -76,15 +82,26 @@ fn apply(document: &mut Value, operation: &Value, budget: &mut usize) -> Option<
         }
         "copy" => {
             let from = pointer(text("from")?)?;
-            let value = find_mut(document, &from)?.clone();
+            // As in the library that upstream uses, a field that is not there is copied as null.
+            let value = match find_mut(document, &from).map(|found| found.clone()) {
+                Some(found) => found,
+                None => {
+                    let (_, parent) = from.split_last()?;
+                    find_mut(document, parent).filter(|parent| parent.is_object())?;
+                    Value::Null
+                }
+            };
             *budget = budget.checked_sub(value_bytes(&value))?;
             check_depth(&path, &value)?;
             add(document, &path, value)
         }
         "test" => {
             let expected = operation.get("value").unwrap_or(&Value::Null);
+            // A missing value compares as null, if its object is there.
+            if let Some((_, parent)) = path.split_last() {
+                find_mut(document, parent)?;
+            }
             let found = find_mut(document, &path);
-            // A missing value compares as null.
             let same = found.map_or(expected.is_null(), |found| json_equal(found, expected));
             same.then_some(())
         }
@@ -188,10 +205,8 @@ fn replace(document: &mut Value, path: &[String], value: Value) -> Option<()> {
 }
 
 fn add(document: &mut Value, path: &[String], value: Value) -> Option<()> {
-    let Some((last, parent)) = path.split_last() else {
-        *document = value;
-        return Some(());
-    };
+    // As in the library that upstream uses, the whole document cannot be added.
+    let (last, parent) = path.split_last()?;
     match find_mut(document, parent)? {
         Value::Object(map) => {
             map.insert(last.clone(), value);

@@ -8,6 +8,7 @@ use serde_json::{Map, Value};
 use crate::Object;
 use crate::schema::{Kind, PatchStrategy, Type};
 use crate::status::Status;
+use crate::text::{go_type, go_value};
 
 use super::rejected::rejected;
 
@@ -41,9 +42,22 @@ fn internal_failure(message: String) -> Status {
 }
 
 fn no_merge_key(item: &Value, key: &str) -> Status {
+    let item = go_value(item);
     internal_failure(format!(
         "map: {item} does not contain declared merge key: {key}"
     ))
+}
+
+/// Returns the error for a map with another directive than there is.
+fn unknown_directive(map: &Map<String, Value>) -> Status {
+    let directive = map.get(PATCH).unwrap_or(&Value::Null);
+    let shown = match directive {
+        Value::String(text) => text.clone(),
+        // Upstream formats it as a string.
+        other => format!("%!s({}={})", go_type(other), go_value(other)),
+    };
+    let map = go_value(&Value::Object(map.clone()));
+    internal_failure(format!("unknown patch type: {shown} in map: {map}"))
 }
 
 /// The merge rules of a field.
@@ -70,33 +84,25 @@ fn merge_map(
     mut original: Map<String, Value>,
     mut patch: Map<String, Value>,
 ) -> Result<Map<String, Value>, Status> {
-    match patch.remove(PATCH) {
-        None => {}
-        Some(Value::String(directive)) => match directive.as_str() {
-            "replace" => return Ok(patch),
-            "delete" => return Ok(Map::new()),
-            "merge" => {}
-            other => {
-                let map = Value::Object(patch);
-                return Err(internal_failure(format!(
-                    "unknown patch type: {other} found in map: {map}"
-                )));
-            }
-        },
-        Some(other) => {
-            let map = Value::Object(patch);
-            return Err(internal_failure(format!(
-                "unknown patch type: {other} found in map: {map}"
-            )));
+    match patch.get(PATCH).map(|directive| directive.as_str()) {
+        None | Some(Some("merge")) => {
+            patch.remove(PATCH);
         }
+        Some(Some("replace")) => {
+            patch.remove(PATCH);
+            return Ok(patch);
+        }
+        Some(Some("delete")) => return Ok(Map::new()),
+        Some(_) => return Err(unknown_directive(&patch)),
     }
     retain_keys(&mut original, &mut patch)?;
     set_element_order(ty, &mut original, &mut patch)?;
 
     for (key, value) in patch {
         if let Some(list) = key.strip_prefix(DELETE_FROM) {
+            // As upstream, what is no list is ignored.
             let Value::Array(gone) = value else {
-                return Err(bad_format("primitive list"));
+                continue;
             };
             if let Some(Value::Array(items)) = original.get_mut(list) {
                 items.retain(|item| !gone.contains(item));
@@ -136,7 +142,8 @@ fn merge_map(
 fn strip_directives(value: Value) -> Option<Value> {
     match value {
         Value::Object(map) => {
-            if map.get(PATCH).and_then(Value::as_str) == Some("delete") {
+            // Whatever the directive says, there is nothing to merge with.
+            if map.contains_key(PATCH) {
                 return None;
             }
             let map = map
@@ -193,8 +200,14 @@ fn set_element_order(
         .collect();
     for directive in directives {
         let key = &directive[SET_ORDER.len()..];
-        let Some(Value::Array(order)) = patch.remove(&directive) else {
-            return Err(bad_format("setElementOrder list"));
+        let order = match patch.remove(&directive) {
+            Some(Value::Array(order)) => order,
+            other => {
+                let found = go_type(&other.unwrap_or_default());
+                return Err(internal_failure(format!(
+                    "expected a []interface {{}}, but received a {found}"
+                )));
+            }
         };
         let list = |map: &Map<String, Value>| match map.get(key) {
             None => Ok(None),
@@ -248,11 +261,11 @@ fn check_order(change: &[Value], order: &[Value], key: Option<&str>) -> Result<(
             continue;
         }
         if !rest.any(|o| same_item(o, item, key)) {
-            return Err(Status::bad_request(format!(
+            return Err(internal_failure(format!(
                 "The order in patch list:\n{}\n doesn't match {} list:\n{}\n",
-                Value::from(change.to_vec()),
+                go_value(&Value::from(change.to_vec())),
                 SET_ORDER.trim_end_matches('/'),
-                Value::from(order.to_vec())
+                go_value(&Value::from(order.to_vec()))
             )));
         }
     }
@@ -359,17 +372,9 @@ fn special_items(
                         "merging lists cannot yet be specified in the patch".into(),
                     ));
                 }
-                other => {
-                    return Err(internal_failure(format!(
-                        "unknown patch type: {other} found in list of maps"
-                    )));
-                }
+                _ => return Err(item.as_object().map_or_else(rejected, unknown_directive)),
             },
-            Some(other) => {
-                return Err(internal_failure(format!(
-                    "unknown patch type: {other} found in list of maps"
-                )));
-            }
+            Some(_) => return Err(item.as_object().map_or_else(rejected, unknown_directive)),
         }
     }
     if replace {

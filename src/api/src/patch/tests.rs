@@ -131,7 +131,7 @@ fn lists_of_maps_merge_by_key() {
     .unwrap_err();
     assert_eq!(
         error.message,
-        r#"map: {"image":"x"} does not contain declared merge key: name"#
+        "map: map[image:x] does not contain declared merge key: name"
     );
     // Without a strategy a list is replaced.
     strategic(
@@ -161,7 +161,9 @@ fn element_order() {
         ),
     )
     .unwrap_err();
-    assert_eq!(error.code, 400);
+    assert_eq!(error.code, 500);
+    let order = "The order in patch list:\n[map[name:b]]\n doesn't match $setElementOrder list:\n[map[name:a]]\n";
+    assert_eq!(error.message, order);
 }
 
 #[test]

@@ -19,6 +19,8 @@ struct Column {
 }
 
 struct Scale {
+    /// The path of the replicas, for messages.
+    replicas: String,
     spec_replicas: Path,
     status_replicas: Path,
     selector: Option<Path>,
@@ -32,6 +34,8 @@ pub struct CrdVersion {
     has_status: bool,
     scale: Option<Scale>,
     columns: Vec<Column>,
+    /// The warning about requests for this version; an empty text stands for the usual one.
+    deprecated: Option<String>,
     /// The validation rules, compiled when the first object is written.
     rules: Option<Arc<OnceLock<Option<Rules>>>>,
 }
@@ -50,6 +54,10 @@ impl CrdVersion {
         let scale = path(&scale["specReplicasPath"])
             .zip(path(&scale["statusReplicasPath"]))
             .map(|(spec_replicas, status_replicas)| Scale {
+                replicas: scale["specReplicasPath"]
+                    .as_str()
+                    .unwrap_or_default()
+                    .to_owned(),
                 spec_replicas,
                 status_replicas,
                 selector: path(&scale["labelSelectorPath"]),
@@ -94,6 +102,10 @@ impl CrdVersion {
             has_status: version["subresources"]["status"].is_object(),
             scale,
             columns,
+            deprecated: (version["deprecated"] == true).then(|| {
+                let own = version["deprecationWarning"].as_str();
+                own.unwrap_or_default().to_owned()
+            }),
         }
     }
 
@@ -126,6 +138,19 @@ impl CrdVersion {
         hex::encode(digest)
     }
 
+    /// Returns the path of the replicas of an object's scale, if it has none there.
+    pub fn missing_replicas(&self, object: &Object) -> Option<&str> {
+        let scale = self.scale.as_ref()?;
+        let missing = scale.spec_replicas.find(object).is_empty();
+        missing.then_some(scale.replicas.as_str())
+    }
+
+    /// Returns the warning about requests for this version, if it is deprecated. An empty text
+    /// stands for the usual one.
+    pub fn deprecated(&self) -> Option<&str> {
+        self.deprecated.as_deref()
+    }
+
     /// Returns the column definitions of the table.
     pub fn columns(&self) -> Vec<Value> {
         self.columns.iter().map(|c| c.definition.clone()).collect()
@@ -141,8 +166,8 @@ impl CrdVersion {
                     .as_ref()
                     .map(|p| p.find(object))
                     .unwrap_or_default();
-                match found.as_slice() {
-                    [] => Value::Null,
+                // As upstream, only the first of several values is shown.
+                match found.get(..1).unwrap_or_default() {
                     [value] if column.date => match value.as_str().and_then(meta::parse_time) {
                         Some(time) => duration::human(now.duration_since(time).as_secs()).into(),
                         None => "<unknown>".into(),
@@ -152,9 +177,7 @@ impl CrdVersion {
                         (Some("string"), value) => value.to_string().into(),
                         (_, value) => (*value).clone(),
                     },
-                    many => Value::Array(many.iter().map(|v| (*v).clone()).collect())
-                        .to_string()
-                        .into(),
+                    _ => Value::Null,
                 }
             })
             .collect()
@@ -378,9 +401,13 @@ impl Strategy for CrdVersion {
         };
         let replicas = view["spec"]["replicas"].as_i64().unwrap_or(0);
         if replicas < 0 {
-            return Err(Status::bad_request(
-                "spec.replicas must be greater than or equal to 0",
-            ));
+            let path = scale.replicas.as_str();
+            let why = "should be a non-negative integer";
+            let error = FieldError::invalid(path, Value::from(replicas), why);
+            let kind = meta::kind(object);
+            let (group, _) = rkube_api::gvk::parse_api_version(meta::api_version(object));
+            let kind = rkube_api::GroupKind::new(group, kind);
+            return Err(Status::invalid(&kind, meta::name(object), vec![error]));
         }
         scale.spec_replicas.set(object, replicas.into());
         Ok(())

@@ -4,7 +4,8 @@ use rkube_api::fields::{self, Validation};
 use rkube_api::status::Status;
 use rkube_api::{FieldError, Object, meta};
 
-use super::decode::{namespace_of_request, parse_body};
+use super::decode::{json_kind, namespace_of_request, parse_body};
+use super::metadata::check_name;
 use super::options::WriteOptions;
 use super::ownership::{Ownership, Part, Plan, Tracking, applied, reset_fields};
 use super::patch::invalid_options;
@@ -48,11 +49,24 @@ pub(super) async fn apply(
     let force = call.info.query.is_true("force");
     options.object["force"] = force.into();
     let bytes = body::read(request.body).await?;
-    let (mut configuration, duplicates) = parse_body(&bytes, Encoding::Yaml)?;
+    let (mut configuration, duplicates) = parse_body(&bytes, Encoding::Yaml).map_err(|error| {
+        let why = error.message;
+        let what = "error decoding YAML: error converting YAML to JSON";
+        Status::bad_request(format!("{what}: {why}"))
+    })?;
     let duplicate = match duplicates.is_empty() {
         true => None,
         false => fields::yaml_duplicate(&bytes),
     };
+    if configuration.is_null() {
+        configuration = Object::Object(serde_json::Map::new());
+    }
+    if !configuration.is_object() {
+        let found = json_kind(&configuration);
+        return Err(Status::bad_request(format!(
+            "error decoding YAML: error unmarshaling JSON: while decoding JSON: json: cannot unmarshal {found} into Go value of type map[string]interface {{}}"
+        )));
+    }
     check_configuration(call, resource, &mut configuration)?;
     let apply = Apply {
         call,
@@ -85,14 +99,6 @@ pub(super) async fn apply(
         }
         super::require_create(storage, call)?;
         let new = apply.run(None)?;
-        if !meta::uid(&new).is_empty() {
-            let why = format!(
-                "uid mismatch: the provided object specified uid {}, and no existing object was found",
-                meta::uid(&new)
-            );
-            let resource = resource.group_resource();
-            return Err(Status::conflict(&resource, &call.info.name, why));
-        }
         match writer.create(new).await {
             // Another client has created the object meanwhile: apply to it.
             Err(status) if status.reason == "AlreadyExists" && !created_meanwhile => {
@@ -103,13 +109,19 @@ pub(super) async fn apply(
     }
 }
 
-/// Validates a configuration, and sets name and namespace from the request.
+/// Validates a configuration.
 fn check_configuration(
     call: &Call,
     resource: &Resource,
     configuration: &mut Object,
 ) -> Result<(), Status> {
-    resource.check_kind(configuration)?;
+    let (version, kind) = (meta::api_version(configuration), meta::kind(configuration));
+    if version != resource.api_version() || kind != resource.kind {
+        let separator = if version.contains('/') { "" } else { "/" };
+        return Err(Status::bad_request(format!(
+            "invalid object type: {separator}{version}, Kind={kind}"
+        )));
+    }
     let given = meta::name(configuration);
     if !given.is_empty() && given != call.info.name {
         return Err(Status::bad_request(format!(
@@ -117,8 +129,14 @@ fn check_configuration(
             call.info.name
         )));
     }
-    meta::set_name(configuration, &call.info.name);
-    namespace_of_request(call, resource, configuration)?;
+    // The name of what is created must be in the configuration; see `Apply::run`.
+    let namespace = resource.namespace_of(&call.info);
+    let given = meta::namespace(configuration);
+    if !given.is_empty() && given != namespace {
+        return Err(Status::bad_request(
+            "the namespace of the provided object does not match the namespace sent on the request",
+        ));
+    }
     // What is applied is owned as it is, also where the object does not keep it (a zero value).
     if resource.crd_version().is_some() {
         // Undeclared fields are an error of the apply itself, regardless of `fieldValidation`.
@@ -158,6 +176,16 @@ impl Apply<'_> {
             .tracking()?
             .request(|request| applied(request, live.as_ref(), &self.configuration, self.force))?;
         self.report_duplicate()?;
+        namespace_of_request(self.call, self.resource, &mut new)?;
+        if old.is_none() && !meta::uid(&new).is_empty() {
+            let why = format!(
+                "uid mismatch: the provided object specified uid {}, and no existing object was found",
+                meta::uid(&new)
+            );
+            let resource = self.resource.group_resource();
+            return Err(Status::conflict(&resource, &self.call.info.name, why));
+        }
+        check_name(&new, &self.call.info.name)?;
         if self.resource.crd_version().is_none() {
             fields::check(self.resource.schema(), &mut new)?;
         }

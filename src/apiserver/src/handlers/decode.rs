@@ -38,13 +38,13 @@ pub fn decode(
     encoding: Encoding,
     validation: Validation,
 ) -> Result<Object, Status> {
-    let (mut object, duplicates) = parse_body(bytes, encoding)?;
-    if !object.is_object() {
-        return Err(Status::bad_request(format!(
-            "couldn't get version/kind; json parse error: json: cannot unmarshal {} into Go value of type struct",
-            json_kind(&object)
-        )));
-    }
+    let (mut object, duplicates) = parse_body(bytes, encoding)
+        .and_then(|(object, duplicates)| {
+            let object = identified(object)?;
+            resource.check_identified(&object)?;
+            Ok((object, duplicates))
+        })
+        .map_err(|error| unrecognized(&resource.kind, bytes, &error.message))?;
     resource.check_kind(&mut object)?;
     let mut messages = fields::check(resource.schema(), &mut object)?;
     messages.extend(duplicates);
@@ -57,17 +57,78 @@ pub fn decode(
 }
 
 /// Decodes a body. Returns the tree, and a message for each duplicate field.
+///
+/// # Errors
+///
+/// 400 with the message of upstream's decoder alone.
 pub fn parse_body(bytes: &[u8], encoding: Encoding) -> Result<(Object, Vec<String>), Status> {
-    if bytes.iter().all(u8::is_ascii_whitespace) {
-        return Err(Status::bad_request(
-            "the object provided is unrecognized (must be of type Object): couldn't get version/kind; the body is empty",
-        ));
-    }
     match encoding {
         Encoding::Json => fields::parse_json(bytes),
         Encoding::Yaml => fields::parse_yaml(bytes),
+        Encoding::Protobuf if !bytes.starts_with(b"k8s\0") => Err(Status::bad_request(
+            "provided data does not appear to be a protobuf message, expected prefix [107 56 115 0]",
+        )),
         Encoding::Protobuf => Ok((rkube_api::protobuf::decode(bytes)?, Vec::new())),
     }
+}
+
+/// How Go shows the type into which `apiVersion` and `kind` are decoded.
+const TYPE_META: &str = r#"struct { APIVersion string "json:\"apiVersion,omitempty\""; Kind string "json:\"kind,omitempty\"" }"#;
+
+/// Returns a tree whose `apiVersion` and `kind` can be read: an object, for which null stands too.
+///
+/// # Errors
+///
+/// 400 with the message of upstream's decoder alone.
+pub fn identified(object: Object) -> Result<Object, Status> {
+    let wrong = |value: &Object, place: String| {
+        let found = json_kind(value);
+        let error = fields::JSON_ERROR;
+        Status::bad_request(format!(
+            "{error}json: cannot unmarshal {found} into Go {place}"
+        ))
+    };
+    match object {
+        Object::Null => Ok(Object::Object(serde_json::Map::new())),
+        Object::Object(ref fields) => {
+            for field in ["kind", "apiVersion"] {
+                match fields.get(field) {
+                    None | Some(Object::Null | Object::String(_)) => {}
+                    Some(value) => {
+                        return Err(wrong(
+                            value,
+                            format!("struct field .{field} of type string"),
+                        ));
+                    }
+                }
+            }
+            let version = meta::api_version(&object);
+            if version.matches('/').count() > 1 {
+                return Err(Status::bad_request(format!(
+                    "unexpected GroupVersion string: {version}"
+                )));
+            }
+            Ok(object)
+        }
+        other => Err(wrong(&other, format!("value of type {TYPE_META}"))),
+    }
+}
+
+/// Returns 400 for a body without a kind that can be read; `why` is the decoder's message.
+fn unrecognized(kind: &str, bytes: &[u8], why: &str) -> Status {
+    const SHOWN: usize = 30;
+    let (shown, more) = match bytes.get(..SHOWN) {
+        Some(start) if bytes.len() > SHOWN => (start, " ..."),
+        _ => (bytes, ""),
+    };
+    let summary = match shown.first() {
+        None => "<empty>".to_owned(),
+        Some(b'{') => String::from_utf8_lossy(shown).into_owned(),
+        Some(_) => shown.iter().map(|byte| format!("{byte:02x}")).collect(),
+    };
+    Status::bad_request(format!(
+        "the object provided is unrecognized (must be of type {kind}): {why} ({summary}{more})"
+    ))
 }
 
 /// Reports unknown and duplicate fields according to `fieldValidation`: as an error, as warnings,
@@ -96,7 +157,8 @@ pub fn report_fields(
     Ok(())
 }
 
-fn json_kind(value: &Object) -> &'static str {
+/// Returns how Go's decoder names the type of a JSON value.
+pub fn json_kind(value: &Object) -> &'static str {
     match value {
         Object::Array(_) => "array",
         Object::String(_) => "string",

@@ -13,7 +13,7 @@ use rkube_store::{Expect, KeyValue, StoreError};
 use rkube_strategy::GarbageCollection;
 use serde_json::{Value, json};
 
-use super::decode::parse_body;
+use super::decode::{identified, parse_body};
 use super::options::dry_run_values;
 use super::read;
 use crate::admission::attributes::Admission;
@@ -76,19 +76,19 @@ pub struct DeleteOptions {
 }
 
 impl DeleteOptions {
-    /// Reads the options from the request's body, or from its query if the body is empty.
+    /// Reads the options from the request's body, or from its query if the body is empty. As
+    /// upstream, the query does not count beside a body.
     async fn read(call: &Call, request: Incoming) -> Result<Self, Status> {
         let bytes = body::read(request.body).await?;
         let query = &call.info.query;
         let mut object = if bytes.iter().all(u8::is_ascii_whitespace) {
             let mut object = json!({"kind": "DeleteOptions", "apiVersion": "v1"});
-            if let Some(grace) = query.non_empty("gracePeriodSeconds") {
-                object["gracePeriodSeconds"] = grace
-                    .parse::<i64>()
-                    .map_err(|_| {
-                        Status::bad_request(format!("invalid gracePeriodSeconds {grace:?}"))
-                    })?
-                    .into();
+            if let Some(grace) = read::number(call, "gracePeriodSeconds")? {
+                object["gracePeriodSeconds"] = grace.into();
+            }
+            let dry_run: Vec<&str> = query.all("dryRun").collect();
+            if !dry_run.is_empty() {
+                object["dryRun"] = json!(dry_run);
             }
             if let Some(policy) = query.non_empty("propagationPolicy") {
                 object["propagationPolicy"] = policy.into();
@@ -99,21 +99,19 @@ impl DeleteOptions {
             object
         } else {
             let encoding = negotiate::content_encoding(&call.headers)?;
-            parse_body(&bytes, encoding)?.0
+            identified(parse_body(&bytes, encoding)?.0)?
         };
-        if !matches!(meta::kind(&object), "" | "DeleteOptions") {
-            return Err(Status::bad_request(
-                "decoded object cannot be converted to DeleteOptions",
-            ));
+        let kind = meta::kind(&object);
+        if !matches!(kind, "" | "DeleteOptions") {
+            let kind = rkube_api::text::quote(kind);
+            let version = rkube_api::text::quote(meta::api_version(&object));
+            return Err(Status::bad_request(format!(
+                "no kind {kind} is registered for version {version} in scheme \"k8s.io/apimachinery/pkg/apis/meta/internalversion/scheme/register.go:27\""
+            )));
         }
         if let Some(ty) = Schema::builtin().definition(DELETE_OPTIONS) {
             // Unknown fields are dropped, as upstream.
             fields::check(ty, &mut object)?;
-        }
-        // kubectl sends `dryRun` in the query or in the body.
-        let from_query: Vec<&str> = query.all("dryRun").filter(|v| !v.is_empty()).collect();
-        if !from_query.is_empty() && object.get("dryRun").is_none() {
-            object["dryRun"] = json!(from_query);
         }
         Self::from_object(object)
     }
@@ -121,12 +119,9 @@ impl DeleteOptions {
     /// Parses and validates a `DeleteOptions` object.
     pub fn from_object(object: Object) -> Result<Self, Status> {
         let mut errors = Vec::new();
-        let values = object["dryRun"]
-            .as_array()
-            .into_iter()
-            .flatten()
-            .filter_map(Value::as_str);
-        let dry_run = dry_run_values(values, &mut errors);
+        let values = object["dryRun"].as_array().into_iter().flatten();
+        let values: Vec<&str> = values.filter_map(Value::as_str).collect();
+        let dry_run = dry_run_values(&values, &mut errors);
         let propagation = object["propagationPolicy"].as_str().map(str::to_owned);
         let orphan_dependents = object["orphanDependents"].as_bool();
         if propagation.is_some() && orphan_dependents.is_some() {
@@ -142,7 +137,7 @@ impl DeleteOptions {
             errors.push(FieldError::not_supported(
                 "propagationPolicy",
                 policy.as_str(),
-                &["Background", "Foreground", "Orphan"],
+                &["Foreground", "Background", "Orphan", "nil"],
             ));
         }
         if !errors.is_empty() {
@@ -224,6 +219,7 @@ pub async fn delete_collection(
     let accepted = negotiate::accept(&call.headers, resource.media_types())?;
     let options = DeleteOptions::read(call, request).await?;
     let filter = read::filter(&call.info, resource)?;
+    read::check_list_options(call)?;
     storage.backend.cache.consistent().await;
     let (items, revision) = storage
         .backend
@@ -452,7 +448,9 @@ fn step(resource: &Resource, object: &Object, options: &DeleteOptions, now: Time
     match (deleting, grace) {
         (true, _) if held.is_some_and(|h| h > 0) => {
             // A later request may only shorten the grace period.
-            let (Some(asked), Some(held)) = (options.grace.map(|g| g.max(0)), held) else {
+            // As upstream, a negative period is one second.
+            let asked = options.grace.map(|grace| if grace < 0 { 1 } else { grace });
+            let (Some(asked), Some(held)) = (asked, held) else {
                 return Step::Pending;
             };
             if asked >= held {

@@ -18,6 +18,19 @@ pub fn check_errors(
     Err(Status::invalid(&resource.group_kind(), name, errors))
 }
 
+/// Checks that an object has the name of its path.
+pub fn check_name(object: &Object, name: &str) -> Result<(), Status> {
+    match meta::name(object) {
+        given if given == name => Ok(()),
+        "" => Err(Status::bad_request(format!(
+            "the name of the object ({name} based on URL) was undeterminable: name must be provided"
+        ))),
+        given => Err(Status::bad_request(format!(
+            "the name of the object ({given}) does not match the name on the URL ({name})"
+        ))),
+    }
+}
+
 /// Checks that name, namespace, uid and resourceVersion are those of the stored object, and sets
 /// them where they are missing. The uid of an update is a precondition, that of a patch a field
 /// that cannot be changed.
@@ -30,14 +43,7 @@ pub fn check_identity(
     name: &str,
     is_patch: bool,
 ) -> Result<(), Status> {
-    let given = meta::name(new);
-    if given.is_empty() {
-        meta::set_name(new, name);
-    } else if given != name {
-        return Err(Status::bad_request(format!(
-            "the name of the object ({given}) does not match the name on the URL ({name})"
-        )));
-    }
+    check_name(new, name)?;
     if meta::namespace(new).is_empty() && !namespace.is_empty() {
         meta::set_namespace(new, namespace);
     } else if resource.namespaced && meta::namespace(new) != namespace {
@@ -55,22 +61,22 @@ pub fn check_identity(
             &resource.group_resource(),
             name,
             format!(
-                "Precondition failed: UID in precondition: {uid}, UID in object meta: {}",
+                "StorageError: invalid object, Code: 4, Key: {}, ResourceVersion: 0, AdditionalErrorMsg: Precondition failed: UID in precondition: {uid}, UID in object meta: {}",
+                upstream_key(resource, namespace, name),
                 meta::uid(old)
             ),
         ));
     }
     match meta::resource_version(new) {
         "" | "0" if resource.strategy().allow_unconditional_update() => {}
-        "" | "0" => check_errors(
-            resource,
-            name,
-            vec![FieldError::invalid(
-                "metadata.resourceVersion",
-                Value::from(0),
-                "must be specified for an update",
-            )],
-        )?,
+        "" | "0" => {
+            let field = "metadata.resourceVersion";
+            let why = "must be specified for an update";
+            let error = FieldError::invalid(field, Value::from(0), why);
+            // Upstream names the resource where the kind belongs.
+            let resource = rkube_api::GroupKind::new(&*resource.group, &*resource.plural);
+            return Err(Status::invalid(&resource, name, vec![error]));
+        }
         version => match version.parse::<u64>() {
             Ok(version) if version == revision => {}
             Ok(_) => return Err(Status::modified(&resource.group_resource(), name)),
@@ -88,6 +94,34 @@ pub fn check_identity(
     }
     meta::set_resource_version(new, &revision.to_string());
     Ok(())
+}
+
+/// Returns the key of an object in upstream's store, as messages show it.
+fn upstream_key(resource: &Resource, namespace: &str, name: &str) -> String {
+    let plain = match (&*resource.group, &*resource.plural) {
+        ("", "nodes") => "minions",
+        ("", "services") => "services/specs",
+        ("", "endpoints") => "services/endpoints",
+        ("", "replicationcontrollers") => "controllers",
+        ("networking.k8s.io", "ingresses") => "ingress",
+        (_, plural) => plural,
+    };
+    let own_group = resource.crd_version().is_some()
+        || matches!(
+            &*resource.group,
+            "apiextensions.k8s.io" | "apiregistration.k8s.io"
+        );
+    let mut key = String::from("/registry/");
+    if own_group {
+        key.push_str(&resource.group);
+        key.push('/');
+    }
+    key.push_str(plain);
+    for part in [namespace, name].iter().filter(|part| !part.is_empty()) {
+        key.push('/');
+        key.push_str(part);
+    }
+    key
 }
 
 /// Validates the metadata of an object. Unqualified finalizers are only accepted for Kubernetes'
@@ -114,23 +148,21 @@ pub fn metadata_errors(resource: &Resource, object: &Object) -> Vec<FieldError> 
     errors
 }
 
-/// Restores the metadata that clients cannot change.
+/// Restores the metadata that clients cannot change. What begins the deletion of an object that is
+/// not being deleted stays, and is refused by the validation.
 pub fn keep_system_metadata(new: &mut Object, old: &Object) {
-    let kept = [
-        "uid",
-        "creationTimestamp",
-        "deletionTimestamp",
-        "deletionGracePeriodSeconds",
-    ];
-    for field in kept {
-        match old["metadata"].get(field) {
-            Some(value) => {
-                meta::metadata_mut(new).insert(field.to_owned(), value.clone());
-            }
-            None => {
-                meta::remove(new, field);
-            }
+    let set = |object: &Object, field: &str| {
+        let value = object["metadata"].get(field);
+        value.filter(|v| !v.is_null()).cloned()
+    };
+    for field in ["uid", "creationTimestamp", "deletionTimestamp"] {
+        if let Some(value) = set(old, field) {
+            meta::metadata_mut(new).insert(field.to_owned(), value);
         }
+    }
+    let grace = "deletionGracePeriodSeconds";
+    if let (Some(value), None) = (set(old, grace), set(new, grace)) {
+        meta::metadata_mut(new).insert(grace.to_owned(), value);
     }
     meta::remove(new, "selfLink");
 }

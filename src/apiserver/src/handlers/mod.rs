@@ -3,7 +3,7 @@
 mod apply;
 pub mod decode;
 pub mod delete;
-mod metadata;
+pub mod metadata;
 pub mod options;
 pub mod read;
 pub mod watch;
@@ -41,6 +41,7 @@ pub async fn handle(
     resource: &Arc<Resource>,
     request: Incoming,
 ) -> Result<Response<Body>, Status> {
+    call.warn(resource.deprecation());
     if call.info.subresource.is_empty() {
         handle_main(server, call, resource, request).await
     } else {
@@ -192,16 +193,7 @@ async fn update(
     let bytes = body::read(request.body).await?;
     let mut object = decode(call, resource, &bytes, encoding, options.validation)?;
     namespace_of_request(call, resource, &mut object)?;
-    let given = meta::name(&object);
-    if given.is_empty() {
-        return Err(Status::bad_request("name must be provided"));
-    }
-    if given != call.info.name {
-        return Err(Status::bad_request(format!(
-            "the name of the object ({given}) does not match the name on the URL ({})",
-            call.info.name
-        )));
-    }
+    metadata::check_name(&object, &call.info.name)?;
     let object = resource.stored(object)?;
     let namespace = resource.namespace_of(&call.info);
     let may_create = part == Part::Main && resource.strategy().allow_create_on_update();

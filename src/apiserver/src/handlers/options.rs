@@ -26,16 +26,18 @@ impl WriteOptions {
     pub fn read(call: &Call, kind: &str) -> Result<Self, Status> {
         let query = &call.info.query;
         let mut errors = Vec::new();
-        let dry_run = dry_run_values(query.all("dryRun").filter(|v| !v.is_empty()), &mut errors);
+        let dry_run = dry_run_values(&query.all("dryRun").collect::<Vec<_>>(), &mut errors);
         if let Some(manager) = query.non_empty("fieldManager") {
             if manager.chars().count() > 128 {
                 errors.push(FieldError::too_long("fieldManager", 128));
             }
-            if let Some(i) = manager.chars().position(char::is_control) {
+            let wrong = manager.char_indices();
+            for (at, character) in wrong.filter(|(_, c)| !rkube_api::text::is_printable(*c)) {
+                let code = u32::from(character);
                 errors.push(FieldError::invalid(
                     "fieldManager",
                     manager,
-                    format!("invalid character at position {i}"),
+                    format!("invalid character U+{code:04X} (at position {at})"),
                 ));
             }
         }
@@ -47,7 +49,7 @@ impl WriteOptions {
                 errors.push(FieldError::not_supported(
                     "fieldValidation",
                     other,
-                    &["Ignore", "Strict", "Warn"],
+                    &["", "Ignore", "Strict", "Warn"],
                 ));
                 Validation::Warn
             }
@@ -77,19 +79,12 @@ impl WriteOptions {
     }
 }
 
-/// Returns whether the values of `dryRun` request a dry run. Values other than `All` are added to
-/// `errors`.
-pub fn dry_run_values<'a>(
-    values: impl Iterator<Item = &'a str>,
-    errors: &mut Vec<FieldError>,
-) -> bool {
-    let mut dry_run = false;
-    for value in values {
-        if value == "All" {
-            dry_run = true;
-        } else {
-            errors.push(FieldError::not_supported("dryRun", value, &["All"]));
-        }
+/// Returns whether the values of `dryRun` request a dry run. Values other than `All` are an error,
+/// which shows all of them.
+pub fn dry_run_values(values: &[&str], errors: &mut Vec<FieldError>) -> bool {
+    if values.iter().any(|value| *value != "All") {
+        let all = json!(values);
+        errors.push(FieldError::not_supported("dryRun", all, &["All"]));
     }
-    dry_run
+    !values.is_empty()
 }

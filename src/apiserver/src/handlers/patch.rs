@@ -2,11 +2,11 @@
 
 use http::{Response, StatusCode};
 use rkube_api::fields::{self, Validation};
-use rkube_api::status::Status;
-use rkube_api::{FieldError, GroupKind, Object, patch as patches};
+use rkube_api::status::{Details, Status};
+use rkube_api::{FieldError, GroupKind, Object, meta, patch as patches};
 
 use super::apply::apply;
-use super::decode::parse_body;
+use super::decode::{identified, json_kind, parse_body};
 use super::options::WriteOptions;
 use super::ownership::{Ownership, Part};
 use super::write::{Writer, Written};
@@ -39,9 +39,12 @@ impl Form {
             STRATEGIC if !is_custom => Ok(Self::Strategic),
             APPLY => Ok(Self::Apply),
             _ if is_custom => Err(Status::unsupported_media_type(&[JSON, MERGE, APPLY])),
-            _ => Err(Status::unsupported_media_type(&[
-                JSON, MERGE, STRATEGIC, APPLY,
-            ])),
+            // The router of built-in kinds answers.
+            _ => {
+                let message = "415: Unsupported Media Type";
+                let status = Status::new(415, "UnsupportedMediaType", message);
+                Err(status.with_details(Details::default()))
+            }
         }
     }
 }
@@ -98,8 +101,9 @@ async fn change(
         )));
     }
     let bytes = body::read(request.body).await?;
-    let (value, mut duplicates) = parse_body(&bytes, Encoding::Json)?;
+    let (value, mut duplicates) = parse_patch(&bytes, form, options.validation)?;
     if form == Form::Json {
+        duplicates.splice(0..0, unknown_operands(&value));
         for duplicate in &mut duplicates {
             duplicate.insert_str(0, "json patch ");
         }
@@ -122,6 +126,83 @@ async fn change(
         plan: None,
     };
     writer.update(&namespace, &call.info.name, &update).await
+}
+
+/// Checks the form of a JSON patch, with the message of Go's decoder.
+fn check_operations(patch: &Object) -> Result<(), String> {
+    let wrong = |value: &Object, place: &str| {
+        let found = json_kind(value);
+        Err(format!("json: cannot unmarshal {found} into Go {place}"))
+    };
+    let operations = match patch {
+        Object::Null => return Ok(()),
+        Object::Array(operations) => operations,
+        other => return wrong(other, "value of type []handlers.jsonPatchOp"),
+    };
+    for operation in operations.iter().filter(|o| !o.is_null()) {
+        if !operation.is_object() {
+            return wrong(operation, "value of type handlers.jsonPatchOp");
+        }
+        for field in ["op", "path", "from"] {
+            match &operation[field] {
+                Object::Null | Object::String(_) => {}
+                other => {
+                    let place = format!("struct field jsonPatchOp.{field} of type string");
+                    return wrong(other, &place);
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Returns messages about the fields of operations that JSON patches do not have.
+fn unknown_operands(patch: &Object) -> Vec<String> {
+    let operations = patch.as_array().into_iter().flatten().enumerate();
+    let unknown = operations.flat_map(|(index, operation)| {
+        let fields = operation.as_object().into_iter().flatten();
+        let fields = fields.map(|(name, _)| name);
+        fields
+            .filter(|name| !matches!(name.as_str(), "op" | "path" | "from" | "value"))
+            .map(move |name| format!("unknown field \"[{index}].{name}\""))
+    });
+    unknown.collect()
+}
+
+/// Decodes a patch. Upstream's decoder reports what the patch itself cannot be, and says what it
+/// does unless fields are not validated.
+fn parse_patch(
+    bytes: &[u8],
+    form: Form,
+    validation: Validation,
+) -> Result<(Object, Vec<String>), Status> {
+    let what = match form {
+        Form::Strategic => "",
+        _ if validation == Validation::Ignore => "",
+        _ => "error decoding patch: ",
+    };
+    let refused = |why: &str| Status::bad_request(format!("{what}{why}"));
+    let parsed = parse_body(bytes, Encoding::Json)
+        .map_err(|error| refused(error.message.trim_start_matches(fields::JSON_ERROR)))?;
+    if let (Form::Json, true) = (form, validation != Validation::Ignore) {
+        check_operations(&parsed.0).map_err(|why| refused(&why))?;
+    }
+    match (form, &parsed.0) {
+        (Form::Strategic, Object::Null) => {
+            let nothing = Object::Object(serde_json::Map::new());
+            return Ok((nothing, parsed.1));
+        }
+        (Form::Merge | Form::Strategic, Object::Object(_) | Object::Null) | (Form::Json, _) => {}
+        // Without validation, the merge itself refuses it.
+        (Form::Merge, _) if validation == Validation::Ignore => {}
+        (_, other) => {
+            let found = json_kind(other);
+            return Err(refused(&format!(
+                "json: cannot unmarshal {found} into Go value of type map[string]interface {{}}"
+            )));
+        }
+    }
+    Ok(parsed)
 }
 
 /// A patch other than server-side apply.
@@ -158,8 +239,21 @@ impl Patch {
             }
             Form::Merge | Form::Apply => patches::merge_patch(&live, &self.value)?,
         };
-        resource.check_kind(&mut new)?;
         let merged = new.clone();
+        match self.form {
+            // A strategic merge patch is applied to Go's object, whatever kind it names.
+            Form::Strategic => {
+                meta::set_type(&mut new, &resource.api_version(), &resource.kind);
+            }
+            _ => {
+                new = identified(new).map_err(|error| self.invalid(&merged, &error.message))?;
+                if let Err(error) = resource.check_kind(&mut new) {
+                    let handled = format!(" cannot be handled as a {}: ", resource.kind);
+                    let why = error.message.split_once(&handled).map(|(_, why)| why);
+                    return Err(self.invalid(&merged, why.unwrap_or(&error.message)));
+                }
+            }
+        }
         let unknown = match fields::check(resource.schema(), &mut new) {
             Ok(unknown) => unknown,
             Err(error) => {

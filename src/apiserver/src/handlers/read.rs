@@ -14,7 +14,7 @@ use crate::backend::Backend;
 use crate::body::Body;
 use crate::cache::{CachedObject, Filter};
 use crate::call::Call;
-use crate::negotiate;
+use crate::negotiate::{self, View};
 use crate::resources::Resource;
 use crate::respond::{self, ListMeta};
 use crate::store_error::{store_error, too_large};
@@ -28,6 +28,18 @@ pub async fn get(
 ) -> Result<Response<Body>, Status> {
     let accepted = negotiate::accept(&call.headers, resource.media_types())?;
     respond::validate_table_options(call, accepted)?;
+    if let Some(View::Metadata(_)) =
+        Some(accepted.view).filter(|_| negotiate::asks_for_list(&call.headers))
+    {
+        return Err(Status::new(
+            406,
+            "NotAcceptable",
+            format!(
+                "you requested PartialObjectMetadataList, but the requested object is not a list (*{})",
+                resource.internal_type()
+            ),
+        ));
+    }
     let revision = parse_revision(call.info.query.get("resourceVersion"))?;
     match revision {
         None => backend.cache.try_consistent().await?,
@@ -90,15 +102,63 @@ pub fn filter(info: &RequestInfo, resource: &Resource) -> Result<Filter, Status>
 }
 
 /// Parses a `resourceVersion` of a client; `None` if it is not set.
+///
+/// # Errors
+///
+/// 500 if it is none: upstream does not expect that of reads and watches of objects.
 pub fn parse_revision(text: Option<&str>) -> Result<Option<u64>, Status> {
-    match text {
-        None | Some("") => Ok(None),
-        Some(text) => text.parse().map(Some).map_err(|_| {
-            Status::bad_request(format!(
-                "Invalid value: {text:?}: strconv.ParseUint: parsing {text:?}: invalid syntax"
-            ))
-        }),
-    }
+    let Some(text) = text.filter(|text| !text.is_empty()) else {
+        return Ok(None);
+    };
+    let digits = text.bytes().all(|b| b.is_ascii_digit());
+    text.parse()
+        .ok()
+        .filter(|_| digits)
+        .map(Some)
+        .ok_or_else(|| {
+            let why = match digits {
+                true => "value out of range",
+                false => "invalid syntax",
+            };
+            let text = rkube_api::text::quote(text);
+            let message = format!(
+                "resourceVersion: Invalid value: {text}: strconv.ParseUint: parsing {text}: {why}"
+            );
+            Status::new(500, "", message)
+        })
+}
+
+/// Parses the `resourceVersion` of a list.
+///
+/// # Errors
+///
+/// 400 if it is none.
+fn parse_list_revision(text: Option<&str>) -> Result<Option<u64>, Status> {
+    parse_revision(text).map_err(|error| {
+        Status::bad_request(format!("invalid resource version: {}", error.message))
+    })
+}
+
+/// Checks the options of a list that selects objects to delete.
+///
+/// # Errors
+///
+/// 400 or 422, as for a list.
+pub fn check_list_options(call: &Call) -> Result<(), Status> {
+    let query = &call.info.query;
+    number(call, "limit")?;
+    number(call, "timeoutSeconds")?;
+    let token = query.non_empty("continue");
+    validate_match(
+        query.non_empty("resourceVersion"),
+        query.non_empty("resourceVersionMatch"),
+        token,
+        false,
+        query.get("sendInitialEvents"),
+    )?;
+    token.map(decode_continue).transpose()?;
+    parse_list_revision(query.get("resourceVersion"))?;
+    Ok(())
 }
 
 /// Waits a short time for a revision that the store may not have reached.
@@ -119,6 +179,8 @@ pub async fn at_least(backend: &Backend, revision: u64) -> Result<u64, Status> {
 
 /// The content of a continue token.
 #[derive(Serialize, Deserialize)]
+#[serde(default)]
+#[derive(Default)]
 struct Continue {
     /// Version of the token's format.
     v: String,
@@ -138,17 +200,39 @@ fn encode_continue(revision: u64, start: &str) -> String {
 }
 
 fn decode_continue(token: &str) -> Result<Continue, Status> {
-    let invalid = || {
-        Status::bad_request(
-            "continue key is not valid: incorrect encoded start resourceVersion (version meta.k8s.io/v1)",
-        )
+    const VERSION: &str = "meta.k8s.io/v1";
+    let invalid = |why: String| {
+        Status::bad_request(format!(
+            "invalid continue token: continue key is not valid: {why}"
+        ))
     };
-    let bytes = URL_SAFE_NO_PAD
-        .decode(token.trim_end_matches('='))
-        .map_err(|_| invalid())?;
-    let token: Continue = serde_json::from_slice(&bytes).map_err(|_| invalid())?;
-    if token.v != "meta.k8s.io/v1" || token.start.contains("..") {
-        return Err(invalid());
+    let bytes = URL_SAFE_NO_PAD.decode(token).map_err(|error| {
+        let at = match error {
+            base64::DecodeError::InvalidByte(at, _)
+            | base64::DecodeError::InvalidLastSymbol(at, _) => at,
+            _ => token.len() / 4 * 4,
+        };
+        invalid(format!("illegal base64 data at input byte {at}"))
+    })?;
+    let token: Continue = serde_json::from_slice(&bytes).map_err(|error| {
+        let fault = rkube_api::fields::json_fault(&bytes);
+        invalid(fault.unwrap_or_else(|| error.to_string()))
+    })?;
+    if token.v != VERSION {
+        let why = format!("server does not recognize this encoded version {}", token.v);
+        return Err(invalid(why));
+    }
+    if token.rv == 0 {
+        let why = format!("incorrect encoded start resourceVersion (version {VERSION})");
+        return Err(invalid(why));
+    }
+    if token.start.is_empty() {
+        return Err(invalid(format!(
+            "encoded start key empty (version {VERSION})"
+        )));
+    }
+    if token.start.split('/').any(|part| part == "..") {
+        return Err(invalid(rkube_api::text::quote(&token.start)));
     }
     Ok(token)
 }
@@ -167,12 +251,18 @@ fn key_of(object: &CachedObject) -> String {
 ///
 /// 400 if it is none.
 pub fn number(call: &Call, parameter: &str) -> Result<Option<i64>, Status> {
-    let Some(text) = call.info.query.non_empty(parameter) else {
+    let Some(text) = call.info.query.get(parameter) else {
         return Ok(None);
     };
     text.parse().map(Some).map_err(|_| {
+        let digits = text.trim_start_matches(['-', '+']);
+        let is_number = !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());
+        let why = match is_number {
+            true => "value out of range",
+            false => "invalid syntax",
+        };
         let text = rkube_api::text::quote(text);
-        Status::bad_request(format!("strconv.ParseInt: parsing {text}: invalid syntax"))
+        Status::bad_request(format!("strconv.ParseInt: parsing {text}: {why}"))
     })
 }
 
@@ -191,7 +281,7 @@ pub async fn list(
     let limit = usize::try_from(limit).unwrap_or(0);
     // It has no effect on a list, but must be a number.
     number(call, "timeoutSeconds")?;
-    let revision = parse_revision(query.get("resourceVersion"))?;
+    let revision = parse_list_revision(query.get("resourceVersion"));
     let token = query.non_empty("continue");
     let matching = query.non_empty("resourceVersionMatch");
     validate_match(
@@ -202,6 +292,7 @@ pub async fn list(
         query.get("sendInitialEvents"),
     )?;
 
+    let revision = revision?;
     if let Some(token) = token {
         let token = decode_continue(token)?;
         return next_page(backend, call, resource, accepted, &wanted, limit, token).await;
@@ -429,6 +520,11 @@ pub fn validate_match(
                     &["NotOlderThan"],
                 ));
             }
+            if token.is_some() {
+                errors.push(forbidden(
+                    "resourceVersionMatch is forbidden when continue is provided",
+                ));
+            }
         }
     } else {
         if send_initial_events.is_some() {
@@ -438,14 +534,14 @@ pub fn validate_match(
             ));
         }
         if let Some(matching) = matching {
-            if token.is_some() {
-                errors.push(forbidden(
-                    "resourceVersionMatch is forbidden when continue is provided",
-                ));
-            }
             if revision.is_none() {
                 errors.push(forbidden(
                     "resourceVersionMatch is forbidden unless resourceVersion is provided",
+                ));
+            }
+            if token.is_some() {
+                errors.push(forbidden(
+                    "resourceVersionMatch is forbidden when continue is provided",
                 ));
             }
             match matching {
@@ -464,7 +560,7 @@ pub fn validate_match(
             }
         }
     }
-    if token.is_some() && revision.is_some_and(|r| r != "0") && matching.is_none() {
+    if !watch && token.is_some() && revision.is_some_and(|r| r != "0") && matching.is_none() {
         return Err(Status::bad_request(
             "specifying resource version is not allowed when using continue",
         ));

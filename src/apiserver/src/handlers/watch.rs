@@ -73,12 +73,15 @@ pub async fn watch(
     respond::validate_table_options(call, accepted)?;
     let filter = filter(&call.info, resource)?;
     let text = query.non_empty("resourceVersion");
-    let revision = parse_revision(text)?;
+    let revision = parse_revision(text);
     let matching = query.non_empty("resourceVersionMatch");
     let initial = query
         .get("sendInitialEvents")
         .map(|_| query.is_true("sendInitialEvents"));
-    validate_match(text, matching, None, true, query.get("sendInitialEvents"))?;
+    super::read::number(call, "limit")?;
+    let token = query.non_empty("continue");
+    validate_match(text, matching, token, true, query.get("sendInitialEvents"))?;
+    let revision = revision?;
     let bookmarks = query.is_true("allowWatchBookmarks");
     let duration = duration(query)?;
 

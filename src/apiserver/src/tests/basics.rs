@@ -280,7 +280,7 @@ async fn views_and_encodings() {
             Method::POST,
             MAPS,
             "application/yaml",
-            "apiVersion: v1\nkind: ConfigMap\nmetadata:\n  name: y\n",
+            "apiVersion: v1\nkind: ConfigMap\nmetadata:\n  name: z\n",
         )
         .await;
     assert_eq!(code, 201, "{made}");

@@ -353,7 +353,7 @@ async fn hostile_heads_and_slow_senders_are_refused() {
     for head in [
         format!("GET /api/v1/pods HTTP/1.1\r\nX: {}", "x".repeat(200 << 10)),
         format!("GET /{} HTTP/1.1", "y".repeat(200 << 10)),
-        "GET /api/v1/pods?labelSelector=%zz,,==( HTTP/1.1".to_owned(),
+        "GET /api/v1/pods?labelSelector=%20,,==( HTTP/1.1".to_owned(),
         "GET /api/v1/pods?limit=x HTTP/1.1".to_owned(),
         "GET /api/v1/pods?continue=AAAA HTTP/1.1".to_owned(),
         "GET /api/v1/pods?resourceVersion=-1 HTTP/1.1".to_owned(),

@@ -459,7 +459,8 @@ async fn creating_needs_the_verb_create() {
     .await;
     let maps = "/api/v1/namespaces/default/configmaps";
     let leases = "/apis/coordination.k8s.io/v1/namespaces/default/leases";
-    let map = json!({"apiVersion": "v1", "kind": "ConfigMap", "data": {"a": "b"}}).to_string();
+    let map = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "new"}, "data": {"a": "b"}})
+        .to_string();
     let lease = json!({"metadata": {"name": "new"}, "spec": {"holderIdentity": "a"}}).to_string();
     let apply = async |user: &UserInfo, name: &str| {
         let path = format!("{maps}/{name}?fieldManager=m");

@@ -36,6 +36,10 @@ fn date_conditions(obj: &mut Object, now: jiff::Timestamp) {
 }
 
 impl Strategy for Service {
+    fn allow_create_on_update(&self) -> bool {
+        true
+    }
+
     fn name_rule(&self) -> NameRule {
         NameRule::Dns1123Label
     }

@@ -5,6 +5,7 @@ use serde_json::Value;
 use crate::apply::field_type::field_type;
 use crate::apply::path::{PathElement, path_text};
 use crate::schema::{Kind, Type};
+use crate::text::{go_syntax, go_type, go_value};
 
 use super::atom::{Atom, atom, item_element};
 
@@ -33,27 +34,22 @@ pub(in crate::apply) fn validate(
     match atom(ty, value) {
         Atom::Scalar => {
             if value.is_object() || value.is_array() {
-                let expected = match known.kind() {
-                    Kind::Integer | Kind::Number => "numeric (int or float)",
-                    Kind::Boolean => "boolean",
-                    Kind::IntOrString | Kind::Quantity => "scalar",
-                    _ => "string",
-                };
-                return fail(path, format!("expected {expected}, got {value}"));
+                return fail(path, not_scalar(known.kind(), value));
             }
-            let wrong = match known.kind() {
-                Kind::String | Kind::Bytes | Kind::Time | Kind::MicroTime if !value.is_string() => {
-                    "string"
-                }
-                Kind::Integer | Kind::Number if !value.is_number() => "numeric (int or float)",
-                Kind::Boolean if !value.is_boolean() => "boolean",
-                _ => return Ok(()),
+            let fits = match known.kind() {
+                Kind::String | Kind::Bytes | Kind::Time | Kind::MicroTime => value.is_string(),
+                Kind::Integer | Kind::Number => value.is_number(),
+                Kind::Boolean => value.is_boolean(),
+                _ => true,
             };
-            fail(path, format!("expected {wrong}, got {}", go_value(value)))
+            if fits {
+                return Ok(());
+            }
+            fail(path, not_scalar(known.kind(), value))
         }
         Atom::Map { .. } => {
             let Value::Object(map) = value else {
-                return fail(path, format!("expected map, got {}", go_value(value)));
+                return fail(path, format!("expected map, got &{{{}}}", go_value(value)));
             };
             for (key, value) in map {
                 let (below, declared) = field_type(ty, key);
@@ -72,7 +68,7 @@ pub(in crate::apply) fn validate(
         }
         Atom::List { associative } => {
             let Value::Array(items) = value else {
-                return fail(path, format!("expected list, got {}", go_value(value)));
+                return fail(path, format!("expected list, got &{{{}}}", go_value(value)));
             };
             let mut seen: Vec<PathElement> = Vec::new();
             for (i, item) in items.iter().enumerate() {
@@ -99,12 +95,21 @@ pub(in crate::apply) fn validate(
     }
 }
 
-fn go_value(value: &Value) -> String {
-    match value {
-        Value::String(text) => format!(
-            "&value.valueUnstructured{{Value:{}}}",
-            crate::text::quote(text)
+/// Returns the message about a value that is not the scalar of a kind. Upstream formats the value
+/// in another way for each kind.
+fn not_scalar(kind: Kind, value: &Value) -> String {
+    match kind {
+        Kind::Integer | Kind::Number => {
+            let ty = go_type(value);
+            format!("expected numeric (int or float), got {ty}")
+        }
+        Kind::Boolean => format!("expected boolean, got &{{{}}}", go_value(value)),
+        Kind::IntOrString | Kind::Quantity => {
+            format!("expected any scalar, got &{{{}}}", go_value(value))
+        }
+        _ => format!(
+            "expected string, got &value.valueUnstructured{{Value:{}}}",
+            go_syntax(value)
         ),
-        other => format!("&value.valueUnstructured{{Value:{other}}}"),
     }
 }
