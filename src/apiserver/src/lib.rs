@@ -27,6 +27,7 @@ mod compaction;
 mod conditions;
 mod config;
 mod connect;
+mod connections;
 mod controller;
 mod convert;
 mod discovery;
@@ -138,7 +139,8 @@ impl ApiServer {
         let serving = self.certificates.serving.clone();
         let tls = server::tls_config(&self.backend().config.pki, serving)?;
         let stop = self.backend().shutdown.clone();
-        server::serve(self, listener, tls, shutdown).await;
+        let limits = connections::Limits::of_process();
+        server::serve(self, listener, tls, shutdown, limits).await;
         stop.cancel();
         Ok(())
     }

@@ -223,7 +223,12 @@ impl ApiServer {
             .authenticators
             .authenticate(&call.headers, certificates)?
         {
-            Some(user) => Ok(user),
+            Some(user) => {
+                if let Some(peer) = peer.filter(|_| user.name != rkube_auth::names::ANONYMOUS) {
+                    peer.connection.admit();
+                }
+                Ok(user)
+            }
             None => self
                 .security
                 .authenticators

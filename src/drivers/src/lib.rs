@@ -11,6 +11,7 @@ pub mod native;
 #[cfg(unix)]
 pub mod qemu;
 mod ranges;
+mod refused;
 mod types;
 
 use rkube_failure::Failure;

@@ -59,6 +59,8 @@ fn agent() {
         .output();
     let report = BTreeMap::from([
         ("boots", count.len().to_string()),
+        ("bounds", capabilities(&read("/proc/self/status"))),
+        ("disk", disk()),
         ("host", read("/proc/sys/kernel/hostname").trim().to_owned()),
         ("hosts", read("/etc/hosts")),
         ("devices", list("/dev")),
@@ -97,6 +99,23 @@ fn agent() {
     for stream in listener.incoming() {
         drop(stream);
     }
+}
+
+/// Returns the numbers of the capabilities that processes may have, as text.
+fn capabilities(status: &str) -> String {
+    let line = status.lines().find_map(|l| l.strip_prefix("CapBnd:"));
+    line.unwrap_or_default().trim().to_owned()
+}
+
+/// Returns what opening a disk says.
+fn disk() -> String {
+    use nix::sys::stat::{Mode, SFlag, makedev, mknod};
+    // Devices in other places cannot be opened anyway.
+    let path = "/dev/disk";
+    let made = mknod(path, SFlag::S_IFBLK, Mode::S_IRUSR, makedev(259, 77));
+    let opened = made.map(|()| std::fs::File::open(path));
+    let removed = std::fs::remove_file(path);
+    format!("{opened:?} {removed:?}")
 }
 
 fn plan(dir: &Path) -> ClusterPlan {
@@ -277,6 +296,23 @@ async fn report(plan: &ClusterPlan, node: &str, boots: usize) -> BTreeMap<String
 }
 
 fn whole(node: &NodePlan, report: &BTreeMap<String, String>) {
+    let bounds = u64::from_str_radix(&report["bounds"], 16).expect("a set");
+    let names = rkube_config::capabilities::NAMES;
+    let has = |name: &str| {
+        names
+            .iter()
+            .position(|n| *n == name)
+            .is_some_and(|n| bounds & 1 << n != 0)
+    };
+    for refused in ["SYS_MODULE", "SYS_RAWIO", "SYS_BOOT", "SYS_TIME", "SYSLOG"] {
+        assert!(!has(refused), "{refused}");
+    }
+    assert!(has("SYS_ADMIN") && has("NET_ADMIN") && has("MKNOD"));
+    assert!(
+        report["disk"].contains("not permitted"),
+        "{}",
+        report["disk"]
+    );
     assert_eq!(report["host"], node.name);
     assert!(report["hosts"].contains(&node.name));
     assert_eq!(

@@ -22,6 +22,8 @@ pub mod build;
 mod client;
 mod container;
 mod error;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod handle;
 mod image;
 mod oci;

@@ -10,6 +10,8 @@
 //! type `()`; the caller maps it to its own body type.
 
 pub mod bounded;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 pub mod remote_command;
 pub mod spdy;
 mod upgrade;

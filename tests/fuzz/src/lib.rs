@@ -87,6 +87,30 @@ impl<'d> Source<'d> {
         self.byte() % n == n - 1
     }
 
+    /// Returns the next bytes, at most `n`.
+    pub fn take(&mut self, n: usize) -> &'d [u8] {
+        let (taken, rest) = self.0.split_at(n.min(self.0.len()));
+        self.0 = rest;
+        taken
+    }
+
+    /// Returns a number: mostly a small one, or one at the ends of the range.
+    pub fn number(&mut self) -> u64 {
+        match self.byte() {
+            0xff => u64::MAX,
+            0xfe => i64::MAX as u64,
+            0xfd => i64::MAX as u64 + 1,
+            0xfc => u64::from(u32::MAX),
+            0xfb => 0,
+            small => small as u64,
+        }
+    }
+
+    /// Returns one of `all`.
+    pub fn one_of<'t, T>(&mut self, all: &'t [T]) -> &'t T {
+        &all[self.below(all.len())]
+    }
+
     fn text(&mut self) -> Value {
         TEXTS[self.below(TEXTS.len())].into()
     }

@@ -4,6 +4,7 @@
 mod aggregation;
 mod answers;
 mod basics;
+mod connections;
 mod conversion;
 mod encodings;
 mod extensions;

@@ -1,6 +1,6 @@
 //! Nodes as containers of a Docker-compatible engine.
 //!
-//! A node is a privileged container whose image consists of the binary only; `rkube docker-init`
+//! A node is a container with few limits, whose image consists of the binary only; `rkube docker-init`
 //! sets up the rest inside. The engine restarts nodes: rkube leaves no process on the host.
 
 mod archive;

@@ -53,14 +53,16 @@ pub async fn start(
             format!("the plan has no node '{name}'"),
         )
     })?;
-    let capabilities = engine.is_this_machine().then(rights::bounded).flatten();
+    let here = engine.is_this_machine();
+    let capabilities = here.then(rights::bounded).flatten();
+    let devices = rights::devices(&node.mounts, here);
     let mut body = describe(
         plan,
         node,
         image,
         network,
         engine.is_local(),
-        capabilities.as_deref(),
+        (capabilities.as_deref(), devices),
     );
     let digest = digest(&body)?;
     if let Some(labels) = &mut body.labels {
@@ -180,7 +182,7 @@ fn describe(
     image: &str,
     network: &str,
     local: bool,
-    capabilities: Option<&[&str]>,
+    (capabilities, devices): (Option<&[&str]>, Vec<String>),
 ) -> ContainerCreateBody {
     let mut mounts = vec![
         volume(plan, &node.name, "state", paths::STATE),
@@ -226,7 +228,7 @@ fn describe(
         }),
         ..HostConfig::default()
     };
-    rights::grant(&mut host, capabilities);
+    rights::grant(&mut host, capabilities, devices);
     ContainerCreateBody {
         hostname: Some(node.name.clone()),
         image: Some(image.to_owned()),
@@ -472,14 +474,14 @@ mod tests {
                 image,
                 network,
                 false,
-                None,
+                (None, Vec::new()),
             ))
             .unwrap()
         };
         assert_eq!(of("a", "n"), of("a", "n"));
         assert_ne!(of("a", "n"), of("b", "n"));
         assert_ne!(of("a", "n"), of("a", "m"));
-        let host = describe(&plan, &plan.nodes[0], "a", "n", false, None)
+        let host = describe(&plan, &plan.nodes[0], "a", "n", false, (None, Vec::new()))
             .host_config
             .unwrap();
         assert_eq!(host.nano_cpus, Some(1_500_000_000));

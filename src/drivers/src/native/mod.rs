@@ -21,6 +21,8 @@ mod state;
 mod supervisor;
 mod types;
 
+pub(crate) use folders::devices;
+
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs::{File, Permissions};

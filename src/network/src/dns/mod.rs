@@ -5,6 +5,8 @@
 //! received them. All others are forwarded.
 
 mod forward;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod respond;
 mod server;
 mod shares;

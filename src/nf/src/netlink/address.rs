@@ -130,11 +130,15 @@ fn address_message(index: u32, net: IpNet) -> AddressMessage {
 
 /// Parses an `RTM_NEWADDR` message. Skips attributes that it cannot decode, so that attributes of
 /// newer kernels do not hide the address.
-fn parse_address(payload: &[u8]) -> Option<Address> {
+pub(super) fn parse_address(payload: &[u8]) -> Option<Address> {
     let buffer = AddressMessageBuffer::new_checked(&payload).ok()?;
     let header = AddressHeader::parse(&buffer).ok()?;
     let (mut local, mut address) = (None, None);
     for attribute in buffer.attributes().map_while(Result::ok) {
+        // The parser of others may panic if they are malformed.
+        if ![libc::IFA_LOCAL, libc::IFA_ADDRESS].contains(&attribute.kind()) {
+            continue;
+        }
         match AddressAttribute::parse(&attribute) {
             Ok(AddressAttribute::Local(ip)) => local = Some(ip),
             Ok(AddressAttribute::Address(ip)) => address = Some(ip),

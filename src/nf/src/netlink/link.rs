@@ -5,16 +5,30 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use libc::{RTM_DELLINK, RTM_GETLINK, RTM_NEWLINK, RTM_SETLINK};
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, Parseable, ParseableParametrized};
 use netlink_packet_route::link::{
-    BridgeBooleanOptionFlags, BridgeBooleanOptions, BridgePortState, InfoBridge, InfoBridgePort,
-    InfoData, InfoKind, InfoPortData, InfoPortKind, InfoVeth, LinkAttribute, LinkFlags, LinkHeader,
-    LinkInfo, LinkMessage, LinkMessageBuffer,
+    BridgeBooleanOptionFlags, BridgeBooleanOptions, InfoBridge, InfoBridgePort, InfoData, InfoKind,
+    InfoPortData, InfoPortKind, InfoVeth, LinkAttribute, LinkFlags, LinkHeader, LinkInfo,
+    LinkMessage, LinkMessageBuffer,
 };
 use nix::errno::Errno;
 
+use super::message::{Attributes, text};
 use super::{Netlink, NetlinkError};
 
 /// Maximum length of an interface name, without the terminating zero.
 const MAX_NAME_LENGTH: usize = libc::IFNAMSIZ - 1;
+
+/// The attributes of an interface that are read, besides its kind.
+const LINK_ATTRIBUTES: [u16; 5] = [
+    libc::IFLA_ADDRESS,
+    libc::IFLA_IFNAME,
+    libc::IFLA_MTU,
+    libc::IFLA_LINK,
+    libc::IFLA_MASTER,
+];
+/// The attribute of a bridge's port with its state (`IFLA_BRPORT_STATE`), and the state in which it
+/// forwards frames (`BR_STATE_FORWARDING`).
+const PORT_STATE: u16 = 1;
+const PORT_FORWARDING: u8 = 3;
 
 /// A network interface, by index or by name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -421,7 +435,7 @@ impl Netlink {
 
 /// Parses an `RTM_NEWLINK` message. Skips attributes that it cannot decode, so that attributes of
 /// newer kernels do not hide the interface.
-fn parse_link(payload: &[u8]) -> Option<Link> {
+pub(super) fn parse_link(payload: &[u8]) -> Option<Link> {
     let buffer = LinkMessageBuffer::new_checked(&payload).ok()?;
     let header = LinkHeader::parse(&buffer).ok()?;
     let mut link = Link {
@@ -437,6 +451,12 @@ fn parse_link(payload: &[u8]) -> Option<Link> {
         peer: None,
     };
     for attribute in buffer.attributes().map_while(Result::ok) {
+        match attribute.kind() {
+            libc::IFLA_LINKINFO => read_info(attribute.value(), &mut link),
+            // The parser of others may panic if they are malformed.
+            kind if !LINK_ATTRIBUTES.contains(&kind) => continue,
+            _ => {}
+        }
         let Ok(attribute) = LinkAttribute::parse_with_param(&attribute, header.interface_family)
         else {
             continue;
@@ -447,27 +467,21 @@ fn parse_link(payload: &[u8]) -> Option<Link> {
             LinkAttribute::Address(address) => link.mac = address.try_into().ok(),
             LinkAttribute::Controller(master) => link.master = Some(master),
             LinkAttribute::Link(peer) => link.peer = Some(peer),
-            LinkAttribute::LinkInfo(infos) => {
-                for info in infos {
-                    match info {
-                        LinkInfo::Kind(kind) => link.kind = Some(kind.to_string()),
-                        LinkInfo::PortData(data) => link.forwarding = is_forwarding(&data),
-                        _ => {}
-                    }
-                }
-            }
             _ => {}
         }
     }
     Some(link)
 }
 
-/// Returns whether a bridge port is in the forwarding state.
-fn is_forwarding(port: &InfoPortData) -> bool {
-    let InfoPortData::BridgePort(attributes) = port else {
-        return false;
-    };
-    attributes.contains(&InfoBridgePort::State(BridgePortState::Forwarding))
+/// Reads what kind of interface it is, and whether it is a port of a bridge that forwards frames.
+fn read_info(info: &[u8], link: &mut Link) {
+    let find = |kind| Attributes(info).find(|(k, _)| *k == kind).map(|(_, v)| v);
+    link.kind = find(libc::IFLA_INFO_KIND).map(text);
+    let port = find(libc::IFLA_INFO_SLAVE_KIND).map(text);
+    let data = find(libc::IFLA_INFO_SLAVE_DATA).unwrap_or_default();
+    let state = Attributes(data).find(|(kind, _)| *kind == PORT_STATE);
+    let forwards = state.is_some_and(|(_, value)| value.first() == Some(&PORT_FORWARDING));
+    link.forwarding = forwards && port.as_deref() == Some("bridge");
 }
 
 #[cfg(test)]
@@ -478,6 +492,44 @@ mod tests {
         #[test]
         fn parsing_any_bytes_never_panics(bytes in prop::collection::vec(any::<u8>(), 0..256)) {
             let _ = super::parse_link(&bytes);
+        }
+    }
+
+    /// A fixed part, one attribute, and the interface's name.
+    fn with(attribute: u16, value: &[u8]) -> Option<super::Link> {
+        let mut w = super::super::Writer::new();
+        w.raw(&[0; 16]);
+        w.attr(attribute, value);
+        w.string(libc::IFLA_IFNAME, "eth0");
+        super::parse_link(w.as_bytes())
+    }
+
+    #[test]
+    fn malformed_attributes_do_not_hide_an_interface() {
+        for attribute in 0..70 {
+            for length in 0..12 {
+                let link = with(attribute, &vec![1; length]).unwrap();
+                assert_eq!(link.name, "eth0", "{attribute} with {length} bytes");
+            }
+        }
+    }
+
+    #[test]
+    fn ports_of_bridges_forward_or_not() {
+        for (kind, state, expected) in [
+            ("bridge", 3, true),
+            ("bridge", 2, false),
+            ("bond", 3, false),
+        ] {
+            let mut w = super::super::Writer::new();
+            w.string(libc::IFLA_INFO_KIND, "veth");
+            w.string(libc::IFLA_INFO_SLAVE_KIND, kind);
+            w.nest(libc::IFLA_INFO_SLAVE_DATA, |w| {
+                w.attr(super::PORT_STATE, &[state])
+            });
+            let link = with(libc::IFLA_LINKINFO, w.as_bytes()).unwrap();
+            assert_eq!(link.forwarding, expected, "{kind} {state}");
+            assert_eq!(link.kind.as_deref(), Some("veth"));
         }
     }
 }

@@ -17,6 +17,8 @@
 //! ```
 
 mod address;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod link;
 mod message;
 mod netns;

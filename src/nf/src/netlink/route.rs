@@ -192,11 +192,21 @@ impl Netlink {
     }
 }
 
+/// The attributes of a route that are read.
+const ROUTE_ATTRIBUTES: [u16; 6] = [
+    libc::RTA_DST,
+    libc::RTA_OIF,
+    libc::RTA_GATEWAY,
+    libc::RTA_PRIORITY,
+    libc::RTA_PREFSRC,
+    libc::RTA_TABLE,
+];
+
 /// Parses an `RTM_NEWROUTE` message. Returns `None` for anything but a unicast IP route.
 ///
 /// Skips attributes that it cannot decode, so that attributes of newer kernels do not hide the
 /// route. Returns `None` if the destination cannot be decoded.
-fn parse_route(payload: &[u8]) -> Option<Route> {
+pub(super) fn parse_route(payload: &[u8]) -> Option<Route> {
     let buffer = RouteMessageBuffer::new_checked(&payload).ok()?;
     let header = RouteHeader::parse(&buffer).ok()?;
     if header.kind != RouteType::Unicast {
@@ -224,6 +234,10 @@ fn parse_route(payload: &[u8]) -> Option<Route> {
         RouteLwEnCapType::default(),
     );
     for attribute in buffer.attributes().map_while(Result::ok) {
+        // The parser of others may panic if they are malformed.
+        if !ROUTE_ATTRIBUTES.contains(&attribute.kind()) {
+            continue;
+        }
         let Ok(attribute) = RouteAttribute::parse_with_param(&attribute, context) else {
             continue;
         };

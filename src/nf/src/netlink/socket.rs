@@ -322,7 +322,7 @@ impl Socket {
     fn receive(
         &self,
         state: &mut State,
-        mut each: impl FnMut(Received<'_>) -> Result<(), Refusal>,
+        each: impl FnMut(Received<'_>) -> Result<(), Refusal>,
     ) -> Result<(), Refusal> {
         state.buffer.resize(RECEIVE_BUFFER, 0);
         let length = loop {
@@ -342,36 +342,43 @@ impl Socket {
                 Err(errno) => return Err(errno.into()),
             }
         };
-        let mut rest = &state.buffer[..length];
-        while rest.len() >= HEADER {
-            let size = ne32(rest) as usize;
-            if size < HEADER || size > rest.len() {
-                return Err(Errno::EBADMSG.into());
-            }
-            let message = Received {
-                kind: u16::from_ne_bytes([rest[4], rest[5]]),
-                flags: u16::from_ne_bytes([rest[6], rest[7]]),
-                seq: ne32(&rest[8..]),
-                payload: &rest[HEADER..size],
-            };
-            each(message)?;
-            rest = &rest[size.next_multiple_of(4).min(rest.len())..];
-        }
-        Ok(())
+        each_message(&state.buffer[..length], each)
     }
 }
 
+/// Passes the messages of a datagram to `each` until that returns an error.
+pub(super) fn each_message(
+    mut rest: &[u8],
+    mut each: impl FnMut(Received<'_>) -> Result<(), Refusal>,
+) -> Result<(), Refusal> {
+    while rest.len() >= HEADER {
+        let size = ne32(rest) as usize;
+        if size < HEADER || size > rest.len() {
+            return Err(Errno::EBADMSG.into());
+        }
+        let message = Received {
+            kind: u16::from_ne_bytes([rest[4], rest[5]]),
+            flags: u16::from_ne_bytes([rest[6], rest[7]]),
+            seq: ne32(&rest[8..]),
+            payload: &rest[HEADER..size],
+        };
+        each(message)?;
+        rest = &rest[size.next_multiple_of(4).min(rest.len())..];
+    }
+    Ok(())
+}
+
 /// A received message.
-struct Received<'a> {
-    kind: u16,
+pub(super) struct Received<'a> {
+    pub(super) kind: u16,
     flags: u16,
     seq: u32,
-    payload: &'a [u8],
+    pub(super) payload: &'a [u8],
 }
 
 impl Received<'_> {
     /// Converts an `NLMSG_ERROR` message to a result; code zero is an acknowledgement.
-    fn acknowledgement(&self) -> Result<(), Refusal> {
+    pub(super) fn acknowledgement(&self) -> Result<(), Refusal> {
         let code = ne32(self.payload) as i32;
         if code == 0 {
             return Ok(());
@@ -393,7 +400,7 @@ impl Received<'_> {
         }
         Err(Refusal {
             seq: self.seq,
-            errno: Errno::from_raw(-code),
+            errno: Errno::from_raw(code.wrapping_neg()),
             detail,
         })
     }
@@ -416,5 +423,26 @@ impl Netlink {
     /// Opens a connection in the network namespace that `netns` refers to.
     pub fn open_in(netns: BorrowedFd<'_>) -> Result<Self, NetlinkError> {
         in_netns(netns, Self::open)?
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn any_code_of_a_refusal_is_an_error() {
+        for (code, errno) in [
+            (0, None),
+            (-libc::ENOENT, Some(Errno::ENOENT)),
+            // No kernel sends these.
+            (libc::ENOENT, Some(Errno::UnknownErrno)),
+            (i32::MIN, Some(Errno::UnknownErrno)),
+        ] {
+            let mut writer = Writer::new();
+            writer.message(NLMSG_ERROR, 0, 1, |w| w.raw(&code.to_ne_bytes()));
+            let read = each_message(writer.as_bytes(), |message| message.acknowledgement());
+            assert_eq!(read.err().map(|refusal| refusal.errno), errno, "{code}");
+        }
     }
 }

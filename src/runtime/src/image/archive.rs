@@ -302,7 +302,7 @@ impl Archive {
             manifest: manifest_digest.clone(),
             tags: names.iter().filter_map(Reference::tagged).collect(),
             digests: names.iter().map(|n| n.with_digest(&top)).collect(),
-            size: manifest.config.size + manifest.layers.iter().map(|l| l.size).sum::<u64>(),
+            size: manifest.size(),
             layers: config.chain_ids(),
             added: jiff::Timestamp::now(),
         };
@@ -349,7 +349,7 @@ impl Archive {
             manifest: Digest::of(&bytes),
             tags,
             digests: BTreeSet::new(),
-            size: manifest.config.size + manifest.layers.iter().map(|l| l.size).sum::<u64>(),
+            size: manifest.size(),
             layers: config.chain_ids(),
             added: jiff::Timestamp::now(),
         };

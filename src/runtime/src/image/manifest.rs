@@ -169,6 +169,20 @@ impl Document {
     }
 }
 
+/// Returns the sum of the sizes of contents. Whoever writes a manifest may claim any; a sum beyond
+/// all bounds is the largest number.
+pub fn total<'a>(contents: impl IntoIterator<Item = &'a Descriptor>) -> u64 {
+    let sizes = contents.into_iter().map(|content| content.size);
+    sizes.fold(0, u64::saturating_add)
+}
+
+impl Manifest {
+    /// Returns the size of the image: that of its configuration and its layers, compressed.
+    pub fn size(&self) -> u64 {
+        total(self.layers.iter().chain([&self.config]))
+    }
+}
+
 impl Index {
     /// Returns the entry for `host`, or an error that lists the available platforms.
     pub fn select(&self, host: &Platform, image: &str) -> Result<&Descriptor, ImageError> {
@@ -340,6 +354,28 @@ impl Config {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn sizes_beyond_all_bounds_are_the_largest() {
+        let of = |sizes: &[u64]| {
+            let mut all: Vec<Descriptor> = Vec::new();
+            for size in sizes {
+                let mut one = descriptor("amd64", None);
+                one.size = *size;
+                all.push(one);
+            }
+            let config = all.remove(0);
+            let manifest = Manifest {
+                schema_version: 2,
+                media_type: String::new(),
+                config,
+                layers: all,
+            };
+            manifest.size()
+        };
+        assert_eq!(of(&[1, 2, 3]), 6);
+        assert_eq!(of(&[1, u64::MAX, u64::MAX]), u64::MAX);
+    }
 
     fn descriptor(arch: &str, variant: Option<&str>) -> Descriptor {
         Descriptor {

@@ -274,7 +274,7 @@ fn parse_time(text: &str) -> Option<libc::timespec> {
     }
     let nanoseconds: i64 = digits.parse().ok()?;
     Some(if whole.starts_with('-') && nanoseconds > 0 {
-        timespec(seconds - 1, 1_000_000_000 - nanoseconds)
+        timespec(seconds.checked_sub(1)?, 1_000_000_000 - nanoseconds)
     } else {
         timespec(seconds, nanoseconds)
     })
@@ -521,4 +521,27 @@ fn set_times_at(parent: BorrowedFd<'_>, name: &CString, mtime: libc::timespec) -
         )
     })?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_have_fractions_and_ends() {
+        let parsed = |text| parse_time(text).map(|t| (t.tv_sec, t.tv_nsec));
+        for (text, time) in [
+            ("1", Some((1, 0))),
+            ("1.25", Some((1, 250_000_000))),
+            ("-1.25", Some((-2, 750_000_000))),
+            ("1.9999999999", Some((1, 999_999_999))),
+            ("-9223372036854775808", Some((i64::MIN, 0))),
+            ("-9223372036854775808.5", None),
+            ("9223372036854775808", None),
+            ("1.x", None),
+            ("", None),
+        ] {
+            assert_eq!(parsed(text), time, "{text:?}");
+        }
+    }
 }

@@ -39,6 +39,8 @@ pub(super) const FRAME_HEADER: usize = 16;
 const RECORD_HEADER: usize = 25;
 /// The longest frame, far above that of a commit; a larger length is damage.
 const MAX_FRAME_BYTES: usize = 1 << 30;
+/// The largest revision: etcd's, whose numbers have signs. A larger one is damage.
+const MAX_REVISION: Revision = i64::MAX as Revision;
 
 /// The kind of a segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,8 +74,10 @@ impl SegmentKind {
     /// Parses the base revision in a file name of this kind.
     pub(super) fn parse_name(self, name: &str) -> Option<Revision> {
         let digits = name.strip_prefix(self.file_prefix())?;
-        (digits.len() == 20 && digits.bytes().all(|b| b.is_ascii_digit()))
-            .then(|| digits.parse().ok())?
+        if digits.len() != 20 || !digits.bytes().all(|b| b.is_ascii_digit()) {
+            return None;
+        }
+        digits.parse().ok().filter(|base| *base <= MAX_REVISION)
     }
 }
 
@@ -362,6 +366,9 @@ fn parse_record(bytes: &[u8]) -> Result<(Record<'_>, &[u8]), &'static str> {
         .split_at_checked(short(21))
         .ok_or("a record's value is cut off")?;
     let key = std::str::from_utf8(key).map_err(|_| "a record's key is not UTF-8")?;
+    if header[0] != END && (long(1) > MAX_REVISION || long(9) > MAX_REVISION) {
+        return Err("a record's revision is beyond all bounds");
+    }
     let record = match header[0] {
         PUT => Record::Put {
             revision: long(1),

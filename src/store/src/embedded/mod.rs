@@ -20,6 +20,8 @@
 
 mod disk;
 mod frame;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod log;
 mod reader;
 mod recovery;

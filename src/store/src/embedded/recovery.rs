@@ -333,7 +333,7 @@ pub(super) fn read_entries<D: Disk>(
                     create_revision,
                     key,
                     value,
-                } if !ended => {
+                } if !ended && create_revision <= revision && revision <= base => {
                     loaded += 1;
                     entry(KeyValue {
                         key: Arc::from(key),

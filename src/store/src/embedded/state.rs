@@ -52,7 +52,9 @@ impl State {
     /// Adds an entry of a snapshot.
     pub(super) fn load(&mut self, entry: KeyValue) {
         self.live_bytes += entry_bytes(&entry);
-        self.live.insert(entry.key.clone(), Arc::new(entry));
+        if let Some(before) = self.live.insert(entry.key.clone(), Arc::new(entry)) {
+            self.live_bytes -= entry_bytes(&before);
+        }
     }
 
     pub(super) fn revision(&self) -> Revision {

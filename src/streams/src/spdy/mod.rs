@@ -12,3 +12,9 @@ mod upgrade;
 pub use headers::Headers;
 pub use session::{PendingSession, Stream, Streams, prepare};
 pub use upgrade::{is_upgrade, upgrade};
+
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzing {
+    pub(crate) use super::frame::{Frame, decode, encode};
+    pub(crate) use super::headers::{HeaderDecoder, HeaderEncoder};
+}

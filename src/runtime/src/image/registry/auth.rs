@@ -298,6 +298,12 @@ impl Challenge {
     }
 }
 
+/// Parses a challenge, for fuzz targets. Returns its scheme and its parameters.
+#[cfg(feature = "fuzzing")]
+pub fn challenge(text: &str) -> Option<(String, HashMap<String, String>)> {
+    Challenge::parse(text).map(|challenge| (challenge.scheme, challenge.parameters))
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

@@ -9,6 +9,8 @@ mod pull;
 mod push;
 mod upload;
 
+#[cfg(feature = "fuzzing")]
+pub use auth::challenge;
 pub use http::client;
 pub use pull::pull;
 pub use push::push;

@@ -10,7 +10,7 @@ use super::download::{Progress, blob_file};
 use crate::blocking::blocking;
 use crate::error::ImageError;
 use crate::image::digest::Digest;
-use crate::image::manifest::{Config, Document, Manifest, Platform};
+use crate::image::manifest::{Config, Document, Manifest, Platform, total};
 use crate::image::reference::Reference;
 use crate::image::store::{Record, Store};
 use crate::spec::{PullProgress, RegistryAuth, RuntimeConfig};
@@ -54,7 +54,7 @@ pub async fn pull(
     progress(PullProgress::Resolved {
         digest: digest.to_string(),
         layers: manifest.layers.len(),
-        bytes: missing.iter().map(|i| manifest.layers[*i].size).sum(),
+        bytes: total(missing.iter().map(|i| &manifest.layers[*i])),
     });
 
     download_layers(
@@ -77,7 +77,7 @@ pub async fn pull(
             reference.tagged().into_iter().collect()
         },
         digests: BTreeSet::from([reference.with_digest(&top_digest)]),
-        size: manifest.config.size + manifest.layers.iter().map(|l| l.size).sum::<u64>(),
+        size: manifest.size(),
         layers: chain,
         added: jiff::Timestamp::now(),
     };

@@ -84,3 +84,59 @@ fn a_newer_format_is_named() {
     ));
     assert!(matches!(verify(dir.path()), Err(StoreError::Format(_))));
 }
+
+/// Revisions are etcd's, which have a sign. Larger ones could not be followed by others.
+#[test]
+fn revisions_beyond_all_bounds_are_damage() {
+    use frame::{FrameBuilder, SegmentKind};
+    assert_eq!(
+        SegmentKind::Log.parse_name("log-09223372036854775807"),
+        Some(i64::MAX as u64)
+    );
+    assert_eq!(
+        SegmentKind::Log.parse_name("log-09223372036854775808"),
+        None
+    );
+    for (revision, created) in [(u64::MAX, 2), (2, u64::MAX)] {
+        let dir = TempDir::new().unwrap();
+        let mut bytes = frame::segment_header(SegmentKind::Log, 1, 5);
+        let mut builder = FrameBuilder::begin();
+        builder.entry(&KeyValue {
+            key: "/a".into(),
+            value: Bytes::from_static(b"value"),
+            create_revision: created,
+            mod_revision: revision,
+        });
+        bytes.extend_from_slice(builder.finish(5));
+        std::fs::write(dir.path().join("log-00000000000000000001"), bytes).unwrap();
+        let opened = EmbeddedStore::open(dir.path(), small());
+        assert!(matches!(opened.err(), Some(StoreError::Corrupt(_))));
+        let replaced = salvage(dir.path(), Duration::ZERO).unwrap().unwrap();
+        assert_eq!(replaced.entries, 0);
+        assert!(EmbeddedStore::open(dir.path(), small()).is_ok());
+    }
+}
+
+#[test]
+fn entries_of_a_snapshot_are_not_newer_than_it() {
+    use frame::{FrameBuilder, SegmentKind};
+    for (created, revision, opens) in [(3, 5, true), (3, 6, false), (5, 3, false)] {
+        let dir = TempDir::new().unwrap();
+        let write = |kind: SegmentKind, frames: &[u8]| {
+            let bytes = [&frame::segment_header(kind, 5, 5)[..], frames].concat();
+            std::fs::write(dir.path().join(kind.name(5)), bytes).unwrap();
+        };
+        let mut builder = FrameBuilder::begin();
+        builder.entry(&KeyValue {
+            key: "/a".into(),
+            value: Bytes::from_static(b"value"),
+            create_revision: created,
+            mod_revision: revision,
+        });
+        builder.end(1);
+        write(SegmentKind::Snapshot, builder.finish(5));
+        write(SegmentKind::Log, &[]);
+        let opened = EmbeddedStore::open(dir.path(), small());
+        assert_eq!(opened.is_ok(), opens, "{created} {revision}");
+    }
+}
