@@ -90,7 +90,6 @@ static PRIORITY_CLASS: Rules = Rules {
 static RUNTIME_CLASS: Rules = Rules {
     default: |obj| quantities::normalize(obj, "overhead.podFixed"),
     validate: runtime_class,
-    create_on_update: true,
     validate_update: |new, old| {
         let mut errors = Errors::new();
         if !same_at(new, old, "handler") {
