@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use rkube_api::Object;
 use serde_json::Map;
 
-use super::Attributes;
+use super::types::Attributes;
 use crate::tree;
 
 /// A policy rule, parsed from a role.
