@@ -5,7 +5,7 @@ use rkube_api::quantity::Quantity;
 use rkube_api::status::Status;
 use rkube_api::{Object, meta};
 
-use super::{Operation, Request};
+use crate::types::{Operation, Request};
 use rkube_auth::{ObjectReader, tree};
 use rkube_component_helpers::resource::{self, ResourceList, Side};
 

@@ -7,7 +7,7 @@ use rkube_api::Object;
 use rkube_api::status::Status;
 use serde_json::json;
 
-use super::{Operation, Request};
+use crate::types::{Operation, Request};
 use rkube_auth::token::WARN_ONLY_EXPIRATION;
 use rkube_auth::{ObjectReader, references, tree};
 

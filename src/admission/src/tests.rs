@@ -3,6 +3,10 @@ use parking_lot::Mutex;
 use serde_json::json;
 
 use super::*;
+use futures::future::BoxFuture;
+use rkube_api::Object;
+use rkube_api::gvk::GroupResource;
+use rkube_auth::UserInfo;
 use rkube_auth::testing::{Cluster, node};
 use rkube_auth::tree;
 

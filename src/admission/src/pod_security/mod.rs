@@ -4,7 +4,7 @@ use rkube_api::gvk::GroupKind;
 use rkube_api::status::{FieldError, Status};
 use rkube_api::{Object, meta};
 
-use super::{Annotate, Operation, Request, Warnings};
+use crate::types::{Annotate, Operation, Request, Warnings};
 use rkube_auth::{ObjectReader, tree};
 
 mod checks;

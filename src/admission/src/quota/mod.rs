@@ -9,7 +9,7 @@ use std::sync::OnceLock;
 use rkube_api::Object;
 use rkube_api::status::Status;
 
-use super::{Operation, QuotaStore, Request};
+use crate::types::{Operation, QuotaStore, Request};
 use rkube_auth::{ObjectReader, tree};
 use rkube_component_helpers::quota::Evaluator;
 use rkube_component_helpers::resource::ResourceList;
