@@ -27,7 +27,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::backend::Backend;
 use crate::cache::{Event, Filter};
-use crate::controller::Controller;
+use crate::observer::CacheObserver;
 
 pub use openapi::merge_v2;
 use remote::{Aggregator, Entry, GROUP, PLURAL, Priority, Reference, Remote, Table};
@@ -45,7 +45,7 @@ pub struct AggregationController {
     pub aggregator: Arc<Aggregator>,
 }
 
-impl Controller for AggregationController {
+impl CacheObserver for AggregationController {
     fn resources(&self) -> Vec<(&'static str, &'static str)> {
         vec![
             (GROUP, PLURAL),
