@@ -37,6 +37,7 @@ mod flowcontrol;
 mod handlers;
 mod health;
 mod inprocess;
+mod kind_handlers;
 mod kinds;
 mod metrics;
 mod negotiate;

@@ -1,4 +1,4 @@
-//! The generic request handlers: one per verb, for every resource.
+//! The generic request handlers: one per verb, without kinds by name.
 
 mod apply;
 pub mod decode;
@@ -16,19 +16,16 @@ use std::sync::Arc;
 
 use http::{Response, StatusCode};
 use rkube_api::status::Status;
-use rkube_api::{GroupResource, meta};
+use rkube_api::{GroupResource, Object, meta};
 use rkube_auth::authz::{Attributes, Decision};
 use rkube_strategy::Subresource;
 
 use crate::ApiServer;
 use crate::body::{self, Body};
 use crate::call::{Call, Incoming};
-use crate::negotiate;
+use crate::negotiate::{self, Accepted};
 use crate::resources::Resource;
-use crate::reviews;
 use crate::storage::RestStorage;
-use crate::subresources;
-use crate::usage;
 use decode::{decode, namespace_of_request};
 use options::WriteOptions;
 use ownership::{Ownership, Part};
@@ -57,18 +54,6 @@ async fn handle_main(
     request: Incoming,
 ) -> Result<Response<Body>, Status> {
     let (storage, backend) = (&*server.storage, server.backend());
-    if reviews::is_review(resource) {
-        return reviews::handle(backend, &server.security, call, resource, request).await;
-    }
-    if resource.is("", "componentstatuses") {
-        return subresources::component_statuses(backend, &server.components, call, resource).await;
-    }
-    if usage::is_of_group(resource.row()) {
-        return usage::handle(server, call, resource).await;
-    }
-    if resource.is("", "bindings") {
-        return Box::pin(subresources::bind(storage, call, resource, request)).await;
-    }
     match call.info.verb {
         "get" => read::get(backend, call, resource).await,
         "list" => read::list(backend, call, resource).await,
@@ -100,21 +85,6 @@ async fn handle_subresource(
         "resize" => Part::Sub(Subresource::Resize),
         "approval" => Part::Sub(Subresource::Approval),
         "finalize" => Part::Sub(Subresource::Finalize),
-        "scale" => return Box::pin(subresources::scale(storage, call, resource, request)).await,
-        "binding" => return Box::pin(subresources::bind(storage, call, resource, request)).await,
-        "eviction" => {
-            return Box::pin(crate::eviction::evict(storage, call, resource, request)).await;
-        }
-        "token" => {
-            return Box::pin(subresources::token(
-                storage,
-                &server.security.signer,
-                call,
-                resource,
-                request,
-            ))
-            .await;
-        }
         _ => return Err(Status::page_not_found()),
     };
     match info.verb {
@@ -128,18 +98,46 @@ async fn handle_subresource(
     }
 }
 
+/// The parts of a request that creates or updates an object.
+struct WriteRequest {
+    accepted: Accepted,
+    options: WriteOptions,
+    object: Object,
+}
+
+impl WriteRequest {
+    /// Reads and decodes a request, and gives the object the request's namespace.
+    async fn read(
+        call: &Call,
+        resource: &Resource,
+        request: Incoming,
+        options_kind: &'static str,
+    ) -> Result<Self, Status> {
+        let accepted = negotiate::accept(&call.headers, resource.media_types())?;
+        let options = WriteOptions::read(call, options_kind)?;
+        let encoding = negotiate::content_encoding(&call.headers)?;
+        let bytes = body::read(request.body).await?;
+        let mut object = decode(call, resource, &bytes, encoding, options.validation)?;
+        namespace_of_request(call, resource, &mut object)?;
+        Ok(Self {
+            accepted,
+            options,
+            object,
+        })
+    }
+}
+
 async fn create(
     storage: &RestStorage,
     call: &Call,
     resource: &Resource,
     request: Incoming,
 ) -> Result<Response<Body>, Status> {
-    let accepted = negotiate::accept(&call.headers, resource.media_types())?;
-    let options = WriteOptions::read(call, "CreateOptions")?;
-    let encoding = negotiate::content_encoding(&call.headers)?;
-    let bytes = body::read(request.body).await?;
-    let mut object = decode(call, resource, &bytes, encoding, options.validation)?;
-    namespace_of_request(call, resource, &mut object)?;
+    let WriteRequest {
+        accepted,
+        options,
+        object,
+    } = WriteRequest::read(call, resource, request, "CreateOptions").await?;
     let writer = Writer {
         storage,
         call,
@@ -187,12 +185,11 @@ async fn update(
     request: Incoming,
     part: Part,
 ) -> Result<Response<Body>, Status> {
-    let accepted = negotiate::accept(&call.headers, resource.media_types())?;
-    let options = WriteOptions::read(call, "UpdateOptions")?;
-    let encoding = negotiate::content_encoding(&call.headers)?;
-    let bytes = body::read(request.body).await?;
-    let mut object = decode(call, resource, &bytes, encoding, options.validation)?;
-    namespace_of_request(call, resource, &mut object)?;
+    let WriteRequest {
+        accepted,
+        options,
+        object,
+    } = WriteRequest::read(call, resource, request, "UpdateOptions").await?;
     metadata::check_name(&object, &call.info.name)?;
     let object = resource.stored(object)?;
     let namespace = resource.namespace_of(&call.info);
