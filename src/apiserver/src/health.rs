@@ -12,7 +12,7 @@ use crate::body::{self, Body};
 use crate::call::Call;
 
 /// How long a check waits for the store to respond.
-const STORE_PATIENCE: Duration = Duration::from_secs(2);
+const STORE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The checks in the order of their output, and whether each is part of readiness only.
 ///
@@ -79,7 +79,7 @@ impl ApiServer {
     /// Asks the store whether it responds and takes writes.
     async fn store_health(&self) -> StoreHealth {
         let store = &self.backend().store;
-        let failed = match tokio::time::timeout(STORE_PATIENCE, store.current()).await {
+        let failed = match tokio::time::timeout(STORE_TIMEOUT, store.current()).await {
             Ok(Ok(_)) => None,
             Ok(Err(error)) => Some(error.to_string()),
             Err(_) => Some("the store does not answer".into()),

@@ -21,11 +21,11 @@ use crate::respond;
 /// Generated documents, cached until the served resources change.
 #[derive(Default)]
 pub struct Documents {
-    made: Mutex<Made>,
+    made: Mutex<CachedDocuments>,
 }
 
 #[derive(Default)]
-struct Made {
+struct CachedDocuments {
     generation: u64,
     /// Compressed document and its ETag by path. Compressed because most documents are rarely read.
     documents: HashMap<String, (Bytes, String)>,

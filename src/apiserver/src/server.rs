@@ -20,7 +20,7 @@ use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 
 use crate::body::{self, BoxError};
-use crate::connections::{Activity, Connection, Connections, Held, Limits};
+use crate::connections::{Activity, Connection, Connections, Limits, TrackedBody};
 use crate::{ApiServer, Error, Pki};
 
 /// The time limit for a client's TLS handshake.
@@ -35,7 +35,7 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 /// another connection then; those with hyper's wait.
 const MAX_STREAMS: u32 = 250;
 /// How often the log says that there are too many connections.
-const COMPLAINT_INTERVAL: Duration = Duration::from_secs(60);
+const COMPLAINT_PERIOD: Duration = Duration::from_secs(60);
 /// How long shutdown waits for requests in progress.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -108,7 +108,7 @@ pub async fn serve(
                     let (server, acceptor) = (server.clone(), acceptor.clone());
                     tasks.spawn(accepted.serve(server, acceptor, stream, shutdown.clone()));
                 }
-                None if complained.is_none_or(|last| last.elapsed() > COMPLAINT_INTERVAL) => {
+                None if complained.is_none_or(|last| last.elapsed() > COMPLAINT_PERIOD) => {
                     complained = Some(Instant::now());
                     tracing::warn!(%address, "there are too many connections; a new one was closed");
                 }
@@ -204,7 +204,7 @@ async fn speak(
             if multiplexed && (refused || !connection.is_known()) {
                 activity.end();
             }
-            Ok::<_, std::convert::Infallible>(response.map(|body| Held::new(body, running)))
+            Ok::<_, std::convert::Infallible>(response.map(|body| TrackedBody::new(body, running)))
         }
     });
     let builder = builder();

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use crate::ctx::Ctx;
 use crate::plan::{Call, Fold, Index, Mode, Node, Select, Struct};
 use crate::runtime_cost;
-use crate::value::{EvalError, Key, List, Made, Map, Object, Outcome, OwnMap, Value};
+use crate::value::{ConstructedObject, EvalError, Key, List, Map, Object, Outcome, OwnMap, Value};
 
 impl<'a> Ctx<'a, '_> {
     /// Evaluates a node.
@@ -279,7 +279,7 @@ impl<'a> Ctx<'a, '_> {
             fields.push((name.clone(), value));
         }
         self.charge(40)?;
-        Ok(Value::Object(Object::Own(Arc::new(Made {
+        Ok(Value::Object(Object::Own(Arc::new(ConstructedObject {
             name: what.name.clone(),
             fields,
         }))))

@@ -9,7 +9,7 @@ use crate::cells::{age, few, name, or, or_none};
 use crate::types::{AGE, NAME, Printer, string};
 
 /// Maximum number of list entries shown in a cell; the rest are counted.
-const SHOWN: usize = 3;
+const MAX_SHOWN: usize = 3;
 
 /// Printers of networking kinds.
 pub(crate) static PRINTERS: &[Printer] = &[
@@ -157,7 +157,7 @@ pub(super) fn endpoints(o: &Object, now: Timestamp) -> Vec<Value> {
             }));
         }
     }
-    vec![name(o), few(&all, SHOWN, "<none>").into(), age(o, now)]
+    vec![name(o), few(&all, MAX_SHOWN, "<none>").into(), age(o, now)]
 }
 
 fn endpoint_slice(o: &Object, now: Timestamp) -> Vec<Value> {
@@ -175,8 +175,8 @@ fn endpoint_slice(o: &Object, now: Timestamp) -> Vec<Value> {
     vec![
         name(o),
         text(o, "addressType").into(),
-        few(&ports, SHOWN, "<unset>").into(),
-        few(&addresses, SHOWN, "<unset>").into(),
+        few(&ports, MAX_SHOWN, "<unset>").into(),
+        few(&addresses, MAX_SHOWN, "<unset>").into(),
         age(o, now),
     ]
 }
@@ -201,7 +201,7 @@ fn ingress(o: &Object, now: Timestamp) -> Vec<Value> {
     vec![
         name(o),
         class.into(),
-        few(&hosts, SHOWN, "*").into(),
+        few(&hosts, MAX_SHOWN, "*").into(),
         load_balancer(o).join(",").into(),
         ports.into(),
         age(o, now),

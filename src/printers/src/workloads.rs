@@ -394,9 +394,9 @@ fn metrics(o: &Object) -> String {
             text_of
         });
     }
-    const MAX: usize = 2;
-    let more = shown.len().saturating_sub(MAX);
-    shown.truncate(MAX);
+    const MAX_SHOWN: usize = 2;
+    let more = shown.len().saturating_sub(MAX_SHOWN);
+    shown.truncate(MAX_SHOWN);
     let mut all = shown.join(", ");
     if more > 0 {
         all.push_str(&format!(" + {more} more..."));

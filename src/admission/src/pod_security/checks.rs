@@ -93,11 +93,11 @@ const RESTRICTED: [Rule; 7] = [
 const NODES_HAVE_USER_NAMESPACES: bool = false;
 
 /// The newest minor version in which a rule changed.
-const NEWEST: u32 = 35;
+const NEWEST_MINOR: u32 = 35;
 
 /// Returns the violations of a level by a pod or pod template, those of baseline first.
 pub(super) fn evaluate(level: &LevelVersion, pod: &Object) -> Vec<Violation> {
-    let version = level.version.unwrap_or(NEWEST).min(NEWEST);
+    let version = level.version.unwrap_or(NEWEST_MINOR).min(NEWEST_MINOR);
     let pod = Pod { pod, version };
     let counts = |rule: &&Rule| rule.since <= version;
     let restricted: Vec<&Rule> = match level.level {

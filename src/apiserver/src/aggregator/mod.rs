@@ -34,7 +34,7 @@ use remote::{Aggregator, Entry, GROUP, PLURAL, Priority, Reference, Remote, Tabl
 
 /// Interval between checks of an available server. There is no event when a remote server changes
 /// or fails.
-const RESYNC: Duration = Duration::from_secs(30);
+const RESYNC_PERIOD: Duration = Duration::from_secs(30);
 
 /// Maintains the table of remote servers, their conditions and their documents.
 #[derive(Clone)]
@@ -203,7 +203,7 @@ impl AggregationController {
             // server must be polled.
             let again = async {
                 match next {
-                    availability::Verdict::Available => tokio::time::sleep(RESYNC).await,
+                    availability::Verdict::Available => tokio::time::sleep(RESYNC_PERIOD).await,
                     availability::Verdict::Unreachable { .. } => {
                         tokio::time::sleep(backoff(failures)).await;
                     }
@@ -227,7 +227,7 @@ impl AggregationController {
 /// Returns the delay before the next check, after `failures` consecutive failures: 1, 2, 4, 8, 16,
 /// then 30 seconds.
 fn backoff(failures: u32) -> Duration {
-    RESYNC.min(Duration::from_secs(1 << failures.min(5)))
+    RESYNC_PERIOD.min(Duration::from_secs(1 << failures.min(5)))
 }
 
 #[cfg(test)]

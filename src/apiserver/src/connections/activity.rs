@@ -126,12 +126,12 @@ impl Drop for Running {
 }
 
 /// A response's body, until whose end the request runs.
-pub struct Held {
+pub struct TrackedBody {
     body: Body,
     _running: Running,
 }
 
-impl Held {
+impl TrackedBody {
     /// Returns the body of a response to the request.
     pub fn new(body: Body, running: Running) -> Self {
         Self {
@@ -141,7 +141,7 @@ impl Held {
     }
 }
 
-impl http_body::Body for Held {
+impl http_body::Body for TrackedBody {
     type Data = Bytes;
     type Error = BoxError;
 

@@ -116,9 +116,9 @@ pub fn identified(object: Object) -> Result<Object, Status> {
 
 /// Returns 400 for a body without a kind that can be read; `why` is the decoder's message.
 fn unrecognized(kind: &str, bytes: &[u8], why: &str) -> Status {
-    const SHOWN: usize = 30;
-    let (shown, more) = match bytes.get(..SHOWN) {
-        Some(start) if bytes.len() > SHOWN => (start, " ..."),
+    const MAX_SHOWN_BYTES: usize = 30;
+    let (shown, more) = match bytes.get(..MAX_SHOWN_BYTES) {
+        Some(start) if bytes.len() > MAX_SHOWN_BYTES => (start, " ..."),
         _ => (bytes, ""),
     };
     let summary = match shown.first() {

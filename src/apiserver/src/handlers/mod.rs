@@ -28,7 +28,7 @@ use crate::resources::Resource;
 use crate::storage::RestStorage;
 use decode::{decode, namespace_of_request};
 use options::WriteOptions;
-use ownership::{Ownership, Part};
+use ownership::{ObjectPart, Ownership};
 use write::Writer;
 
 /// Serves a request for a resource, whose scope and verb have been checked.
@@ -59,8 +59,8 @@ async fn handle_main(
         "list" => read::list(backend, call, resource).await,
         "watch" => watch::watch(backend, &server.metrics, call, resource, request).await,
         "create" => create(storage, call, resource, request).await,
-        "update" => update(storage, call, resource, request, Part::Main).await,
-        "patch" => patch::patch(storage, call, resource, request, Part::Main).await,
+        "update" => update(storage, call, resource, request, ObjectPart::Main).await,
+        "patch" => patch::patch(storage, call, resource, request, ObjectPart::Main).await,
         "delete" => delete::delete(storage, call, resource, request).await,
         "deletecollection" => delete::delete_collection(storage, call, resource, request).await,
         other => Err(Status::method_not_supported(
@@ -80,11 +80,11 @@ async fn handle_subresource(
     let (storage, backend) = (&*server.storage, server.backend());
     let info = &call.info;
     let part = match info.subresource.as_str() {
-        "status" => Part::Status,
-        "ephemeralcontainers" => Part::Sub(Subresource::EphemeralContainers),
-        "resize" => Part::Sub(Subresource::Resize),
-        "approval" => Part::Sub(Subresource::Approval),
-        "finalize" => Part::Sub(Subresource::Finalize),
+        "status" => ObjectPart::Status,
+        "ephemeralcontainers" => ObjectPart::Sub(Subresource::EphemeralContainers),
+        "resize" => ObjectPart::Sub(Subresource::Resize),
+        "approval" => ObjectPart::Sub(Subresource::Approval),
+        "finalize" => ObjectPart::Sub(Subresource::Finalize),
         _ => return Err(Status::page_not_found()),
     };
     match info.verb {
@@ -142,7 +142,7 @@ async fn create(
         storage,
         call,
         resource,
-        part: Part::Main,
+        part: ObjectPart::Main,
         options,
         ownership: Ownership::Update,
         plan: None,
@@ -183,7 +183,7 @@ async fn update(
     call: &Call,
     resource: &Resource,
     request: Incoming,
-    part: Part,
+    part: ObjectPart,
 ) -> Result<Response<Body>, Status> {
     let WriteRequest {
         accepted,
@@ -193,7 +193,7 @@ async fn update(
     metadata::check_name(&object, &call.info.name)?;
     let object = resource.stored(object)?;
     let namespace = resource.namespace_of(&call.info);
-    let may_create = part == Part::Main && resource.strategy().allow_create_on_update();
+    let may_create = part == ObjectPart::Main && resource.strategy().allow_create_on_update();
     let writer = Writer {
         storage,
         call,

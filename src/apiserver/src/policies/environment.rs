@@ -313,7 +313,7 @@ pub struct Scope<'a> {
     /// The parameters of the binding.
     pub params: Option<&'a Value>,
     /// Answers `authorizer` checks.
-    pub authorizer: &'a Asker<'a>,
+    pub authorizer: &'a AuthorizerBinding<'a>,
     /// The policy's compiled variables.
     pub variables: &'a [(String, Result<Expression, String>)],
     values: Vec<Option<Outcome<'a>>>,
@@ -338,7 +338,7 @@ impl<'a> Scope<'a> {
     /// Creates a scope in which nothing has been evaluated.
     pub fn new(
         request: &'a Value,
-        authorizer: &'a Asker<'a>,
+        authorizer: &'a AuthorizerBinding<'a>,
         variables: &'a [(String, Result<Expression, String>)],
     ) -> Self {
         Self {
@@ -454,14 +454,14 @@ impl<'a> Activation<'a> for Scope<'a> {
 }
 
 /// Answers authorization checks of CEL expressions.
-pub struct Asker<'a> {
+pub struct AuthorizerBinding<'a> {
     /// The server's authorizer.
     pub authorizer: &'a authz::Authorizer,
     /// The user who makes the request.
     pub user: &'a UserInfo,
 }
 
-impl<'a> Asker<'a> {
+impl<'a> AuthorizerBinding<'a> {
     /// Creates an asker for the user who makes a write.
     pub fn of(admission: &'a Admission<'_>) -> Self {
         Self {
@@ -471,7 +471,7 @@ impl<'a> Asker<'a> {
     }
 }
 
-impl Authorizer for Asker<'_> {
+impl Authorizer for AuthorizerBinding<'_> {
     fn authorize(&self, of: &Attributes) -> Decision {
         use rkube_auth::authz::Attributes as Question;
         let account = of.service_account.as_ref().map(|(namespace, name)| {

@@ -15,7 +15,7 @@ use super::support::{TestServer, start};
 use crate::connections::Limits;
 
 /// How long a client waits for what must happen.
-const PATIENCE: Duration = Duration::from_secs(20);
+const WAIT_TIMEOUT: Duration = Duration::from_secs(20);
 /// The preface of an HTTP/2 client, and its empty SETTINGS frame.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
 /// Types of HTTP/2 frames (RFC 9113, section 6).
@@ -89,7 +89,7 @@ async fn frames(stream: &mut TlsStream<TcpStream>) -> Vec<u8> {
         }
         kinds
     };
-    tokio::time::timeout(PATIENCE, read)
+    tokio::time::timeout(WAIT_TIMEOUT, read)
         .await
         .expect("the server closes the connection")
 }
@@ -98,7 +98,7 @@ async fn frames(stream: &mut TlsStream<TcpStream>) -> Vec<u8> {
 async fn closed(stream: &mut (impl tokio::io::AsyncRead + Unpin)) {
     let mut rest = Vec::new();
     // A connection that is reset ends as well.
-    let _ = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut rest))
+    let _ = tokio::time::timeout(WAIT_TIMEOUT, stream.read_to_end(&mut rest))
         .await
         .expect("the server closes the connection");
 }
@@ -219,7 +219,7 @@ async fn a_client_that_nobody_knows_gets_one_answer() {
     });
     closed(&mut from).await;
     drop(from);
-    tokio::time::timeout(PATIENCE, asking)
+    tokio::time::timeout(WAIT_TIMEOUT, asking)
         .await
         .unwrap()
         .unwrap();
@@ -250,7 +250,7 @@ async fn cancelled_requests_end_a_connection() {
     });
     closed(&mut from).await;
     drop(from);
-    tokio::time::timeout(PATIENCE, sending)
+    tokio::time::timeout(WAIT_TIMEOUT, sending)
         .await
         .unwrap()
         .unwrap();

@@ -12,7 +12,7 @@ use kube::{Resource as _, ResourceExt as _};
 
 use super::support::start;
 
-const LIMIT: Duration = Duration::from_secs(60);
+const WAIT_TIMEOUT: Duration = Duration::from_secs(60);
 
 fn map(name: &str) -> ConfigMap {
     ConfigMap {
@@ -31,7 +31,7 @@ async fn until(what: &str, mut good: impl AsyncFnMut() -> bool) {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
-    tokio::time::timeout(LIMIT, tries)
+    tokio::time::timeout(WAIT_TIMEOUT, tries)
         .await
         .unwrap_or_else(|_| panic!("{what} takes too long"));
 }
