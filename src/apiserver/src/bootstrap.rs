@@ -362,12 +362,12 @@ impl CacheObserver for RestoreController {
     }
 
     async fn resync(&mut self) {
-        self.restore(wanted(&self.backend, self.plural).into_iter())
+        self.restore(objects_to_restore(&self.backend, self.plural).into_iter())
             .await;
     }
 
     async fn handle_events(&mut self, _: usize, events: &[Arc<Event>]) {
-        let touched: Vec<_> = wanted(&self.backend, self.plural)
+        let touched: Vec<_> = objects_to_restore(&self.backend, self.plural)
             .into_iter()
             .filter(|(_, object)| {
                 events.iter().any(|e| {
@@ -408,7 +408,7 @@ fn aggregate_authentication(backend: &Backend) -> Option<Object> {
     }))
 }
 
-fn wanted(backend: &Backend, plural: &str) -> Vec<(&'static str, Object)> {
+fn objects_to_restore(backend: &Backend, plural: &str) -> Vec<(&'static str, Object)> {
     if plural == "namespaces" {
         return objects::SYSTEM_NAMESPACES
             .iter()

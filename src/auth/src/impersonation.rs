@@ -25,7 +25,7 @@ pub fn impersonate(
     user: &UserInfo,
     authorizer: &Authorizer,
 ) -> Result<Option<UserInfo>, Status> {
-    let Some(wanted) = wanted(headers)? else {
+    let Some(wanted) = requested_user(headers)? else {
         return Ok(None);
     };
     let check = |api_group, resource, subresource, namespace, name| {
@@ -83,7 +83,7 @@ pub fn act(
     authorizer: &Authorizer,
     request: &Attributes<'_>,
 ) -> Result<Option<Impersonation>, Status> {
-    let Some(wanted) = wanted(headers)? else {
+    let Some(wanted) = requested_user(headers)? else {
         return Ok(None);
     };
     let mut refusal = None;
@@ -210,7 +210,7 @@ fn completed(mut user: UserInfo) -> UserInfo {
 
 /// Parses the user in the headers. A request with other impersonation headers must name a
 /// user.
-fn wanted(headers: &HeaderMap) -> Result<Option<UserInfo>, Status> {
+fn requested_user(headers: &HeaderMap) -> Result<Option<UserInfo>, Status> {
     let all = |name: &str| -> Vec<String> {
         headers
             .get_all(name)

@@ -227,7 +227,7 @@ impl Level {
     }
 
     /// Takes `seats` if the total stays within `limit`. Returns whether they were taken.
-    fn take(&self, seats: u32, limit: u32) -> bool {
+    fn take_seats(&self, seats: u32, limit: u32) -> bool {
         self.seats
             .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |both| {
                 let taken = both as u32;
@@ -311,7 +311,7 @@ impl Level {
         };
         // New requests must not overtake waiting ones.
         let free = limit == u32::MAX || self.waiting.load(Ordering::SeqCst) == 0;
-        if free && self.take(seats, limit) {
+        if free && self.take_seats(seats, limit) {
             self.dispatched.fetch_add(1, Ordering::Relaxed);
             return Ok(Permit {
                 level: Some(self.clone()),
@@ -363,7 +363,7 @@ impl Level {
     /// Admits waiting requests in order while seats are free.
     fn dispatch(self: &Arc<Self>, queues: &mut Queues<oneshot::Sender<Permit>>) {
         while let Some((at, seats)) = queues.next() {
-            if !self.take(seats, self.current()) {
+            if !self.take_seats(seats, self.current()) {
                 return;
             }
             let sender = queues.pop(at);

@@ -5,7 +5,7 @@ use rkube_strategy::tree::{at, has, int, list, text};
 use rkube_strategy::{Object, format_labels, format_selector};
 use serde_json::Value;
 
-use crate::cells::{age, containers, is_true, name, or, or_unset, quantity, since};
+use crate::cells::{age, containers, is_true, name, or_unset, quantity, since, text_or};
 use crate::types::{AGE, NAME, Printer, boolean, integer, string, wide};
 
 /// Printers of workloads and autoscalers.
@@ -305,7 +305,7 @@ fn cron_job(o: &Object, now: Timestamp) -> Vec<Value> {
     vec![
         name(o),
         text(o, "spec.schedule").into(),
-        or(text(o, "spec.timeZone"), "<none>").into(),
+        text_or(text(o, "spec.timeZone"), "<none>").into(),
         suspend.into(),
         list(o, "status.active").len().into(),
         last.into(),

@@ -58,13 +58,14 @@ impl Verdict {
 }
 
 /// Returns whether the `APIService`'s status reports the server as available.
-pub fn said(api_service: &Object) -> bool {
+pub fn is_reported_available(api_service: &Object) -> bool {
     find_condition(api_service, "Available").is_some_and(|c| c["status"] == "True")
 }
 
 /// Returns whether the status differs from the last check's result.
 pub fn disagrees(remote: &Remote, api_service: &Object) -> bool {
-    find_condition(api_service, "Available").is_none() || said(api_service) != remote.is_available()
+    find_condition(api_service, "Available").is_none()
+        || is_reported_available(api_service) != remote.is_available()
 }
 
 /// Checks the service, its endpoints and the server behind them.
@@ -248,6 +249,6 @@ mod tests {
             object["status"]["conditions"][1]["lastTransitionTime"],
             "then"
         );
-        assert!(!said(&object));
+        assert!(!is_reported_available(&object));
     }
 }

@@ -139,7 +139,9 @@ impl AggregationController {
                         client: self.aggregator.tls.client(spec, ca_cert),
                         reference,
                         trust,
-                        available: AtomicBool::new(availability::said(&api_service)),
+                        available: AtomicBool::new(availability::is_reported_available(
+                            &api_service,
+                        )),
                         wake: Notify::new(),
                         stop: CancellationToken::new(),
                         found: Mutex::default(),

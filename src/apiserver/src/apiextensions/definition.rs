@@ -39,7 +39,7 @@ fn texts(value: &Value) -> Vec<&str> {
 
 /// Returns all names that a definition requests in its group, each with its kind: resource name or
 /// object kind.
-fn wanted(names: &Value) -> Vec<(String, String)> {
+fn requested_names(names: &Value) -> Vec<(String, String)> {
     let mut all = Vec::new();
     for field in ["plural", "singular"] {
         if let Some(name) = names[field].as_str().filter(|n| !n.is_empty()) {
@@ -63,7 +63,7 @@ fn wanted(names: &Value) -> Vec<(String, String)> {
 /// the definition that holds it.
 pub fn claim_names(definition: &Object, names: &mut HashMap<(String, String), String>) {
     let group = definition["spec"]["group"].as_str().unwrap_or_default();
-    for (sort, name) in wanted(&definition["status"]["acceptedNames"]) {
+    for (sort, name) in requested_names(&definition["status"]["acceptedNames"]) {
         names.insert(
             (group.to_owned(), format!("{sort}:{name}")),
             meta::name(definition).to_owned(),
@@ -76,10 +76,12 @@ pub fn status(definition: &Object, names: &HashMap<(String, String), String>) ->
     let spec = &definition["spec"];
     let group = spec["group"].as_str().unwrap_or_default();
     let me = meta::name(definition);
-    let conflict = wanted(&spec["names"]).into_iter().find_map(|(sort, name)| {
-        let owner = names.get(&(group.to_owned(), format!("{sort}:{name}")))?;
-        (owner != me).then_some(name)
-    });
+    let conflict = requested_names(&spec["names"])
+        .into_iter()
+        .find_map(|(sort, name)| {
+            let owner = names.get(&(group.to_owned(), format!("{sort}:{name}")))?;
+            (owner != me).then_some(name)
+        });
     let mut status = definition["status"].clone();
     if !status.is_object() {
         status = json!({});

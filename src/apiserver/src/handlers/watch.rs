@@ -249,7 +249,7 @@ impl Stream {
                 events = self.watcher.next() => match events {
                     Ok(events) => {
                         let call = self.call.clone();
-                        match call.backend.seen(&call.resource, &events, &self.filter).await {
+                        match call.backend.visible_events(&call.resource, &events, &self.filter).await {
                             Ok(seen) => self.encode_all(&seen, &mut out).await,
                             Err(status) => {
                                 // As in `encode_all` for a failed conversion.

@@ -256,13 +256,17 @@ impl Environment {
         let ty = compiled.output().clone();
         if !types.is_empty() && !types.contains(&ty) {
             return Err(match types {
-                [one] => format!("must evaluate to {} but got {}", shown(one), shown(&ty)),
+                [one] => format!(
+                    "must evaluate to {} but got {}",
+                    type_name(one),
+                    type_name(&ty)
+                ),
                 many => {
-                    let many: Vec<_> = many.iter().map(shown).collect();
+                    let many: Vec<_> = many.iter().map(type_name).collect();
                     format!(
                         "must evaluate to one of [{}] but got {}",
                         many.join(" "),
-                        shown(&ty)
+                        type_name(&ty)
                     )
                 }
             });
@@ -282,7 +286,7 @@ impl Environment {
 }
 
 /// Returns the name of a type in Go's notation.
-pub(super) fn shown(ty: &Type) -> String {
+pub(super) fn type_name(ty: &Type) -> String {
     match ty {
         Type::Null => "null_type".into(),
         Type::Duration => "google.protobuf.Duration".into(),

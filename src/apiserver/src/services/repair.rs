@@ -60,7 +60,8 @@ pub async fn run(backend: &Backend, now: Timestamp) -> Result<(), StoreError> {
         _ => true,
     });
     for chunk in steps.chunks(MAX_CONCURRENT_WRITES) {
-        let done = futures::future::join_all(chunk.iter().map(|step| take(backend, step))).await;
+        let done =
+            futures::future::join_all(chunk.iter().map(|step| apply_step(backend, step))).await;
         done.into_iter().collect::<Result<(), StoreError>>()?;
     }
     Ok(())
@@ -68,7 +69,7 @@ pub async fn run(backend: &Backend, now: Timestamp) -> Result<(), StoreError> {
 
 fn entries(backend: &Backend) -> Vec<Entry> {
     let of = |kind: Kind| {
-        let all = kind.seen(backend).list(&Filter::default());
+        let all = kind.cache(backend).list(&Filter::default());
         all.into_iter().map(move |entry: Arc<CachedObject>| Entry {
             kind,
             id: entry.name.to_string(),
@@ -90,14 +91,14 @@ fn services(backend: &Backend) -> Vec<Service> {
             let object = service.parse();
             Service {
                 owner: Owner::of(&object),
-                has: ledger::of(&object),
+                has: ledger::reserved_values(&object),
                 object,
             }
         })
         .collect()
 }
 
-async fn take(backend: &Backend, step: &Step) -> Result<(), StoreError> {
+async fn apply_step(backend: &Backend, step: &Step) -> Result<(), StoreError> {
     let store = &backend.store;
     let result = match step {
         Step::Make(kind, id, owner) => {
@@ -216,7 +217,7 @@ mod tests {
             "spec": {"clusterIP": address, "ports": ports}});
         Service {
             owner: Owner::of(&object),
-            has: ledger::of(&object),
+            has: ledger::reserved_values(&object),
             object,
         }
     }

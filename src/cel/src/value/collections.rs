@@ -335,7 +335,7 @@ impl<'a> OwnMap<'a> {
     ///
     /// The key exists already or is of a type that cannot be a key.
     pub(crate) fn try_insert(&mut self, key: Value<'a>, value: Value<'a>) -> Result<(), EvalError> {
-        let shown = key.shown();
+        let shown = key.to_display();
         match self.insert(key, value) {
             Some(true) => Ok(()),
             Some(false) => Err(EvalError::new(format!(

@@ -489,7 +489,7 @@ impl<'a> Value<'a> {
     }
 
     /// Formats the value for error messages.
-    pub(crate) fn shown(&self) -> String {
+    pub(crate) fn to_display(&self) -> String {
         match self {
             Self::Null => "null".into(),
             Self::Bool(b) => b.to_string(),
