@@ -11,14 +11,14 @@ use crate::ApiServer;
 use crate::body::{self, Body};
 use crate::call::Call;
 
-/// How long a check waits for the store to respond.
+/// The time limit for the store's response to a check.
 const STORE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The checks in the order of their output, and whether each is part of readiness only.
 ///
-/// The names are upstream's. Its hooks run after the server has begun to serve; here the objects,
-/// caches and tasks that they stand for exist before the first request, so that those checks pass
-/// as soon as there is an answer.
+/// The names are upstream's. Its hooks run after the server has begun to serve. Here the objects,
+/// caches and tasks that they stand for exist before the first request, so those checks always
+/// pass.
 const CHECKS: [(&str, bool); 29] = [
     ("ping", false),
     ("log", false),
@@ -66,12 +66,12 @@ const CHECKS: [(&str, bool); 29] = [
     ("shutdown", true),
 ];
 
-/// What is wrong with the store, if anything.
+/// The state of the store, with the reasons if it cannot be used.
 #[derive(Default)]
 struct StoreHealth {
-    /// Why it cannot be used at all.
+    /// The reason why it cannot be used at all.
     failed: Option<String>,
-    /// Why it takes no writes at present. It does again by itself.
+    /// The reason why it takes no writes at present. This state ends by itself.
     refuses: Option<String>,
 }
 

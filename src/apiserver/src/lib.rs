@@ -102,7 +102,7 @@ pub struct ApiServer {
     pub(crate) audit: Option<audit::Audit>,
     /// Request counters.
     pub(crate) metrics: metrics::Metrics,
-    /// What the server shows to clients, node agents and aggregated servers.
+    /// The certificates that the server shows to clients, node agents and aggregated servers.
     pub(crate) certificates: Certificates,
     /// Connections to node agents, pods and services.
     pub(crate) transports: connect::Transports,

@@ -31,7 +31,8 @@ pub struct Admission<'a> {
     pub part: Option<SubresourceKind<'a>>,
 }
 
-/// A subresource whose object is of its own kind (`Binding`, `PodExecOptions`).
+/// The kind of a subresource's object where it is another than the resource's (`Binding`,
+/// `PodExecOptions`).
 #[derive(Clone, Copy)]
 pub struct SubresourceKind<'a> {
     /// The kind's group.

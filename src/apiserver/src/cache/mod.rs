@@ -22,8 +22,8 @@ pub use object::{CachedObject, FieldExtractor, with_revision};
 pub use resource::{Event, EventKind, ResourceCache};
 pub use watcher::{Filter, Position, TooOld, Watcher};
 
-/// How long one attempt waits for the cache to reach the store's revision. Each attempt asks the
-/// store again, which makes the watch of a shared store report its progress.
+/// The time in which one attempt waits for the cache to reach the store's revision. Each attempt
+/// asks the store again, which makes the watch of a shared store report its progress.
 const PROGRESS_TIMEOUT: Duration = Duration::from_secs(1);
 const MAX_PROGRESS_ATTEMPTS: u32 = 5;
 

@@ -194,8 +194,8 @@ fn agent_address(node: &Object) -> Result<(String, u64), Status> {
 
 /// Returns whether an address may be the target of a proxy: upstream's `IsProxyableIP`.
 ///
-/// Nodes and pods report their own addresses, so without this check they could direct the API
-/// server's requests at itself or at services of its host.
+/// Nodes and pods report their own addresses. Without this check they could direct the API server's
+/// requests at itself or at services of its host.
 fn is_proxyable(address: IpAddr) -> bool {
     let link_local = |address: &Ipv6Addr| address.segments()[0] & 0xffc0 == 0xfe80;
     !match address.to_canonical() {
@@ -377,7 +377,7 @@ pub fn service_address(
 /// The endpoints of a service that may be used.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum EndpointScope {
-    /// All of them: the service was chosen by whoever may configure webhooks and `APIService`s.
+    /// All of them: the service was chosen by a user who may configure webhooks or `APIService`s.
     Anything,
     /// Only addresses of existing pods of the namespace, as in upstream's service proxy: users may
     /// write slices with any address.

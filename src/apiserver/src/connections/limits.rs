@@ -1,12 +1,12 @@
-//! How many connections there may be.
+//! Limits of the numbers of open connections, and of their idle time.
 
 use std::time::Duration;
 
-/// How long a connection may be without requests; upstream's limit.
+/// The time limit for a connection without requests; upstream's limit.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(90);
 /// Descriptors that connections leave to the store, watches of files and proxied connections.
 const RESERVED_DESCRIPTORS: usize = 128;
-/// What is assumed if the number of descriptors is not known.
+/// The assumed number of descriptors if it is not known.
 const DEFAULT_DESCRIPTORS: usize = 1024;
 
 /// Maximum numbers of open connections.
@@ -20,7 +20,7 @@ pub struct Limits {
     pub strangers: usize,
     /// Those of clients from one address that have not authenticated.
     pub strangers_per_address: usize,
-    /// How long a connection may be without requests.
+    /// The time limit for a connection without requests.
     pub idle: Duration,
 }
 

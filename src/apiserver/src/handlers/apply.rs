@@ -137,7 +137,7 @@ fn check_configuration(
             "the namespace of the provided object does not match the namespace sent on the request",
         ));
     }
-    // What is applied is owned as it is, also where the object does not keep it (a zero value).
+    // Applied fields are owned as they are, also where the object does not keep them (zero values).
     if resource.crd_version().is_some() {
         // Undeclared fields are an error of the apply itself, regardless of `fieldValidation`.
         let mut checked = configuration.clone();

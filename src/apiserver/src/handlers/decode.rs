@@ -72,7 +72,7 @@ pub fn parse_body(bytes: &[u8], encoding: Encoding) -> Result<(Object, Vec<Strin
     }
 }
 
-/// How Go shows the type into which `apiVersion` and `kind` are decoded.
+/// Go's notation of the type into which `apiVersion` and `kind` are decoded.
 const TYPE_META: &str = r#"struct { APIVersion string "json:\"apiVersion,omitempty\""; Kind string "json:\"kind,omitempty\"" }"#;
 
 /// Returns a tree whose `apiVersion` and `kind` can be read: an object, for which null stands too.

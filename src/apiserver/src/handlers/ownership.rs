@@ -18,7 +18,7 @@ pub enum ObjectPart {
     Sub(Subresource),
 }
 
-/// How field ownership is recorded.
+/// The way in which field ownership is recorded.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Ownership {
     /// The manager becomes the owner of the fields that this write changes.

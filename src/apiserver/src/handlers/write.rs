@@ -43,7 +43,7 @@ pub struct Writer<'a> {
     pub part: ObjectPart,
     /// The options of the write.
     pub options: WriteOptions,
-    /// How field ownership is recorded.
+    /// The way in which field ownership is recorded.
     pub ownership: Ownership,
     /// A server-side apply that may have to call a conversion webhook. If set, it replaces the
     /// function passed to [`update`](Self::update).

@@ -1,5 +1,5 @@
-//! What was authorized is what happens: every form of path, against every resource, by a user who
-//! may do everything in one namespace and nothing elsewhere.
+//! Requests do exactly what was authorized: every form of path, against every resource, by a user
+//! who may do everything in one namespace and nothing elsewhere.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -223,7 +223,7 @@ async fn cluster_scoped(t: &TestServer, dev: &UserInfo, resource: &Resource) {
     for path in paths_below(resource, &collection) {
         for method in &METHODS {
             let (code, text) = ask(t, dev, method, &path).await;
-            // Everybody may ask for reviews of their own rights, though not under a name.
+            // All users may ask for reviews of their own rights, though not under a name.
             let review = !resource.is_stored() && *method == Method::POST;
             match path == format!("{collection}/x") {
                 _ if review && path == collection => {}
@@ -491,6 +491,6 @@ async fn creating_needs_the_verb_create() {
     assert_eq!(t.get(&format!("{leases}/new")).await.0, 404);
     assert_eq!(apply(&creator, "new").await.0, 201);
     assert_eq!(put(&creator).await.0, 201);
-    // What exists may be changed without it.
+    // An existing object may be changed without it.
     assert_eq!(apply(&changer, "new").await.0, 200);
 }

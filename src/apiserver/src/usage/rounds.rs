@@ -1,4 +1,4 @@
-//! The rolling window of samples. Nodes are only asked while somebody asks for their usage.
+//! The rolling window of samples. Nodes are only asked while clients ask for their usage.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Weak};
@@ -19,10 +19,10 @@ use crate::cache::{Cache, Filter};
 use crate::conditions::find_condition;
 use crate::connect::{self, Transports};
 
-/// How long answers are computed from the last round.
+/// The age up to which the last round serves for answers.
 const FRESH_PERIOD: Duration = Duration::from_secs(2);
-/// How long rounds are kept. It exceeds the period of an autoscaler, so that the window of its
-/// samples is that period.
+/// The time for which rounds are kept. It exceeds the period of an autoscaler, so that the
+/// window of its samples is that period.
 const KEEP_PERIOD: Duration = Duration::from_secs(60);
 /// The time between the first two rounds, for which the first question waits.
 const FIRST_WINDOW: Duration = Duration::from_secs(1);
@@ -95,7 +95,7 @@ impl Rounds {
     }
 }
 
-/// Waits until nobody has asked for a while, and drops the rounds.
+/// Waits until no client has asked for a while, and drops the rounds.
 async fn drop_when_unused(rounds: Weak<Rounds>) {
     loop {
         tokio::time::sleep(KEEP_PERIOD).await;
