@@ -3,7 +3,8 @@
 //! The cases state facts that Kubernetes' environment supports. They are from the
 //! language's conformance suite (cel-spec, `tests/simple`) and from the tests of
 //! Kubernetes' function libraries (`k8s.io/apiserver/pkg/cel/library`). A case
-//! is an expression and its outcome as [`outcome::outcome`] writes it. An error is its message after `!`.
+//! is an expression and its outcome as [`outcome::outcome`] writes it. An error is
+//! its message after `!`.
 //!
 //! Outcomes are those of Kubernetes where it differs from cel-spec: the string
 //! library is of version 2, literals are homogeneous, and `getMilliseconds` of
