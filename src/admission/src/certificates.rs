@@ -8,7 +8,7 @@ use rustls_pki_types::CertificateSigningRequestDer;
 use rustls_pki_types::pem::PemObject;
 use x509_parser::prelude::{FromDer, X509CertificationRequest};
 
-use super::{Operation, Request};
+use crate::types::{Operation, Request};
 use rkube_auth::authz::{Attributes, Authorizer};
 use rkube_auth::{names, tree};
 

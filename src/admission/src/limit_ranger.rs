@@ -5,7 +5,7 @@ use rkube_api::quantity::Quantity;
 use rkube_api::status::Status;
 use rkube_api::{Object, meta};
 
-use super::{Operation, Request};
+use crate::types::{Operation, Request};
 use rkube_auth::{ObjectReader, tree};
 use rkube_component_helpers::resource::{self, ResourceList, Side};
 
@@ -139,9 +139,13 @@ fn check_pod(range: &Object, pod: &Object) -> Vec<String> {
             _ => Vec::new(),
         };
         for check in checks {
-            errors.extend(each(item, "min", |name, bound| check.min(name, bound)));
-            errors.extend(each(item, "max", |name, bound| check.max(name, bound)));
-            errors.extend(each(item, "maxLimitRequestRatio", |name, bound| {
+            errors.extend(check_bounds(item, "min", |name, bound| {
+                check.min(name, bound)
+            }));
+            errors.extend(check_bounds(item, "max", |name, bound| {
+                check.max(name, bound)
+            }));
+            errors.extend(check_bounds(item, "maxLimitRequestRatio", |name, bound| {
                 check.ratio(name, bound)
             }));
         }
@@ -160,8 +164,10 @@ fn check_claim(range: &Object, claim: &Object) -> Vec<String> {
                 requests: requests.clone(),
                 limits: ResourceList::default(),
             };
-            errors.extend(each(item, "min", |name, bound| check.min(name, bound)));
-            errors.extend(each(item, "max", |name, bound| {
+            errors.extend(check_bounds(item, "min", |name, bound| {
+                check.min(name, bound)
+            }));
+            errors.extend(check_bounds(item, "max", |name, bound| {
                 check.max_request(name, bound)
             }));
         }
@@ -170,7 +176,7 @@ fn check_claim(range: &Object, claim: &Object) -> Vec<String> {
 }
 
 /// Applies `check` to each bound in a field of an item. Returns the errors.
-fn each(
+fn check_bounds(
     item: &Object,
     field: &str,
     check: impl Fn(&str, Quantity) -> Result<(), String>,

@@ -4,7 +4,7 @@
 use rkube_api::gvk::GroupResource;
 use rkube_api::status::{Cause, Status};
 
-use super::{Operation, Request};
+use crate::types::{Operation, Request};
 use rkube_auth::{ObjectReader, tree};
 
 const IMMORTAL: [&str; 3] = ["default", "kube-system", "kube-public"];

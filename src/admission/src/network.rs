@@ -3,7 +3,7 @@
 use rkube_api::Object;
 
 use super::storage::newest_marked;
-use super::{Operation, Request};
+use crate::types::{Operation, Request};
 use rkube_auth::{ObjectReader, tree};
 
 /// The annotation that set the class before the field existed.

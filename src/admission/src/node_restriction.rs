@@ -8,7 +8,7 @@ use rkube_api::status::Status;
 use rkube_api::{Object, meta};
 use x509_parser::prelude::{FromDer, X509CertificationRequest};
 
-use super::{Operation, Request};
+use crate::types::{Operation, Request};
 use rkube_auth::authz::{Attributes, Authorizer};
 use rkube_auth::{ObjectReader, names, references, tree};
 

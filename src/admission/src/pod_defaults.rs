@@ -4,7 +4,7 @@
 use rkube_api::{Object, meta};
 use serde_json::json;
 
-use super::{Operation, Request};
+use crate::types::{Operation, Request};
 use rkube_auth::{ObjectReader, tree};
 
 const NOT_READY: &str = "node.kubernetes.io/not-ready";

@@ -4,7 +4,7 @@ use rkube_api::Object;
 use rkube_api::status::Status;
 use std::sync::Arc;
 
-use super::{Operation, Request};
+use crate::types::{Operation, Request};
 use rkube_auth::{ObjectReader, tree};
 
 const GROUP: &str = "scheduling.k8s.io";

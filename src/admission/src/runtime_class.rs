@@ -5,7 +5,7 @@ use std::sync::Arc;
 use rkube_api::Object;
 use rkube_api::status::Status;
 
-use super::{Operation, Request};
+use crate::types::{Operation, Request};
 use rkube_auth::{ObjectReader, tree};
 use rkube_component_helpers::resource::ResourceList;
 

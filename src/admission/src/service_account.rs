@@ -7,7 +7,7 @@ use rkube_api::Object;
 use rkube_api::status::Status;
 use serde_json::json;
 
-use super::{Operation, Request};
+use crate::types::{Operation, Request};
 use rkube_auth::token::WARN_ONLY_EXPIRATION;
 use rkube_auth::{ObjectReader, references, tree};
 
@@ -35,7 +35,7 @@ fn account_name(pod: &Object) -> &str {
 /// Waits until the namespace's service account `default` exists, for at most two seconds. A
 /// controller creates it shortly after the namespace, and pods can be created in between.
 pub(super) async fn wait_for_account(reader: &dyn ObjectReader, request: &Request<'_>) {
-    const LIMIT: Duration = Duration::from_secs(2);
+    const ACCOUNT_TIMEOUT: Duration = Duration::from_secs(2);
     if request.operation != Operation::Create
         || !request.is_whole("", "pods")
         || is_mirror(request.new_object())
@@ -62,7 +62,7 @@ pub(super) async fn wait_for_account(reader: &dyn ObjectReader, request: &Reques
         }
     };
     // After a timeout, `mutate` rejects the pod and names the account.
-    let _ = tokio::time::timeout(LIMIT, wait).await;
+    let _ = tokio::time::timeout(ACCOUNT_TIMEOUT, wait).await;
 }
 
 pub(super) fn mutate(reader: &dyn ObjectReader, request: &mut Request<'_>) -> Result<(), Status> {

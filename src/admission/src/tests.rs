@@ -3,16 +3,20 @@ use parking_lot::Mutex;
 use serde_json::json;
 
 use super::*;
+use futures::future::BoxFuture;
+use rkube_api::Object;
+use rkube_api::gvk::GroupResource;
+use rkube_auth::UserInfo;
 use rkube_auth::testing::{Cluster, node};
 use rkube_auth::tree;
 
-struct World {
+struct Fixture {
     cluster: Arc<Cluster>,
     plugins: Plugins,
     user: UserInfo,
 }
 
-fn world() -> World {
+fn fixture() -> Fixture {
     let cluster = Cluster::new();
     let reader: Arc<dyn ObjectReader> = cluster.clone();
     let authorizer = Arc::new(Authorizer::new(reader.clone()));
@@ -26,7 +30,7 @@ fn world() -> World {
         "serviceaccounts",
         json!({"metadata": {"name": "default", "namespace": "ns"}}),
     );
-    World {
+    Fixture {
         plugins: Plugins::new(reader, authorizer, PluginsConfig::default()),
         cluster,
         user: UserInfo::authenticated("jane", &[]),
@@ -66,7 +70,7 @@ fn request<'a>(
 
 const POD: (&str, &str, &str) = ("", "pods", "");
 
-impl World {
+impl Fixture {
     fn create(&self, what: (&str, &str, &str), mut object: Object) -> Result<Object, Status> {
         self.create_as(&self.user, what, &mut object)
             .map(|_| object)
@@ -118,7 +122,7 @@ fn message<T: std::fmt::Debug>(result: Result<T, Status>) -> String {
 
 #[test]
 fn namespaces_must_be_there_and_alive() {
-    let w = world();
+    let w = fixture();
     let mut config = json!({"metadata": {"name": "c", "namespace": "gone"}});
     assert_eq!(
         message(w.create(("", "configmaps", ""), config.clone())),
@@ -161,7 +165,7 @@ fn namespaces_must_be_there_and_alive() {
 
 #[test]
 fn pods_get_an_account_and_its_token() {
-    let w = world();
+    let w = fixture();
     let containers = json!([
         {"name": "a"},
         {"name": "b", "volumeMounts": [{"name": "own", "mountPath": "/var/run/secrets/kubernetes.io/serviceaccount"}]},
@@ -248,7 +252,7 @@ fn pods_get_an_account_and_its_token() {
 
 #[test]
 fn pods_wait_for_a_new_namespaces_account() {
-    let w = world();
+    let w = fixture();
     w.cluster.remove("", "serviceaccounts", "ns", "default");
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
@@ -273,7 +277,7 @@ fn pods_wait_for_a_new_namespaces_account() {
 
 #[test]
 fn pods_tolerate_trouble_for_five_minutes() {
-    let w = world();
+    let w = fixture();
     let toleration = |key: &str| json!({"key": format!("node.kubernetes.io/{key}"), "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 300});
     let made = |tolerations: Object| {
         w.create(
@@ -295,7 +299,7 @@ fn pods_tolerate_trouble_for_five_minutes() {
 
 #[test]
 fn priority_comes_from_the_class() {
-    let w = world();
+    let w = fixture();
     let made = |spec: Object| w.create(POD, pod(spec)).map(|p| p["spec"].clone());
     let spec = made(json!({"containers": []})).unwrap();
     assert_eq!(
@@ -332,7 +336,7 @@ fn priority_comes_from_the_class() {
 
 #[test]
 fn new_nodes_are_tainted_and_pods_learn_where_they_are() {
-    let w = world();
+    let w = fixture();
     let taint = json!({"key": "node.kubernetes.io/not-ready", "effect": "NoSchedule"});
     let made = w
         .create(("", "nodes", ""), json!({"metadata": {"name": "n1"}}))
@@ -355,7 +359,7 @@ fn new_nodes_are_tainted_and_pods_learn_where_they_are() {
 
 #[test]
 fn storage_objects_are_defaulted_and_protected() {
-    let w = world();
+    let w = fixture();
     let class = |name: &str, made: &str, default: &str, grows: bool| {
         w.cluster.put(
             "storage.k8s.io",
@@ -443,7 +447,7 @@ fn storage_objects_are_defaulted_and_protected() {
 
 #[test]
 fn runtime_classes_bring_overhead_and_place() {
-    let w = world();
+    let w = fixture();
     w.cluster.put(
         "node.k8s.io",
         "runtimeclasses",
@@ -492,7 +496,7 @@ fn runtime_classes_bring_overhead_and_place() {
 
 #[test]
 fn limit_ranges_fill_in_and_bound() {
-    let w = world();
+    let w = fixture();
     let range = |limits: Object| {
         w.cluster.put(
             "",
@@ -556,7 +560,7 @@ fn limit_ranges_fill_in_and_bound() {
 
 #[test]
 fn violations_of_the_audit_mode_are_annotated() {
-    let w = world();
+    let w = fixture();
     let annotations = |labels: Object, what, mut object: Object| {
         let namespace = json!({"metadata": {"name": "ns", "labels": labels}});
         w.cluster.put("", "namespaces", namespace);
@@ -622,7 +626,7 @@ fn violations_of_the_audit_mode_are_annotated() {
 
 #[test]
 fn namespaces_say_how_privileged_pods_may_be() {
-    let w = world();
+    let w = fixture();
     let label = |labels: Object| json!({"metadata": {"name": "ns", "labels": labels}});
     w.cluster.put(
         "",
@@ -675,7 +679,7 @@ fn namespaces_say_how_privileged_pods_may_be() {
 
 #[test]
 fn nodes_write_their_own_only() {
-    let w = world();
+    let w = fixture();
     let n1 = node("n1");
     w.cluster.put(
         "",
@@ -729,7 +733,7 @@ fn nodes_write_their_own_only() {
 
 #[test]
 fn nodes_write_the_pods_that_run_on_them() {
-    let w = world();
+    let w = fixture();
     let n1 = node("n1");
     w.cluster.put(
         "",
@@ -815,7 +819,7 @@ fn nodes_write_the_pods_that_run_on_them() {
 
 #[test]
 fn signers_are_guarded() {
-    let w = world();
+    let w = fixture();
     let rbac = "rbac.authorization.k8s.io";
     let rules = json!([{"verbs": ["approve"], "apiGroups": ["certificates.k8s.io"], "resources": ["signers"], "resourceNames": ["example.com/*"]}]);
     w.cluster.put(
@@ -919,13 +923,13 @@ impl QuotaStore for Quotas {
 }
 
 struct Charged {
-    world: World,
+    world: Fixture,
     quotas: Quotas,
     runtime: tokio::runtime::Runtime,
 }
 
 fn charged(quotas: &[Object]) -> Charged {
-    let world = world();
+    let world = fixture();
     for quota in quotas {
         world.cluster.put("", "resourcequotas", quota.clone());
     }

@@ -36,12 +36,12 @@ async fn main() -> Result<(), Box<dyn Error>> {
     }))?;
     maps.create(&PostParams::default(), &map).await?;
 
-    // What comes back has what a server adds: a uid, a resource version, the time, and who owns
-    // which field.
+    // The answer has the fields that a server adds: a uid, a resource version, the time, and the
+    // owners of fields.
     let found = maps.get("greeting").await?;
     println!("{}", serde_json::to_string_pretty(&found)?);
 
-    // What would be refused on a real cluster is refused here.
+    // Objects that a real cluster refuses are refused here.
     let mut wrong = map;
     wrong.metadata.name = Some("Not_A_Name".into());
     match maps.create(&PostParams::default(), &wrong).await {

@@ -12,7 +12,7 @@ use rkube_api::meta;
 use rkube_api::status::Status;
 use rkube_audit::{Level, Log, Policy, Stage, Verdict};
 use rkube_auth::UserInfo;
-use rkube_auth::impersonation::Acting;
+use rkube_auth::impersonation::Impersonation;
 use serde_json::{Map, Value, json};
 
 use crate::body::{self, Body};
@@ -194,7 +194,7 @@ impl Record {
     }
 
     /// Records the user that the request impersonates.
-    pub fn impersonates(&mut self, acting: &Acting) {
+    pub fn impersonates(&mut self, acting: &Impersonation) {
         self.event
             .insert("impersonatedUser".into(), acting.user.to_value());
         if !acting.constraint.is_empty() {

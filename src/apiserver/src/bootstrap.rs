@@ -24,8 +24,8 @@ use crate::cache::{Cache, Event};
 use crate::certificates::Certificates;
 use crate::codec::encode;
 use crate::compaction::Compaction;
-use crate::controller::{self, Controller};
 use crate::flowcontrol::FlowController;
+use crate::observer::{self, CacheObserver};
 use crate::policies::{Policies, TypeChecker};
 use crate::reader::CacheReader;
 use crate::resources::Resources;
@@ -148,18 +148,18 @@ fn start_controllers(server: &ApiServer) {
     let definitions = DefinitionController {
         storage: server.storage.clone(),
     };
-    tokio::spawn(controller::run(definitions, backend.clone()));
+    tokio::spawn(observer::run(definitions, backend.clone()));
     let flows = FlowController::new(backend.clone(), server.fairness.clone());
-    tokio::spawn(controller::run(flows, backend.clone()));
+    tokio::spawn(observer::run(flows, backend.clone()));
     let aggregation = AggregationController {
         backend: backend.clone(),
         aggregator: server.aggregator.clone(),
     };
-    tokio::spawn(controller::run(aggregation, backend.clone()));
+    tokio::spawn(observer::run(aggregation, backend.clone()));
     let type_checker = TypeChecker {
         backend: backend.clone(),
     };
-    tokio::spawn(controller::run(type_checker, backend.clone()));
+    tokio::spawn(observer::run(type_checker, backend.clone()));
     for (group, plural) in [
         ("", "namespaces"),
         ("", "services"),
@@ -172,7 +172,7 @@ fn start_controllers(server: &ApiServer) {
             group,
             plural,
         };
-        tokio::spawn(controller::run(guard, backend.clone()));
+        tokio::spawn(observer::run(guard, backend.clone()));
     }
 }
 
@@ -356,18 +356,18 @@ impl RestoreController {
     }
 }
 
-impl Controller for RestoreController {
+impl CacheObserver for RestoreController {
     fn resources(&self) -> Vec<(&'static str, &'static str)> {
         vec![(self.group, self.plural)]
     }
 
     async fn resync(&mut self) {
-        self.restore(wanted(&self.backend, self.plural).into_iter())
+        self.restore(objects_to_restore(&self.backend, self.plural).into_iter())
             .await;
     }
 
     async fn handle_events(&mut self, _: usize, events: &[Arc<Event>]) {
-        let touched: Vec<_> = wanted(&self.backend, self.plural)
+        let touched: Vec<_> = objects_to_restore(&self.backend, self.plural)
             .into_iter()
             .filter(|(_, object)| {
                 events.iter().any(|e| {
@@ -408,7 +408,7 @@ fn aggregate_authentication(backend: &Backend) -> Option<Object> {
     }))
 }
 
-fn wanted(backend: &Backend, plural: &str) -> Vec<(&'static str, Object)> {
+fn objects_to_restore(backend: &Backend, plural: &str) -> Vec<(&'static str, Object)> {
     if plural == "namespaces" {
         return objects::SYSTEM_NAMESPACES
             .iter()

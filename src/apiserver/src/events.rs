@@ -13,14 +13,14 @@ use crate::services;
 
 /// The lifetime of an event; upstream's default.
 const EVENT_TTL: SignedDuration = SignedDuration::from_hours(1);
-/// Interval between sweeps of old events, in ticks of [`BOOKMARK_EVERY`].
-const SWEEP_EVERY: u64 = 5;
-/// Interval between compactions, in ticks of [`BOOKMARK_EVERY`]; upstream's default.
-const COMPACT_EVERY: u64 = 5;
-/// Interval between repairs of reservations, in ticks of [`BOOKMARK_EVERY`]; upstream's default.
-const REPAIR_EVERY: u64 = 3;
+/// Interval between sweeps of old events, in ticks of [`BOOKMARK_PERIOD`].
+const SWEEP_TICKS: u64 = 5;
+/// Interval between compactions, in ticks of [`BOOKMARK_PERIOD`]; upstream's default.
+const COMPACTION_TICKS: u64 = 5;
+/// Interval between repairs of reservations, in ticks of [`BOOKMARK_PERIOD`]; upstream's default.
+const REPAIR_TICKS: u64 = 3;
 /// Interval between bookmarks of watches.
-const BOOKMARK_EVERY: Duration = Duration::from_secs(60);
+const BOOKMARK_PERIOD: Duration = Duration::from_secs(60);
 
 /// Runs until the server shuts down. One timer drives all maintenance.
 pub async fn upkeep(backend: Arc<Backend>) {
@@ -28,17 +28,17 @@ pub async fn upkeep(backend: Arc<Backend>) {
     loop {
         tokio::select! {
             () = backend.shutdown.cancelled() => return,
-            () = tokio::time::sleep(BOOKMARK_EVERY) => {}
+            () = tokio::time::sleep(BOOKMARK_PERIOD) => {}
         }
         ticks += 1;
         backend.bookmarks.send_replace(ticks);
-        if ticks.is_multiple_of(COMPACT_EVERY) {
+        if ticks.is_multiple_of(COMPACTION_TICKS) {
             backend.compaction.round(backend.cache.revision());
         }
-        if ticks.is_multiple_of(SWEEP_EVERY) {
+        if ticks.is_multiple_of(SWEEP_TICKS) {
             sweep(&backend, Timestamp::now()).await;
         }
-        if ticks.is_multiple_of(REPAIR_EVERY)
+        if ticks.is_multiple_of(REPAIR_TICKS)
             && let Err(error) = services::repair(&backend, Timestamp::now()).await
         {
             tracing::warn!(%error, "reservations of services were not repaired");

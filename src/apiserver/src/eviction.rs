@@ -6,7 +6,7 @@ use rkube_api::status::{Cause, Details, Status};
 use rkube_api::{GroupResource, Object, meta};
 use serde_json::{Value, json};
 
-use crate::admission::attributes::Part;
+use crate::admission::attributes::SubresourceKind;
 use crate::body::Body;
 use crate::cache::Filter;
 use crate::call::{Call, Incoming};
@@ -17,7 +17,7 @@ use crate::resources::Resource;
 use crate::storage::RestStorage;
 use crate::subresources::{admit, body_as, success, update_raw};
 
-const EVICTION: Part<'static> = Part {
+const EVICTION: SubresourceKind<'static> = SubresourceKind {
     group: "policy",
     version: "v1",
     kind: "Eviction",

@@ -11,7 +11,7 @@ use crate::backend::Backend;
 use crate::cache::{Event, Filter};
 use crate::codec::encode;
 use crate::conditions::{find_condition, set_condition};
-use crate::controller::Controller;
+use crate::observer::CacheObserver;
 use rkube_fairness::{Fairness, Level};
 use rkube_request::RequestInfo;
 
@@ -80,7 +80,7 @@ impl FlowController {
     }
 }
 
-impl Controller for FlowController {
+impl CacheObserver for FlowController {
     fn resources(&self) -> Vec<(&'static str, &'static str)> {
         vec![(GROUP, SCHEMAS), (GROUP, LEVELS)]
     }

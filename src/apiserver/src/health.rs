@@ -11,14 +11,14 @@ use crate::ApiServer;
 use crate::body::{self, Body};
 use crate::call::Call;
 
-/// How long a check waits for the store to respond.
-const STORE_PATIENCE: Duration = Duration::from_secs(2);
+/// The time limit for the store's response to a check.
+const STORE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The checks in the order of their output, and whether each is part of readiness only.
 ///
-/// The names are upstream's. Its hooks run after the server has begun to serve; here the objects,
-/// caches and tasks that they stand for exist before the first request, so that those checks pass
-/// as soon as there is an answer.
+/// The names are upstream's. Its hooks run after the server has begun to serve. Here the objects,
+/// caches and tasks that they stand for exist before the first request, so those checks always
+/// pass.
 const CHECKS: [(&str, bool); 29] = [
     ("ping", false),
     ("log", false),
@@ -66,12 +66,12 @@ const CHECKS: [(&str, bool); 29] = [
     ("shutdown", true),
 ];
 
-/// What is wrong with the store, if anything.
+/// The state of the store, with the reasons if it cannot be used.
 #[derive(Default)]
 struct StoreHealth {
-    /// Why it cannot be used at all.
+    /// The reason why it cannot be used at all.
     failed: Option<String>,
-    /// Why it takes no writes at present. It does again by itself.
+    /// The reason why it takes no writes at present. This state ends by itself.
     refuses: Option<String>,
 }
 
@@ -79,7 +79,7 @@ impl ApiServer {
     /// Asks the store whether it responds and takes writes.
     async fn store_health(&self) -> StoreHealth {
         let store = &self.backend().store;
-        let failed = match tokio::time::timeout(STORE_PATIENCE, store.current()).await {
+        let failed = match tokio::time::timeout(STORE_TIMEOUT, store.current()).await {
             Ok(Ok(_)) => None,
             Ok(Err(error)) => Some(error.to_string()),
             Err(_) => Some("the store does not answer".into()),

@@ -1,5 +1,5 @@
-//! What requests are told about kinds and versions: those that do not fit, and those that are
-//! deprecated.
+//! Errors and warnings about the kinds and versions of requests: those that do not fit, and those
+//! that are deprecated.
 
 use rkube_api::status::{FieldError, Status};
 use rkube_api::{GroupKind, GroupVersionKind, Object, meta};

@@ -28,7 +28,6 @@ mod conditions;
 mod config;
 mod connect;
 mod connections;
-mod controller;
 mod convert;
 mod discovery;
 mod dump;
@@ -38,9 +37,11 @@ mod flowcontrol;
 mod handlers;
 mod health;
 mod inprocess;
+mod kind_handlers;
 mod kinds;
 mod metrics;
 mod negotiate;
+mod observer;
 mod openapi;
 mod policies;
 mod reader;
@@ -101,7 +102,7 @@ pub struct ApiServer {
     pub(crate) audit: Option<audit::Audit>,
     /// Request counters.
     pub(crate) metrics: metrics::Metrics,
-    /// What the server shows to clients, node agents and aggregated servers.
+    /// The certificates that the server shows to clients, node agents and aggregated servers.
     pub(crate) certificates: Certificates,
     /// Connections to node agents, pods and services.
     pub(crate) transports: connect::Transports,

@@ -21,11 +21,11 @@ use crate::respond;
 /// Generated documents, cached until the served resources change.
 #[derive(Default)]
 pub struct Documents {
-    made: Mutex<Made>,
+    made: Mutex<CachedDocuments>,
 }
 
 #[derive(Default)]
-struct Made {
+struct CachedDocuments {
     generation: u64,
     /// Compressed document and its ETag by path. Compressed because most documents are rarely read.
     documents: HashMap<String, (Bytes, String)>,
@@ -87,7 +87,7 @@ fn builtin_rows(resources: &[Arc<Resource>]) -> Vec<&Row> {
 }
 
 /// Returns the resources that no aggregated server has taken over.
-fn own(server: &ApiServer, snapshot: &Snapshot) -> Vec<Arc<Resource>> {
+fn list_own_resources(server: &ApiServer, snapshot: &Snapshot) -> Vec<Arc<Resource>> {
     let remotes = server.aggregator.table();
     let is_own =
         |r: &&Arc<Resource>| !remotes.contains_key(&(r.group.to_string(), r.version.to_string()));
@@ -202,7 +202,7 @@ async fn v2(
     // Each encoding is cached with its own ETag, so that conditional requests are cheap.
     let path = if as_protobuf { "v2.pb" } else { "v2" };
     let document = || {
-        let served = own(server, snapshot);
+        let served = list_own_resources(server, snapshot);
         let rows = builtin_rows(&served);
         let custom: Vec<Custom<'_>> = served
             .iter()

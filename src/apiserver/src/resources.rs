@@ -173,11 +173,11 @@ impl Resource {
     }
 
     /// Brings a stored object into the form that Go's encoder gives it. Objects that earlier
-    /// versions have stored may not be in it; to compare with those would show changes that
-    /// nobody made.
+    /// versions have stored may not be in it; a comparison would show changes that no
+    /// client made.
     pub fn normalise(&self, object: &mut Object) {
         if let ResourceKind::Builtin { hub, .. } = &self.kind_data {
-            // What does not fit its type stays as it is: an update can mend it.
+            // A value that does not fit its type stays as it is: an update can mend it.
             let _ = fields::check(*hub, object);
         }
     }
@@ -295,7 +295,7 @@ impl Resource {
         if self.row.is_selectable(field) {
             return Ok(());
         }
-        // Kinds without fields of their own share upstream's default rule.
+        // Kinds without own selectable fields share upstream's default rule.
         let is_plain = self.row.selectable_fields.is_empty() && self.crd_version().is_none();
         Err(Status::bad_request(if is_plain {
             format!(

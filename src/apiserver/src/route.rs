@@ -14,16 +14,19 @@ use rkube_request::{RequestInfo, is_read};
 use crate::ApiServer;
 use crate::aggregator::remote::Remote;
 use crate::connect;
+use crate::kind_handlers::KindHandler;
 use crate::resources::Resource;
 
-/// What serves a request.
+/// The part of the server that serves a request.
 pub enum Route {
     /// An aggregated API server.
     Remote(Arc<Remote>),
     /// A connection to a node agent, pod or service, by a subresource of this resource.
     Connection,
-    /// The handlers of this resource's objects and subresources.
+    /// The generic handlers of this resource's objects and subresources.
     Objects(Arc<Resource>),
+    /// The handler of one kind or subresource.
+    Kind(KindHandler, Arc<Resource>),
     /// A handler of a non-resource path.
     Path,
     /// Nothing: there is no such API group.
@@ -68,7 +71,10 @@ impl Route {
         if *method == Method::HEAD || info.watch_prefix && !is_read(method) {
             return Err(Status::method_not_allowed());
         }
-        Ok(Self::Objects(resource))
+        Ok(match KindHandler::find(&resource, info) {
+            Some(handler) => Self::Kind(handler, resource),
+            None => Self::Objects(resource),
+        })
     }
 }
 

@@ -20,7 +20,7 @@ use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 
 use crate::body::{self, BoxError};
-use crate::connections::{Activity, Connection, Connections, Held, Limits};
+use crate::connections::{Activity, Connection, Connections, Limits, TrackedBody};
 use crate::{ApiServer, Error, Pki};
 
 /// The time limit for a client's TLS handshake.
@@ -29,14 +29,14 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
 /// Maximum size of a request's headers in bytes.
 const MAX_HEADER_BYTES: usize = 64 << 10;
-/// How long a client without requests may take to close a connection that it was told to close.
+/// The time limit for a client without requests to close a connection on the server's demand.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Maximum number of concurrent requests of an HTTP/2 connection. Clients with Go's library open
 /// another connection then; those with hyper's wait.
 const MAX_STREAMS: u32 = 250;
-/// How often the log says that there are too many connections.
-const COMPLAINT_INTERVAL: Duration = Duration::from_secs(60);
-/// How long shutdown waits for requests in progress.
+/// Interval between log entries about too many connections.
+const COMPLAINT_PERIOD: Duration = Duration::from_secs(60);
+/// The time in which shutdown waits for requests in progress.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The client of a connection; an extension of each of its requests.
@@ -47,13 +47,13 @@ pub struct Peer {
     /// The client's certificate chain. The client holds the key of the first certificate; whether a
     /// configured CA has signed it is judged by authentication.
     pub certificates: Arc<[CertificateDer<'static>]>,
-    /// The connection, which is to be told that the client has authenticated.
+    /// The connection, which records that the client has authenticated.
     pub(crate) connection: Arc<Connection>,
 }
 
 /// Returns the TLS server configuration. Clients are asked for a certificate and may send any or
-/// none: a certificate that does not verify is no error of the connection, so that another
-/// authenticator can identify the user, or the request fails with 401.
+/// none. A certificate that does not verify is no error of the connection: another authenticator
+/// identifies the user, or the request fails with 401.
 pub fn tls_config(pki: &Pki, serving: Arc<Renewable>) -> Result<rustls::ServerConfig, Error> {
     let invalid =
         |what: &str, error: &dyn std::fmt::Display| Error::Pki(format!("{what}: {error}"));
@@ -108,7 +108,7 @@ pub async fn serve(
                     let (server, acceptor) = (server.clone(), acceptor.clone());
                     tasks.spawn(accepted.serve(server, acceptor, stream, shutdown.clone()));
                 }
-                None if complained.is_none_or(|last| last.elapsed() > COMPLAINT_INTERVAL) => {
+                None if complained.is_none_or(|last| last.elapsed() > COMPLAINT_PERIOD) => {
                     complained = Some(Instant::now());
                     tracing::warn!(%address, "there are too many connections; a new one was closed");
                 }
@@ -129,7 +129,7 @@ pub async fn serve(
 struct Accepted {
     address: SocketAddr,
     counted: Arc<Connection>,
-    /// How long it may be without requests.
+    /// The time limit for the connection without requests.
     idle: Duration,
 }
 
@@ -160,7 +160,7 @@ impl Accepted {
                 .collect(),
             connection: self.counted.clone(),
         };
-        // Who shows a certificate is known before the first request.
+        // A client with a certificate is known before the first request.
         let authenticators = &server.security.authenticators;
         let none = http::HeaderMap::new();
         if let Ok(Some(_)) = authenticators.authenticate(&none, &peer.certificates) {
@@ -198,13 +198,13 @@ async fn speak(
         async move {
             let response = server.call(request).await;
             running.answer();
-            // As upstream: a client that nobody knows gets one answer from an HTTP/2 connection,
+            // As upstream: an unauthenticated client gets one answer from an HTTP/2 connection,
             // on which it could ask for many at a time.
             let refused = response.status() == http::StatusCode::UNAUTHORIZED;
             if multiplexed && (refused || !connection.is_known()) {
                 activity.end();
             }
-            Ok::<_, std::convert::Infallible>(response.map(|body| Held::new(body, running)))
+            Ok::<_, std::convert::Infallible>(response.map(|body| TrackedBody::new(body, running)))
         }
     });
     let builder = builder();
@@ -220,8 +220,8 @@ async fn speak(
             () = activity.ended(), if !closing => {}
             () = activity.idle(idle), if !closing => {}
             () = activity.abused() => return Err("the client cancels its requests".into()),
-            // A client that was told of the end may ignore it, and those that nobody knows even ask
-            // for more.
+            // A client may ignore the announced end, and an unauthenticated one even send further
+            // requests.
             () = activity.idle(CLOSE_TIMEOUT), if closing => return Ok(()),
             () = tokio::time::sleep(CLOSE_TIMEOUT), if closing && !counted.is_known() => return Ok(()),
         }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use futures::FutureExt as _;
 use http::header::{self, HeaderName, HeaderValue};
-use http::{Request, Response, StatusCode};
+use http::{HeaderMap, Request, Response, StatusCode};
 use parking_lot::Mutex;
 use rkube_api::duration;
 use rkube_api::status::Status;
@@ -45,20 +45,14 @@ impl ApiServer {
             parts.uri.path(),
             parts.uri.query().unwrap_or_default(),
         );
-        let audit_id = parts
-            .headers
-            .get(AUDIT_ID)
-            .and_then(|v| v.to_str().ok())
-            .filter(|v| !v.is_empty() && v.len() <= 64)
-            .map_or_else(crate::uid::new_uid, str::to_owned);
         let mut call = Call {
             info,
             user: UserInfo::default(),
             uri: parts.uri,
+            audit_id: audit_id(&parts.headers),
             headers: parts.headers,
             method: parts.method,
             warnings: Mutex::default(),
-            audit_id,
             annotations: Mutex::default(),
             flow: None,
         };
@@ -82,46 +76,14 @@ impl ApiServer {
                     Err(Status::internal("the request handler failed unexpectedly"))
                 }
             };
-        let mut response = match &result {
-            Ok(_) => None,
-            Err(status) => Some(respond::status(&call, status)),
+        let (mut response, refused) = match result {
+            Ok(response) => (response, None),
+            Err(status) => (respond::status(&call, &status), Some(status)),
         };
-        let refused = match result {
-            Ok(good) => {
-                response = Some(good);
-                None
-            }
-            Err(status) => Some(status),
-        };
-        let mut response = response.unwrap_or_else(|| Response::new(body::empty()));
         if let Some(record) = record {
             response = record.answered(&call, response, refused.as_ref()).await;
         }
-        let headers = response.headers_mut();
-        if let Some(flow) = &call.flow {
-            headers.insert(FLOW_SCHEMA_UID, flow.schema_uid.clone());
-            if let Some(uid) = flow.level.uid() {
-                headers.insert(PRIORITY_LEVEL_UID, uid);
-            }
-        }
-        if let Ok(value) = HeaderValue::from_str(&call.audit_id) {
-            headers.insert(AUDIT_ID, value);
-        }
-        if !headers.contains_key(header::CACHE_CONTROL) {
-            headers.insert(
-                header::CACHE_CONTROL,
-                HeaderValue::from_static("no-cache, private"),
-            );
-        }
-        for warning in call.warnings.lock().drain(..) {
-            let escaped = warning
-                .replace('\\', "\\\\")
-                .replace('"', "\\\"")
-                .replace(['\r', '\n'], " ");
-            if let Ok(value) = HeaderValue::from_bytes(format!("299 - \"{escaped}\"").as_bytes()) {
-                headers.append(header::WARNING, value);
-            }
-        }
+        set_headers(&call, response.headers_mut());
         self.metrics
             .observe(&call.info, response.status().as_u16(), started.elapsed());
         tracing::debug!(
@@ -135,6 +97,12 @@ impl ApiServer {
         response
     }
 
+    /// Runs the chain of filters, in upstream's order: authentication, auditing, impersonation, flow
+    /// control, authorization and the time limit. Then the handler of the route serves the request.
+    ///
+    /// # Errors
+    ///
+    /// The status of the filter that refuses the request, or of the handler.
     async fn handle_with_filters(
         self: &Arc<Self>,
         call: &mut Call,
@@ -198,7 +166,7 @@ impl ApiServer {
         let limit = request_timeout(&call.info)?;
         // Reading the body counts: it is up to the client, and the request holds its seats.
         let served = async {
-            if let (Some(record), Route::Objects(_)) = (record.as_mut(), &route) {
+            if let (Some(record), Route::Objects(_) | Route::Kind(..)) = (record.as_mut(), &route) {
                 record.read_request(call, &mut request).await?;
             }
             self.dispatch(call, route, request).await
@@ -272,6 +240,9 @@ impl ApiServer {
                 Box::pin(forwarded).await
             }
             Route::Objects(resource) => handlers::handle(self, call, &resource, request).await,
+            Route::Kind(handler, resource) => {
+                Box::pin(handler.handle(self, call, &resource, request)).await
+            }
             Route::Path => self.serve_path(call).await,
             Route::Nothing => Ok(respond::nothing_here()),
         }
@@ -303,6 +274,43 @@ fn attributes<'a>(info: &'a RequestInfo, user: &'a UserInfo) -> Attributes<'a> {
         field_selector: info.selector("fieldSelector"),
         label_selector: info.selector("labelSelector"),
         ..Attributes::resource(user, info.verb, &info.group, &info.resource)
+    }
+}
+
+/// Returns the client's audit ID, or a new one if it has none that fits.
+fn audit_id(headers: &HeaderMap) -> String {
+    headers
+        .get(AUDIT_ID)
+        .and_then(|value| value.to_str().ok())
+        .filter(|value| !value.is_empty() && value.len() <= 64)
+        .map_or_else(crate::uid::new_uid, str::to_owned)
+}
+
+/// Sets the headers that every response has, and the warnings for the client.
+fn set_headers(call: &Call, headers: &mut HeaderMap) {
+    if let Some(flow) = &call.flow {
+        headers.insert(FLOW_SCHEMA_UID, flow.schema_uid.clone());
+        if let Some(uid) = flow.level.uid() {
+            headers.insert(PRIORITY_LEVEL_UID, uid);
+        }
+    }
+    if let Ok(value) = HeaderValue::from_str(&call.audit_id) {
+        headers.insert(AUDIT_ID, value);
+    }
+    if !headers.contains_key(header::CACHE_CONTROL) {
+        headers.insert(
+            header::CACHE_CONTROL,
+            HeaderValue::from_static("no-cache, private"),
+        );
+    }
+    for warning in call.warnings.lock().drain(..) {
+        let escaped = warning
+            .replace('\\', "\\\\")
+            .replace('"', "\\\"")
+            .replace(['\r', '\n'], " ");
+        if let Ok(value) = HeaderValue::from_bytes(format!("299 - \"{escaped}\"").as_bytes()) {
+            headers.append(header::WARNING, value);
+        }
     }
 }
 

@@ -11,7 +11,7 @@ use rkube_auth::token::TokenSigner;
 use rkube_strategy::Context;
 use serde_json::json;
 
-use crate::admission::attributes::{Admission, Part};
+use crate::admission::attributes::{Admission, SubresourceKind};
 use crate::backend::Backend;
 use crate::body::{self, Body};
 use crate::cache::CachedObject;
@@ -20,7 +20,7 @@ use crate::codec;
 use crate::handlers::decode::{parse_body, report_fields};
 use crate::handlers::metadata::check_name;
 use crate::handlers::options::WriteOptions;
-use crate::handlers::ownership::{Ownership, Part as WrittenPart};
+use crate::handlers::ownership::{ObjectPart, Ownership};
 use crate::handlers::read;
 use crate::handlers::write::Writer;
 use crate::inprocess::Components;
@@ -32,21 +32,21 @@ use crate::respond;
 use crate::storage::RestStorage;
 use crate::store_error::store_error;
 
-const BINDING: Part<'static> = Part {
+const BINDING: SubresourceKind<'static> = SubresourceKind {
     group: "",
     version: "v1",
     kind: "Binding",
     definition: "io.k8s.api.core.v1.Binding",
 };
 
-const SCALE: Part<'static> = Part {
+const SCALE: SubresourceKind<'static> = SubresourceKind {
     group: "autoscaling",
     version: "v1",
     kind: "Scale",
     definition: "io.k8s.api.autoscaling.v1.Scale",
 };
 
-const TOKEN_REQUEST: Part<'static> = Part {
+const TOKEN_REQUEST: SubresourceKind<'static> = SubresourceKind {
     group: "authentication.k8s.io",
     version: "v1",
     kind: "TokenRequest",
@@ -57,7 +57,7 @@ const TOKEN_REQUEST: Part<'static> = Part {
 pub async fn body_as(
     call: &Call,
     request: Incoming,
-    part: &Part<'_>,
+    part: &SubresourceKind<'_>,
     validation: Validation,
 ) -> Result<Object, Status> {
     let kind = part.kind;
@@ -90,7 +90,7 @@ pub async fn admit(
     storage: &RestStorage,
     call: &Call,
     resource: &Resource,
-    part: Part<'_>,
+    part: SubresourceKind<'_>,
     options: &WriteOptions,
     object: &mut Object,
 ) -> Result<(), Status> {
@@ -323,7 +323,7 @@ pub async fn scale(
         storage,
         call,
         resource,
-        part: WrittenPart::Main,
+        part: ObjectPart::Main,
         options,
         ownership: Ownership::Update,
         plan: None,
@@ -466,9 +466,9 @@ pub async fn component_statuses(
 
 /// Checks that the store answers a read within a time limit.
 async fn ask_store(backend: &Backend) -> Result<(), String> {
-    const LIMIT: std::time::Duration = std::time::Duration::from_secs(5);
+    const STORE_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(5);
     let asked = backend.store.get("/registry/health");
-    match tokio::time::timeout(LIMIT, asked).await {
+    match tokio::time::timeout(STORE_TIMEOUT, asked).await {
         Ok(Ok(_)) => Ok(()),
         Ok(Err(error)) => Err(error.to_string()),
         Err(_) => Err("the store does not answer".to_owned()),

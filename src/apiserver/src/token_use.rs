@@ -14,10 +14,10 @@ use crate::ApiServer;
 
 /// Maximum number of notes that wait to be written. Further ones are left to the next request with
 /// the token.
-const WAITING: usize = 64;
+const MAX_WAITING_NOTES: usize = 64;
 
 /// A note that a secret's token was used.
-pub struct Note {
+pub struct TokenUseNote {
     namespace: String,
     name: String,
     uid: String,
@@ -25,10 +25,10 @@ pub struct Note {
 }
 
 /// Returns the callback for authentication, and the notes that it makes.
-pub fn notes() -> (TokenUse, mpsc::Receiver<Note>) {
-    let (into, notes) = mpsc::channel(WAITING);
+pub fn notes() -> (TokenUse, mpsc::Receiver<TokenUseNote>) {
+    let (into, notes) = mpsc::channel(MAX_WAITING_NOTES);
     let used: TokenUse = Box::new(move |secret, day| {
-        let note = Note {
+        let note = TokenUseNote {
             namespace: meta::namespace(secret).to_owned(),
             name: meta::name(secret).to_owned(),
             uid: meta::uid(secret).to_owned(),
@@ -42,7 +42,7 @@ pub fn notes() -> (TokenUse, mpsc::Receiver<Note>) {
 }
 
 /// Writes notes until the server is dropped.
-pub async fn write(server: Weak<ApiServer>, mut notes: mpsc::Receiver<Note>) {
+pub async fn write(server: Weak<ApiServer>, mut notes: mpsc::Receiver<TokenUseNote>) {
     while let Some(note) = notes.recv().await {
         let Some(server) = server.upgrade() else {
             return;

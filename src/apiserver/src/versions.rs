@@ -141,7 +141,7 @@ impl Backend {
     }
 
     /// Returns the events as a watcher with `filter` sees them.
-    pub async fn seen(
+    pub async fn visible_events(
         &self,
         resource: &Resource,
         events: &[Arc<Event>],

@@ -17,7 +17,7 @@ use crate::call::{Call, Incoming};
 const TOKEN_PROTOCOL: &str = "base64url.bearer.authorization.k8s.io.";
 /// The largest message of a client in bytes. Clients have nothing to say but pings and a close.
 const MAX_RECEIVED: usize = 4096;
-/// How long the server waits for the client's answer to its close frame.
+/// The time limit for the client's answer to the server's close frame.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A handshake that a client has asked for.

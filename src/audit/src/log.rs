@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 use crate::Config;
 
 /// Maximum number of queued lines. When the queue is full, [`Log::write`] waits for the disk.
-const WAITING_LINES: usize = 1024;
+const MAX_WAITING_LINES: usize = 1024;
 
 /// An append-only log whose lines are written in order by a dedicated thread.
 pub struct Log {
@@ -41,7 +41,7 @@ impl Log {
             max_backups: config.max_backups,
             max_age: config.max_age,
         };
-        let (lines, mut received) = mpsc::channel::<Vec<u8>>(WAITING_LINES);
+        let (lines, mut received) = mpsc::channel::<Vec<u8>>(MAX_WAITING_LINES);
         std::thread::Builder::new()
             .name("audit-log".into())
             .spawn(move || {

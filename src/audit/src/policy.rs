@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use rkube_request::RequestInfo;
 
-/// How much of a request is logged. Each level includes the ones before it.
+/// The amount of a request that is logged. Each level includes the ones before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Level {
     /// The request is not logged.
@@ -96,7 +96,7 @@ struct Rule {
 /// The policy's decision for one request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Verdict {
-    /// How much is logged.
+    /// The amount that is logged.
     pub level: Level,
     /// Stages at which no event is written.
     pub omit_stages: Vec<Stage>,

@@ -25,7 +25,7 @@ pub fn impersonate(
     user: &UserInfo,
     authorizer: &Authorizer,
 ) -> Result<Option<UserInfo>, Status> {
-    let Some(wanted) = wanted(headers)? else {
+    let Some(wanted) = requested_user(headers)? else {
         return Ok(None);
     };
     let check = |api_group, resource, subresource, namespace, name| {
@@ -59,7 +59,7 @@ pub fn impersonate(
 
 /// The result of a successful impersonation.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Acting {
+pub struct Impersonation {
     /// The impersonated user.
     pub user: UserInfo,
     /// The verb that permitted it, `impersonate:MODE`; empty for the unconstrained verb
@@ -82,8 +82,8 @@ pub fn act(
     user: &UserInfo,
     authorizer: &Authorizer,
     request: &Attributes<'_>,
-) -> Result<Option<Acting>, Status> {
-    let Some(wanted) = wanted(headers)? else {
+) -> Result<Option<Impersonation>, Status> {
+    let Some(wanted) = requested_user(headers)? else {
         return Ok(None);
     };
     let mut refusal = None;
@@ -97,7 +97,7 @@ pub fn act(
         }
     }
     match impersonate(headers, user, authorizer) {
-        Ok(found) => Ok(found.map(|user| Acting {
+        Ok(found) => Ok(found.map(|user| Impersonation {
             user,
             constraint: String::new(),
         })),
@@ -142,7 +142,7 @@ fn constrained(
     user: &UserInfo,
     authorizer: &Authorizer,
     request: &Attributes<'_>,
-) -> Result<Acting, Status> {
+) -> Result<Impersonation, Status> {
     let on = format!("impersonate-on:{mode}:{}", request.verb);
     authorizer.require(&Attributes {
         verb: &on,
@@ -183,7 +183,7 @@ fn constrained(
             check("userextras", key, "", value)?;
         }
     }
-    Ok(Acting {
+    Ok(Impersonation {
         user: completed(actual),
         constraint: verb,
     })
@@ -210,7 +210,7 @@ fn completed(mut user: UserInfo) -> UserInfo {
 
 /// Parses the user in the headers. A request with other impersonation headers must name a
 /// user.
-fn wanted(headers: &HeaderMap) -> Result<Option<UserInfo>, Status> {
+fn requested_user(headers: &HeaderMap) -> Result<Option<UserInfo>, Status> {
     let all = |name: &str| -> Vec<String> {
         headers
             .get_all(name)

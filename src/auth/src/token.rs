@@ -35,7 +35,7 @@ const P256_SPKI: [u8; 26] = [
     0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07, 0x03, 0x42, 0x00,
 ];
 /// Length of an uncompressed point: a tag and two coordinates of 32 bytes.
-const POINT: usize = 65;
+const POINT_LENGTH: usize = 65;
 
 /// The reason why a key cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -45,7 +45,7 @@ pub struct KeyError(pub String);
 /// A public key for the verification of tokens.
 #[derive(Clone)]
 pub(crate) struct PublicKey {
-    point: [u8; POINT],
+    point: [u8; POINT_LENGTH],
     /// The base64url SHA-256 of the key's SubjectPublicKeyInfo.
     id: String,
 }
@@ -62,7 +62,7 @@ impl PublicKey {
             .ok_or_else(|| KeyError("it is not an ECDSA P-256 public key".into()))
     }
 
-    fn from_point(point: [u8; POINT]) -> PublicKey {
+    fn from_point(point: [u8; POINT_LENGTH]) -> PublicKey {
         let spki = [&P256_SPKI[..], &point].concat();
         let id = URL_SAFE_NO_PAD.encode(ring::digest::digest(&ring::digest::SHA256, &spki));
         PublicKey { point, id }

@@ -376,7 +376,7 @@ impl Checker<'_> {
         if self.mapping.is_assignable(&previous, &current) {
             return most_general(&previous, &current).clone();
         }
-        // Where literals must be homogeneous, a validator reports the mismatch.
+        // A validator reports the mismatch where literals must be homogeneous.
         Type::Dyn
     }
 

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use crate::ctx::Ctx;
 use crate::plan::{Call, Fold, Index, Mode, Node, Select, Struct};
 use crate::runtime_cost;
-use crate::value::{EvalError, Key, List, Made, Map, Object, Outcome, OwnMap, Value};
+use crate::value::{ConstructedObject, EvalError, Key, List, Map, Object, Outcome, OwnMap, Value};
 
 impl<'a> Ctx<'a, '_> {
     /// Evaluates a node.
@@ -83,7 +83,7 @@ impl<'a> Ctx<'a, '_> {
             Value::Optional(Some(value)) => ((*value).clone(), true),
             value => (value, false),
         };
-        let found = field(&operand, &select.field);
+        let found = find_field(&operand, &select.field);
         // An absent optional field costs nothing.
         let absent = matches!(found, Ok(None)) && (through || select.mode == Mode::Optional);
         self.charge(u64::from(!absent))?;
@@ -115,7 +115,7 @@ impl<'a> Ctx<'a, '_> {
             Value::Optional(Some(value)) => ((*value).clone(), true),
             value => (value, index.optional),
         };
-        let found = at(&operand, &key);
+        let found = find_element(&operand, &key);
         let absent = optional && !matches!(found, Ok(Some(_)));
         self.charge(u64::from(!absent))?;
         match (found, optional) {
@@ -123,8 +123,8 @@ impl<'a> Ctx<'a, '_> {
             (Ok(None) | Err(_), true) => Ok(Value::Optional(None)),
             (Ok(Some(value)), false) => value,
             (Ok(None), false) => Err(EvalError::new(match operand {
-                Value::List(_) => format!("index out of bounds: {}", key.shown()),
-                _ => format!("no such key: {}", key.shown()),
+                Value::List(_) => format!("index out of bounds: {}", key.to_display()),
+                _ => format!("no such key: {}", key.to_display()),
             })),
             (Err(error), false) => Err(error),
         }
@@ -155,12 +155,12 @@ impl<'a> Ctx<'a, '_> {
             // The accumulator is not read before the step's result replaces it.
             args[0] = std::mem::replace(&mut self.locals[at], Value::Null);
             if let Some(result) = self.extend(&mut args) {
-                let cost = runtime_cost::of(call, &args, self);
+                let cost = runtime_cost::cost_of_call(call, &args, self);
                 self.charge(cost)?;
                 return result;
             }
         }
-        let cost = runtime_cost::of(call, &args, self);
+        let cost = runtime_cost::cost_of_call(call, &args, self);
         self.charge(cost)?;
         let result = (call.run)(self, &args, call.regex.as_ref())?;
         let more = runtime_cost::of_result(call, &result);
@@ -237,7 +237,7 @@ impl<'a> Ctx<'a, '_> {
                 (value, true) => {
                     return Err(EvalError::new(format!(
                         "cannot initialize optional list element from non-optional value {}",
-                        value.shown()
+                        value.to_display()
                     )));
                 }
                 (value, false) => items.push(value),
@@ -257,7 +257,7 @@ impl<'a> Ctx<'a, '_> {
             match (value, optional) {
                 (Value::Optional(Some(value)), true) => map.set(key, (*value).clone())?,
                 (Value::Optional(None), true) => map.remove(&key)?,
-                (value, true) => return Err(not_optional(&key.shown(), &value)),
+                (value, true) => return Err(not_optional(&key.to_display(), &value)),
                 (value, false) => map.set(key, value)?,
             }
         }
@@ -279,7 +279,7 @@ impl<'a> Ctx<'a, '_> {
             fields.push((name.clone(), value));
         }
         self.charge(40)?;
-        Ok(Value::Object(Object::Own(Arc::new(Made {
+        Ok(Value::Object(Object::Own(Arc::new(ConstructedObject {
             name: what.name.clone(),
             fields,
         }))))
@@ -411,12 +411,12 @@ impl<'a> Ctx<'a, '_> {
 fn not_optional(name: &str, value: &Value<'_>) -> EvalError {
     EvalError::new(format!(
         "cannot initialize optional entry '{name}' from non-optional value {}",
-        value.shown()
+        value.to_display()
     ))
 }
 
 /// Returns a field of a value, `None` if it is absent.
-fn field<'a>(value: &Value<'a>, name: &str) -> Result<Option<Outcome<'a>>, EvalError> {
+fn find_field<'a>(value: &Value<'a>, name: &str) -> Result<Option<Outcome<'a>>, EvalError> {
     match value {
         Value::Map(map) => Ok(map.field(name)),
         Value::Object(object) => Ok(object.field(name)),
@@ -428,7 +428,7 @@ fn field<'a>(value: &Value<'a>, name: &str) -> Result<Option<Outcome<'a>>, EvalE
 }
 
 /// Returns an element of a list or an entry of a map, `None` if it is absent.
-fn at<'a>(value: &Value<'a>, key: &Value<'_>) -> Result<Option<Outcome<'a>>, EvalError> {
+fn find_element<'a>(value: &Value<'a>, key: &Value<'_>) -> Result<Option<Outcome<'a>>, EvalError> {
     match (value, key) {
         (Value::List(list), Value::Int(i)) => {
             Ok(usize::try_from(*i).ok().and_then(|i| list.get(i)))
@@ -449,6 +449,6 @@ fn at<'a>(value: &Value<'a>, key: &Value<'_>) -> Result<Option<Outcome<'a>>, Eva
         ))),
         (Value::Map(map), key) => Ok(map.get(key)),
         (Value::Object(object), Value::String(name)) => Ok(object.field(name)),
-        (_, key) => Err(EvalError::new(format!("no such key: {}", key.shown()))),
+        (_, key) => Err(EvalError::new(format!("no such key: {}", key.to_display()))),
     }
 }

@@ -51,4 +51,4 @@ pub use program::{
 pub use source::{Issue, Issues};
 pub use time::Moment;
 pub use types::Type;
-pub use value::{EvalError, List, Made, Map, Object, Outcome, OwnMap, Str, Value};
+pub use value::{ConstructedObject, EvalError, List, Map, Object, Outcome, OwnMap, Str, Value};

@@ -28,7 +28,7 @@ fn pattern_cost(text: u64, pattern: u64) -> u64 {
 }
 
 /// Returns the cost of a call by the size of its arguments.
-pub(crate) fn of(call: &Call, args: &[Value<'_>], ctx: &mut Ctx<'_, '_>) -> u64 {
+pub(crate) fn cost_of_call(call: &Call, args: &[Value<'_>], ctx: &mut Ctx<'_, '_>) -> u64 {
     list_cost(call.overload, args)
         .or_else(|| library_cost(call, args, ctx))
         .unwrap_or_else(|| standard_cost(call.overload, args))

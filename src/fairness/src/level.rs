@@ -14,7 +14,7 @@ use crate::allocation::Item;
 use crate::queues::{QueueConfig, Queues};
 
 /// Seats of all levels together: the sum of upstream's defaults, 400 for reads and 200 for writes.
-pub(crate) const SEATS: u32 = 600;
+pub(crate) const TOTAL_SEATS: u32 = 600;
 /// The most seats that one list request takes, however many objects it returns.
 const MAX_LIST_SEATS: u32 = 100;
 /// The fraction of a level's seats that one request may take.
@@ -93,12 +93,12 @@ impl Drop for Permit {
 
 /// A request in a queue, which leaves it when this is dropped: after its time, or because the client
 /// has gone away.
-struct Waiting<'a> {
+struct QueuedRequest<'a> {
     level: &'a Arc<Level>,
     receiver: oneshot::Receiver<Permit>,
 }
 
-impl Drop for Waiting<'_> {
+impl Drop for QueuedRequest<'_> {
     fn drop(&mut self) {
         // Has its seats, so it has left the queue.
         if self.receiver.is_terminated() {
@@ -227,7 +227,7 @@ impl Level {
     }
 
     /// Takes `seats` if the total stays within `limit`. Returns whether they were taken.
-    fn take(&self, seats: u32, limit: u32) -> bool {
+    fn take_seats(&self, seats: u32, limit: u32) -> bool {
         self.seats
             .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |both| {
                 let taken = both as u32;
@@ -276,7 +276,7 @@ impl Level {
         let low = least.max(nominal.min(most));
         let high = match spec.borrowing {
             Some(part) => nominal + (nominal * part).round(),
-            None => nominal + f64::from(SEATS),
+            None => nominal + f64::from(TOTAL_SEATS),
         };
         let item = Item {
             low,
@@ -311,7 +311,7 @@ impl Level {
         };
         // New requests must not overtake waiting ones.
         let free = limit == u32::MAX || self.waiting.load(Ordering::SeqCst) == 0;
-        if free && self.take(seats, limit) {
+        if free && self.take_seats(seats, limit) {
             self.dispatched.fetch_add(1, Ordering::Relaxed);
             return Ok(Permit {
                 level: Some(self.clone()),
@@ -337,7 +337,7 @@ impl Level {
             self.dispatch(&mut queues);
         }
         self.contended.notify_one();
-        let mut waiting = Waiting {
+        let mut waiting = QueuedRequest {
             level: self,
             receiver,
         };
@@ -363,7 +363,7 @@ impl Level {
     /// Admits waiting requests in order while seats are free.
     fn dispatch(self: &Arc<Self>, queues: &mut Queues<oneshot::Sender<Permit>>) {
         while let Some((at, seats)) = queues.next() {
-            if !self.take(seats, self.current()) {
+            if !self.take_seats(seats, self.current()) {
                 return;
             }
             let sender = queues.pop(at);
@@ -410,25 +410,25 @@ mod tests {
         level
     }
 
-    const WAIT: Duration = Duration::from_secs(60);
+    const WAIT_TIMEOUT: Duration = Duration::from_secs(60);
 
     #[tokio::test]
     async fn seats_are_waited_for_in_turn() {
         let level = level(
             json!({"type": "Queue", "queuing": {"queues": 1, "handSize": 1, "queueLengthLimit": 2}}),
         );
-        let one = level.enter(1, || 0, WAIT).await.unwrap();
-        let two = level.enter(1, || 0, WAIT).await.unwrap();
+        let one = level.enter(1, || 0, WAIT_TIMEOUT).await.unwrap();
+        let two = level.enter(1, || 0, WAIT_TIMEOUT).await.unwrap();
         let waiter = |level: &Arc<Level>| {
             let level = level.clone();
-            tokio::spawn(async move { level.enter(1, || 0, WAIT).await })
+            tokio::spawn(async move { level.enter(1, || 0, WAIT_TIMEOUT).await })
         };
         let (three, four) = (waiter(&level), waiter(&level));
         while level.waiting() < 2 {
             tokio::task::yield_now().await;
         }
         assert_eq!(
-            level.enter(1, || 0, WAIT).await.err(),
+            level.enter(1, || 0, WAIT_TIMEOUT).await.err(),
             Some(Refusal::QueueFull)
         );
         drop(one);
@@ -446,7 +446,7 @@ mod tests {
         let level = level(
             json!({"type": "Queue", "queuing": {"queues": 4, "handSize": 2, "queueLengthLimit": 2}}),
         );
-        let wide = level.enter(5, || 0, WAIT).await.unwrap();
+        let wide = level.enter(5, || 0, WAIT_TIMEOUT).await.unwrap();
         assert_eq!(level.executing(), 5, "alone, even the widest gets in");
         assert_eq!(
             level.enter(1, || 1, Duration::ZERO).await.err(),
@@ -454,7 +454,7 @@ mod tests {
         );
         drop(wide);
         assert_eq!((level.executing(), level.waiting()), (0, 0));
-        assert!(level.enter(1, || 1, WAIT).await.is_ok());
+        assert!(level.enter(1, || 1, WAIT_TIMEOUT).await.is_ok());
     }
 
     #[tokio::test]
@@ -462,7 +462,7 @@ mod tests {
         let level = level(
             json!({"type": "Queue", "queuing": {"queues": 1, "handSize": 1, "queueLengthLimit": 1}}),
         );
-        let all = level.enter(2, || 0, WAIT).await.unwrap();
+        let all = level.enter(2, || 0, WAIT_TIMEOUT).await.unwrap();
         for _ in 0..3 {
             let late = level.enter(1, || 0, Duration::ZERO).await;
             assert_eq!(
@@ -473,7 +473,7 @@ mod tests {
             assert_eq!(level.waiting(), 0);
             // A client that disconnects drops its request.
             let waiter = level.clone();
-            let waiter = tokio::spawn(async move { waiter.enter(1, || 0, WAIT).await });
+            let waiter = tokio::spawn(async move { waiter.enter(1, || 0, WAIT_TIMEOUT).await });
             while level.waiting() == 0 {
                 tokio::task::yield_now().await;
             }
@@ -490,8 +490,8 @@ mod tests {
         let level = level(
             json!({"type": "Queue", "queuing": {"queues": 1, "handSize": 1, "queueLengthLimit": 1}}),
         );
-        let all = level.enter(2, || 0, WAIT).await.unwrap();
-        let mut waiter = Box::pin(level.enter(1, || 0, WAIT));
+        let all = level.enter(2, || 0, WAIT_TIMEOUT).await.unwrap();
+        let mut waiter = Box::pin(level.enter(1, || 0, WAIT_TIMEOUT));
         let polled = std::future::poll_fn(|context| {
             std::task::Poll::Ready(waiter.as_mut().poll(context).is_pending())
         });
@@ -505,9 +505,9 @@ mod tests {
     #[tokio::test]
     async fn without_queues_there_is_no_waiting() {
         let level = level(json!({"type": "Reject"}));
-        let _wide = level.enter(2, || 0, WAIT).await.unwrap();
+        let _wide = level.enter(2, || 0, WAIT_TIMEOUT).await.unwrap();
         assert_eq!(
-            level.enter(1, || 0, WAIT).await.err(),
+            level.enter(1, || 0, WAIT_TIMEOUT).await.err(),
             Some(Refusal::ConcurrencyLimit)
         );
         assert_eq!(level.refused()[2], ("concurrency-limit", 1));

@@ -23,7 +23,7 @@ use tokio::sync::Notify;
 
 use rkube_request::RequestInfo;
 
-use level::SEATS;
+use level::TOTAL_SEATS;
 
 pub use flow::Flow;
 pub use level::{Level, Permit, Refusal};
@@ -96,7 +96,7 @@ impl Fairness {
         }
         let shares: u64 = known.values().map(|l| l.shares()).sum();
         for level in known.values() {
-            level.set_nominal(SEATS, shares);
+            level.set_nominal(TOTAL_SEATS, shares);
         }
         let mut flows: Vec<Arc<Flow>> = schemas
             .iter()
@@ -139,7 +139,7 @@ impl Fairness {
             return false;
         }
         let demands: Vec<allocation::Item> = demands.into_iter().map(|(item, _)| item).collect();
-        let seats = allocation::share(f64::from(SEATS.saturating_sub(exempt)), &demands);
+        let seats = allocation::share(f64::from(TOTAL_SEATS.saturating_sub(exempt)), &demands);
         for (level, seats) in limited.iter().zip(seats) {
             level.set_current(seats);
         }
@@ -193,6 +193,6 @@ mod tests {
         assert!(fairness.adjust());
         assert!(low.current() > 200, "{}", low.current());
         assert!(high.current() >= 200, "half may be lent");
-        assert!(low.current() + high.current() <= SEATS + 1);
+        assert!(low.current() + high.current() <= TOTAL_SEATS + 1);
     }
 }

@@ -47,7 +47,7 @@ impl<T> Default for Queues<T> {
 }
 
 /// Selects `hand` different queues of `deck` by `hash` (shuffle sharding, as upstream's dealer).
-fn deal(mut hash: u64, deck: usize, hand: usize) -> Vec<usize> {
+fn deal_queues(mut hash: u64, deck: usize, hand: usize) -> Vec<usize> {
     let mut dealt: Vec<usize> = Vec::with_capacity(hand);
     for i in 0..hand.min(deck) {
         let left = (deck - i) as u64;
@@ -81,7 +81,7 @@ impl<T> Queues<T> {
                 start: 0,
             });
         }
-        let hand = deal(flow, shape.queues, shape.hand);
+        let hand = deal_queues(flow, shape.queues, shape.hand);
         let Some(at) = hand.into_iter().min_by_key(|at| self.queues[*at].seats) else {
             return Err(());
         };
@@ -226,7 +226,7 @@ mod tests {
     proptest! {
         #[test]
         fn hands_hold_different_queues(hash: u64, deck in 1usize..200, hand in 1usize..12) {
-            let cards = deal(hash, deck, hand);
+            let cards = deal_queues(hash, deck, hand);
             let mut distinct = cards.clone();
             distinct.sort_unstable();
             distinct.dedup();

@@ -65,7 +65,7 @@ fn texts(value: &Value) -> Vec<String> {
     items(value).map(text).collect()
 }
 
-fn has(list: &[String], wanted: &str) -> bool {
+fn contains_or_all(list: &[String], wanted: &str) -> bool {
     list.iter().any(|v| v == ALL || v == wanted)
 }
 
@@ -159,7 +159,7 @@ impl Subject {
 impl ResourceRule {
     fn covers(&self, info: &RequestInfo) -> bool {
         let resource = || {
-            if has(&self.resources, &info.resource) && info.subresource.is_empty() {
+            if contains_or_all(&self.resources, &info.resource) && info.subresource.is_empty() {
                 return true;
             }
             self.resources.iter().any(|r| {
@@ -169,20 +169,20 @@ impl ResourceRule {
                             .is_some_and(|(a, b)| a == info.resource && b == info.subresource)
             })
         };
-        has(&self.verbs, info.verb)
-            && has(&self.groups, &info.group)
+        contains_or_all(&self.verbs, info.verb)
+            && contains_or_all(&self.groups, &info.group)
             && resource()
             && if info.namespace.is_empty() {
                 self.cluster_scope
             } else {
-                has(&self.namespaces, &info.namespace)
+                contains_or_all(&self.namespaces, &info.namespace)
             }
     }
 }
 
 impl PathRule {
     fn covers(&self, info: &RequestInfo) -> bool {
-        has(&self.verbs, info.verb)
+        contains_or_all(&self.verbs, info.verb)
             && self.paths.iter().any(|path| {
                 path == ALL
                     || *path == info.path

@@ -25,13 +25,13 @@ pub(crate) fn since(time: &str, now: Timestamp) -> String {
 }
 
 /// Returns `value`, or `instead` if it is empty.
-pub(crate) fn or<'a>(value: &'a str, instead: &'a str) -> &'a str {
+pub(crate) fn text_or<'a>(value: &'a str, instead: &'a str) -> &'a str {
     if value.is_empty() { instead } else { value }
 }
 
 /// Returns a string value, `<none>` if it is empty.
 pub(crate) fn or_none(value: &str) -> Value {
-    or(value, "<none>").into()
+    text_or(value, "<none>").into()
 }
 
 /// Converts a scalar to text; `<unset>` for null.
@@ -56,7 +56,7 @@ pub(crate) fn containers(spec: &Value) -> [Value; 2] {
 }
 
 /// Joins the first `max` entries and adds the number of the others.
-pub(crate) fn few(all: &[String], max: usize, none: &str) -> String {
+pub(crate) fn join_first(all: &[String], max: usize, none: &str) -> String {
     if all.is_empty() {
         return none.to_owned();
     }
@@ -117,8 +117,8 @@ mod tests {
             .iter()
             .map(ToString::to_string)
             .collect();
-        assert_eq!(few(&all, 3, "<none>"), "a,b,c + 1 more...");
-        assert_eq!(few(&all[..2], 3, "<none>"), "a,b");
-        assert_eq!(few(&[], 3, "<none>"), "<none>");
+        assert_eq!(join_first(&all, 3, "<none>"), "a,b,c + 1 more...");
+        assert_eq!(join_first(&all[..2], 3, "<none>"), "a,b");
+        assert_eq!(join_first(&[], 3, "<none>"), "<none>");
     }
 }

@@ -6,7 +6,8 @@ use rkube_strategy::{Object, format_labels};
 use serde_json::Value;
 
 use crate::cells::{
-    access_modes, age, containers, count, is_true, name, or, or_none, or_unset, quantity, since,
+    access_modes, age, containers, count, is_true, name, or_none, or_unset, quantity, since,
+    text_or,
 };
 use crate::network;
 use crate::types::{AGE, Column, NAME, Printer, integer, string, wide};
@@ -237,7 +238,7 @@ fn roles(node: &Object) -> String {
         .collect();
     roles.sort_unstable();
     roles.dedup();
-    or(&roles.join(","), "<none>").to_owned()
+    text_or(&roles.join(","), "<none>").to_owned()
 }
 
 fn node(o: &Object, now: Timestamp) -> Vec<Value> {
@@ -260,7 +261,8 @@ fn node(o: &Object, now: Timestamp) -> Vec<Value> {
             .map_or("", |a| text(a, "address"));
         or_none(found)
     };
-    let info = |key: &str| -> Value { or(text(at(o, "status.nodeInfo"), key), "<unknown>").into() };
+    let info =
+        |key: &str| -> Value { text_or(text(at(o, "status.nodeInfo"), key), "<unknown>").into() };
     vec![
         name(o),
         status.into(),
@@ -311,7 +313,7 @@ fn volume(o: &Object, now: Timestamp) -> Vec<Value> {
     } else {
         String::new()
     };
-    let capacity = or(&storage(o, "spec.capacity"), "0").to_owned();
+    let capacity = text_or(&storage(o, "spec.capacity"), "0").to_owned();
     vec![
         name(o),
         capacity.into(),
@@ -331,7 +333,7 @@ fn claim(o: &Object, now: Timestamp) -> Vec<Value> {
     let bound = !text(o, "spec.volumeName").is_empty();
     let (capacity, modes) = if bound {
         (
-            or(&storage(o, "status.capacity"), "0").to_owned(),
+            text_or(&storage(o, "status.capacity"), "0").to_owned(),
             access_modes(at(o, "status.accessModes")),
         )
     } else {
@@ -351,7 +353,7 @@ fn claim(o: &Object, now: Timestamp) -> Vec<Value> {
 }
 
 /// Returns the first non-empty field of several; the two event APIs use different names.
-fn first<'a>(o: &'a Object, paths: &[&str]) -> &'a str {
+fn first_text<'a>(o: &'a Object, paths: &[&str]) -> &'a str {
     paths
         .iter()
         .map(|p| text(o, p))
@@ -360,9 +362,9 @@ fn first<'a>(o: &'a Object, paths: &[&str]) -> &'a str {
 }
 
 fn event(o: &Object, now: Timestamp) -> Vec<Value> {
-    let time = |paths: &[&str]| since(first(o, paths), now);
+    let time = |paths: &[&str]| since(first_text(o, paths), now);
     let first_seen = time(&["firstTimestamp", "deprecatedFirstTimestamp", "eventTime"]);
-    let mut last_seen = match first(o, &["lastTimestamp", "deprecatedLastTimestamp"]) {
+    let mut last_seen = match first_text(o, &["lastTimestamp", "deprecatedLastTimestamp"]) {
         "" => first_seen.clone(),
         t => since(t, now),
     };
@@ -384,7 +386,7 @@ fn event(o: &Object, now: Timestamp) -> Vec<Value> {
         "" => kind,
         name => format!("{kind}/{name}"),
     };
-    let component = first(
+    let component = first_text(
         o,
         &[
             "source.component",
@@ -393,7 +395,7 @@ fn event(o: &Object, now: Timestamp) -> Vec<Value> {
             "reportingController",
         ],
     );
-    let host = first(
+    let host = first_text(
         o,
         &["source.host", "deprecatedSource.host", "reportingInstance"],
     );
@@ -409,7 +411,7 @@ fn event(o: &Object, now: Timestamp) -> Vec<Value> {
         target.into(),
         text(about, "fieldPath").into(),
         source.into(),
-        first(o, &["message", "note"]).trim().into(),
+        first_text(o, &["message", "note"]).trim().into(),
         first_seen.into(),
         count.into(),
         name(o),

@@ -5,7 +5,7 @@ use rkube_strategy::Object;
 use rkube_strategy::tree::{at, flag, has, int, list, text};
 use serde_json::Value;
 
-use crate::cells::{age, count, name, or, or_none, quantity};
+use crate::cells::{age, count, name, or_none, quantity, text_or};
 use crate::types::{AGE, Column, NAME, Printer, boolean, integer, string, wide};
 
 const BINDING_COLUMNS: &[Column] = &[
@@ -335,7 +335,7 @@ fn policy_binding(o: &Object, now: Timestamp) -> Vec<Value> {
     let reference = at(o, "spec.paramRef");
     let shown = match (text(reference, "namespace"), text(reference, "name")) {
         _ if reference.is_null() => "<unset>".to_owned(),
-        (namespace, "") => or(namespace, "*").to_owned() + "/*",
+        (namespace, "") => text_or(namespace, "*").to_owned() + "/*",
         ("", name) => format!("*/{name}"),
         (namespace, name) => format!("{namespace}/{name}"),
     };
@@ -354,7 +354,7 @@ fn resource_claim(o: &Object, now: Timestamp) -> Vec<Value> {
 fn resource_slice(o: &Object, now: Timestamp) -> Vec<Value> {
     vec![
         name(o),
-        or(text(o, "spec.nodeName"), "<unset>").into(),
+        text_or(text(o, "spec.nodeName"), "<unset>").into(),
         text(o, "spec.driver").into(),
         text(o, "spec.pool.name").into(),
         age(o, now),
@@ -401,8 +401,8 @@ fn storage_class(o: &Object, now: Timestamp) -> Vec<Value> {
     vec![
         shown.into(),
         text(o, "provisioner").into(),
-        or(text(o, "reclaimPolicy"), "Delete").into(),
-        or(text(o, "volumeBindingMode"), "Immediate").into(),
+        text_or(text(o, "reclaimPolicy"), "Delete").into(),
+        text_or(text(o, "volumeBindingMode"), "Immediate").into(),
         flag(o, "allowVolumeExpansion").into(),
         age(o, now),
     ]
@@ -423,7 +423,7 @@ fn csi_driver(o: &Object, now: Timestamp) -> Vec<Value> {
         attach.into(),
         flag(o, "spec.podInfoOnMount").into(),
         flag(o, "spec.storageCapacity").into(),
-        or(&tokens.join(","), "<unset>").into(),
+        text_or(&tokens.join(","), "<unset>").into(),
         flag(o, "spec.requiresRepublish").into(),
         or_none(&modes.join(",")),
         age(o, now),

@@ -5,11 +5,11 @@ use rkube_strategy::tree::{at, has, int, list, text};
 use rkube_strategy::{Object, format_labels, format_selector};
 use serde_json::Value;
 
-use crate::cells::{age, few, name, or, or_none};
+use crate::cells::{age, join_first, name, or_none, text_or};
 use crate::types::{AGE, NAME, Printer, string};
 
 /// Maximum number of list entries shown in a cell; the rest are counted.
-const SHOWN: usize = 3;
+const MAX_SHOWN: usize = 3;
 
 /// Printers of networking kinds.
 pub(crate) static PRINTERS: &[Printer] = &[
@@ -91,7 +91,7 @@ fn texts(list: &[Value]) -> Vec<String> {
 fn load_balancer(o: &Object) -> Vec<String> {
     let mut all: Vec<String> = list(o, "status.loadBalancer.ingress")
         .iter()
-        .map(|i| or(text(i, "ip"), text(i, "hostname")).to_owned())
+        .map(|i| text_or(text(i, "ip"), text(i, "hostname")).to_owned())
         .filter(|s| !s.is_empty())
         .collect();
     all.sort_unstable();
@@ -106,10 +106,10 @@ pub(super) fn service(o: &Object, now: Timestamp) -> Vec<Value> {
         "LoadBalancer" => {
             let mut all = load_balancer(o);
             all.extend(external);
-            or(&all.join(","), "<pending>").to_owned()
+            text_or(&all.join(","), "<pending>").to_owned()
         }
         "ExternalName" => text(o, "spec.externalName").to_owned(),
-        "ClusterIP" | "NodePort" => or(&external.join(","), "<none>").to_owned(),
+        "ClusterIP" | "NodePort" => text_or(&external.join(","), "<none>").to_owned(),
         _ => "<unknown>".to_owned(),
     };
     let ports: Vec<String> = list(o, "spec.ports")
@@ -157,7 +157,11 @@ pub(super) fn endpoints(o: &Object, now: Timestamp) -> Vec<Value> {
             }));
         }
     }
-    vec![name(o), few(&all, SHOWN, "<none>").into(), age(o, now)]
+    vec![
+        name(o),
+        join_first(&all, MAX_SHOWN, "<none>").into(),
+        age(o, now),
+    ]
 }
 
 fn endpoint_slice(o: &Object, now: Timestamp) -> Vec<Value> {
@@ -165,7 +169,7 @@ fn endpoint_slice(o: &Object, now: Timestamp) -> Vec<Value> {
         .iter()
         .map(|p| match int(p, "port") {
             Some(number) => number.to_string(),
-            None => or(text(p, "name"), "*").to_owned(),
+            None => text_or(text(p, "name"), "*").to_owned(),
         })
         .collect();
     let addresses: Vec<String> = list(o, "endpoints")
@@ -175,8 +179,8 @@ fn endpoint_slice(o: &Object, now: Timestamp) -> Vec<Value> {
     vec![
         name(o),
         text(o, "addressType").into(),
-        few(&ports, SHOWN, "<unset>").into(),
-        few(&addresses, SHOWN, "<unset>").into(),
+        join_first(&ports, MAX_SHOWN, "<unset>").into(),
+        join_first(&addresses, MAX_SHOWN, "<unset>").into(),
         age(o, now),
     ]
 }
@@ -201,7 +205,7 @@ fn ingress(o: &Object, now: Timestamp) -> Vec<Value> {
     vec![
         name(o),
         class.into(),
-        few(&hosts, SHOWN, "*").into(),
+        join_first(&hosts, MAX_SHOWN, "*").into(),
         load_balancer(o).join(",").into(),
         ports.into(),
         age(o, now),

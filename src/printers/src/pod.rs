@@ -6,7 +6,7 @@ use rkube_strategy::tree::{at, flag, has, int, list, text};
 use rkube_strategy::{Object, pod_addresses};
 use serde_json::Value;
 
-use crate::cells::{age, is_true, name, or, since};
+use crate::cells::{age, is_true, name, since, text_or};
 use crate::types::{AGE, Column, NAME, Printer, string, wide};
 
 /// Printers of pods.
@@ -62,20 +62,20 @@ fn cells(pod: &Object, now: Timestamp) -> Vec<Value> {
         summary.reason.into(),
         restarts.into(),
         age(pod, now),
-        or(
+        text_or(
             pod_addresses(pod).first().copied().unwrap_or_default(),
             "<none>",
         )
         .into(),
-        or(text(pod, "spec.nodeName"), "<none>").into(),
-        or(text(pod, "status.nominatedNodeName"), "<none>").into(),
+        text_or(text(pod, "spec.nodeName"), "<none>").into(),
+        text_or(text(pod, "status.nominatedNodeName"), "<none>").into(),
         gates.into(),
     ]
 }
 
 /// Updates `latest` if the container's last termination is later. The timestamps are RFC 3339
 /// in UTC and therefore sort as text.
-fn later(latest: &mut Option<String>, status: &Value) {
+fn update_latest(latest: &mut Option<String>, status: &Value) {
     let time = text(status, "lastState.terminated.finishedAt");
     if !time.is_empty() && latest.as_deref().is_none_or(|l| l < time) {
         *latest = Some(time.to_owned());
@@ -83,7 +83,7 @@ fn later(latest: &mut Option<String>, status: &Value) {
 }
 
 /// Formats the exit code or signal of a terminated container that has no reason.
-fn ended(terminated: &Value, prefix: &str) -> String {
+fn exit_text(terminated: &Value, prefix: &str) -> String {
     match int(terminated, "signal").unwrap_or(0) {
         0 => format!(
             "{prefix}ExitCode:{}",
@@ -95,7 +95,7 @@ fn ended(terminated: &Value, prefix: &str) -> String {
 
 fn summarize(pod: &Object) -> Summary {
     let phase = text(pod, "status.phase");
-    let mut reason = or(text(pod, "status.reason"), phase).to_owned();
+    let mut reason = text_or(text(pod, "status.reason"), phase).to_owned();
     let gated = list(pod, "status.conditions")
         .iter()
         .any(|c| text(c, "type") == "PodScheduled" && text(c, "reason") == "SchedulingGated");
@@ -119,11 +119,11 @@ fn summarize(pod: &Object) -> Summary {
     for (i, status) in list(pod, "status.initContainerStatuses").iter().enumerate() {
         let count = int(status, "restartCount").unwrap_or(0);
         restarts = restarts.saturating_add(count);
-        later(&mut last_restart, status);
+        update_latest(&mut last_restart, status);
         let is_sidecar = sidecar(text(status, "name"));
         if is_sidecar {
             sidecar_restarts = sidecar_restarts.saturating_add(count);
-            later(&mut last_sidecar_restart, status);
+            update_latest(&mut last_sidecar_restart, status);
         }
         let terminated = at(status, "state.terminated");
         let waiting = text(status, "state.waiting.reason");
@@ -136,7 +136,7 @@ fn summarize(pod: &Object) -> Summary {
         }
         reason = if !terminated.is_null() {
             match text(terminated, "reason") {
-                "" => ended(terminated, "Init:"),
+                "" => exit_text(terminated, "Init:"),
                 why => format!("Init:{why}"),
             }
         } else if !waiting.is_empty() && waiting != "PodInitializing" {
@@ -154,14 +154,14 @@ fn summarize(pod: &Object) -> Summary {
         let mut running = false;
         for status in list(pod, "status.containerStatuses").iter().rev() {
             restarts = restarts.saturating_add(int(status, "restartCount").unwrap_or(0));
-            later(&mut last_restart, status);
+            update_latest(&mut last_restart, status);
             let terminated = at(status, "state.terminated");
             let waiting = text(status, "state.waiting.reason");
             if !waiting.is_empty() {
                 waiting.clone_into(&mut reason);
             } else if !terminated.is_null() {
                 reason = match text(terminated, "reason") {
-                    "" => ended(terminated, ""),
+                    "" => exit_text(terminated, ""),
                     why => why.to_owned(),
                 };
             } else if flag(status, "ready") && has(status, "state.running") {

@@ -5,7 +5,7 @@ use rkube_strategy::tree::{at, has, int, list, text};
 use rkube_strategy::{Object, format_labels, format_selector};
 use serde_json::Value;
 
-use crate::cells::{age, containers, is_true, name, or, or_unset, quantity, since};
+use crate::cells::{age, containers, is_true, name, or_unset, quantity, since, text_or};
 use crate::types::{AGE, NAME, Printer, boolean, integer, string, wide};
 
 /// Printers of workloads and autoscalers.
@@ -305,7 +305,7 @@ fn cron_job(o: &Object, now: Timestamp) -> Vec<Value> {
     vec![
         name(o),
         text(o, "spec.schedule").into(),
-        or(text(o, "spec.timeZone"), "<none>").into(),
+        text_or(text(o, "spec.timeZone"), "<none>").into(),
         suspend.into(),
         list(o, "status.active").len().into(),
         last.into(),
@@ -394,9 +394,9 @@ fn metrics(o: &Object) -> String {
             text_of
         });
     }
-    const MAX: usize = 2;
-    let more = shown.len().saturating_sub(MAX);
-    shown.truncate(MAX);
+    const MAX_SHOWN: usize = 2;
+    let more = shown.len().saturating_sub(MAX_SHOWN);
+    shown.truncate(MAX_SHOWN);
     let mut all = shown.join(", ");
     if more > 0 {
         all.push_str(&format!(" + {more} more..."));

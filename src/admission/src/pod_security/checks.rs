@@ -93,11 +93,11 @@ const RESTRICTED: [Rule; 7] = [
 const NODES_HAVE_USER_NAMESPACES: bool = false;
 
 /// The newest minor version in which a rule changed.
-const NEWEST: u32 = 35;
+const NEWEST_MINOR: u32 = 35;
 
 /// Returns the violations of a level by a pod or pod template, those of baseline first.
 pub(super) fn evaluate(level: &LevelVersion, pod: &Object) -> Vec<Violation> {
-    let version = level.version.unwrap_or(NEWEST).min(NEWEST);
+    let version = level.version.unwrap_or(NEWEST_MINOR).min(NEWEST_MINOR);
     let pod = Pod { pod, version };
     let counts = |rule: &&Rule| rule.since <= version;
     let restricted: Vec<&Rule> = match level.level {
@@ -363,14 +363,14 @@ fn volumes<'a>(pod: &Pod<'a>) -> &'a [Object] {
     tree::items(pod.pod, &["spec", "volumes"])
 }
 
-fn has(part: &Object, field: &str) -> bool {
+fn has_field(part: &Object, field: &str) -> bool {
     part.get(field).is_some_and(Object::is_object)
 }
 
 fn host_path_volumes(pod: &Pod<'_>) -> Option<Violation> {
     let names: Vec<&str> = volumes(pod)
         .iter()
-        .filter(|v| has(v, "hostPath"))
+        .filter(|v| has_field(v, "hostPath"))
         .map(tree::name_field)
         .collect();
     if names.is_empty() {
@@ -724,14 +724,14 @@ fn restricted_volumes(pod: &Pod<'_>) -> Option<Violation> {
     ];
     let bad = volumes(pod)
         .iter()
-        .filter(|v| !ALLOWED.iter().any(|kind| has(v, kind)));
+        .filter(|v| !ALLOWED.iter().any(|kind| has_field(v, kind)));
     let mut kinds = BTreeSet::new();
     let names: Vec<&str> = bad
         .map(|volume| {
             kinds.insert(
                 OTHERS
                     .into_iter()
-                    .find(|kind| has(volume, kind))
+                    .find(|kind| has_field(volume, kind))
                     .unwrap_or("unknown"),
             );
             tree::name_field(volume)

@@ -4,7 +4,7 @@ use rkube_api::gvk::GroupKind;
 use rkube_api::status::{FieldError, Status};
 use rkube_api::{Object, meta};
 
-use super::{Annotate, Operation, Request, Warnings};
+use crate::types::{Annotate, Operation, Request, Warnings};
 use rkube_auth::{ObjectReader, tree};
 
 mod checks;
@@ -14,7 +14,7 @@ use checks::evaluate;
 use policy::{Level, LevelVersion, Policy};
 
 /// Maximum number of existing pods that a new level of a namespace is checked against.
-const PODS_CHECKED: usize = 3000;
+const MAX_CHECKED_PODS: usize = 3000;
 
 /// Returns a namespace's policy and the errors of its labels.
 fn policy_of(namespace: &Object) -> (Policy, Vec<FieldError>) {
@@ -224,14 +224,14 @@ fn validate_namespace(
 fn check_existing(reader: &dyn ObjectReader, namespace: &str, level: &LevelVersion) -> Warnings {
     let pods = reader.list("", "pods", Some(namespace));
     let mut warnings = Vec::new();
-    if pods.len() > PODS_CHECKED {
+    if pods.len() > MAX_CHECKED_PODS {
         warnings.push(format!(
-            "new PodSecurity enforce level only checked against the first {PODS_CHECKED} of {} existing pods",
+            "new PodSecurity enforce level only checked against the first {MAX_CHECKED_PODS} of {} existing pods",
             pods.len()
         ));
     }
     let mut violating = std::collections::BTreeMap::<String, (String, usize)>::new();
-    for pod in pods.iter().take(PODS_CHECKED) {
+    for pod in pods.iter().take(MAX_CHECKED_PODS) {
         let reasons: Vec<String> = evaluate(level, pod).into_iter().map(|v| v.reason).collect();
         if reasons.is_empty() {
             continue;

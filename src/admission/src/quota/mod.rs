@@ -9,7 +9,7 @@ use std::sync::OnceLock;
 use rkube_api::Object;
 use rkube_api::status::Status;
 
-use super::{Operation, QuotaStore, Request};
+use crate::types::{Operation, QuotaStore, Request};
 use rkube_auth::{ObjectReader, tree};
 use rkube_component_helpers::quota::Evaluator;
 use rkube_component_helpers::resource::ResourceList;
@@ -17,17 +17,21 @@ use rkube_component_helpers::resource::ResourceList;
 mod rules;
 
 /// Maximum number of retries after a conflict.
-const RETRIES: usize = 3;
+const MAX_RETRIES: usize = 3;
 /// Number of locks that all namespaces share, by the hash of their name.
-const LOCKS: usize = 32;
+const LOCK_COUNT: usize = 32;
 
 fn lock_of(namespace: &str) -> &'static tokio::sync::Mutex<()> {
     static TABLE: OnceLock<Vec<tokio::sync::Mutex<()>>> = OnceLock::new();
-    let locks = TABLE.get_or_init(|| (0..LOCKS).map(|_| tokio::sync::Mutex::new(())).collect());
+    let locks = TABLE.get_or_init(|| {
+        (0..LOCK_COUNT)
+            .map(|_| tokio::sync::Mutex::new(()))
+            .collect()
+    });
     let hash = namespace
         .bytes()
         .fold(5381usize, |hash, b| hash.wrapping_mul(33) ^ usize::from(b));
-    &locks[hash % LOCKS]
+    &locks[hash % LOCK_COUNT]
 }
 
 /// Charges a request to the matching quotas. A dry run only checks them.
@@ -72,7 +76,7 @@ pub(super) async fn charge(
         }
         match last {
             None => return Ok(()),
-            Some(error) if attempt == RETRIES => return Err(error),
+            Some(error) if attempt == MAX_RETRIES => return Err(error),
             Some(_) => pending = Some(failed),
         }
     }

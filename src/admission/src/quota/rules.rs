@@ -7,7 +7,7 @@ use rkube_api::Object;
 use rkube_component_helpers::quota::{Charged, ClaimView, Evaluator, compute_usage};
 use rkube_component_helpers::resource::{ResourceList, Side, object_amounts};
 
-use crate::{Operation, Request};
+use crate::types::{Operation, Request};
 use rkube_auth::tree;
 
 /// Resources that every container must specify if a quota limits them.

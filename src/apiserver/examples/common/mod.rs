@@ -1,4 +1,4 @@
-//! What both examples need: certificates, and an API server that listens on a free port.
+//! The common parts of both examples: certificates, and an API server that listens on a free port.
 
 use std::error::Error;
 use std::net::Ipv4Addr;

@@ -28,12 +28,13 @@ pub struct Admission<'a> {
     /// The options object of the request.
     pub options: &'a Object,
     /// The object posted to a subresource, if it is of another kind than the resource.
-    pub part: Option<Part<'a>>,
+    pub part: Option<SubresourceKind<'a>>,
 }
 
-/// A subresource whose object is of its own kind (`Binding`, `PodExecOptions`).
+/// The kind of a subresource's object where it is another than the resource's (`Binding`,
+/// `PodExecOptions`).
 #[derive(Clone, Copy)]
-pub struct Part<'a> {
+pub struct SubresourceKind<'a> {
     /// The kind's group.
     pub group: &'a str,
     /// The kind's version.

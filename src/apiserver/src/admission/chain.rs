@@ -8,7 +8,7 @@ use rkube_api::{Object, meta};
 use rkube_auth::authz::Authorizer;
 use serde_json::{Value, json};
 
-use super::attributes::{Admission, Part};
+use super::attributes::{Admission, SubresourceKind};
 use super::quotas::StoredQuotas;
 use super::reinvocation::Reinvocation;
 use crate::backend::Backend;
@@ -156,7 +156,7 @@ impl AdmissionChain {
             operation: Operation::Connect,
             dry_run: false,
             options: &none,
-            part: Some(Part {
+            part: Some(SubresourceKind {
                 group: "",
                 version: "v1",
                 kind,

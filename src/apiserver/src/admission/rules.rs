@@ -57,7 +57,7 @@ pub fn covers(rule: &Value, target: &Target<'_>) -> bool {
         })
 }
 
-/// How a set of rules matches a write.
+/// The match of a set of rules with a write.
 pub enum Coverage {
     /// No rule matches.
     None,

@@ -16,12 +16,12 @@ use crate::codec::encode;
 use crate::conditions::{find_condition, set_condition};
 
 /// The time limit for a server's response.
-const TIMEOUT: Duration = Duration::from_secs(5);
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Maximum number of requests per check. Endpoints are chosen at random, so a retry may reach a
 /// healthy one.
-const ATTEMPTS: usize = 5;
+const MAX_REQUESTS: usize = 5;
 /// Maximum number of attempts to write a status that is changed concurrently.
-const WRITES: usize = 5;
+const MAX_WRITES: usize = 5;
 
 /// The result of an availability check.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -58,13 +58,14 @@ impl Verdict {
 }
 
 /// Returns whether the `APIService`'s status reports the server as available.
-pub fn said(api_service: &Object) -> bool {
+pub fn is_reported_available(api_service: &Object) -> bool {
     find_condition(api_service, "Available").is_some_and(|c| c["status"] == "True")
 }
 
 /// Returns whether the status differs from the last check's result.
 pub fn disagrees(remote: &Remote, api_service: &Object) -> bool {
-    find_condition(api_service, "Available").is_none() || said(api_service) != remote.is_available()
+    find_condition(api_service, "Available").is_none()
+        || is_reported_available(api_service) != remote.is_available()
 }
 
 /// Checks the service, its endpoints and the server behind them.
@@ -73,7 +74,7 @@ pub async fn check(backend: &Backend, remote: &Remote) -> Verdict {
         return Verdict::Missing { reason, message };
     }
     let mut message = String::new();
-    for _ in 0..ATTEMPTS {
+    for _ in 0..MAX_REQUESTS {
         match discovery(backend, remote).await {
             Ok(()) => return Verdict::Available,
             Err(why) => message = why,
@@ -159,7 +160,7 @@ async fn discovery(backend: &Backend, remote: &Remote) -> Result<(), String> {
         ..UserInfo::default()
     };
     let asked = remote.ask(&authority, Method::GET, &path, &user, HeaderMap::new());
-    match tokio::time::timeout(TIMEOUT, asked).await {
+    match tokio::time::timeout(RESPONSE_TIMEOUT, asked).await {
         Ok(Ok(response)) if response.status().is_success() => Ok(()),
         Ok(Ok(response)) => Err(format!(
             "failing or missing response from {url}: bad status from {url}: {}",
@@ -191,7 +192,7 @@ pub async fn local(backend: &Backend, api_service: &Object) {
 }
 
 async fn write(backend: &Backend, name: &str, status: &str, reason: &str, message: &str) {
-    for _ in 0..WRITES {
+    for _ in 0..MAX_WRITES {
         let found = backend
             .cache
             .existing(GROUP, PLURAL)
@@ -248,6 +249,6 @@ mod tests {
             object["status"]["conditions"][1]["lastTransitionTime"],
             "then"
         );
-        assert!(!said(&object));
+        assert!(!is_reported_available(&object));
     }
 }

@@ -12,7 +12,7 @@ use super::remote::{Aggregator, Remote};
 use crate::cache::Cache;
 
 /// The time limit for a server's response.
-const TIMEOUT: Duration = Duration::from_secs(5);
+const DISCOVERY_TIMEOUT: Duration = Duration::from_secs(5);
 /// Maximum size in bytes of a remote server's document.
 pub(super) const MAX_DOCUMENT: usize = 16 << 20;
 
@@ -69,7 +69,7 @@ impl Remote {
                 bytes,
             })
         };
-        match tokio::time::timeout(TIMEOUT, fetching).await {
+        match tokio::time::timeout(DISCOVERY_TIMEOUT, fetching).await {
             Ok(result) => result,
             Err(_) => Err("request timed out".into()),
         }

@@ -27,14 +27,14 @@ use tokio_util::sync::CancellationToken;
 
 use crate::backend::Backend;
 use crate::cache::{Event, Filter};
-use crate::controller::Controller;
+use crate::observer::CacheObserver;
 
 pub use openapi::merge_v2;
 use remote::{Aggregator, Entry, GROUP, PLURAL, Priority, Reference, Remote, Table};
 
 /// Interval between checks of an available server. There is no event when a remote server changes
 /// or fails.
-const RESYNC: Duration = Duration::from_secs(30);
+const RESYNC_PERIOD: Duration = Duration::from_secs(30);
 
 /// Maintains the table of remote servers, their conditions and their documents.
 #[derive(Clone)]
@@ -45,7 +45,7 @@ pub struct AggregationController {
     pub aggregator: Arc<Aggregator>,
 }
 
-impl Controller for AggregationController {
+impl CacheObserver for AggregationController {
     fn resources(&self) -> Vec<(&'static str, &'static str)> {
         vec![
             (GROUP, PLURAL),
@@ -139,7 +139,9 @@ impl AggregationController {
                         client: self.aggregator.tls.client(spec, ca_cert),
                         reference,
                         trust,
-                        available: AtomicBool::new(availability::said(&api_service)),
+                        available: AtomicBool::new(availability::is_reported_available(
+                            &api_service,
+                        )),
                         wake: Notify::new(),
                         stop: CancellationToken::new(),
                         found: Mutex::default(),
@@ -203,7 +205,7 @@ impl AggregationController {
             // server must be polled.
             let again = async {
                 match next {
-                    availability::Verdict::Available => tokio::time::sleep(RESYNC).await,
+                    availability::Verdict::Available => tokio::time::sleep(RESYNC_PERIOD).await,
                     availability::Verdict::Unreachable { .. } => {
                         tokio::time::sleep(backoff(failures)).await;
                     }
@@ -227,7 +229,7 @@ impl AggregationController {
 /// Returns the delay before the next check, after `failures` consecutive failures: 1, 2, 4, 8, 16,
 /// then 30 seconds.
 fn backoff(failures: u32) -> Duration {
-    RESYNC.min(Duration::from_secs(1 << failures.min(5)))
+    RESYNC_PERIOD.min(Duration::from_secs(1 << failures.min(5)))
 }
 
 #[cfg(test)]

@@ -43,7 +43,7 @@ pub(super) fn from_v2(document: &Value) -> Value {
     let mut components = Object::new();
     let mut put = |name: &str, part: &Value, convert: &dyn Fn(&Value) -> Value| {
         if let Some(part) = part.as_object() {
-            components.insert(name.into(), each(part, convert));
+            components.insert(name.into(), convert_members(part, convert));
         }
     };
     put("schemas", &document["definitions"], &schema);
@@ -82,7 +82,7 @@ pub(super) fn from_v2(document: &Value) -> Value {
     converted
 }
 
-fn each(map: &Object, convert: &dyn Fn(&Value) -> Value) -> Value {
+fn convert_members(map: &Object, convert: &dyn Fn(&Value) -> Value) -> Value {
     map.iter()
         .map(|(name, value)| (name.clone(), convert(value)))
         .collect::<Object>()
@@ -128,7 +128,7 @@ fn schema(v2: &Value) -> Value {
             let value = match (key.as_str(), value) {
                 ("$ref", Value::String(reference)) => moved(reference).into(),
                 ("properties" | "patternProperties" | "definitions", Value::Object(parts)) => {
-                    each(parts, &schema)
+                    convert_members(parts, &schema)
                 }
                 ("items" | "allOf" | "anyOf" | "oneOf", _) => list(value),
                 ("additionalProperties" | "additionalItems" | "not", _) => schema(value),
@@ -263,7 +263,7 @@ impl Shared<'_> {
         }
         let produces = own("produces", self.produces);
         let responses = match v2["responses"].as_object() {
-            Some(responses) => each(responses, &|r| response(r, produces)),
+            Some(responses) => convert_members(responses, &|r| response(r, produces)),
             None => json!({}),
         };
         v3.insert("responses".into(), responses);

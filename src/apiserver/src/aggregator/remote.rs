@@ -51,12 +51,12 @@ pub struct Remote {
     /// Triggers an immediate check.
     pub(super) wake: Notify,
     pub(super) stop: CancellationToken,
-    pub(super) found: Mutex<Found>,
+    pub(super) found: Mutex<RemoteDocuments>,
 }
 
 /// The documents of a remote server.
 #[derive(Default)]
-pub(super) struct Found {
+pub(super) struct RemoteDocuments {
     /// The server's `APIVersionDiscovery`, without freshness.
     pub(super) discovery: Option<Arc<Value>>,
     /// The ETag of `discovery`.

@@ -12,7 +12,7 @@ use serde_json::Value;
 use crate::connect::{self, HttpClient};
 
 /// Idle connections to remote servers are closed after this time.
-const IDLE: Duration = Duration::from_secs(60);
+const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The front proxy's client certificate, if the cluster has one.
 pub struct Tls {
@@ -48,6 +48,6 @@ impl Tls {
         let text = |field: &str| spec["service"][field].as_str().unwrap_or_default();
         let name = format!("{}.{}.svc", text("name"), text("namespace"));
         let name = ServerName::try_from(name).map_err(|e| e.to_string())?;
-        Ok(connect::client_for(tls, Some(name), IDLE))
+        Ok(connect::client_for(tls, Some(name), IDLE_TIMEOUT))
     }
 }

@@ -14,8 +14,8 @@ use crate::backend::Backend;
 use crate::cache::{Event, Filter};
 use crate::call::Call;
 use crate::codec::encode;
-use crate::controller::Controller;
 use crate::handlers::delete::{DeleteOptions, delete_object};
+use crate::observer::CacheObserver;
 use crate::resources::Resource;
 use crate::storage::RestStorage;
 
@@ -44,7 +44,7 @@ pub struct DefinitionController {
     pub storage: Arc<RestStorage>,
 }
 
-impl Controller for DefinitionController {
+impl CacheObserver for DefinitionController {
     fn resources(&self) -> Vec<(&'static str, &'static str)> {
         vec![(GROUP, PLURAL)]
     }

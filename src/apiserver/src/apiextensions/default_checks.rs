@@ -129,7 +129,7 @@ impl Defaults<'_> {
         validate::validate(schema, default, None, "", &mut found);
         if !found.is_empty() {
             self.errors
-                .extend(found.into_iter().map(|error| below(path, error)));
+                .extend(found.into_iter().map(|error| prefix_field(path, error)));
             return Ok(());
         }
         let Some(rules) = Rules::build(schema, root) else {
@@ -156,7 +156,7 @@ impl Defaults<'_> {
 }
 
 /// Prefixes an error's field with `path`.
-fn below(path: &str, mut error: FieldError) -> FieldError {
+fn prefix_field(path: &str, mut error: FieldError) -> FieldError {
     error.field = match error.field.as_str() {
         "" => path.to_owned(),
         field if field.starts_with('[') => format!("{path}{field}"),

@@ -39,7 +39,7 @@ fn texts(value: &Value) -> Vec<&str> {
 
 /// Returns all names that a definition requests in its group, each with its kind: resource name or
 /// object kind.
-fn wanted(names: &Value) -> Vec<(String, String)> {
+fn requested_names(names: &Value) -> Vec<(String, String)> {
     let mut all = Vec::new();
     for field in ["plural", "singular"] {
         if let Some(name) = names[field].as_str().filter(|n| !n.is_empty()) {
@@ -63,7 +63,7 @@ fn wanted(names: &Value) -> Vec<(String, String)> {
 /// the definition that holds it.
 pub fn claim_names(definition: &Object, names: &mut HashMap<(String, String), String>) {
     let group = definition["spec"]["group"].as_str().unwrap_or_default();
-    for (sort, name) in wanted(&definition["status"]["acceptedNames"]) {
+    for (sort, name) in requested_names(&definition["status"]["acceptedNames"]) {
         names.insert(
             (group.to_owned(), format!("{sort}:{name}")),
             meta::name(definition).to_owned(),
@@ -76,10 +76,12 @@ pub fn status(definition: &Object, names: &HashMap<(String, String), String>) ->
     let spec = &definition["spec"];
     let group = spec["group"].as_str().unwrap_or_default();
     let me = meta::name(definition);
-    let conflict = wanted(&spec["names"]).into_iter().find_map(|(sort, name)| {
-        let owner = names.get(&(group.to_owned(), format!("{sort}:{name}")))?;
-        (owner != me).then_some(name)
-    });
+    let conflict = requested_names(&spec["names"])
+        .into_iter()
+        .find_map(|(sort, name)| {
+            let owner = names.get(&(group.to_owned(), format!("{sort}:{name}")))?;
+            (owner != me).then_some(name)
+        });
     let mut status = definition["status"].clone();
     if !status.is_object() {
         status = json!({});
@@ -141,6 +143,35 @@ pub fn status(definition: &Object, names: &HashMap<(String, String), String>) ->
     status
 }
 
+/// Returns the paths of a version's selectable fields.
+fn selectable_fields(version: &Value) -> impl Iterator<Item = Cow<'static, str>> + '_ {
+    let fields = version["selectableFields"].as_array();
+    fields.into_iter().flatten().filter_map(|field| {
+        let path = field["jsonPath"].as_str()?.trim_start_matches('.');
+        Some(path.to_owned().into())
+    })
+}
+
+/// Returns the subresources of a version.
+fn subresources(version: &Value, group: &str, name: &str, kind: &str) -> Vec<Subresource> {
+    let mut subresources = Vec::new();
+    if version["subresources"]["status"].is_object() {
+        subresources.push(Subresource {
+            name: "status".into(),
+            kind: GroupVersionKind::new(group, name, kind),
+            verbs: PART_VERBS,
+        });
+    }
+    if version["subresources"]["scale"].is_object() {
+        subresources.push(Subresource {
+            name: "scale".into(),
+            kind: GroupVersionKind::new("autoscaling", "v1", "Scale"),
+            verbs: PART_VERBS,
+        });
+    }
+    subresources
+}
+
 /// Returns the served versions of a definition as resource entries, and all of its versions.
 pub fn rows(definition: &Object) -> (Vec<(ResourceInfo, Arc<CrdVersion>)>, Arc<CrdVersions>) {
     let spec = &definition["spec"];
@@ -169,19 +200,8 @@ pub fn rows(definition: &Object) -> (Vec<(ResourceInfo, Arc<CrdVersion>)>, Arc<C
         .map(|v| (text(&v["name"]).into_owned(), Arc::new(CrdVersion::new(v))))
         .collect();
     // The versions share one index.
-    let mut selectable: Vec<Cow<'static, str>> = versions
-        .iter()
-        .flat_map(|v| v["selectableFields"].as_array().into_iter().flatten())
-        .filter_map(|f| {
-            Some(
-                f["jsonPath"]
-                    .as_str()?
-                    .trim_start_matches('.')
-                    .to_owned()
-                    .into(),
-            )
-        })
-        .collect();
+    let mut selectable: Vec<Cow<'static, str>> =
+        versions.iter().flat_map(selectable_fields).collect();
     selectable.sort();
     selectable.dedup();
     let rows = versions
@@ -190,26 +210,6 @@ pub fn rows(definition: &Object) -> (Vec<(ResourceInfo, Arc<CrdVersion>)>, Arc<C
         .map(|version| {
             let name = text(&version["name"]);
             let kind = text(&names["kind"]);
-            let mut subresources = Vec::new();
-            if version["subresources"]["status"].is_object() {
-                subresources.push(Subresource {
-                    name: "status".into(),
-                    kind: GroupVersionKind::new(
-                        group.to_string(),
-                        name.to_string(),
-                        kind.to_string(),
-                    ),
-                    verbs: PART_VERBS,
-                });
-            }
-            if version["subresources"]["scale"].is_object() {
-                subresources.push(Subresource {
-                    name: "scale".into(),
-                    kind: GroupVersionKind::new("autoscaling", "v1", "Scale"),
-                    verbs: PART_VERBS,
-                });
-            }
-            let selectable = version["selectableFields"].as_array().into_iter().flatten();
             let row = ResourceInfo {
                 group: group.clone(),
                 version: name.clone(),
@@ -222,22 +222,16 @@ pub fn rows(definition: &Object) -> (Vec<(ResourceInfo, Arc<CrdVersion>)>, Arc<C
                     list if list.is_empty() => format!("{kind}List").into(),
                     list => list,
                 },
+                subresources: subresources(version, &group, &name, &kind),
                 kind,
                 namespaced: spec["scope"] == "Namespaced",
                 short_names: list(&names["shortNames"]),
                 categories: list(&names["categories"]),
                 verbs: ALL_VERBS,
-                subresources,
                 definition: Cow::Borrowed(""),
                 storage_group: group.clone(),
                 storage_version: storage.clone(),
-                selectable_fields: selectable
-                    .filter_map(|f| {
-                        Some(Cow::Owned(
-                            f["jsonPath"].as_str()?.trim_start_matches('.').to_owned(),
-                        ))
-                    })
-                    .collect(),
+                selectable_fields: selectable_fields(version).collect(),
             };
             let custom = all[&*name].clone();
             (row, custom)

@@ -10,9 +10,9 @@ use super::rule_types::decl_type;
 use super::rules::{Rule, compile, field_path, has_rules};
 
 /// Maximum estimated cost of one rule, multiplied by the number of times it may run.
-const RULE_LIMIT: u64 = 10_000_000;
+const MAX_RULE_COST: u64 = 10_000_000;
 /// Maximum estimated cost of all rules of a version.
-const SCHEMA_LIMIT: u64 = 100_000_000;
+const MAX_SCHEMA_COST: u64 = 100_000_000;
 
 const REASONS: [&str; 4] = [
     "FieldValueDuplicate",
@@ -52,7 +52,7 @@ pub fn check(definition: &Object, fine: &[bool], errors: &mut Vec<FieldError>) {
         );
         errors.append(&mut check.schema_errors);
         errors.append(&mut check.rule_errors);
-        if check.total > SCHEMA_LIMIT {
+        if check.total > MAX_SCHEMA_COST {
             check
                 .expensive
                 .sort_by_key(|(cost, _)| std::cmp::Reverse(*cost));
@@ -68,7 +68,7 @@ pub fn check(definition: &Object, fine: &[bool], errors: &mut Vec<FieldError>) {
                 over(
                     "x-kubernetes-validations estimated rule cost total for entire OpenAPIv3 schema",
                     check.total,
-                    SCHEMA_LIMIT,
+                    MAX_SCHEMA_COST,
                 ),
             ));
         }
@@ -233,7 +233,7 @@ impl Check {
         let errors = &mut self.rule_errors;
         let mut observe = |cost: u64, path: String| {
             self.total = self.total.saturating_add(cost);
-            if cost >= SCHEMA_LIMIT / 100 {
+            if cost >= MAX_SCHEMA_COST / 100 {
                 self.expensive.push((cost, path));
             }
         };
@@ -250,10 +250,10 @@ impl Check {
             }
             Some(Ok(runnable)) => {
                 let cost = runnable.max_cost.saturating_mul(times);
-                if cost > RULE_LIMIT {
+                if cost > MAX_RULE_COST {
                     errors.push(FieldError::forbidden(
                         rule_path.as_str(),
-                        over("estimated rule cost", cost, RULE_LIMIT),
+                        over("estimated rule cost", cost, MAX_RULE_COST),
                     ));
                 }
                 observe(cost, rule_path.clone());
@@ -286,13 +286,13 @@ impl Check {
                 problem.as_str(),
             )),
             Some(Ok(runnable)) => {
-                if runnable.max_cost > RULE_LIMIT {
+                if runnable.max_cost > MAX_RULE_COST {
                     errors.push(FieldError::forbidden(
                         message_path.as_str(),
                         over(
                             "estimated messageExpression cost",
                             runnable.max_cost,
-                            RULE_LIMIT,
+                            MAX_RULE_COST,
                         ),
                     ));
                 }

@@ -351,7 +351,7 @@ impl Rules {
             errors.push(FieldError::invalid(place, self.type_name.as_str(), detail));
         };
         for rule in &self.own {
-            let shown = shown(&rule.value);
+            let shown = message_or_rule(&rule.value);
             let runnable = match &rule.compiled {
                 None => continue,
                 Some(Err(error)) => {
@@ -446,7 +446,7 @@ impl Rules {
             _ => None,
         };
         let detail = detail.unwrap_or_else(|| match text(&rule.value, "message") {
-            "" => format!("failed rule: {}", shown(&rule.value)),
+            "" => format!("failed rule: {}", message_or_rule(&rule.value)),
             message => message.trim().to_owned(),
         });
         let bad = (!matches!(self.type_name.as_str(), "object" | "array")).then(|| value.clone());
@@ -507,7 +507,7 @@ pub struct PartRun {
 }
 
 /// Returns the message of a rule, or its expression if there is none.
-fn shown(rule: &Value) -> &str {
+fn message_or_rule(rule: &Value) -> &str {
     match text(rule, "message") {
         "" => text(rule, "rule").trim(),
         message => message.trim(),

@@ -14,7 +14,7 @@ use crate::uid::new_uid;
 use crate::webhooks::client::WebhookClient;
 
 /// The time limit for a conversion webhook.
-const TIMEOUT: Duration = Duration::from_secs(30);
+const CONVERSION_TIMEOUT: Duration = Duration::from_secs(30);
 /// The versions of `ConversionReview` that this server supports.
 const REVIEW_VERSIONS: [&str; 2] = ["v1", "v1beta1"];
 
@@ -211,7 +211,7 @@ async fn ask(
         "apiVersion": format!("apiextensions.k8s.io/{review}"),
         "request": {"uid": uid, "desiredAPIVersion": api_version, "objects": objects},
     });
-    let answer = client.post(config, &request, TIMEOUT).await;
+    let answer = client.post(config, &request, CONVERSION_TIMEOUT).await;
     let mut answer = answer.map_err(failed)?;
     if review == "v1" {
         let (group_version, kind) = (meta::api_version(&answer), meta::kind(&answer));

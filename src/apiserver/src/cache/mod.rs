@@ -22,10 +22,10 @@ pub use object::{CachedObject, FieldExtractor, with_revision};
 pub use resource::{Event, EventKind, ResourceCache};
 pub use watcher::{Filter, Position, TooOld, Watcher};
 
-/// How long one attempt waits for the cache to reach the store's revision. Each attempt asks the
-/// store again, which makes the watch of a shared store report its progress.
-const PROGRESS: Duration = Duration::from_secs(1);
-const PROGRESS_TRIES: u32 = 5;
+/// The time in which one attempt waits for the cache to reach the store's revision. Each attempt
+/// asks the store again, which makes the watch of a shared store report its progress.
+const PROGRESS_TIMEOUT: Duration = Duration::from_secs(1);
+const MAX_PROGRESS_ATTEMPTS: u32 = 5;
 
 /// The prefix of all keys of the API server.
 pub const PREFIX: &str = "/registry/";
@@ -103,7 +103,7 @@ impl Cache {
     /// 503 if the store cannot report its current revision, or if the cache does not reach it in
     /// time.
     pub async fn try_consistent(&self) -> Result<u64, Status> {
-        let mut patience = PROGRESS_TRIES;
+        let mut patience = MAX_PROGRESS_ATTEMPTS;
         loop {
             let revision = self
                 .store
@@ -113,7 +113,7 @@ impl Cache {
             if self.revision() >= revision {
                 return Ok(self.revision());
             }
-            match tokio::time::timeout(PROGRESS, self.reached(revision)).await {
+            match tokio::time::timeout(PROGRESS_TIMEOUT, self.reached(revision)).await {
                 Ok(now) => return Ok(now),
                 Err(_) if patience > 0 => patience -= 1,
                 Err(_) => {

@@ -57,13 +57,13 @@ pub type Pairs = Box<[(Box<str>, Box<str>)]>;
 
 /// The members of an object that [`CachedObject`] needs if there is no field extractor.
 #[derive(Deserialize, Default)]
-struct Skeleton {
+struct CachedFields {
     #[serde(default)]
-    metadata: SkeletonMeta,
+    metadata: CachedMetadata,
 }
 
 #[derive(Deserialize, Default)]
-struct SkeletonMeta {
+struct CachedMetadata {
     #[serde(default)]
     labels: Option<BTreeMap<String, String>>,
 }
@@ -102,7 +102,7 @@ impl CachedObject {
                 (labels, extract(&tree).into_boxed_slice())
             }
             None => {
-                let skeleton: Skeleton = serde_json::from_slice(&stored).ok()?;
+                let skeleton: CachedFields = serde_json::from_slice(&stored).ok()?;
                 let labels = skeleton.metadata.labels.unwrap_or_default();
                 (
                     labels

@@ -13,9 +13,9 @@ use parking_lot::Mutex;
 use super::object::CachedObject;
 
 /// The lifetime of a snapshot; upstream compacts every five minutes.
-const AGE: Duration = Duration::from_secs(300);
+const MAX_AGE: Duration = Duration::from_secs(300);
 /// Maximum number of snapshots per resource.
-const STATES: usize = 16;
+const MAX_SNAPSHOTS: usize = 16;
 
 /// The objects of a resource at some revision, in key order.
 pub type Objects = Arc<[Arc<CachedObject>]>;
@@ -39,7 +39,7 @@ impl Pages {
         if states.iter().any(|s| s.revision == revision) {
             return;
         }
-        if states.len() == STATES {
+        if states.len() == MAX_SNAPSHOTS {
             states.pop_front();
         }
         states.push_back(State {
@@ -66,7 +66,7 @@ impl Pages {
 fn forget_old(states: &mut VecDeque<State>, now: Instant) {
     while states
         .front()
-        .is_some_and(|s| now.saturating_duration_since(s.made) > AGE)
+        .is_some_and(|s| now.saturating_duration_since(s.made) > MAX_AGE)
     {
         states.pop_front();
     }
@@ -82,10 +82,10 @@ mod tests {
         let start = Instant::now();
         let objects: Objects = Arc::new([]);
         pages.keep(7, objects.clone(), start);
-        pages.keep(7, objects.clone(), start + AGE);
-        assert!(pages.at(7, start + AGE).is_some());
-        assert!(pages.at(8, start + AGE).is_none());
-        let late = start + AGE + Duration::from_secs(1);
+        pages.keep(7, objects.clone(), start + MAX_AGE);
+        assert!(pages.at(7, start + MAX_AGE).is_some());
+        assert!(pages.at(8, start + MAX_AGE).is_none());
+        let late = start + MAX_AGE + Duration::from_secs(1);
         assert!(pages.at(7, late).is_none(), "asking does not prolong it");
     }
 
@@ -93,7 +93,7 @@ mod tests {
     fn the_oldest_gives_way() {
         let pages = Pages::default();
         let now = Instant::now();
-        for revision in 0..=STATES as u64 {
+        for revision in 0..=MAX_SNAPSHOTS as u64 {
             pages.keep(revision, Arc::new([]), now);
         }
         assert!(pages.at(0, now).is_none());

@@ -13,12 +13,12 @@ use super::pages::{Objects, Pages};
 use super::watcher::{Filter, Position, TooOld};
 
 /// Maximum number of recent events kept for watches that start in the past.
-const RING_EVENTS: usize = 2048;
-/// Maximum total size in bytes of the objects in kept events, except for the last [`RING_MIN`]
-/// events.
-const RING_BYTES: usize = 4 << 20;
+const MAX_RING_EVENTS: usize = 2048;
+/// Maximum total size in bytes of the objects in kept events, except for the last
+/// [`MIN_RING_EVENTS`] events.
+const MAX_RING_BYTES: usize = 4 << 20;
 /// Number of events kept regardless of their size.
-const RING_MIN: usize = 64;
+const MIN_RING_EVENTS: usize = 64;
 
 /// The type of a change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -355,8 +355,8 @@ impl State {
         );
         self.ring_bytes += event.weight();
         self.ring.push_back(Arc::new(event));
-        while self.ring.len() > RING_EVENTS
-            || (self.ring_bytes > RING_BYTES && self.ring.len() > RING_MIN)
+        while self.ring.len() > MAX_RING_EVENTS
+            || (self.ring_bytes > MAX_RING_BYTES && self.ring.len() > MIN_RING_EVENTS)
         {
             if let Some(old) = self.ring.pop_front() {
                 self.ring_bytes -= old.weight();

@@ -28,10 +28,10 @@ pub enum Style {
 }
 
 /// Maximum number of bytes of a peer's error response that are quoted in a `Status`.
-const ERROR_BYTES: usize = 4096;
+const MAX_ERROR_BYTES: usize = 4096;
 
 /// Maximum size in bytes of a page that is buffered to rewrite its links.
-const PAGE_BYTES: usize = 8 << 20;
+const MAX_PAGE_BYTES: usize = 8 << 20;
 
 const HOP_BY_HOP: [HeaderName; 8] = [
     header::CONNECTION,
@@ -324,7 +324,7 @@ async fn rewrite_page(
         if let Some(data) = frame.data_ref() {
             held.extend_from_slice(data);
         }
-        if held.len() > PAGE_BYTES {
+        if held.len() > MAX_PAGE_BYTES {
             let rest = http_body_util::BodyDataStream::new(body);
             let head = futures::stream::once(async { Ok(bytes::Bytes::from(held)) });
             let rest = futures::StreamExt::map(rest, |chunk| chunk.map_err(Into::into));
@@ -346,8 +346,8 @@ async fn rewrite_page(
     if gzipped {
         let mut page = Vec::new();
         let packed = std::mem::take(&mut held);
-        let mut reader = flate2::read::MultiGzDecoder::new(&*packed).take(PAGE_BYTES as u64);
-        if reader.read_to_end(&mut page).is_err() || page.len() == PAGE_BYTES {
+        let mut reader = flate2::read::MultiGzDecoder::new(&*packed).take(MAX_PAGE_BYTES as u64);
+        if reader.read_to_end(&mut page).is_err() || page.len() == MAX_PAGE_BYTES {
             return Ok(Response::from_parts(parts, body::full(packed)));
         }
         held = page;
@@ -361,7 +361,7 @@ async fn rewrite_page(
 /// Returns a peer's error response as a `Status`: the one it sent, or one with its text.
 async fn peer_status(response: Response<hyper::body::Incoming>) -> Status {
     let code = response.status().as_u16();
-    let bytes = match Limited::new(response.into_body(), ERROR_BYTES)
+    let bytes = match Limited::new(response.into_body(), MAX_ERROR_BYTES)
         .collect()
         .await
     {

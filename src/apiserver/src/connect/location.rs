@@ -194,8 +194,8 @@ fn agent_address(node: &Object) -> Result<(String, u64), Status> {
 
 /// Returns whether an address may be the target of a proxy: upstream's `IsProxyableIP`.
 ///
-/// Nodes and pods report their own addresses, so without this check they could direct the API
-/// server's requests at itself or at services of its host.
+/// Nodes and pods report their own addresses. Without this check they could direct the API server's
+/// requests at itself or at services of its host.
 fn is_proxyable(address: IpAddr) -> bool {
     let link_local = |address: &Ipv6Addr| address.segments()[0] & 0xffc0 == 0xfe80;
     !match address.to_canonical() {
@@ -346,7 +346,7 @@ pub fn service(cache: &Cache, info: &RequestInfo) -> Result<Target, Status> {
         .ok_or_else(|| Status::bad_request(format!("invalid service request {:?}", info.name)))?;
     Ok(Target {
         scheme: if scheme == "https" { "https" } else { "http" },
-        authority: service_endpoint(cache, &info.namespace, name, port, Reach::Pods)?,
+        authority: service_endpoint(cache, &info.namespace, name, port, EndpointScope::Pods)?,
         path_and_query: rest(info),
         trust: Trust::Anyone,
     })
@@ -364,14 +364,20 @@ pub fn service_address(
     let service = get(cache, "services", namespace, name)?;
     match service["spec"]["externalName"].as_str() {
         Some(host) if service["spec"]["type"] == "ExternalName" => Ok(host_port(host, port)),
-        _ => service_endpoint(cache, namespace, name, &port.to_string(), Reach::Anything),
+        _ => service_endpoint(
+            cache,
+            namespace,
+            name,
+            &port.to_string(),
+            EndpointScope::Anything,
+        ),
     }
 }
 
 /// The endpoints of a service that may be used.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Reach {
-    /// All of them: the service was chosen by whoever may configure webhooks and `APIService`s.
+enum EndpointScope {
+    /// All of them: the service was chosen by a user who may configure webhooks or `APIService`s.
     Anything,
     /// Only addresses of existing pods of the namespace, as in upstream's service proxy: users may
     /// write slices with any address.
@@ -404,7 +410,7 @@ fn service_endpoint(
     namespace: &str,
     name: &str,
     port: &str,
-    reach: Reach,
+    reach: EndpointScope,
 ) -> Result<String, Status> {
     let service = get(cache, "services", namespace, name)?;
     let ports = service["spec"]["ports"]
@@ -443,7 +449,9 @@ fn service_endpoint(
                 let Some(address) = endpoint["addresses"][0].as_str().filter(|_| ready) else {
                     continue;
                 };
-                if reach == Reach::Anything || is_of_pod(cache, namespace, endpoint, address) {
+                if reach == EndpointScope::Anything
+                    || is_of_pod(cache, namespace, endpoint, address)
+                {
                     candidates.push(host_port(address, port));
                 }
             }

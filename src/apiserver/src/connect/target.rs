@@ -10,6 +10,6 @@ pub struct Target {
     pub authority: String,
     /// Percent-encoded path and query.
     pub path_and_query: String,
-    /// How an HTTPS peer is authenticated.
+    /// The authentication of an HTTPS peer.
     pub trust: Trust,
 }

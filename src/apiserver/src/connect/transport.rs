@@ -14,7 +14,7 @@ use rustls_pki_types::ServerName;
 use crate::body::Body;
 use crate::config::{Error, Pki};
 
-/// How an HTTPS peer is authenticated.
+/// The authentication of an HTTPS peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Trust {
     /// By a certificate of the cluster's CA for the peer's address.

@@ -1,4 +1,4 @@
-//! What happens on one connection: whether it is idle, and whether its client wastes requests.
+//! The activity of one connection: whether it is idle, and whether its client wastes requests.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -13,9 +13,9 @@ use tokio::time::Instant;
 
 use crate::body::{Body, BoxError};
 
-/// How many more requests than it completes a client may cancel before they are answered. Clients
-/// do so when they stop or run out of time, and hostile ones to have work done that no limit of
-/// concurrent requests counts (CVE-2023-44487).
+/// Maximum excess of the requests that a client cancels before the answer over those that it
+/// completes. Clients cancel when they stop or run out of time. Hostile ones do so to have work
+/// done that no limit of concurrent requests counts (CVE-2023-44487).
 const MAX_CANCELLED: usize = 500;
 
 /// The requests of one connection.
@@ -24,12 +24,13 @@ pub struct Activity {
     began: Instant,
     /// Requests whose response is not sent in full.
     running: AtomicUsize,
-    /// When the last of them ended, in milliseconds since `began`.
+    /// The time at which the last of them ended, in milliseconds since `began`.
     ended: AtomicU64,
-    /// How many more requests were cancelled than answered.
+    /// The excess of cancelled requests over answered ones.
     cancelled: AtomicUsize,
-    /// Told to close the connection after the running requests, or at once.
+    /// Notified when the connection is to be closed after the running requests.
     end: Notify,
+    /// Notified when the connection is to be closed at once.
     cut: Notify,
 }
 
@@ -79,7 +80,7 @@ impl Activity {
 
     /// Completes when there was no request for the time `limit`, counted from the call.
     ///
-    /// Looks when the time is over, instead of being told of each request: then busy connections
+    /// Looks when the time is over, without a notification for each request: then busy connections
     /// cost nothing. A connection may thus be idle for almost twice that time.
     pub async fn idle(&self, limit: Duration) {
         let asked = self.began.elapsed();
@@ -126,12 +127,12 @@ impl Drop for Running {
 }
 
 /// A response's body, until whose end the request runs.
-pub struct Held {
+pub struct TrackedBody {
     body: Body,
     _running: Running,
 }
 
-impl Held {
+impl TrackedBody {
     /// Returns the body of a response to the request.
     pub fn new(body: Body, running: Running) -> Self {
         Self {
@@ -141,7 +142,7 @@ impl Held {
     }
 }
 
-impl http_body::Body for Held {
+impl http_body::Body for TrackedBody {
     type Data = Bytes;
     type Error = BoxError;
 

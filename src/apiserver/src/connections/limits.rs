@@ -1,13 +1,13 @@
-//! How many connections there may be.
+//! Limits of the numbers of open connections, and of their idle time.
 
 use std::time::Duration;
 
-/// How long a connection may be without requests; upstream's limit.
-const IDLE: Duration = Duration::from_secs(90);
+/// The time limit for a connection without requests; upstream's limit.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(90);
 /// Descriptors that connections leave to the store, watches of files and proxied connections.
-const OTHER_DESCRIPTORS: usize = 128;
-/// What is assumed if the number of descriptors is not known.
-const DESCRIPTORS: usize = 1024;
+const RESERVED_DESCRIPTORS: usize = 128;
+/// The assumed number of descriptors if it is not known.
+const DEFAULT_DESCRIPTORS: usize = 1024;
 
 /// Maximum numbers of open connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,7 +20,7 @@ pub struct Limits {
     pub strangers: usize,
     /// Those of clients from one address that have not authenticated.
     pub strangers_per_address: usize,
-    /// How long a connection may be without requests.
+    /// The time limit for a connection without requests.
     pub idle: Duration,
 }
 
@@ -29,18 +29,18 @@ impl Limits {
     /// one if its request is forwarded.
     pub fn of_process() -> Self {
         let text = std::fs::read_to_string("/proc/self/limits").unwrap_or_default();
-        Self::of_descriptors(open_files(&text).unwrap_or(DESCRIPTORS))
+        Self::of_descriptors(open_files(&text).unwrap_or(DEFAULT_DESCRIPTORS))
     }
 
     fn of_descriptors(descriptors: usize) -> Self {
-        let all = (descriptors.saturating_sub(OTHER_DESCRIPTORS) / 2).clamp(64, 10_000);
+        let all = (descriptors.saturating_sub(RESERVED_DESCRIPTORS) / 2).clamp(64, 10_000);
         let strangers = (all / 2).min(1000);
         Self {
             all,
             per_address: all / 2,
             strangers,
             strangers_per_address: (strangers / 2).min(200),
-            idle: IDLE,
+            idle: IDLE_TIMEOUT,
         }
     }
 }

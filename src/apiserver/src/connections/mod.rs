@@ -7,7 +7,7 @@
 mod activity;
 mod limits;
 
-pub use activity::{Activity, Held};
+pub use activity::{Activity, TrackedBody};
 pub use limits::Limits;
 
 use std::collections::HashMap;

@@ -7,7 +7,7 @@ use rkube_api::{FieldError, Object, meta};
 use super::decode::{json_kind, namespace_of_request, parse_body};
 use super::metadata::check_name;
 use super::options::WriteOptions;
-use super::ownership::{Ownership, Part, Plan, Tracking, applied, reset_fields};
+use super::ownership::{ObjectPart, Ownership, Plan, Tracking, applied, reset_fields};
 use super::patch::invalid_options;
 use super::write::{Writer, Written};
 use crate::body;
@@ -21,7 +21,7 @@ use crate::versions::{SchemaRef, VersionConverters};
 struct Apply<'a> {
     call: &'a Call,
     resource: &'a Resource,
-    part: Part,
+    part: ObjectPart,
     configuration: Object,
     force: bool,
     manager: String,
@@ -37,7 +37,7 @@ pub(super) async fn apply(
     call: &Call,
     resource: &Resource,
     request: Incoming,
-    part: Part,
+    part: ObjectPart,
     mut options: WriteOptions,
 ) -> Result<Written, Status> {
     if call.info.query.non_empty("fieldManager").is_none() {
@@ -94,7 +94,7 @@ pub(super) async fn apply(
     let mut created_meanwhile = false;
     loop {
         match writer.update(&namespace, &call.info.name, &update).await {
-            Err(status) if part == Part::Main && status.is_not_found() => {}
+            Err(status) if part == ObjectPart::Main && status.is_not_found() => {}
             result => return result,
         }
         super::require_create(storage, call)?;
@@ -137,7 +137,7 @@ fn check_configuration(
             "the namespace of the provided object does not match the namespace sent on the request",
         ));
     }
-    // What is applied is owned as it is, also where the object does not keep it (a zero value).
+    // Applied fields are owned as they are, also where the object does not keep them (zero values).
     if resource.crd_version().is_some() {
         // Undeclared fields are an error of the apply itself, regardless of `fieldValidation`.
         let mut checked = configuration.clone();

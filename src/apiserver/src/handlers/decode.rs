@@ -72,7 +72,7 @@ pub fn parse_body(bytes: &[u8], encoding: Encoding) -> Result<(Object, Vec<Strin
     }
 }
 
-/// How Go shows the type into which `apiVersion` and `kind` are decoded.
+/// Go's notation of the type into which `apiVersion` and `kind` are decoded.
 const TYPE_META: &str = r#"struct { APIVersion string "json:\"apiVersion,omitempty\""; Kind string "json:\"kind,omitempty\"" }"#;
 
 /// Returns a tree whose `apiVersion` and `kind` can be read: an object, for which null stands too.
@@ -116,9 +116,9 @@ pub fn identified(object: Object) -> Result<Object, Status> {
 
 /// Returns 400 for a body without a kind that can be read; `why` is the decoder's message.
 fn unrecognized(kind: &str, bytes: &[u8], why: &str) -> Status {
-    const SHOWN: usize = 30;
-    let (shown, more) = match bytes.get(..SHOWN) {
-        Some(start) if bytes.len() > SHOWN => (start, " ..."),
+    const MAX_SHOWN_BYTES: usize = 30;
+    let (shown, more) = match bytes.get(..MAX_SHOWN_BYTES) {
+        Some(start) if bytes.len() > MAX_SHOWN_BYTES => (start, " ..."),
         _ => (bytes, ""),
     };
     let summary = match shown.first() {

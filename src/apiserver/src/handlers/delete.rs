@@ -30,7 +30,7 @@ use crate::store_error::store_error;
 
 /// The longest grace period, in seconds: 68 years. The deletion timestamp could not represent longer
 /// ones, and validation has no upper bound.
-const LONGEST_GRACE: i64 = i32::MAX as i64;
+const MAX_GRACE_SECONDS: i64 = i32::MAX as i64;
 
 const ORPHAN: &str = "orphan";
 const FOREGROUND: &str = "foregroundDeletion";
@@ -440,9 +440,9 @@ fn step(resource: &Resource, object: &Object, options: &DeleteOptions, now: Time
         return namespace_step(object, now);
     }
     let deleting = meta::deletion_timestamp(object).is_some();
-    let held = meta::deletion_grace_period_seconds(object).map(|held| held.min(LONGEST_GRACE));
+    let held = meta::deletion_grace_period_seconds(object).map(|held| held.min(MAX_GRACE_SECONDS));
     let grace = resource.strategy().grace_period(object, options.grace);
-    let grace = grace.map(|grace| grace.min(LONGEST_GRACE));
+    let grace = grace.map(|grace| grace.min(MAX_GRACE_SECONDS));
     // The deletion timestamp, the grace period in seconds, and whether they are new.
     let mut deletion: Option<(Timestamp, i64, bool)> = None;
     match (deleting, grace) {

@@ -80,7 +80,7 @@ pub fn check_identity(
         version => match version.parse::<u64>() {
             Ok(version) if version == revision => {}
             Ok(_) => return Err(Status::modified(&resource.group_resource(), name)),
-            // Upstream does not expect it, and answers as to a fault of its own.
+            // Upstream does not expect it, and answers with an internal error.
             Err(_) => {
                 let why = match version.bytes().all(|b| b.is_ascii_digit()) {
                     true => "value out of range",

@@ -1,4 +1,4 @@
-//! The generic request handlers: one per verb, for every resource.
+//! The generic request handlers: one per verb, without kinds by name.
 
 mod apply;
 pub mod decode;
@@ -16,22 +16,19 @@ use std::sync::Arc;
 
 use http::{Response, StatusCode};
 use rkube_api::status::Status;
-use rkube_api::{GroupResource, meta};
+use rkube_api::{GroupResource, Object, meta};
 use rkube_auth::authz::{Attributes, Decision};
 use rkube_strategy::Subresource;
 
 use crate::ApiServer;
 use crate::body::{self, Body};
 use crate::call::{Call, Incoming};
-use crate::negotiate;
+use crate::negotiate::{self, Accepted};
 use crate::resources::Resource;
-use crate::reviews;
 use crate::storage::RestStorage;
-use crate::subresources;
-use crate::usage;
 use decode::{decode, namespace_of_request};
 use options::WriteOptions;
-use ownership::{Ownership, Part};
+use ownership::{ObjectPart, Ownership};
 use write::Writer;
 
 /// Serves a request for a resource, whose scope and verb have been checked.
@@ -57,25 +54,13 @@ async fn handle_main(
     request: Incoming,
 ) -> Result<Response<Body>, Status> {
     let (storage, backend) = (&*server.storage, server.backend());
-    if reviews::is_review(resource) {
-        return reviews::handle(backend, &server.security, call, resource, request).await;
-    }
-    if resource.is("", "componentstatuses") {
-        return subresources::component_statuses(backend, &server.components, call, resource).await;
-    }
-    if usage::is_of_group(resource.row()) {
-        return usage::handle(server, call, resource).await;
-    }
-    if resource.is("", "bindings") {
-        return Box::pin(subresources::bind(storage, call, resource, request)).await;
-    }
     match call.info.verb {
         "get" => read::get(backend, call, resource).await,
         "list" => read::list(backend, call, resource).await,
         "watch" => watch::watch(backend, &server.metrics, call, resource, request).await,
         "create" => create(storage, call, resource, request).await,
-        "update" => update(storage, call, resource, request, Part::Main).await,
-        "patch" => patch::patch(storage, call, resource, request, Part::Main).await,
+        "update" => update(storage, call, resource, request, ObjectPart::Main).await,
+        "patch" => patch::patch(storage, call, resource, request, ObjectPart::Main).await,
         "delete" => delete::delete(storage, call, resource, request).await,
         "deletecollection" => delete::delete_collection(storage, call, resource, request).await,
         other => Err(Status::method_not_supported(
@@ -95,26 +80,11 @@ async fn handle_subresource(
     let (storage, backend) = (&*server.storage, server.backend());
     let info = &call.info;
     let part = match info.subresource.as_str() {
-        "status" => Part::Status,
-        "ephemeralcontainers" => Part::Sub(Subresource::EphemeralContainers),
-        "resize" => Part::Sub(Subresource::Resize),
-        "approval" => Part::Sub(Subresource::Approval),
-        "finalize" => Part::Sub(Subresource::Finalize),
-        "scale" => return Box::pin(subresources::scale(storage, call, resource, request)).await,
-        "binding" => return Box::pin(subresources::bind(storage, call, resource, request)).await,
-        "eviction" => {
-            return Box::pin(crate::eviction::evict(storage, call, resource, request)).await;
-        }
-        "token" => {
-            return Box::pin(subresources::token(
-                storage,
-                &server.security.signer,
-                call,
-                resource,
-                request,
-            ))
-            .await;
-        }
+        "status" => ObjectPart::Status,
+        "ephemeralcontainers" => ObjectPart::Sub(Subresource::EphemeralContainers),
+        "resize" => ObjectPart::Sub(Subresource::Resize),
+        "approval" => ObjectPart::Sub(Subresource::Approval),
+        "finalize" => ObjectPart::Sub(Subresource::Finalize),
         _ => return Err(Status::page_not_found()),
     };
     match info.verb {
@@ -128,23 +98,51 @@ async fn handle_subresource(
     }
 }
 
+/// The parts of a request that creates or updates an object.
+struct WriteRequest {
+    accepted: Accepted,
+    options: WriteOptions,
+    object: Object,
+}
+
+impl WriteRequest {
+    /// Reads and decodes a request, and gives the object the request's namespace.
+    async fn read(
+        call: &Call,
+        resource: &Resource,
+        request: Incoming,
+        options_kind: &'static str,
+    ) -> Result<Self, Status> {
+        let accepted = negotiate::accept(&call.headers, resource.media_types())?;
+        let options = WriteOptions::read(call, options_kind)?;
+        let encoding = negotiate::content_encoding(&call.headers)?;
+        let bytes = body::read(request.body).await?;
+        let mut object = decode(call, resource, &bytes, encoding, options.validation)?;
+        namespace_of_request(call, resource, &mut object)?;
+        Ok(Self {
+            accepted,
+            options,
+            object,
+        })
+    }
+}
+
 async fn create(
     storage: &RestStorage,
     call: &Call,
     resource: &Resource,
     request: Incoming,
 ) -> Result<Response<Body>, Status> {
-    let accepted = negotiate::accept(&call.headers, resource.media_types())?;
-    let options = WriteOptions::read(call, "CreateOptions")?;
-    let encoding = negotiate::content_encoding(&call.headers)?;
-    let bytes = body::read(request.body).await?;
-    let mut object = decode(call, resource, &bytes, encoding, options.validation)?;
-    namespace_of_request(call, resource, &mut object)?;
+    let WriteRequest {
+        accepted,
+        options,
+        object,
+    } = WriteRequest::read(call, resource, request, "CreateOptions").await?;
     let writer = Writer {
         storage,
         call,
         resource,
-        part: Part::Main,
+        part: ObjectPart::Main,
         options,
         ownership: Ownership::Update,
         plan: None,
@@ -185,18 +183,17 @@ async fn update(
     call: &Call,
     resource: &Resource,
     request: Incoming,
-    part: Part,
+    part: ObjectPart,
 ) -> Result<Response<Body>, Status> {
-    let accepted = negotiate::accept(&call.headers, resource.media_types())?;
-    let options = WriteOptions::read(call, "UpdateOptions")?;
-    let encoding = negotiate::content_encoding(&call.headers)?;
-    let bytes = body::read(request.body).await?;
-    let mut object = decode(call, resource, &bytes, encoding, options.validation)?;
-    namespace_of_request(call, resource, &mut object)?;
+    let WriteRequest {
+        accepted,
+        options,
+        object,
+    } = WriteRequest::read(call, resource, request, "UpdateOptions").await?;
     metadata::check_name(&object, &call.info.name)?;
     let object = resource.stored(object)?;
     let namespace = resource.namespace_of(&call.info);
-    let may_create = part == Part::Main && resource.strategy().allow_create_on_update();
+    let may_create = part == ObjectPart::Main && resource.strategy().allow_create_on_update();
     let writer = Writer {
         storage,
         call,

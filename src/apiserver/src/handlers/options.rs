@@ -14,7 +14,7 @@ pub struct WriteOptions {
     pub dry_run: bool,
     /// The field manager under which changes are recorded.
     pub manager: String,
-    /// How unknown and duplicate fields are reported.
+    /// The report of unknown and duplicate fields: as errors, as warnings or not at all.
     pub validation: Validation,
     /// The options object, for admission.
     pub object: Object,

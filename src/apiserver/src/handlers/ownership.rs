@@ -9,7 +9,7 @@ use crate::versions::{SchemaRef, VersionConverters};
 
 /// The part of an object that a request may change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Part {
+pub enum ObjectPart {
     /// Everything except the status.
     Main,
     /// Only the status.
@@ -18,7 +18,7 @@ pub enum Part {
     Sub(Subresource),
 }
 
-/// How field ownership is recorded.
+/// The way in which field ownership is recorded.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Ownership {
     /// The manager becomes the owner of the fields that this write changes.
@@ -117,10 +117,10 @@ impl Plan {
 }
 
 /// Returns the fields that a write to `part` resets, so that it cannot own them.
-pub fn reset_fields(resource: &Resource, part: Part) -> &'static [&'static [&'static str]] {
+pub fn reset_fields(resource: &Resource, part: ObjectPart) -> &'static [&'static [&'static str]] {
     match part {
-        Part::Main if resource.subresource("status").is_some() => &[&["status"]],
-        Part::Status => &[&["spec"]],
+        ObjectPart::Main if resource.subresource("status").is_some() => &[&["status"]],
+        ObjectPart::Status => &[&["spec"]],
         _ => &[],
     }
 }

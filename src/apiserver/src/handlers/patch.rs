@@ -8,7 +8,7 @@ use rkube_api::{FieldError, GroupKind, Object, meta, patch as patches};
 use super::apply::apply;
 use super::decode::{identified, json_kind, parse_body};
 use super::options::WriteOptions;
-use super::ownership::{Ownership, Part};
+use super::ownership::{ObjectPart, Ownership};
 use super::write::{Writer, Written};
 use crate::body::{self, Body};
 use crate::call::{Call, Incoming};
@@ -55,7 +55,7 @@ pub async fn patch(
     call: &Call,
     resource: &Resource,
     request: Incoming,
-    part: Part,
+    part: ObjectPart,
 ) -> Result<Response<Body>, Status> {
     let accepted = negotiate::accept(&call.headers, resource.media_types())?;
     let form = Form::of_request(call, resource)?;
@@ -90,7 +90,7 @@ async fn change(
     call: &Call,
     resource: &Resource,
     request: Incoming,
-    part: Part,
+    part: ObjectPart,
     options: WriteOptions,
     form: Form,
 ) -> Result<Written, Status> {

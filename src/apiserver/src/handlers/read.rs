@@ -293,9 +293,17 @@ pub async fn list(
     )?;
 
     let revision = revision?;
+    let request = ListRequest {
+        backend,
+        call,
+        resource,
+        accepted,
+        filter: wanted,
+        limit,
+    };
     if let Some(token) = token {
         let token = decode_continue(token)?;
-        return next_page(backend, call, resource, accepted, &wanted, limit, token).await;
+        return next_page(&request, token).await;
     }
     let exact = match (revision, matching) {
         (Some(revision), Some("Exact")) => Some(revision),
@@ -313,23 +321,10 @@ pub async fn list(
         }
         let now = backend.cache.revision();
         if revision == now || resource.cache.last_change() <= revision {
-            return page(
-                backend,
-                call,
-                resource,
-                accepted,
-                resource.cache.list(&filter),
-                limit,
-                revision,
-                &wanted,
-            )
-            .await;
+            return request.page(resource.cache.list(&filter), revision).await;
         }
         let items = past(backend, resource, &filter, revision).await?;
-        return page(
-            backend, call, resource, accepted, items, limit, revision, &wanted,
-        )
-        .await;
+        return request.page(items, revision).await;
     }
     match revision {
         None => backend.cache.try_consistent().await?,
@@ -341,10 +336,7 @@ pub async fn list(
         items = filtered(&all, &filter);
         revision = now;
     }
-    page(
-        backend, call, resource, accepted, items, limit, revision, &wanted,
-    )
-    .await
+    request.page(items, revision).await
 }
 
 impl Backend {
@@ -391,51 +383,60 @@ async fn past(
         .collect())
 }
 
-#[allow(
-    clippy::too_many_arguments,
-    reason = "a page is all of these, and nothing else uses them together"
-)]
-async fn page(
-    backend: &Backend,
-    call: &Call,
-    resource: &Resource,
+/// A list request, of which each page is answered in the same way.
+struct ListRequest<'a> {
+    backend: &'a Backend,
+    call: &'a Call,
+    resource: &'a Resource,
     accepted: negotiate::Accepted,
-    items: Vec<Arc<CachedObject>>,
+    /// The filter of the request, in terms of the requested version.
+    filter: Filter,
+    /// Maximum number of objects of a page; 0 if there is none.
     limit: usize,
-    revision: u64,
-    filter: &Filter,
-) -> Result<Response<Body>, Status> {
-    let mut meta = ListMeta {
-        revision,
-        ..ListMeta::default()
-    };
-    let mut items = backend.select(resource, items, filter).await?;
-    if limit > 0 && items.len() > limit {
-        let remaining = items.len() - limit;
-        items.truncate(limit);
-        meta.next = items
-            .last()
-            .map(|last| encode_continue(revision, &key_of(last)))
-            .unwrap_or_default();
-        if !filter.has_selectors() {
-            meta.remaining = Some(remaining as u64);
-        }
-    }
-    backend
-        .list_response(call, resource, accepted, &items, meta)
-        .await
 }
 
-async fn next_page(
-    backend: &Backend,
-    call: &Call,
-    resource: &Resource,
-    accepted: negotiate::Accepted,
-    wanted: &Filter,
-    limit: usize,
-    token: Continue,
-) -> Result<Response<Body>, Status> {
-    let filter = &resource.stored_filter(wanted);
+impl ListRequest<'_> {
+    /// Returns the response with the first of the objects, all of which are of this revision.
+    async fn page(
+        &self,
+        items: Vec<Arc<CachedObject>>,
+        revision: u64,
+    ) -> Result<Response<Body>, Status> {
+        let mut meta = ListMeta {
+            revision,
+            ..ListMeta::default()
+        };
+        let limit = self.limit;
+        let mut items = self
+            .backend
+            .select(self.resource, items, &self.filter)
+            .await?;
+        if limit > 0 && items.len() > limit {
+            let remaining = items.len() - limit;
+            items.truncate(limit);
+            meta.next = items
+                .last()
+                .map(|last| encode_continue(revision, &key_of(last)))
+                .unwrap_or_default();
+            if !self.filter.has_selectors() {
+                meta.remaining = Some(remaining as u64);
+            }
+        }
+        self.backend
+            .list_response(self.call, self.resource, self.accepted, &items, meta)
+            .await
+    }
+}
+
+async fn next_page(request: &ListRequest<'_>, token: Continue) -> Result<Response<Body>, Status> {
+    let ListRequest {
+        backend,
+        call,
+        resource,
+        accepted,
+        ..
+    } = *request;
+    let filter = &resource.stored_filter(&request.filter);
     let (mut items, revision) = match u64::try_from(token.rv) {
         // A token without a revision continues with the current state.
         Err(_) => {
@@ -463,10 +464,7 @@ async fn next_page(
         }
     };
     items.retain(|item| key_of(item) > token.start);
-    page(
-        backend, call, resource, accepted, items, limit, revision, wanted,
-    )
-    .await
+    request.page(items, revision).await
 }
 
 /// Returns the 410 response for a continue token whose revision is gone, with a token that continues

@@ -55,6 +55,53 @@ struct WatchCall {
     backend: Arc<Backend>,
 }
 
+/// The parsed options of a watch.
+struct WatchOptions {
+    accepted: Accepted,
+    filter: Filter,
+    revision: Option<u64>,
+    /// Whether the client asks for initial events, if it says so.
+    initial: Option<bool>,
+    bookmarks: bool,
+    duration: Duration,
+}
+
+impl WatchOptions {
+    /// Parses and validates the options of a request.
+    fn read(call: &Call, resource: &Resource) -> Result<Self, Status> {
+        let query = &call.info.query;
+        let media_types = resource.media_types();
+        let offer = match query.is_true("sendInitialEvents") && query.is_true("allowWatchBookmarks")
+        {
+            true => media_types.watch_listed(),
+            false => media_types.watched(),
+        };
+        let accepted = negotiate::accept(&call.headers, offer)?;
+        respond::validate_table_options(call, accepted)?;
+        let filter = filter(&call.info, resource)?;
+        let text = query.non_empty("resourceVersion");
+        let revision = parse_revision(text);
+        let matching = query.non_empty("resourceVersionMatch");
+        let initial = query
+            .get("sendInitialEvents")
+            .map(|_| query.is_true("sendInitialEvents"));
+        super::read::number(call, "limit")?;
+        let token = query.non_empty("continue");
+        validate_match(text, matching, token, true, query.get("sendInitialEvents"))?;
+        let revision = revision?;
+        let bookmarks = query.is_true("allowWatchBookmarks");
+        let duration = duration(query)?;
+        Ok(Self {
+            accepted,
+            filter,
+            revision,
+            initial,
+            bookmarks,
+            duration,
+        })
+    }
+}
+
 /// Serves a watch.
 pub async fn watch(
     backend: &Arc<Backend>,
@@ -63,27 +110,14 @@ pub async fn watch(
     resource: &Arc<Resource>,
     request: Incoming,
 ) -> Result<Response<Body>, Status> {
-    let query = &call.info.query;
-    let media_types = resource.media_types();
-    let offer = match query.is_true("sendInitialEvents") && query.is_true("allowWatchBookmarks") {
-        true => media_types.watch_listed(),
-        false => media_types.watched(),
-    };
-    let accepted = negotiate::accept(&call.headers, offer)?;
-    respond::validate_table_options(call, accepted)?;
-    let filter = filter(&call.info, resource)?;
-    let text = query.non_empty("resourceVersion");
-    let revision = parse_revision(text);
-    let matching = query.non_empty("resourceVersionMatch");
-    let initial = query
-        .get("sendInitialEvents")
-        .map(|_| query.is_true("sendInitialEvents"));
-    super::read::number(call, "limit")?;
-    let token = query.non_empty("continue");
-    validate_match(text, matching, token, true, query.get("sendInitialEvents"))?;
-    let revision = revision?;
-    let bookmarks = query.is_true("allowWatchBookmarks");
-    let duration = duration(query)?;
+    let WatchOptions {
+        accepted,
+        filter,
+        revision,
+        initial,
+        bookmarks,
+        duration,
+    } = WatchOptions::read(call, resource)?;
 
     // Determine the start position and the initial events.
     let mut first = Vec::new();
@@ -249,7 +283,7 @@ impl Stream {
                 events = self.watcher.next() => match events {
                     Ok(events) => {
                         let call = self.call.clone();
-                        match call.backend.seen(&call.resource, &events, &self.filter).await {
+                        match call.backend.visible_events(&call.resource, &events, &self.filter).await {
                             Ok(seen) => self.encode_all(&seen, &mut out).await,
                             Err(status) => {
                                 // As in `encode_all` for a failed conversion.

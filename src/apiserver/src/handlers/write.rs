@@ -15,7 +15,7 @@ use super::metadata::{
     loses_last_finalizer, merge_owners, metadata_errors,
 };
 use super::options::WriteOptions;
-use super::ownership::{Ownership, Part, Plan, Tracking, reset_fields};
+use super::ownership::{ObjectPart, Ownership, Plan, Tracking, reset_fields};
 use crate::admission::attributes::Admission;
 use crate::apiextensions::definition;
 use crate::cache::with_revision;
@@ -40,10 +40,10 @@ pub struct Writer<'a> {
     /// The resource.
     pub resource: &'a Resource,
     /// The part of the object that the write may change.
-    pub part: Part,
+    pub part: ObjectPart,
     /// The options of the write.
     pub options: WriteOptions,
-    /// How field ownership is recorded.
+    /// The way in which field ownership is recorded.
     pub ownership: Ownership,
     /// A server-side apply that may have to call a conversion webhook. If set, it replaces the
     /// function passed to [`update`](Self::update).
@@ -347,9 +347,9 @@ impl Writer<'_> {
         }
         strategy.default(&mut new);
         match self.part {
-            Part::Main => strategy.prepare_update(&ctx, &mut new, old),
-            Part::Status => strategy.prepare_status_update(&ctx, &mut new, old),
-            Part::Sub(sub) => strategy.prepare_subresource_update(&ctx, sub, &mut new, old),
+            ObjectPart::Main => strategy.prepare_update(&ctx, &mut new, old),
+            ObjectPart::Status => strategy.prepare_status_update(&ctx, &mut new, old),
+            ObjectPart::Sub(sub) => strategy.prepare_subresource_update(&ctx, sub, &mut new, old),
         }
         keep_system_metadata(&mut new, old);
         fields::complete(resource.working_schema(), &mut new);
@@ -372,7 +372,7 @@ impl Writer<'_> {
         self.call.warn(merge_owners(&mut new, true));
         strategy.default(&mut new);
         let mut reservation = match self.part {
-            Part::Main => {
+            ObjectPart::Main => {
                 let dry_run = self.options.dry_run;
                 services::allocate(
                     &self.storage.backend,
@@ -408,15 +408,15 @@ impl Writer<'_> {
         let mut errors = metadata_errors(resource, &new);
         errors.extend(rkube_strategy::validate_metadata_update(&new, old));
         errors.extend(match self.part {
-            Part::Main => strategy.validate_update(&new, old),
-            Part::Status => strategy.validate_status_update(&new, old),
-            Part::Sub(sub) => strategy.validate_subresource_update(sub, &new, old),
+            ObjectPart::Main => strategy.validate_update(&new, old),
+            ObjectPart::Status => strategy.validate_status_update(&new, old),
+            ObjectPart::Sub(sub) => strategy.validate_subresource_update(sub, &new, old),
         });
-        if self.part == Part::Main {
+        if self.part == ObjectPart::Main {
             errors.extend(policies::problems(resource, &new));
         }
         check_errors(resource, name, errors)?;
-        if self.part == Part::Main {
+        if self.part == ObjectPart::Main {
             definition::check(resource, &new, Some(old))?;
         }
         self.call.warn(strategy.warnings(&new, Some(old)));

@@ -7,7 +7,7 @@ use rkube_api::status::FieldError;
 use rkube_cel::{DeclType, Env, Type};
 use serde_json::Value;
 
-use super::environment::{shown, structure};
+use super::environment::{structure, type_name};
 
 /// Highest estimated cost of a selector's expression.
 const MAX_COST: u64 = 1_000_000;
@@ -107,7 +107,7 @@ fn estimate(source: &str) -> Result<u64, String> {
         .map_err(|issues| format!("compilation failed: {issues}"))?;
     let ty = compiled.output();
     if !matches!(ty, Type::Bool | Type::Dyn) {
-        let got = shown(ty);
+        let got = type_name(ty);
         return Err(format!(
             "must evaluate to bool or the unknown type, not {got}"
         ));

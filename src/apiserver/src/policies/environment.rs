@@ -256,13 +256,17 @@ impl Environment {
         let ty = compiled.output().clone();
         if !types.is_empty() && !types.contains(&ty) {
             return Err(match types {
-                [one] => format!("must evaluate to {} but got {}", shown(one), shown(&ty)),
+                [one] => format!(
+                    "must evaluate to {} but got {}",
+                    type_name(one),
+                    type_name(&ty)
+                ),
                 many => {
-                    let many: Vec<_> = many.iter().map(shown).collect();
+                    let many: Vec<_> = many.iter().map(type_name).collect();
                     format!(
                         "must evaluate to one of [{}] but got {}",
                         many.join(" "),
-                        shown(&ty)
+                        type_name(&ty)
                     )
                 }
             });
@@ -282,7 +286,7 @@ impl Environment {
 }
 
 /// Returns the name of a type in Go's notation.
-pub(super) fn shown(ty: &Type) -> String {
+pub(super) fn type_name(ty: &Type) -> String {
     match ty {
         Type::Null => "null_type".into(),
         Type::Duration => "google.protobuf.Duration".into(),
@@ -313,7 +317,7 @@ pub struct Scope<'a> {
     /// The parameters of the binding.
     pub params: Option<&'a Value>,
     /// Answers `authorizer` checks.
-    pub authorizer: &'a Asker<'a>,
+    pub authorizer: &'a AuthorizerBinding<'a>,
     /// The policy's compiled variables.
     pub variables: &'a [(String, Result<Expression, String>)],
     values: Vec<Option<Outcome<'a>>>,
@@ -338,7 +342,7 @@ impl<'a> Scope<'a> {
     /// Creates a scope in which nothing has been evaluated.
     pub fn new(
         request: &'a Value,
-        authorizer: &'a Asker<'a>,
+        authorizer: &'a AuthorizerBinding<'a>,
         variables: &'a [(String, Result<Expression, String>)],
     ) -> Self {
         Self {
@@ -454,14 +458,14 @@ impl<'a> Activation<'a> for Scope<'a> {
 }
 
 /// Answers authorization checks of CEL expressions.
-pub struct Asker<'a> {
+pub struct AuthorizerBinding<'a> {
     /// The server's authorizer.
     pub authorizer: &'a authz::Authorizer,
     /// The user who makes the request.
     pub user: &'a UserInfo,
 }
 
-impl<'a> Asker<'a> {
+impl<'a> AuthorizerBinding<'a> {
     /// Creates an asker for the user who makes a write.
     pub fn of(admission: &'a Admission<'_>) -> Self {
         Self {
@@ -471,7 +475,7 @@ impl<'a> Asker<'a> {
     }
 }
 
-impl Authorizer for Asker<'_> {
+impl Authorizer for AuthorizerBinding<'_> {
     fn authorize(&self, of: &Attributes) -> Decision {
         use rkube_auth::authz::Attributes as Question;
         let account = of.service_account.as_ref().map(|(namespace, name)| {

@@ -27,7 +27,7 @@ use crate::cache::Filter;
 
 pub use check::problems;
 use compiled::{Compiled, Conditions};
-use environment::{Asker, GROUP, Scope};
+use environment::{AuthorizerBinding, GROUP, Scope};
 pub use type_check::TypeChecker;
 
 /// Compiled expressions of policies and webhooks, by their origin.
@@ -38,7 +38,7 @@ pub struct Policies {
 }
 
 /// Maximum number of cached compilations; normally there is one per policy.
-const MAX_KEPT: usize = 1024;
+const MAX_COMPILED: usize = 1024;
 
 /// A policy and its bindings.
 struct Hook {
@@ -65,7 +65,7 @@ struct Subject<'a> {
     old: Option<Value>,
     namespace: Option<Arc<Object>>,
     namespace_name: String,
-    asker: Asker<'a>,
+    asker: AuthorizerBinding<'a>,
 }
 
 impl<'a> Subject<'a> {
@@ -74,12 +74,12 @@ impl<'a> Subject<'a> {
         object: Option<&Object>,
         old: Option<&Object>,
     ) -> Result<Self, Status> {
-        Self::asked_by(Asker::of(admission), admission, object, old)
+        Self::asked_by(AuthorizerBinding::of(admission), admission, object, old)
     }
 
     /// As [`Self::new`], for a write that is evaluated in another version.
     fn asked_by(
-        asker: Asker<'a>,
+        asker: AuthorizerBinding<'a>,
         admission: &Admission<'_>,
         object: Option<&Object>,
         old: Option<&Object>,
@@ -172,7 +172,7 @@ impl Policies {
         }
         let compiled = Arc::new(Compiled::new(&policy["spec"]));
         let mut kept = self.compiled.lock();
-        if kept.len() >= MAX_KEPT {
+        if kept.len() >= MAX_COMPILED {
             kept.clear();
         }
         kept.insert(key, (state, compiled.clone()));
@@ -203,7 +203,7 @@ impl Policies {
             None => {
                 let compiled = Arc::new(Conditions::of_webhook(conditions));
                 let mut kept = self.conditions.lock();
-                if kept.len() >= MAX_KEPT {
+                if kept.len() >= MAX_COMPILED {
                     kept.clear();
                 }
                 kept.insert(key, compiled.clone());

@@ -8,7 +8,7 @@ use rkube_api::patch::json_patch;
 use rkube_api::schema::{Kind, ListType, Schema, Type};
 use rkube_api::status::{Cause, Status};
 use rkube_api::{Object, apply, meta};
-use rkube_cel::{Object as Made, RUNTIME_BUDGET, Value as Cel};
+use rkube_cel::{Object as CelObject, RUNTIME_BUDGET, Value as Cel};
 use serde_json::{Value, json};
 
 use super::compiled::Mutation;
@@ -340,17 +340,17 @@ fn failed_test(before: &Object, patch: &Value) -> bool {
 fn check_names(value: &Cel<'_>) -> Result<(), String> {
     match value {
         Cel::List(rkube_cel::List::Own(items)) => items.iter().try_for_each(check_names),
-        Cel::Object(Made::Own(made)) if made.name == "JSONPatch" => {
+        Cel::Object(CelObject::Own(made)) if made.name == "JSONPatch" => {
             made.fields.iter().try_for_each(|(_, v)| check_names(v))
         }
-        Cel::Object(Made::Own(made)) => check_below(value, &made.name),
+        Cel::Object(CelObject::Own(made)) => check_below(value, &made.name),
         _ => Ok(()),
     }
 }
 
 fn check_below(value: &Cel<'_>, name: &str) -> Result<(), String> {
     match value {
-        Cel::Object(Made::Own(made)) => {
+        Cel::Object(CelObject::Own(made)) => {
             if made.name != name {
                 return Err(format!(
                     "unexpected type name {:?}, expected {name:?}, which matches field name path \

@@ -13,7 +13,7 @@ use super::types::declared;
 use crate::backend::Backend;
 use crate::cache::{Event, Filter};
 use crate::codec::encode;
-use crate::controller::Controller;
+use crate::observer::CacheObserver;
 use crate::resources::Resource;
 
 const PLURAL: &str = "validatingadmissionpolicies";
@@ -26,7 +26,7 @@ pub struct TypeChecker {
     pub backend: Arc<Backend>,
 }
 
-impl Controller for TypeChecker {
+impl CacheObserver for TypeChecker {
     fn resources(&self) -> Vec<(&'static str, &'static str)> {
         vec![(GROUP, PLURAL)]
     }

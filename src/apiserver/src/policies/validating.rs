@@ -9,7 +9,7 @@ use rkube_cel::{MAX_MESSAGE, RUNTIME_BUDGET, Value as Cel};
 use serde_json::{Value, json};
 
 use super::compiled::Validation;
-use super::environment::Asker;
+use super::environment::AuthorizerBinding;
 use super::matching::{Match, matches, params};
 use super::{Hook, Policies, Subject, about};
 use crate::admission::attributes::Admission;
@@ -83,7 +83,7 @@ impl Policies {
                             let (object, old) =
                                 Box::pin(both_seen_in(admission, version, object, old)).await?;
                             let seen = admission.through(version);
-                            let asker = Asker::of(admission);
+                            let asker = AuthorizerBinding::of(admission);
                             Subject::asked_by(asker, &seen, object.as_ref(), old.as_ref())?
                         }
                     };

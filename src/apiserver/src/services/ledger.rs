@@ -84,7 +84,7 @@ impl Kind {
     }
 
     /// Returns the cache of the entries of this kind.
-    pub fn seen(self, backend: &Backend) -> Arc<ResourceCache> {
+    pub fn cache(self, backend: &Backend) -> Arc<ResourceCache> {
         let (group, plural) = self.place();
         backend.cache.resource(group, plural)
     }
@@ -120,7 +120,7 @@ impl Kind {
 }
 
 /// Returns the values that a service uses and must have reserved.
-pub fn of(service: &Object) -> Vec<(Kind, String)> {
+pub fn reserved_values(service: &Object) -> Vec<(Kind, String)> {
     let spec = &service["spec"];
     if spec["type"] == "ExternalName" {
         return Vec::new();
@@ -232,9 +232,11 @@ async fn give_back(store: &Arc<dyn Store>, entries: Vec<Arc<KeyValue>>) {
 
 /// Releases the reservations that `old` has and `new` no longer has.
 pub async fn release(backend: &Backend, old: &Object, new: Option<&Object>) {
-    let kept = new.map(of).unwrap_or_default();
+    let kept = new.map(reserved_values).unwrap_or_default();
     let owner = Owner::of(old);
-    let given = of(old).into_iter().filter(|id| !kept.contains(id));
+    let given = reserved_values(old)
+        .into_iter()
+        .filter(|id| !kept.contains(id));
     let removals = given.map(|(kind, id)| {
         let owner = &owner;
         async move {
@@ -289,12 +291,12 @@ mod tests {
         let address = |a: &str| (Kind::Address, a.to_owned());
         let port = |p: &str| (Kind::Port, p.to_owned());
         assert_eq!(
-            of(&service),
+            reserved_values(&service),
             [address("10.0.0.1"), port("30053"), port("32000")]
         );
-        assert_eq!(of(&json!({"spec": {"clusterIP": "None"}})), []);
+        assert_eq!(reserved_values(&json!({"spec": {"clusterIP": "None"}})), []);
         assert_eq!(
-            of(&json!({"spec": {"type": "ExternalName", "clusterIP": "10.0.0.1"}})),
+            reserved_values(&json!({"spec": {"type": "ExternalName", "clusterIP": "10.0.0.1"}})),
             []
         );
     }

@@ -110,7 +110,7 @@ impl Allocation<'_> {
     /// Returns whether a value is in use according to the cache. An address counts as used also if
     /// a service has it but its entry was deleted.
     fn is_taken(&self, kind: Kind, id: &str) -> bool {
-        if kind.seen(self.backend).get("", id).is_some() {
+        if kind.cache(self.backend).get("", id).is_some() {
             return true;
         }
         let Ok(selector) = FieldSelector::parse(&format!("spec.clusterIP={id}")) else {
@@ -122,7 +122,7 @@ impl Allocation<'_> {
     }
 
     /// Reserves a value that the service specifies. Returns `false` if it is in use.
-    async fn take(&mut self, kind: Kind, id: &str) -> Result<bool, StoreError> {
+    async fn reserve(&mut self, kind: Kind, id: &str) -> Result<bool, StoreError> {
         // A value released just before must not appear to be in use.
         self.backend.cache.consistent().await;
         if self.is_taken(kind, id) {
@@ -132,7 +132,7 @@ impl Allocation<'_> {
     }
 
     /// Reserves the first free candidate.
-    async fn take_any<C: ToString, I: Iterator<Item = C>>(
+    async fn reserve_any<C: ToString, I: Iterator<Item = C>>(
         &mut self,
         kind: Kind,
         candidates: impl Fn() -> I,
@@ -174,7 +174,7 @@ impl Allocation<'_> {
         } else if asked.is_empty() {
             let ranges = ranges(self.backend);
             let address = self
-                .take_any(Kind::Address, || {
+                .reserve_any(Kind::Address, || {
                     ranges.iter().flat_map(|range| addresses(*range))
                 })
                 .await?
@@ -230,7 +230,7 @@ impl Allocation<'_> {
                 "the provided network does not match the current range",
             ));
         }
-        if !self.take(Kind::Address, &address.to_string()).await? {
+        if !self.reserve(Kind::Address, &address.to_string()).await? {
             return Err(invalid("provided IP is already allocated"));
         }
         Ok(())
@@ -271,7 +271,7 @@ impl Allocation<'_> {
                 );
                 return Err(FieldError::invalid(field, number, detail).into());
             }
-            if !self.take(Kind::Port, &number.to_string()).await? {
+            if !self.reserve(Kind::Port, &number.to_string()).await? {
                 let detail = "provided port is already allocated";
                 return Err(FieldError::invalid(field, number, detail).into());
             }
@@ -323,7 +323,7 @@ impl Allocation<'_> {
             let number = self.free_port(numbers, FIELD).await?;
             service["spec"]["healthCheckNodePort"] = number.into();
         } else if asked != old.map_or(0, given)
-            && (numbers.contains(&asked) || !self.take(Kind::Port, &asked.to_string()).await?)
+            && (numbers.contains(&asked) || !self.reserve(Kind::Port, &asked.to_string()).await?)
         {
             let detail = format!(
                 "failed to allocate requested HealthCheck NodePort {asked}: provided port is already allocated"
@@ -336,7 +336,7 @@ impl Allocation<'_> {
     async fn free_port(&mut self, mine: &HashSet<u64>, field: &str) -> Result<u64, Refusal> {
         let range = self.backend.config.node_ports;
         let candidates = || ports(range).filter(|n| !mine.contains(n));
-        let found = self.take_any(Kind::Port, candidates).await?;
+        let found = self.reserve_any(Kind::Port, candidates).await?;
         found.ok_or_else(|| FieldError::internal(field, "range is full").into())
     }
 }

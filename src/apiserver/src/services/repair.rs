@@ -14,12 +14,12 @@ use crate::cache::{CachedObject, Filter};
 
 /// Minimum age of an unused entry before its removal: the time that a write may take from its
 /// reservation to storing its service.
-const GRACE: SignedDuration = SignedDuration::from_secs(60);
-/// As [`GRACE`], for an address reserved by a write of an existing service that lost to another
-/// one.
-const REVERT: SignedDuration = SignedDuration::from_secs(5);
+const GRACE_PERIOD: SignedDuration = SignedDuration::from_secs(60);
+/// As [`GRACE_PERIOD`], for an address reserved by a write of an existing service that lost to
+/// another one.
+const REVERT_PERIOD: SignedDuration = SignedDuration::from_secs(5);
 /// Number of concurrent writes; they share the store's commits.
-const AT_ONCE: usize = 64;
+const MAX_CONCURRENT_WRITES: usize = 64;
 
 /// A correction of one entry.
 #[derive(Debug, PartialEq)]
@@ -59,8 +59,9 @@ pub async fn run(backend: &Backend, now: Timestamp) -> Result<(), StoreError> {
         Step::Remove(kind, id, _) => !ledger::is_own(backend, *kind, id),
         _ => true,
     });
-    for chunk in steps.chunks(AT_ONCE) {
-        let done = futures::future::join_all(chunk.iter().map(|step| take(backend, step))).await;
+    for chunk in steps.chunks(MAX_CONCURRENT_WRITES) {
+        let done =
+            futures::future::join_all(chunk.iter().map(|step| apply_step(backend, step))).await;
         done.into_iter().collect::<Result<(), StoreError>>()?;
     }
     Ok(())
@@ -68,7 +69,7 @@ pub async fn run(backend: &Backend, now: Timestamp) -> Result<(), StoreError> {
 
 fn entries(backend: &Backend) -> Vec<Entry> {
     let of = |kind: Kind| {
-        let all = kind.seen(backend).list(&Filter::default());
+        let all = kind.cache(backend).list(&Filter::default());
         all.into_iter().map(move |entry: Arc<CachedObject>| Entry {
             kind,
             id: entry.name.to_string(),
@@ -90,14 +91,14 @@ fn services(backend: &Backend) -> Vec<Service> {
             let object = service.parse();
             Service {
                 owner: Owner::of(&object),
-                has: ledger::of(&object),
+                has: ledger::reserved_values(&object),
                 object,
             }
         })
         .collect()
 }
 
-async fn take(backend: &Backend, step: &Step) -> Result<(), StoreError> {
+async fn apply_step(backend: &Backend, step: &Step) -> Result<(), StoreError> {
     let store = &backend.store;
     let result = match step {
         Step::Make(kind, id, owner) => {
@@ -174,12 +175,12 @@ fn steps(entries: &[Entry], services: &[Service], now: Timestamp) -> Vec<Step> {
             .map_or(SignedDuration::MAX, |made| now.duration_since(made));
         let wait = match owner_of(entry) {
             // The service may be about to be stored, or about to need the entry.
-            None => GRACE,
-            Some(service) if service.object["spec"]["type"] == "ExternalName" => GRACE,
+            None => GRACE_PERIOD,
+            Some(service) if service.object["spec"]["type"] == "ExternalName" => GRACE_PERIOD,
             // The service may be about to be changed, or the entry belongs to the loser of two
             // concurrent creations.
-            Some(_) if entry.kind == Kind::Port => GRACE,
-            Some(_) => REVERT,
+            Some(_) if entry.kind == Kind::Port => GRACE_PERIOD,
+            Some(_) => REVERT_PERIOD,
         };
         if age > wait {
             steps.push(Step::Remove(entry.kind, entry.id.clone(), entry.revision));
@@ -216,7 +217,7 @@ mod tests {
             "spec": {"clusterIP": address, "ports": ports}});
         Service {
             owner: Owner::of(&object),
-            has: ledger::of(&object),
+            has: ledger::reserved_values(&object),
             object,
         }
     }

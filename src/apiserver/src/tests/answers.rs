@@ -86,7 +86,7 @@ async fn uids_and_revisions_of_others() {
     let (code, answer) = t.post(MAPS, map.clone()).await;
     let why = "resourceVersion should not be set on objects to be created";
     assert_eq!((code, message(&answer)), (500, why));
-    // What validation refuses comes first.
+    // The errors of validation come first.
     map["data"] = json!({"?": "x"});
     assert_eq!(t.post(MAPS, map).await.0, 422);
 }

@@ -14,8 +14,8 @@ use super::basics::client_tls;
 use super::support::{TestServer, start};
 use crate::connections::Limits;
 
-/// How long a client waits for what must happen.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// The time limit for expected events.
+const WAIT_TIMEOUT: Duration = Duration::from_secs(20);
 /// The preface of an HTTP/2 client, and its empty SETTINGS frame.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
 /// Types of HTTP/2 frames (RFC 9113, section 6).
@@ -89,7 +89,7 @@ async fn frames(stream: &mut TlsStream<TcpStream>) -> Vec<u8> {
         }
         kinds
     };
-    tokio::time::timeout(PATIENCE, read)
+    tokio::time::timeout(WAIT_TIMEOUT, read)
         .await
         .expect("the server closes the connection")
 }
@@ -98,7 +98,7 @@ async fn frames(stream: &mut TlsStream<TcpStream>) -> Vec<u8> {
 async fn closed(stream: &mut (impl tokio::io::AsyncRead + Unpin)) {
     let mut rest = Vec::new();
     // A connection that is reset ends as well.
-    let _ = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut rest))
+    let _ = tokio::time::timeout(WAIT_TIMEOUT, stream.read_to_end(&mut rest))
         .await
         .expect("the server closes the connection");
 }
@@ -142,7 +142,7 @@ async fn strangers_take_nobodys_place() {
     closed(&mut one_more).await;
     serves_others(&t, address).await;
     drop((silent, half, nobody));
-    // Who is known does not count among the strangers.
+    // An authenticated client does not count among the others.
     let mut known = Vec::new();
     while known.len() < 4 {
         let mut stream = connect(&t, address, true, "http/1.1").await;
@@ -170,7 +170,7 @@ async fn silent_clients_are_disconnected() {
         ..Limits::of_process()
     };
     let address = listen(&t, limits).await;
-    // What the server has to wait for before it knows the protocol, the settings, or a request.
+    // Bytes after which the server still waits for the protocol, the settings, or a request.
     for (protocol, sent) in [
         ("http/1.1", &b""[..]),
         ("http/1.1", b"GET /ver"),
@@ -219,7 +219,7 @@ async fn a_client_that_nobody_knows_gets_one_answer() {
     });
     closed(&mut from).await;
     drop(from);
-    tokio::time::timeout(PATIENCE, asking)
+    tokio::time::timeout(WAIT_TIMEOUT, asking)
         .await
         .unwrap()
         .unwrap();
@@ -250,7 +250,7 @@ async fn cancelled_requests_end_a_connection() {
     });
     closed(&mut from).await;
     drop(from);
-    tokio::time::timeout(PATIENCE, sending)
+    tokio::time::timeout(WAIT_TIMEOUT, sending)
         .await
         .unwrap()
         .unwrap();

@@ -140,10 +140,10 @@ async fn defined(t: &TestServer, conversion: Value) {
         "versions": versions("v1"), "conversion": conversion}});
     let (code, made) = t.post(CRDS, definition).await;
     assert_eq!(code, 201, "{made}");
-    until(t, |t| async move { t.get(&hosts("v1")).await.0 == 200 }).await;
+    wait_until(t, |t| async move { t.get(&hosts("v1")).await.0 == 200 }).await;
 }
 
-async fn until<'a, F: Future<Output = bool>>(
+async fn wait_until<'a, F: Future<Output = bool>>(
     t: &'a TestServer,
     ready: impl Fn(&'a TestServer) -> F,
 ) {
@@ -245,7 +245,7 @@ async fn the_storage_version_changes(t: &TestServer) {
         t.get(CRD).await.1["status"]["storedVersions"],
         json!(["v1", "v2"])
     );
-    until(t, |t| async {
+    wait_until(t, |t| async {
         let found = t
             .server
             .backend()
@@ -301,7 +301,7 @@ async fn selectors_are_of_the_request_version() {
         "group": "example.com", "scope": "Namespaced", "names": {"plural": "hosts", "kind": "Host"},
         "versions": both, "conversion": conversion(&t, port, "/convert")}});
     assert_eq!(t.post(CRDS, definition).await.0, 201);
-    until(&t, |t| async move { t.get(&hosts("v2")).await.0 == 200 }).await;
+    wait_until(&t, |t| async move { t.get(&hosts("v2")).await.0 == 200 }).await;
     let query = "fieldSelector=host%3Dh1,port%3D80";
     let mut watch = t.watch(&format!("{}?watch=1&{query}", hosts("v2"))).await;
     for (name, both) in [("a", "h1:80"), ("b", "h1:81"), ("c", "h2:80")] {
@@ -498,7 +498,7 @@ async fn ownership_is_followed_through_versions() {
             assert_eq!(managed[0]["apiVersion"], "example.com/v2");
         }
         assert_eq!(t.delete(CRD).await.0, 200);
-        until(&t, |t| async {
+        wait_until(&t, |t| async {
             t.get(CRD).await.0 == 404 && t.get(&hosts("v1")).await.0 == 404
         })
         .await;

@@ -91,7 +91,7 @@ async fn a_strangers_certificate_does_not_fail_the_connection() {
         );
     }
     wait_until_noted(&t).await;
-    // The server's cache ends with it: whoever reads afterwards waits for ever.
+    // The server's cache ends with it: later reads wait for ever.
     stop.cancel();
     serving.await.unwrap().unwrap();
 }

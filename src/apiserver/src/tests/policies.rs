@@ -30,7 +30,7 @@ fn thing(spec: Value) -> Value {
 }
 
 /// Polls until `done` returns true.
-async fn until(what: &str, done: impl AsyncFn() -> bool) {
+async fn wait_until(what: &str, done: impl AsyncFn() -> bool) {
     for _ in 0..4000 {
         if done().await {
             return;
@@ -43,7 +43,7 @@ async fn until(what: &str, done: impl AsyncFn() -> bool) {
 async fn served(t: &TestServer, spec: Value) {
     let (code, made) = t.post(CRDS, definition(spec)).await;
     assert_eq!(code, 201, "{made}");
-    until("the things are not served", async || {
+    wait_until("the things are not served", async || {
         t.get(THINGS).await.0 == 200
     })
     .await;
@@ -178,7 +178,7 @@ async fn what_was_wrong_before_may_stay() {
         schema("self > 5");
     let (code, answer) = t.put(&path, crd).await;
     assert_eq!(code, 200, "{answer}");
-    until("the new rule does not apply", async || {
+    wait_until("the new rule does not apply", async || {
         t.post(
             THINGS,
             json!({"apiVersion": "example.com/v1", "kind": "Thing", "metadata": {"generateName": "x"}, "spec": {"a": 1}}),
@@ -295,7 +295,7 @@ async fn policies_that_do_not_compile_are_refused_and_types_are_checked() {
         .await;
     assert_eq!(code, 201, "{answer}");
     let path = format!("{path}/p");
-    until("the types are not checked", async || {
+    wait_until("the types are not checked", async || {
         t.get(&path).await.1["status"]["typeChecking"].is_object()
     })
     .await;

@@ -12,7 +12,7 @@ use kube::{Resource as _, ResourceExt as _};
 
 use super::support::start;
 
-const LIMIT: Duration = Duration::from_secs(60);
+const WAIT_TIMEOUT: Duration = Duration::from_secs(60);
 
 fn map(name: &str) -> ConfigMap {
     ConfigMap {
@@ -25,13 +25,13 @@ fn map(name: &str) -> ConfigMap {
 }
 
 /// Polls until `good` returns true.
-async fn until(what: &str, mut good: impl AsyncFnMut() -> bool) {
+async fn wait_until(what: &str, mut good: impl AsyncFnMut() -> bool) {
     let tries = async {
         while !good().await {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
-    tokio::time::timeout(LIMIT, tries)
+    tokio::time::timeout(WAIT_TIMEOUT, tries)
         .await
         .unwrap_or_else(|_| panic!("{what} takes too long"));
 }
@@ -66,14 +66,14 @@ async fn a_reflector_follows() {
         maps.create(&PostParams::default(), &map("after"))
             .await
             .unwrap();
-        until("the reflector to see it", async || {
+        wait_until("the reflector to see it", async || {
             names().contains(&"after".to_owned())
         })
         .await;
         maps.delete("after", &DeleteParams::default())
             .await
             .unwrap();
-        until("the reflector to forget it", async || {
+        wait_until("the reflector to forget it", async || {
             !names().contains(&"after".to_owned())
         })
         .await;
@@ -131,7 +131,7 @@ async fn a_controller_reconciles() {
         let secret = secrets.get_opt("wanted").await.unwrap()?;
         Some(secret.data?.get("k")?.0.clone())
     };
-    until("the secret", async || {
+    wait_until("the secret", async || {
         value().await.as_deref() == Some(b"v")
     })
     .await;
@@ -140,6 +140,6 @@ async fn a_controller_reconciles() {
         .delete("wanted", &DeleteParams::default())
         .await
         .unwrap();
-    until("the secret to be back", async || value().await.is_some()).await;
+    wait_until("the secret to be back", async || value().await.is_some()).await;
     run.abort();
 }

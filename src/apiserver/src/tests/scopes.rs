@@ -1,5 +1,5 @@
-//! What was authorized is what happens: every form of path, against every resource, by a user who
-//! may do everything in one namespace and nothing elsewhere.
+//! Requests do exactly what was authorized: every form of path, against every resource, by a user
+//! who may do everything in one namespace and nothing elsewhere.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -176,7 +176,7 @@ fn root(resource: &Resource) -> String {
 }
 
 /// Returns the paths below `collection`: itself, an object, and the object's subresources.
-fn below(resource: &Resource, collection: &str) -> Vec<String> {
+fn paths_below(resource: &Resource, collection: &str) -> Vec<String> {
     let mut paths = vec![
         collection.to_owned(),
         format!("{collection}/x"),
@@ -201,7 +201,7 @@ fn detours(resource: &Resource) -> Vec<String> {
         format!("{root}/namespaces%2Fteam/{plural}"),
         format!("{root}/namespaces/team%2f{plural}"),
     ] {
-        paths.extend(below(resource, &collection));
+        paths.extend(paths_below(resource, &collection));
         paths.push(format!("{collection}?watch=1"));
         paths.push(format!("{collection}%2Fx"));
         paths.push(format!("{collection}/x%2Fstatus"));
@@ -220,10 +220,10 @@ async fn cluster_scoped(t: &TestServer, dev: &UserInfo, resource: &Resource) {
         }
     }
     let collection = format!("{}/{}", root(resource), resource.plural);
-    for path in below(resource, &collection) {
+    for path in paths_below(resource, &collection) {
         for method in &METHODS {
             let (code, text) = ask(t, dev, method, &path).await;
-            // Everybody may ask for reviews of their own rights, though not under a name.
+            // All users may ask for reviews of their own rights, though not under a name.
             let review = !resource.is_stored() && *method == Method::POST;
             match path == format!("{collection}/x") {
                 _ if review && path == collection => {}
@@ -238,7 +238,7 @@ async fn namespaced(t: &TestServer, dev: &UserInfo, resource: &Resource) {
     let admin = UserInfo::authenticated("admin", &["system:masters"]);
     let (root, plural) = (root(resource), &*resource.plural);
     // Without a namespace there are lists only.
-    for path in below(resource, &format!("{root}/{plural}")) {
+    for path in paths_below(resource, &format!("{root}/{plural}")) {
         for method in &METHODS {
             let (code, text) = ask(t, dev, method, &path).await;
             assert_eq!(code, 403, "{method} {path}: {text}");
@@ -258,7 +258,7 @@ async fn namespaced(t: &TestServer, dev: &UserInfo, resource: &Resource) {
         format!("{root}/namespaces//{plural}"),
         format!("{root}/watch/{plural}"),
     ];
-    for path in elsewhere.iter().flat_map(|c| below(resource, c)) {
+    for path in elsewhere.iter().flat_map(|c| paths_below(resource, c)) {
         for method in &METHODS {
             let (code, text) = ask(t, dev, method, &path).await;
             assert_eq!(code, 403, "{method} {path}: {text}");
@@ -277,11 +277,11 @@ async fn namespaced(t: &TestServer, dev: &UserInfo, resource: &Resource) {
             assert_eq!(code, 404, "{method} {path}: {text}");
         }
     }
-    within(t, dev, resource).await;
+    check_namespace_user(t, dev, resource).await;
 }
 
 /// Uses the paths of the user's own namespace.
-async fn within(t: &TestServer, dev: &UserInfo, resource: &Resource) {
+async fn check_namespace_user(t: &TestServer, dev: &UserInfo, resource: &Resource) {
     let root = root(resource);
     let own = format!("{root}/namespaces/team/{}", resource.plural);
     let watched = format!("{root}/watch/namespaces/team/{}", resource.plural);
@@ -309,7 +309,7 @@ async fn within(t: &TestServer, dev: &UserInfo, resource: &Resource) {
     // An object of another namespace cannot be made through the own one.
     let (code, text) = ask(t, dev, &Method::POST, &own).await;
     assert!((400..500).contains(&code), "POST {own}: {code} {text}");
-    for path in below(resource, &own).iter().skip(1) {
+    for path in paths_below(resource, &own).iter().skip(1) {
         for method in &METHODS {
             let (code, text) = ask(t, dev, method, path).await;
             assert!((400..500).contains(&code), "{method} {path}: {code} {text}");
@@ -491,6 +491,6 @@ async fn creating_needs_the_verb_create() {
     assert_eq!(t.get(&format!("{leases}/new")).await.0, 404);
     assert_eq!(apply(&creator, "new").await.0, 201);
     assert_eq!(put(&creator).await.0, 201);
-    // What exists may be changed without it.
+    // An existing object may be changed without it.
     assert_eq!(apply(&changer, "new").await.0, 200);
 }

@@ -1,4 +1,4 @@
-//! The rolling window of samples. Nodes are only asked while somebody asks for their usage.
+//! The rolling window of samples. Nodes are only asked while clients ask for their usage.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Weak};
@@ -19,20 +19,20 @@ use crate::cache::{Cache, Filter};
 use crate::conditions::find_condition;
 use crate::connect::{self, Transports};
 
-/// How long answers are computed from the last round.
-const FRESH: Duration = Duration::from_secs(2);
-/// How long rounds are kept. It exceeds the period of an autoscaler, so that the window of its
-/// samples is that period.
-const KEEP: Duration = Duration::from_secs(60);
+/// The age up to which the last round serves for answers.
+const FRESH_PERIOD: Duration = Duration::from_secs(2);
+/// The time for which rounds are kept. It exceeds the period of an autoscaler, so that the
+/// window of its samples is that period.
+const KEEP_PERIOD: Duration = Duration::from_secs(60);
 /// The time between the first two rounds, for which the first question waits.
 const FIRST_WINDOW: Duration = Duration::from_secs(1);
 /// The time limit for a node's answer.
-const TIMEOUT: Duration = Duration::from_secs(3);
+const NODE_TIMEOUT: Duration = Duration::from_secs(3);
 /// Maximum size of a node's answer in bytes.
-const PAGE_BYTES: usize = 16 << 20;
+const MAX_PAGE_BYTES: usize = 16 << 20;
 
 /// A round and the time at which it was taken.
-struct Taken {
+struct TimedRound {
     at: Instant,
     round: Arc<Round>,
 }
@@ -45,7 +45,7 @@ pub struct Rounds {
 
 #[derive(Default)]
 struct Window {
-    rounds: VecDeque<Taken>,
+    rounds: VecDeque<TimedRound>,
     /// Whether a task is waiting to drop the rounds.
     is_tended: bool,
 }
@@ -53,7 +53,7 @@ struct Window {
 impl Window {
     fn forget(&mut self, now: Instant) {
         while let Some(first) = self.rounds.front() {
-            if now.duration_since(first.at) < KEEP {
+            if now.duration_since(first.at) < KEEP_PERIOD {
                 break;
             }
             self.rounds.pop_front();
@@ -66,7 +66,7 @@ impl Window {
         let age = last.map(|last| now.duration_since(last.at));
         match (self.rounds.len(), age) {
             (1, Some(age)) => Some(FIRST_WINDOW.saturating_sub(age)),
-            (_, Some(age)) if age < FRESH => None,
+            (_, Some(age)) if age < FRESH_PERIOD => None,
             _ => Some(Duration::ZERO),
         }
     }
@@ -82,7 +82,7 @@ impl Rounds {
         while let Some(wait) = window.due(Instant::now()) {
             tokio::time::sleep(wait).await;
             let round = ask_all(&server.backend().cache, &server.transports).await;
-            window.rounds.push_back(Taken {
+            window.rounds.push_back(TimedRound {
                 at: Instant::now(),
                 round: Arc::new(round),
             });
@@ -95,10 +95,10 @@ impl Rounds {
     }
 }
 
-/// Waits until nobody has asked for a while, and drops the rounds.
+/// Waits until no client has asked for a while, and drops the rounds.
 async fn drop_when_unused(rounds: Weak<Rounds>) {
     loop {
-        tokio::time::sleep(KEEP).await;
+        tokio::time::sleep(KEEP_PERIOD).await;
         let Some(rounds) = rounds.upgrade() else {
             return;
         };
@@ -158,14 +158,14 @@ async fn ask(transports: &Transports, node: &Object) -> Result<Sample, String> {
         if response.status() != StatusCode::OK {
             return Err(format!("the agent answered {}", response.status()));
         }
-        let page: Bytes = Limited::new(response.into_body(), PAGE_BYTES)
+        let page: Bytes = Limited::new(response.into_body(), MAX_PAGE_BYTES)
             .collect()
             .await
             .map_err(|error| error.to_string())?
             .to_bytes();
         Ok(samples::read(&String::from_utf8_lossy(&page)))
     };
-    match tokio::time::timeout(TIMEOUT, asked).await {
+    match tokio::time::timeout(NODE_TIMEOUT, asked).await {
         Ok(result) => result,
         Err(_) => Err("the agent does not answer".to_owned()),
     }
@@ -181,7 +181,7 @@ mod tests {
         let at = |seconds: u64| start + Duration::from_secs(seconds);
         let mut window = Window::default();
         let push = |window: &mut Window, at| {
-            window.rounds.push_back(Taken {
+            window.rounds.push_back(TimedRound {
                 at,
                 round: Arc::default(),
             });

@@ -58,7 +58,7 @@ pub(super) type Round = HashMap<String, Arc<Sample>>;
 /// Returns the usage at the last of several points, in ascending order of time.
 fn usage_of(points: &[Point]) -> Option<Usage> {
     let (last, earlier) = points.split_last()?;
-    // Counters start anew with the container.
+    // Counters start at zero with the container.
     let same = |point: &&Point| {
         point.at < last.at
             && point.cpu <= last.cpu

@@ -22,7 +22,7 @@ use crate::connect::location::{host_port, service_address};
 /// Maximum size in bytes of a webhook's response. Conversion reviews contain whole lists.
 const MAX_ANSWER: usize = 64 << 20;
 /// Maximum number of cached TLS configurations; normally there is one per CA bundle.
-const MAX_KEPT: usize = 64;
+const MAX_CLIENTS: usize = 64;
 
 /// Posts reviews to admission and conversion webhooks.
 pub struct WebhookClient {
@@ -67,8 +67,13 @@ impl WebhookClient {
         }
     }
 
-    async fn send(&self, config: &Value, review: &Value, place: Place) -> Result<Value, String> {
-        let Place {
+    async fn send(
+        &self,
+        config: &Value,
+        review: &Value,
+        place: WebhookLocation,
+    ) -> Result<Value, String> {
+        let WebhookLocation {
             address,
             name,
             port,
@@ -137,7 +142,7 @@ impl WebhookClient {
         let config = rkube_x509::client_config(ServerVerifier::new(roots), None);
         let config = Arc::new(config.map_err(|e| e.to_string())?);
         let mut kept = self.tls.lock();
-        if kept.len() >= MAX_KEPT {
+        if kept.len() >= MAX_CLIENTS {
             kept.clear();
         }
         kept.insert(bundle.to_owned(), config.clone());
@@ -146,7 +151,7 @@ impl WebhookClient {
 }
 
 /// The location of a webhook.
-struct Place {
+struct WebhookLocation {
     /// Host and port to connect to.
     address: String,
     /// The name for which its certificate must be valid.
@@ -155,14 +160,14 @@ struct Place {
     path: String,
 }
 
-impl Place {
+impl WebhookLocation {
     fn url(&self) -> String {
         format!("https://{}{}", host_port(&self.name, self.port), self.path)
     }
 }
 
 /// Returns the location that a `WebhookClientConfig` names by its URL.
-fn place_of_url(url: &str) -> Result<Place, String> {
+fn place_of_url(url: &str) -> Result<WebhookLocation, String> {
     let uri: http::Uri = url.parse().map_err(|e| format!("url {url:?}: {e}"))?;
     let host = uri
         .host()
@@ -170,7 +175,7 @@ fn place_of_url(url: &str) -> Result<Place, String> {
     let path = uri.path_and_query().map_or("/", |p| p.as_str());
     let host = host.trim_matches(['[', ']']);
     let port = uri.port_u16().unwrap_or(443);
-    Ok(Place {
+    Ok(WebhookLocation {
         address: host_port(host, port),
         name: host.to_owned(),
         port,
@@ -178,7 +183,7 @@ fn place_of_url(url: &str) -> Result<Place, String> {
     })
 }
 
-fn place(cache: &Cache, config: &Value) -> Result<Place, String> {
+fn place(cache: &Cache, config: &Value) -> Result<WebhookLocation, String> {
     if let Some(url) = config["url"].as_str().filter(|u| !u.is_empty()) {
         return place_of_url(url);
     }
@@ -195,7 +200,7 @@ fn place(cache: &Cache, config: &Value) -> Result<Place, String> {
         path if path.starts_with('/') => path.to_owned(),
         path => format!("/{path}"),
     };
-    Ok(Place {
+    Ok(WebhookLocation {
         address,
         name: format!("{name}.{namespace}.svc"),
         port,

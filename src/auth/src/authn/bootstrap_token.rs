@@ -43,7 +43,7 @@ pub(super) fn authenticate(
     if tree::text(&object, &["type"]) != TYPE {
         return refuse("its type is another");
     }
-    if !same(data(&object, "token-secret").as_bytes(), secret.as_bytes()) {
+    if !secrets_match(data(&object, "token-secret").as_bytes(), secret.as_bytes()) {
         return refuse("the secret part is another");
     }
     if data(&object, "token-id") != id {
@@ -83,7 +83,7 @@ fn data(secret: &Object, key: &str) -> String {
 }
 
 /// Compares two secrets in constant time, except for their length.
-fn same(a: &[u8], b: &[u8]) -> bool {
+fn secrets_match(a: &[u8], b: &[u8]) -> bool {
     a.len() == b.len() && a.iter().zip(b).fold(0, |differ, (x, y)| differ | (x ^ y)) == 0
 }
 

@@ -14,10 +14,10 @@ use super::ConfigError;
 use crate::UserInfo;
 
 /// Maximum number of cached verified certificates.
-const REMEMBERED: usize = 64;
+const MAX_VERIFIED: usize = 64;
 /// Maximum age of a cached verification. Requests on one connection present the same
 /// certificate, and verification costs far more than a lookup.
-const REMEMBER: SignedDuration = SignedDuration::from_mins(10);
+const VERIFIED_PERIOD: SignedDuration = SignedDuration::from_mins(10);
 
 /// A CA for client certificates, with a cache of verified certificates.
 pub(super) struct Authority {
@@ -69,10 +69,10 @@ impl Authority {
         self.verify(leaf, intermediates, now)
             .map_err(|e| format!("verifying certificate failed: {e}"))?;
         let (user, expires) = read(leaf)?;
-        let until = expires.min(now.saturating_add(REMEMBER).unwrap_or(now));
+        let until = expires.min(now.saturating_add(VERIFIED_PERIOD).unwrap_or(now));
 
         let mut verified = self.verified.lock();
-        if verified.len() == REMEMBERED {
+        if verified.len() == MAX_VERIFIED {
             verified.pop_front();
         }
         verified.push_back(Verified {

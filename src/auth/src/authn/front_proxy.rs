@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use http::HeaderMap;
+use percent_encoding::percent_decode_str;
 
 use crate::UserInfo;
 
@@ -44,20 +45,17 @@ pub(super) fn is_proxy_header(name: &str) -> bool {
 
 /// Decodes `%XX` sequences. Returns the text unchanged if it is malformed or not UTF-8.
 pub(crate) fn percent_decoded(text: &str) -> String {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let [first, tail @ ..] = rest {
-        let hex = |b: u8| char::from(b).to_digit(16).map(|d| d as u8);
-        (bytes, rest) = match (first, tail) {
-            (b'%', [high, low, tail @ ..]) => match (hex(*high), hex(*low)) {
-                (Some(high), Some(low)) => ([bytes, vec![high << 4 | low]].concat(), tail),
-                _ => return text.to_owned(),
-            },
-            (b'%', _) => return text.to_owned(),
-            (other, tail) => ([bytes, vec![*other]].concat(), tail),
-        };
+    let is_escape = |after: &str| {
+        let digits = after.as_bytes().get(..2);
+        digits.is_some_and(|digits| digits.iter().all(u8::is_ascii_hexdigit))
+    };
+    if !text.split('%').skip(1).all(is_escape) {
+        return text.to_owned();
     }
-    String::from_utf8(bytes).unwrap_or_else(|_| text.to_owned())
+    match percent_decode_str(text).decode_utf8() {
+        Ok(decoded) => decoded.into_owned(),
+        Err(_) => text.to_owned(),
+    }
 }
 
 #[cfg(test)]

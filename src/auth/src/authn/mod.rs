@@ -83,8 +83,8 @@ pub struct Authenticators {
     used: Option<TokenUse>,
 }
 
-/// Is called with a secret of a service account whose token was used, when the secret's label with
-/// the day of the last use is to be changed to the second argument.
+/// The callback for a use of a service account's token from a secret. It is called when the
+/// secret's label with the day of the last use is to be changed to the second argument.
 pub type TokenUse = Box<dyn Fn(&Object, &str) + Send + Sync>;
 
 /// A user, and those of the requested audiences for which the credential is valid.
@@ -231,8 +231,8 @@ impl Authenticators {
         };
         let user = authority.identify(chain, now)?;
         if user.name == names::KUBELET_CLIENT {
-            // The server shows this certificate to addresses that nodes report. Whoever directs
-            // such a request back at the server must not act with the rights of the certificate.
+            // The server shows this certificate to addresses that nodes report. A node that
+            // directs such a request back at the server must not act with the certificate's rights.
             return Err("the certificate of the API server is for node agents only".to_owned());
         }
         Ok((!user.name.is_empty()).then_some(user))

@@ -51,7 +51,7 @@ impl Ca {
     }
 }
 
-struct World {
+struct Fixture {
     cluster: Arc<Cluster>,
     ca: Ca,
     proxy_ca: Ca,
@@ -60,7 +60,7 @@ struct World {
     now: Timestamp,
 }
 
-fn world() -> World {
+fn fixture() -> Fixture {
     let cluster = Cluster::new();
     let (ca, proxy_ca) = (ca(), ca());
     let key = KeyPair::generate().unwrap();
@@ -92,7 +92,7 @@ fn world() -> World {
             "spec": {"serviceAccountName": "sa", "nodeName": "n1"},
         }),
     );
-    World {
+    Fixture {
         signer: TokenSigner::from_pem(key.serialize_pem().as_bytes(), ISSUER).unwrap(),
         authenticators: Authenticators::new(config, cluster.clone()).unwrap(),
         cluster,
@@ -102,7 +102,7 @@ fn world() -> World {
     }
 }
 
-impl World {
+impl Fixture {
     fn request(&self, spec: Object) -> Result<Object, Status> {
         self.signer
             .token_request(&*self.cluster, "ns", "sa", &json!({"spec": spec}), self.now)
@@ -151,7 +151,7 @@ fn bound_to_pod() -> Object {
 
 #[test]
 fn certificates_name_user_and_groups() {
-    let w = world();
+    let w = fixture();
     let leaf = w.ca.client("kubernetes-admin", "system:masters", |_| {});
     for _ in 0..2 {
         let user = w.certificate(&[], leaf.clone()).unwrap().unwrap();
@@ -179,7 +179,7 @@ fn certificates_name_user_and_groups() {
 
 #[test]
 fn the_servers_own_certificate_for_node_agents_is_refused() {
-    let w = world();
+    let w = fixture();
     for group in ["system:masters", "any"] {
         let own = w.ca.client("kube-apiserver-kubelet-client", group, |_| {});
         assert_eq!(w.certificate(&[], own), Err(401));
@@ -188,7 +188,7 @@ fn the_servers_own_certificate_for_node_agents_is_refused() {
 
 #[test]
 fn only_the_front_proxy_asserts_users() {
-    let w = world();
+    let w = fixture();
     let asserted = [
         ("x-remote-user", "jane"),
         ("x-remote-group", "dev"),
@@ -207,7 +207,7 @@ fn only_the_front_proxy_asserts_users() {
 
 #[test]
 fn a_pods_token_says_who_and_where() {
-    let w = world();
+    let w = fixture();
     let user = w.bearer(&w.token(bound_to_pod()), 0).unwrap().unwrap();
     assert_eq!(user.name, "system:serviceaccount:ns:sa");
     assert_eq!(user.uid, "sa-uid");
@@ -229,7 +229,7 @@ fn a_pods_token_says_who_and_where() {
 
 #[test]
 fn tokens_end_with_their_time_and_their_objects() {
-    let w = world();
+    let w = fixture();
     let plain = w.token(json!({"expirationSeconds": 600}));
     assert!(w.bearer(&plain, 600).unwrap().is_some());
     assert_eq!(w.bearer(&plain, 700), Err(401));
@@ -268,7 +268,7 @@ fn tokens_end_with_their_time_and_their_objects() {
 
 #[test]
 fn forged_tokens_are_refused() {
-    let w = world();
+    let w = fixture();
     let good = w.token(json!({}));
     let [header, payload, signature] = good.split('.').collect::<Vec<_>>()[..] else {
         panic!("three parts")
@@ -311,7 +311,7 @@ fn forged_tokens_are_refused() {
 
 #[test]
 fn audiences_are_kept_apart() {
-    let w = world();
+    let w = fixture();
     let vault = w.token(json!({"audiences": ["vault"]}));
     assert_eq!(w.bearer(&vault, 0), Err(401));
     let review = |token: &str, audiences: Object| {
@@ -333,7 +333,7 @@ fn audiences_are_kept_apart() {
 
 #[test]
 fn token_requests_are_checked() {
-    let w = world();
+    let w = fixture();
     let code = |spec: Object| w.request(spec).map(|_| 0).unwrap_or_else(|e| e.code);
     assert_eq!(code(json!({"expirationSeconds": 599})), 422);
     assert_eq!(code(json!({"expirationSeconds": 1i64 << 33})), 422);
@@ -391,7 +391,7 @@ fn the_key_set_verifies_the_tokens() {
 #[test]
 fn bootstrap_tokens_are_for_new_nodes() {
     use base64::engine::general_purpose::STANDARD;
-    let w = world();
+    let w = fixture();
     let secret = |change: &dyn Fn(&mut Object)| {
         let data = |pairs: &[(&str, &str)]| -> Object {
             pairs
@@ -444,7 +444,7 @@ fn bootstrap_tokens_are_for_new_nodes() {
 
 #[test]
 fn tokens_come_in_headers_and_subprotocols() {
-    let w = world();
+    let w = fixture();
     let token = w.token(json!({}));
     let at = |pairs: &[(&str, &str)]| {
         w.authenticators
@@ -486,7 +486,7 @@ fn tokens_come_in_headers_and_subprotocols() {
 
 #[test]
 fn nobody_in_particular_sees_health_only() {
-    let w = world();
+    let w = fixture();
     for path in ["/healthz", "/livez/etcd", "/readyz"] {
         assert_eq!(
             w.authenticators.anonymous(path),
@@ -500,7 +500,7 @@ fn nobody_in_particular_sees_health_only() {
 
 #[test]
 fn client_certificates_of_any_issuer_but_the_ca_are_no_users() {
-    let w = world();
+    let w = fixture();
     let stranger = ca();
     let leaf = |ca: &Ca, change: fn(&mut CertificateParams)| ca.client("jane", "devs", change);
     let as_ca = |p: &mut CertificateParams| p.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);

@@ -6,8 +6,9 @@ use rkube_api::gvk::GroupResource;
 use rkube_api::status::Status;
 use rkube_api::{Object, meta};
 
+use super::Authorizer;
 use super::rule::{Rule, join_verbs, quoted_list, uncovered};
-use super::{Attributes, Authorizer};
+use super::types::Attributes;
 use crate::{UserInfo, names, tree};
 
 const GROUP: &str = "rbac.authorization.k8s.io";

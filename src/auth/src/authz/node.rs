@@ -10,7 +10,7 @@ use rkube_api::Object;
 use rkube_api::selector::FieldSelector;
 
 use super::rule::Rule;
-use super::{Attributes, Decision};
+use super::types::{Attributes, Decision};
 use crate::{ObjectReader, UserInfo, names, references, tree};
 
 const MIRROR: &str = "kubernetes.io/config.mirror";

@@ -6,7 +6,8 @@ use rkube_api::status::{FieldError, Status};
 use rkube_api::{Object, meta};
 use serde_json::{Map, json};
 
-use super::{Attributes, Authorizer, Decision};
+use super::Authorizer;
+use super::types::{Attributes, Decision};
 use crate::{UserInfo, tree};
 
 const GROUP: &str = "authorization.k8s.io";

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use rkube_api::Object;
 use serde_json::Map;
 
-use super::Attributes;
+use super::types::Attributes;
 use crate::tree;
 
 /// A policy rule, parsed from a role.
@@ -18,11 +18,11 @@ pub(crate) struct Rule {
     pub(crate) urls: Vec<Box<str>>,
 }
 
-fn has(list: &[Box<str>], word: &str) -> bool {
+fn contains(list: &[Box<str>], word: &str) -> bool {
     list.iter().any(|w| **w == *word)
 }
 
-fn has_or_all(list: &[Box<str>], word: &str) -> bool {
+fn contains_or_all(list: &[Box<str>], word: &str) -> bool {
     list.iter().any(|w| **w == *word || **w == *"*")
 }
 
@@ -91,18 +91,18 @@ impl Rule {
 
     /// Returns whether the rule allows a request.
     pub(crate) fn allows(&self, asked: &Attributes<'_>) -> bool {
-        if !has_or_all(&self.verbs, asked.verb) {
+        if !contains_or_all(&self.verbs, asked.verb) {
             return false;
         }
         if !asked.is_resource_request {
             return self.urls.iter().any(|url| url_covers(url, asked.path));
         }
-        has_or_all(&self.groups, asked.api_group)
+        contains_or_all(&self.groups, asked.api_group)
             && self
                 .resources
                 .iter()
                 .any(|r| resource_matches(r, asked.resource, asked.subresource))
-            && (self.names.is_empty() || has(&self.names, asked.name))
+            && (self.names.is_empty() || contains(&self.names, asked.name))
     }
 
     /// Splits the rule into rules with one verb, and one path or one group, resource and name.
@@ -141,19 +141,19 @@ impl Rule {
     /// Returns whether the rule allows everything that `atom` allows.
     fn covers(&self, atom: &Rule) -> bool {
         let all = |own: &[Box<str>], other: &[Box<str>]| {
-            has(own, "*") || other.iter().all(|word| has(own, word))
+            contains(own, "*") || other.iter().all(|word| contains(own, word))
         };
         let resource = |path: &str| {
-            has(&self.resources, path)
+            contains(&self.resources, path)
                 || path
                     .split_once('/')
-                    .is_some_and(|(_, sub)| has(&self.resources, &format!("*/{sub}")))
+                    .is_some_and(|(_, sub)| contains(&self.resources, &format!("*/{sub}")))
         };
         all(&self.verbs, &atom.verbs)
             && all(&self.groups, &atom.groups)
-            && (has(&self.resources, "*") || atom.resources.iter().all(|r| resource(r)))
+            && (contains(&self.resources, "*") || atom.resources.iter().all(|r| resource(r)))
             && (self.names.is_empty()
-                || !atom.names.is_empty() && atom.names.iter().all(|n| has(&self.names, n)))
+                || !atom.names.is_empty() && atom.names.iter().all(|n| contains(&self.names, n)))
             && atom
                 .urls
                 .iter()

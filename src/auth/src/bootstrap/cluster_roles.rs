@@ -1,6 +1,6 @@
 //! The default ClusterRoles of Kubernetes v1.36 with its default feature gates, for users, nodes
-//! and components, and that of the program that enforces network policies (`rkube:…`). Kubernetes
-//! leaves these to add-ons, which bring their own role.
+//! and components. The role `rkube:…` is for the program that enforces network policies, which
+//! Kubernetes leaves to add-ons with an own role.
 
 use super::table::{Role, named, on, url};
 

@@ -41,13 +41,13 @@ const LEVELS: &[Level] = &[
 const QUEUE_LENGTH: u32 = 50;
 
 /// Subjects of a flow schema, names separated by spaces.
-enum Who {
+enum SchemaSubjects {
     Groups(&'static str),
     Users(&'static str),
     /// All service accounts of kube-system.
     SystemAccounts,
 }
-use Who::{Groups, SystemAccounts, Users};
+use SchemaSubjects::{Groups, SystemAccounts, Users};
 
 /// Verbs, API groups, resources, and whether cluster-scoped objects are included.
 type Resources = (&'static str, &'static str, &'static str, bool);
@@ -61,14 +61,14 @@ struct Flow {
     precedence: u32,
     /// The method that distinguishes flows: `ByUser`, `ByNamespace`, or empty for none.
     distinguish: &'static str,
-    who: &'static [Who],
+    who: &'static [SchemaSubjects],
     resources: &'static [Resources],
     paths: &'static [Paths],
 }
 
 const ALL_RESOURCES: &[Resources] = &[("*", "*", "*", true)];
 const ALL_PATHS: &[Paths] = &[("*", "*")];
-const EVERYBODY: &[Who] = &[Groups("system:unauthenticated system:authenticated")];
+const EVERYBODY: &[SchemaSubjects] = &[Groups("system:unauthenticated system:authenticated")];
 
 const FLOWS: &[Flow] = &[
     Flow {
@@ -221,7 +221,11 @@ pub(super) fn schemas() -> Vec<Object> {
 impl Flow {
     fn to_object(&self) -> Object {
         let mut rules = Map::new();
-        let subjects: Vec<Object> = self.who.iter().flat_map(Who::to_objects).collect();
+        let subjects: Vec<Object> = self
+            .who
+            .iter()
+            .flat_map(SchemaSubjects::to_objects)
+            .collect();
         rules.insert("subjects".into(), subjects.into());
         if !self.resources.is_empty() {
             let resources =
@@ -260,7 +264,7 @@ impl Flow {
     }
 }
 
-impl Who {
+impl SchemaSubjects {
     fn to_objects(&self) -> Vec<Object> {
         let named = |list, kind: &str, field: &str| {
             words(list)

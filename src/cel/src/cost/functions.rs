@@ -5,7 +5,7 @@ use crate::ast::{Expr, Kind, Literal, op};
 use crate::types::Type;
 
 impl Coster<'_> {
-    fn known(&self, operand: &Operand<'_>) -> Range {
+    fn known_size(&self, operand: &Operand<'_>) -> Range {
         operand
             .size
             .or_else(|| self.at(&operand.path))
@@ -36,27 +36,31 @@ impl Coster<'_> {
         match (overload, target, args) {
             ("list_slice", Some(target), [from, to]) => {
                 let from = int_or(from.e, 0);
-                let to = int_or(to.e, self.known(target).max);
+                let to = int_or(to.e, self.known_size(target).max);
                 allocating(1.0, Range::fixed(to.wrapping_sub(from)))
             }
             ("lists_range", _, [n]) => allocating(1.0, Range::fixed(int_or(n.e, u64::MAX))),
-            ("list_reverse", Some(target), []) => allocating(1.0, self.known(target)),
-            ("list_flatten", Some(target), []) => allocating(1.0, self.known(target)),
+            ("list_reverse", Some(target), []) => allocating(1.0, self.known_size(target)),
+            ("list_flatten", Some(target), []) => allocating(1.0, self.known_size(target)),
             ("list_flatten_int", Some(target), [depth]) => {
-                allocating(int_or(depth.e, u64::MAX) as f64, self.known(target))
+                allocating(int_or(depth.e, u64::MAX) as f64, self.known_size(target))
             }
             ("list_distinct", Some(target), []) => {
-                let size = self.known(target);
+                let size = self.known_size(target);
                 allocating(2.0, size.times(size))
             }
             ("list_sets_contains_list" | "list_sets_intersects_list", _, [a, b]) => {
                 Some(CallCost {
-                    cost: self.known(a).times(self.known(b)).add(ONE),
+                    cost: self.known_size(a).times(self.known_size(b)).add(ONE),
                     size: None,
                 })
             }
             ("list_sets_equivalent_list", _, [a, b]) => Some(CallCost {
-                cost: self.known(a).times(self.known(b)).share(2.0).add(ONE),
+                cost: self
+                    .known_size(a)
+                    .times(self.known_size(b))
+                    .share(2.0)
+                    .add(ONE),
                 size: None,
             }),
             (id, Some(target), keys) => {
@@ -71,7 +75,7 @@ impl Coster<'_> {
                     "string" | "bytes" => 2.1,
                     _ => 2.0,
                 };
-                let size = self.known(sorted);
+                let size = self.known_size(sorted);
                 allocating(factor, size.times(size))
             }
             _ => None,
@@ -110,20 +114,20 @@ impl Coster<'_> {
         };
         match (function, target, args) {
             ("url" | "jsonpatch.escapeKey", _, [arg]) => {
-                let size = self.known(arg);
+                let size = self.known_size(arg);
                 sized(size.share(0.1), size)
             }
             ("lowerAscii" | "upperAscii" | "substring" | "trim", Some(target), _) => {
-                let size = self.known(target);
+                let size = self.known_size(target);
                 sized(size.share(0.1), size)
             }
             ("replace", Some(target), [from, to, ..]) => {
-                let size = self.known(target);
-                let result = replaced(size, self.known(from), self.known(to));
+                let size = self.known_size(target);
+                let result = replaced(size, self.known_size(from), self.known_size(to));
                 sized(size.share(0.2), result)
             }
             ("split", Some(target), _) => {
-                let size = self.known(target);
+                let size = self.known_size(target);
                 let max = args.get(1).map_or(size.max, |n| match &n.e.kind {
                     Kind::Literal(Literal::Int(n)) => *n as u64,
                     _ => size.max,
@@ -131,13 +135,13 @@ impl Coster<'_> {
                 sized(size.share(0.2), Range { min: 0, max })
             }
             ("join", Some(target), _) => {
-                let count = self.known(target);
+                let count = self.known_size(target);
                 let mut size = NOTHING;
                 if !target.ty.params().is_empty() {
                     size = count.times(self.item(target).unwrap_or(Range::UNKNOWN));
                 }
                 if let Some(between) = args.first() {
-                    size = size.add(self.known(between).times(Range {
+                    size = size.add(self.known_size(between).times(Range {
                         min: count.min.saturating_sub(1),
                         max: count.max.saturating_sub(1),
                     }));
@@ -145,12 +149,12 @@ impl Coster<'_> {
                 sized(size.share(0.1), size)
             }
             ("find" | "findAll", Some(target), [pattern, ..]) => {
-                let size = self.known(target);
+                let size = self.known_size(target);
                 let result = Range {
                     min: 0,
                     max: size.max,
                 };
-                sized(pattern_cost(size, self.known(pattern)), result)
+                sized(pattern_cost(size, self.known_size(pattern)), result)
             }
             _ => None,
         }
@@ -163,7 +167,7 @@ impl Coster<'_> {
             "isSorted" | "sum" | "max" | "min" | "indexOf" | "lastIndexOf"
         );
         let target = target.filter(|_| visits)?;
-        let size = self.known(target);
+        let size = self.known_size(target);
         let Some(element) = target.ty.params().first().copied() else {
             return plain(size.share(0.1));
         };
@@ -179,7 +183,7 @@ impl Coster<'_> {
     fn of_parsers(&self, function: &str, overload: &str, args: &[Operand<'_>]) -> Option<CallCost> {
         match (function, args) {
             ("fieldSelector" | "labelSelector", [selector]) => {
-                let length = self.known(selector);
+                let length = self.known_size(selector);
                 plain(
                     Range::fixed(10)
                         .add(length.share(0.1))
@@ -190,8 +194,8 @@ impl Coster<'_> {
                 "cidr" | "isIP" | "isCIDR" | "ip" | "quantity" | "isQuantity" | "semver"
                 | "isSemver",
                 [arg, ..],
-            ) => plain(self.known(arg).share(0.1)),
-            ("ip.isCanonical", [arg]) => plain(self.known(arg).share(0.2)),
+            ) => plain(self.known_size(arg).share(0.1)),
+            ("ip.isCanonical", [arg]) => plain(self.known_size(arg).share(0.2)),
             ("containsIP" | "containsCIDR", [arg]) => {
                 let bytes = Range { min: 4, max: 16 };
                 let mut own = bytes.add(bytes).share(0.1);
@@ -199,11 +203,11 @@ impl Coster<'_> {
                     own = own.add(bytes.share(0.1)).add(ONE);
                 }
                 if overload.ends_with("_string") {
-                    own = own.add(self.known(arg).share(0.1));
+                    own = own.add(self.known_size(arg).share(0.1));
                 }
                 plain(own)
             }
-            ("validate", [arg]) => plain(self.known(arg).share(0.1).share(128.0 * 0.25)),
+            ("validate", [arg]) => plain(self.known_size(arg).share(0.1).share(128.0 * 0.25)),
             _ => None,
         }
     }

@@ -29,7 +29,7 @@ pub(crate) const FUNCTIONS: &[(&str, Run)] = &[
 ];
 
 fn path<'a>(_: &mut Ctx<'a, '_>, args: &[Value<'a>], _: Option<&Pattern>) -> Outcome<'a> {
-    let (Check::Authorizer(of), path) = one(args)? else {
+    let (Check::Authorizer(of), path) = check_and_text(args)? else {
         return no_overload();
     };
     if path.is_empty() {
@@ -37,16 +37,16 @@ fn path<'a>(_: &mut Ctx<'a, '_>, args: &[Value<'a>], _: Option<&Pattern>) -> Out
     }
     let mut of = of.clone();
     of.path = Some(path.to_owned());
-    made(Check::Path(of))
+    check_value(Check::Path(of))
 }
 
 fn group<'a>(_: &mut Ctx<'a, '_>, args: &[Value<'a>], _: Option<&Pattern>) -> Outcome<'a> {
-    let (Check::Authorizer(of), group) = one(args)? else {
+    let (Check::Authorizer(of), group) = check_and_text(args)? else {
         return no_overload();
     };
     let mut of = of.clone();
     of.group = group.to_owned();
-    made(Check::Group(of))
+    check_value(Check::Group(of))
 }
 
 fn service_account<'a>(
@@ -73,11 +73,11 @@ fn service_account<'a>(
     }
     let mut of = of.clone();
     of.service_account = Some((namespace.to_owned(), name.to_owned()));
-    made(Check::Authorizer(of))
+    check_value(Check::Authorizer(of))
 }
 
 fn resource<'a>(_: &mut Ctx<'a, '_>, args: &[Value<'a>], _: Option<&Pattern>) -> Outcome<'a> {
-    let (Check::Group(of), resource) = one(args)? else {
+    let (Check::Group(of), resource) = check_and_text(args)? else {
         return no_overload();
     };
     if resource.is_empty() {
@@ -85,36 +85,36 @@ fn resource<'a>(_: &mut Ctx<'a, '_>, args: &[Value<'a>], _: Option<&Pattern>) ->
     }
     let mut of = of.clone();
     of.resource = resource.to_owned();
-    made(Check::Resource(of))
+    check_value(Check::Resource(of))
 }
 
 fn subresource<'a>(_: &mut Ctx<'a, '_>, args: &[Value<'a>], _: Option<&Pattern>) -> Outcome<'a> {
-    with(args, |of, s| of.subresource = s)
+    change_attributes(args, |of, s| of.subresource = s)
 }
 
 fn namespace<'a>(_: &mut Ctx<'a, '_>, args: &[Value<'a>], _: Option<&Pattern>) -> Outcome<'a> {
-    with(args, |of, s| of.namespace = s)
+    change_attributes(args, |of, s| of.namespace = s)
 }
 
 fn name<'a>(_: &mut Ctx<'a, '_>, args: &[Value<'a>], _: Option<&Pattern>) -> Outcome<'a> {
-    with(args, |of, s| of.name = s)
+    change_attributes(args, |of, s| of.name = s)
 }
 
 fn field_selector<'a>(_: &mut Ctx<'a, '_>, args: &[Value<'a>], _: Option<&Pattern>) -> Outcome<'a> {
-    with(args, |of, s| of.field_selector = Some(s))
+    change_attributes(args, |of, s| of.field_selector = Some(s))
 }
 
 fn label_selector<'a>(_: &mut Ctx<'a, '_>, args: &[Value<'a>], _: Option<&Pattern>) -> Outcome<'a> {
-    with(args, |of, s| of.label_selector = Some(s))
+    change_attributes(args, |of, s| of.label_selector = Some(s))
 }
 
 fn check<'a>(ctx: &mut Ctx<'a, '_>, args: &[Value<'a>], _: Option<&Pattern>) -> Outcome<'a> {
-    let (Check::Path(of) | Check::Resource(of), verb) = one(args)? else {
+    let (Check::Path(of) | Check::Resource(of), verb) = check_and_text(args)? else {
         return no_overload();
     };
     let mut of = of.clone();
     of.verb = verb.to_owned();
-    made(Check::Decision(ctx.authorizer.authorize(&of)))
+    check_value(Check::Decision(ctx.authorizer.authorize(&of)))
 }
 
 fn allowed<'a>(_: &mut Ctx<'a, '_>, args: &[Value<'a>], _: Option<&Pattern>) -> Outcome<'a> {
@@ -133,24 +133,24 @@ fn error<'a>(_: &mut Ctx<'a, '_>, args: &[Value<'a>], _: Option<&Pattern>) -> Ou
     decision(args, |d| Value::text(d.error.clone().unwrap_or_default()))
 }
 
-fn made<'a>(check: Check) -> Outcome<'a> {
+fn check_value<'a>(check: Check) -> Outcome<'a> {
     Ok(Value::Check(Arc::new(check)))
 }
 
-fn one<'v>(args: &'v [Value<'_>]) -> Result<(&'v Check, &'v str), EvalError> {
+fn check_and_text<'v>(args: &'v [Value<'_>]) -> Result<(&'v Check, &'v str), EvalError> {
     match args {
         [Value::Check(check), s] => Ok((check, text(s)?)),
         _ => no_overload(),
     }
 }
 
-fn with<'a>(args: &[Value<'a>], change: fn(&mut Attributes, String)) -> Outcome<'a> {
-    let (Check::Resource(of), s) = one(args)? else {
+fn change_attributes<'a>(args: &[Value<'a>], change: fn(&mut Attributes, String)) -> Outcome<'a> {
+    let (Check::Resource(of), s) = check_and_text(args)? else {
         return no_overload();
     };
     let mut of = of.clone();
     change(&mut of, s.to_owned());
-    made(Check::Resource(of))
+    check_value(Check::Resource(of))
 }
 
 fn decision<'a>(args: &[Value<'a>], part: fn(&Decision) -> Value<'static>) -> Outcome<'a> {

@@ -43,7 +43,7 @@ fn to_bool<'a>(_: &mut Ctx<'a, '_>, args: &[Value<'a>], _: Option<&Pattern>) -> 
         [Value::String(s)] => match &**s {
             "1" | "t" | "T" | "TRUE" | "true" | "True" => Ok(Value::Bool(true)),
             "0" | "f" | "F" | "FALSE" | "false" | "False" => Ok(Value::Bool(false)),
-            _ => Err(failed(&args[0], "bool")),
+            _ => Err(conversion_error(&args[0], "bool")),
         },
         _ => no_overload(),
     }
@@ -64,7 +64,7 @@ fn to_double<'a>(_: &mut Ctx<'a, '_>, args: &[Value<'a>], _: Option<&Pattern>) -
         [Value::Uint(u)] => Ok(Value::Double(*u as f64)),
         [Value::String(s)] => parse_double(s)
             .map(Value::Double)
-            .ok_or_else(|| failed(&args[0], "double")),
+            .ok_or_else(|| conversion_error(&args[0], "double")),
         _ => no_overload(),
     }
 }
@@ -75,7 +75,7 @@ fn to_duration<'a>(_: &mut Ctx<'a, '_>, args: &[Value<'a>], _: Option<&Pattern>)
         [Value::Int(i)] => Ok(Value::Duration(*i)),
         [Value::String(s)] => time::parse_duration(s)
             .map(Value::Duration)
-            .ok_or_else(|| failed(&args[0], "google.protobuf.Duration")),
+            .ok_or_else(|| conversion_error(&args[0], "google.protobuf.Duration")),
         _ => no_overload(),
     }
 }
@@ -99,7 +99,7 @@ fn to_int<'a>(_: &mut Ctx<'a, '_>, args: &[Value<'a>], _: Option<&Pattern>) -> O
         [Value::String(s)] => s
             .parse()
             .map(Value::Int)
-            .map_err(|_| failed(&args[0], "int")),
+            .map_err(|_| conversion_error(&args[0], "int")),
         _ => no_overload(),
     }
 }
@@ -123,7 +123,7 @@ fn to_uint<'a>(_: &mut Ctx<'a, '_>, args: &[Value<'a>], _: Option<&Pattern>) -> 
             // Go takes no sign here.
             .filter(|_| !s.starts_with('+'))
             .map(Value::Uint)
-            .ok_or_else(|| failed(&args[0], "uint")),
+            .ok_or_else(|| conversion_error(&args[0], "uint")),
         _ => no_overload(),
     }
 }
@@ -146,7 +146,7 @@ fn to_timestamp<'a>(_: &mut Ctx<'a, '_>, args: &[Value<'a>], _: Option<&Pattern>
         [Value::String(s)] => match Moment::parse(s) {
             Ok(t) if time::is_in_range(t.utc) => Ok(Value::Timestamp(t)),
             Ok(_) => Err(EvalError::new("timestamp overflow")),
-            Err(_) => Err(failed(&args[0], "google.protobuf.Timestamp")),
+            Err(_) => Err(conversion_error(&args[0], "google.protobuf.Timestamp")),
         },
         _ => no_overload(),
     }
@@ -159,7 +159,7 @@ fn parse_double(text: &str) -> Option<f64> {
     (number.is_finite() || named).then_some(number)
 }
 
-fn failed(value: &Value<'_>, to: &str) -> EvalError {
+fn conversion_error(value: &Value<'_>, to: &str) -> EvalError {
     EvalError::new(format!(
         "type conversion error from '{}' to '{to}'",
         value.type_of().runtime_name()

@@ -247,7 +247,7 @@ fn plain(ctx: &mut Ctx<'_, '_>, value: &Value<'_>) -> Result<Option<String>, Str
             for key in map.keys() {
                 let shown = match &key {
                     Value::String(s) => go_quote(s),
-                    Value::Bool(_) | Value::Int(_) | Value::Uint(_) => key.shown(),
+                    Value::Bool(_) | Value::Int(_) | Value::Uint(_) => key.to_display(),
                     other => {
                         return Err(format!(
                             "no formatting function for map key of type {}",

@@ -7,7 +7,7 @@ use super::signature::{Run, no_overload};
 use crate::ctx::Ctx;
 use crate::value::{NamedFormat, Outcome, Value};
 
-fn known<'a>(name: &str) -> Outcome<'a> {
+fn find_format<'a>(name: &str) -> Outcome<'a> {
     NamedFormat::find(name).map_or_else(no_overload, |f| Ok(Value::Format(f)))
 }
 
@@ -59,7 +59,7 @@ fn format_dns1123_label<'a>(
     _: &[Value<'a>],
     _: Option<&Pattern>,
 ) -> Outcome<'a> {
-    known("dns1123Label")
+    find_format("dns1123Label")
 }
 
 fn format_dns1123_subdomain<'a>(
@@ -67,7 +67,7 @@ fn format_dns1123_subdomain<'a>(
     _: &[Value<'a>],
     _: Option<&Pattern>,
 ) -> Outcome<'a> {
-    known("dns1123Subdomain")
+    find_format("dns1123Subdomain")
 }
 
 fn format_dns1035_label<'a>(
@@ -75,7 +75,7 @@ fn format_dns1035_label<'a>(
     _: &[Value<'a>],
     _: Option<&Pattern>,
 ) -> Outcome<'a> {
-    known("dns1035Label")
+    find_format("dns1035Label")
 }
 
 fn format_qualified_name<'a>(
@@ -83,7 +83,7 @@ fn format_qualified_name<'a>(
     _: &[Value<'a>],
     _: Option<&Pattern>,
 ) -> Outcome<'a> {
-    known("qualifiedName")
+    find_format("qualifiedName")
 }
 
 fn format_dns1123_label_prefix<'a>(
@@ -91,7 +91,7 @@ fn format_dns1123_label_prefix<'a>(
     _: &[Value<'a>],
     _: Option<&Pattern>,
 ) -> Outcome<'a> {
-    known("dns1123LabelPrefix")
+    find_format("dns1123LabelPrefix")
 }
 
 fn format_dns1123_subdomain_prefix<'a>(
@@ -99,7 +99,7 @@ fn format_dns1123_subdomain_prefix<'a>(
     _: &[Value<'a>],
     _: Option<&Pattern>,
 ) -> Outcome<'a> {
-    known("dns1123SubdomainPrefix")
+    find_format("dns1123SubdomainPrefix")
 }
 
 fn format_dns1035_label_prefix<'a>(
@@ -107,7 +107,7 @@ fn format_dns1035_label_prefix<'a>(
     _: &[Value<'a>],
     _: Option<&Pattern>,
 ) -> Outcome<'a> {
-    known("dns1035LabelPrefix")
+    find_format("dns1035LabelPrefix")
 }
 
 fn format_label_value<'a>(
@@ -115,25 +115,25 @@ fn format_label_value<'a>(
     _: &[Value<'a>],
     _: Option<&Pattern>,
 ) -> Outcome<'a> {
-    known("labelValue")
+    find_format("labelValue")
 }
 
 fn format_uri<'a>(_: &mut Ctx<'a, '_>, _: &[Value<'a>], _: Option<&Pattern>) -> Outcome<'a> {
-    known("uri")
+    find_format("uri")
 }
 
 fn format_uuid<'a>(_: &mut Ctx<'a, '_>, _: &[Value<'a>], _: Option<&Pattern>) -> Outcome<'a> {
-    known("uuid")
+    find_format("uuid")
 }
 
 fn format_byte<'a>(_: &mut Ctx<'a, '_>, _: &[Value<'a>], _: Option<&Pattern>) -> Outcome<'a> {
-    known("byte")
+    find_format("byte")
 }
 
 fn format_date<'a>(_: &mut Ctx<'a, '_>, _: &[Value<'a>], _: Option<&Pattern>) -> Outcome<'a> {
-    known("date")
+    find_format("date")
 }
 
 fn format_datetime<'a>(_: &mut Ctx<'a, '_>, _: &[Value<'a>], _: Option<&Pattern>) -> Outcome<'a> {
-    known("datetime")
+    find_format("datetime")
 }

@@ -110,7 +110,7 @@ fn to_cidr<'a>(_: &mut Ctx<'a, '_>, args: &[Value<'a>], _: Option<&Pattern>) -> 
     match args {
         [s] => parse_cidr(text(s)?)
             .map(|(ip, bits)| Value::Cidr(ip, bits))
-            .map_err(again),
+            .map_err(address_error),
         _ => no_overload(),
     }
 }
@@ -153,12 +153,12 @@ fn contains_cidr<'a>(_: &mut Ctx<'a, '_>, args: &[Value<'a>], _: Option<&Pattern
     };
     let (inner, its) = match other {
         Value::Cidr(inner, its) => (*inner, *its),
-        other => parse_cidr(text(other)?).map_err(again)?,
+        other => parse_cidr(text(other)?).map_err(address_error)?,
     };
     Ok(Value::Bool(bits <= &its && contains(*net, *bits, inner)))
 }
 
-fn again(problem: String) -> EvalError {
+fn address_error(problem: String) -> EvalError {
     EvalError::new(format!(
         "network address parse error during conversion from string: {problem}"
     ))

@@ -12,7 +12,7 @@ pub(super) fn parse_error(raw: &str) -> String {
     }
 }
 
-fn at(message: &str, rest: &str) -> Option<String> {
+fn error_at(message: &str, rest: &str) -> Option<String> {
     Some(format!("{message} (at {})", go_quote(rest)))
 }
 
@@ -34,7 +34,7 @@ fn ipv4_error(text: &str) -> Option<String> {
             }
             '.' => {
                 if previous == '.' || i + 1 == text.len() {
-                    return at("IPv4 field must have at least one digit", &text[i..]);
+                    return error_at("IPv4 field must have at least one digit", &text[i..]);
                 }
                 if dots == 3 {
                     return Some("IPv4 address too long".into());
@@ -42,7 +42,7 @@ fn ipv4_error(text: &str) -> Option<String> {
                 dots += 1;
                 (value, digits) = (0, 0);
             }
-            _ => return at("unexpected character", &text[i..]),
+            _ => return error_at("unexpected character", &text[i..]),
         }
         previous = c;
     }
@@ -65,10 +65,10 @@ fn ipv6_error(text: &str) -> Option<String> {
         let end = rest.find(|c: char| !c.is_ascii_hexdigit());
         let end = end.unwrap_or(rest.len());
         if end > 4 {
-            return at("each group must have 4 or less digits", rest);
+            return error_at("each group must have 4 or less digits", rest);
         }
         if end == 0 {
-            return at(
+            return error_at(
                 "each colon-separated field must have at least one digit",
                 rest,
             );
@@ -77,12 +77,12 @@ fn ipv6_error(text: &str) -> Option<String> {
             if !ellipsis && octets != 12 {
                 let message =
                     "embedded IPv4 address must replace the final 2 fields of the address";
-                return at(message, rest);
+                return error_at(message, rest);
             }
             if octets + 4 > 16 {
                 let message =
                     "too many hex fields to fit an embedded IPv4 at the end of the address";
-                return at(message, rest);
+                return error_at(message, rest);
             }
             if let Some(error) = ipv4_error(rest) {
                 return Some(error);
@@ -97,22 +97,22 @@ fn ipv6_error(text: &str) -> Option<String> {
             break;
         }
         if !rest.starts_with(':') {
-            return at("unexpected character, want colon", rest);
+            return error_at("unexpected character, want colon", rest);
         }
         if rest.len() == 1 {
-            return at("colon must be followed by more characters", rest);
+            return error_at("colon must be followed by more characters", rest);
         }
         rest = &rest[1..];
         if rest.starts_with(':') {
             if ellipsis {
-                return at("multiple :: in address", rest);
+                return error_at("multiple :: in address", rest);
             }
             ellipsis = true;
             rest = &rest[1..];
         }
     }
     if !rest.is_empty() {
-        return at("trailing garbage after address", rest);
+        return error_at("trailing garbage after address", rest);
     }
     match (octets < 16, ellipsis) {
         (true, false) => Some("address string too short".into()),

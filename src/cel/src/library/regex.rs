@@ -16,7 +16,7 @@ fn matches<'a>(_: &mut Ctx<'a, '_>, args: &[Value<'a>], regex: Option<&Pattern>)
         return no_overload();
     };
     let s = text(s)?;
-    with(pattern, regex, |r| Value::Bool(r.is_match(s))).map_err(EvalError::new)
+    with_regex(pattern, regex, |r| Value::Bool(r.is_match(s))).map_err(EvalError::new)
 }
 
 fn find<'a>(_: &mut Ctx<'a, '_>, args: &[Value<'a>], regex: Option<&Pattern>) -> Outcome<'a> {
@@ -24,7 +24,7 @@ fn find<'a>(_: &mut Ctx<'a, '_>, args: &[Value<'a>], regex: Option<&Pattern>) ->
         return no_overload();
     };
     let s = text(s)?;
-    with(pattern, regex, |r| {
+    with_regex(pattern, regex, |r| {
         Value::text(r.find(s).unwrap_or_default())
     })
     .map_err(|e| EvalError::new(format!("Illegal regex: {e}")))
@@ -40,7 +40,7 @@ fn find_all<'a>(_: &mut Ctx<'a, '_>, args: &[Value<'a>], regex: Option<&Pattern>
         [Value::Int(n)] => usize::try_from(*n).unwrap_or(usize::MAX),
         _ => return no_overload(),
     };
-    let found = with(pattern, regex, |r| {
+    let found = with_regex(pattern, regex, |r| {
         r.find_all(s)
             .take(most)
             .map(str::to_owned)
@@ -50,7 +50,7 @@ fn find_all<'a>(_: &mut Ctx<'a, '_>, args: &[Value<'a>], regex: Option<&Pattern>
     texts(found)
 }
 
-fn with<T>(
+fn with_regex<T>(
     pattern: &Value<'_>,
     constant: Option<&Pattern>,
     then: impl FnOnce(&Pattern) -> T,

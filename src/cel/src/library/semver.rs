@@ -19,13 +19,15 @@ pub(crate) const FUNCTIONS: &[(&str, Run)] = &[
 ];
 
 fn to_semver<'a>(_: &mut Ctx<'a, '_>, args: &[Value<'a>], _: Option<&Pattern>) -> Outcome<'a> {
-    parse(args)?
-        .map(|v| Value::Semver(Arc::new(v)))
+    let (parse, text) = parser_and_text(args)?;
+    parse(text)
+        .map(|version| Value::Semver(Arc::new(version)))
         .map_err(EvalError::new)
 }
 
 fn is_semver<'a>(_: &mut Ctx<'a, '_>, args: &[Value<'a>], _: Option<&Pattern>) -> Outcome<'a> {
-    Ok(Value::Bool(parse(args)?.is_ok()))
+    let (parse, text) = parser_and_text(args)?;
+    Ok(Value::Bool(parse(text).is_ok()))
 }
 
 fn major<'a>(_: &mut Ctx<'a, '_>, args: &[Value<'a>], _: Option<&Pattern>) -> Outcome<'a> {
@@ -40,10 +42,14 @@ fn patch<'a>(_: &mut Ctx<'a, '_>, args: &[Value<'a>], _: Option<&Pattern>) -> Ou
     field(args, |v| v.patch())
 }
 
-fn parse(args: &[Value<'_>]) -> Result<Result<Semver, String>, EvalError> {
+/// A parser of versions. The error is the message.
+type Parser = fn(&str) -> Result<Semver, String>;
+
+/// Returns the parser that the arguments choose, and the text to parse.
+fn parser_and_text<'v>(args: &'v [Value<'_>]) -> Result<(Parser, &'v str), EvalError> {
     match args {
-        [s] | [s, Value::Bool(false)] => Ok(Semver::parse(text(s)?)),
-        [s, Value::Bool(true)] => Ok(Semver::parse_loose(text(s)?)),
+        [s] | [s, Value::Bool(false)] => Ok((Semver::parse, text(s)?)),
+        [s, Value::Bool(true)] => Ok((Semver::parse_loose, text(s)?)),
         _ => no_overload(),
     }
 }

@@ -285,7 +285,7 @@ fn unwrap_optionals<'a>(
             other => {
                 return Err(EvalError::new(format!(
                     "value {} is not optional",
-                    other.shown()
+                    other.to_display()
                 )));
             }
         }

@@ -163,7 +163,7 @@ fn join<'a>(ctx: &mut Ctx<'a, '_>, args: &[Value<'a>], _: Option<&Pattern>) -> O
             other => {
                 return Err(EvalError::new(format!(
                     "join: invalid input: {}",
-                    other.shown()
+                    other.to_display()
                 )));
             }
         }

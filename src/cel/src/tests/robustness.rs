@@ -6,7 +6,7 @@ use super::run;
 use crate::{Env, PER_CALL_LIMIT, Type, Value};
 
 /// Compiles and runs an expression with the stack size of a worker thread.
-fn survives(expression: String) -> String {
+fn run_to_end(expression: String) -> String {
     std::thread::Builder::new()
         .stack_size(2 << 20)
         .spawn(move || run(&expression))
@@ -28,7 +28,7 @@ fn depth_is_bounded() {
         ("self.list[", "0", "]"),
     ] {
         for depth in [60, 120, 240, 5000] {
-            survives(format!(
+            run_to_end(format!(
                 "{}{middle}{}",
                 open.repeat(depth),
                 close.repeat(depth)
@@ -45,10 +45,10 @@ fn depth_is_bounded() {
         " == 1",
     ] {
         for length in [200, 20_000] {
-            survives(format!("1{}", chain.repeat(length)));
+            run_to_end(format!("1{}", chain.repeat(length)));
         }
     }
-    survives(format!("optional.of(1){}", ".optMap(x, x)".repeat(60)));
+    run_to_end(format!("optional.of(1){}", ".optMap(x, x)".repeat(60)));
 }
 
 #[test]
@@ -57,12 +57,12 @@ fn doubling_ends_within_the_budget() {
         "optional.of([1]){}.value().size()",
         ".optMap(x, x + x)".repeat(12)
     );
-    survives(doubled);
+    run_to_end(doubled);
     let nested = format!(
         "optional.of([1]){}.value()",
         ".optMap(x, [x, x])".repeat(12)
     );
-    survives(format!("{nested} == {nested}"));
+    run_to_end(format!("{nested} == {nested}"));
     assert_eq!(
         run(
             "[1,2,3,4,5,6,7,8,9,10].all(a, lists.range(1000).all(b, lists.range(1000).all(c, true)))"

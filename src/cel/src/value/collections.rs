@@ -118,7 +118,7 @@ impl<'a> List<'a> {
 
     /// Concatenates two lists; forms the union if this list is declared as a set or map.
     pub(crate) fn concat(self, other: List<'a>, work: &mut u64) -> Result<List<'a>, EvalError> {
-        const COPIED: usize = 1024;
+        const MAX_COPIED: usize = 1024;
         let read = self.correlation();
         match read {
             Read::Set => {
@@ -131,7 +131,7 @@ impl<'a> List<'a> {
             _ => {}
         }
         let total = self.len() + other.len();
-        if total > COPIED && !matches!(self, Self::Own(_)) || other.len() > COPIED {
+        if total > MAX_COPIED && !matches!(self, Self::Own(_)) || other.len() > MAX_COPIED {
             return Ok(Self::Concat(Arc::new((self, other, total))));
         }
         *work = work
@@ -141,7 +141,7 @@ impl<'a> List<'a> {
             // An accumulator is not shared, so it is extended in place.
             Self::Own(mut items) => match Arc::get_mut(&mut items) {
                 Some(own) => std::mem::take(own),
-                None if total > COPIED => {
+                None if total > MAX_COPIED => {
                     return Ok(Self::Concat(Arc::new((Self::Own(items), other, total))));
                 }
                 None => items.to_vec(),
@@ -335,7 +335,7 @@ impl<'a> OwnMap<'a> {
     ///
     /// The key exists already or is of a type that cannot be a key.
     pub(crate) fn try_insert(&mut self, key: Value<'a>, value: Value<'a>) -> Result<(), EvalError> {
-        let shown = key.shown();
+        let shown = key.to_display();
         match self.insert(key, value) {
             Some(true) => Ok(()),
             Some(false) => Err(EvalError::new(format!(

@@ -10,5 +10,5 @@ mod url;
 pub(crate) use named_format::NamedFormat;
 pub(crate) use semver::Semver;
 pub(crate) use types::Key;
-pub use types::{EvalError, List, Made, Map, Object, Outcome, OwnMap, Str, Value};
+pub use types::{ConstructedObject, EvalError, List, Map, Object, Outcome, OwnMap, Str, Value};
 pub(crate) use url::Url;

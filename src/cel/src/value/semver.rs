@@ -10,11 +10,11 @@ pub struct Semver {
     major: u64,
     minor: u64,
     patch: u64,
-    pre: Vec<Part>,
+    pre: Vec<Identifier>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Part {
+enum Identifier {
     Number(u64),
     Text(String),
 }
@@ -122,13 +122,13 @@ impl Semver {
     }
 }
 
-fn compare_parts(a: &[Part], b: &[Part]) -> Ordering {
+fn compare_parts(a: &[Identifier], b: &[Identifier]) -> Ordering {
     for (a, b) in a.iter().zip(b) {
         let order = match (a, b) {
-            (Part::Number(a), Part::Number(b)) => a.cmp(b),
-            (Part::Number(_), Part::Text(_)) => Ordering::Less,
-            (Part::Text(_), Part::Number(_)) => Ordering::Greater,
-            (Part::Text(a), Part::Text(b)) => a.cmp(b),
+            (Identifier::Number(a), Identifier::Number(b)) => a.cmp(b),
+            (Identifier::Number(_), Identifier::Text(_)) => Ordering::Less,
+            (Identifier::Text(_), Identifier::Number(_)) => Ordering::Greater,
+            (Identifier::Text(a), Identifier::Text(b)) => a.cmp(b),
         };
         if order != Ordering::Equal {
             return order;
@@ -163,7 +163,7 @@ fn number(what: &str, text: &str) -> Result<u64, String> {
     })
 }
 
-fn part(text: &str) -> Result<Part, String> {
+fn part(text: &str) -> Result<Identifier, String> {
     if text.is_empty() {
         return Err("Prerelease is empty".into());
     }
@@ -174,7 +174,7 @@ fn part(text: &str) -> Result<Part, String> {
                 go_quote(text)
             ));
         }
-        return text.parse().map(Part::Number).map_err(|_| {
+        return text.parse().map(Identifier::Number).map_err(|_| {
             format!(
                 "strconv.ParseUint: parsing {}: value out of range",
                 go_quote(text)
@@ -182,7 +182,7 @@ fn part(text: &str) -> Result<Part, String> {
         });
     }
     if text.bytes().all(is_allowed) {
-        return Ok(Part::Text(text.to_owned()));
+        return Ok(Identifier::Text(text.to_owned()));
     }
     Err(format!(
         "Invalid character(s) found in prerelease {}",

@@ -114,12 +114,12 @@ pub enum Object<'a> {
     /// An object of a document, with its declared type.
     Json(&'a serde_json::Map<String, Json>, &'a DeclType),
     /// An object constructed by `Name{…}`.
-    Own(Arc<Made<'a>>),
+    Own(Arc<ConstructedObject<'a>>),
 }
 
 /// An object constructed by an expression.
 #[derive(Clone, Debug)]
-pub struct Made<'a> {
+pub struct ConstructedObject<'a> {
     /// Name of the type.
     pub name: String,
     /// Fields, in the order of the expression.
@@ -489,7 +489,7 @@ impl<'a> Value<'a> {
     }
 
     /// Formats the value for error messages.
-    pub(crate) fn shown(&self) -> String {
+    pub(crate) fn to_display(&self) -> String {
         match self {
             Self::Null => "null".into(),
             Self::Bool(b) => b.to_string(),

@@ -1,5 +1,7 @@
 //! URLs with the semantics of Go's `net/url`.
 
+use percent_encoding::percent_decode_str;
+
 use crate::number::go_quote;
 
 /// A parsed URL.
@@ -209,19 +211,9 @@ fn check_host(host: &str) -> Result<(), String> {
     Ok(())
 }
 
+/// Decodes a key or value of a query. Returns nothing if an escape is malformed.
 fn unescape(text: &str) -> Option<String> {
-    let mut out = Vec::with_capacity(text.len());
-    let mut bytes = text.bytes();
-    while let Some(b) = bytes.next() {
-        match b {
-            b'+' => out.push(b' '),
-            b'%' => {
-                let digit = |b: Option<u8>| (b? as char).to_digit(16);
-                let high = digit(bytes.next())?;
-                out.push((high * 16 + digit(bytes.next())?) as u8);
-            }
-            b => out.push(b),
-        }
-    }
-    Some(String::from_utf8_lossy(&out).into_owned())
+    check_escapes(text).ok()?;
+    let text = text.replace('+', " ");
+    Some(percent_decode_str(&text).decode_utf8_lossy().into_owned())
 }

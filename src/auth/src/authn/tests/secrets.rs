@@ -5,7 +5,7 @@ use super::*;
 #[test]
 fn tokens_in_secrets_are_valid_as_long_as_the_secret_holds_them() {
     use base64::engine::general_purpose::STANDARD;
-    let w = world();
+    let w = fixture();
     let token = w
         .signer
         .issue_for_secret("ns", "sa", "sa-uid", "kept")
@@ -68,7 +68,7 @@ fn tokens_in_secrets_are_valid_as_long_as_the_secret_holds_them() {
 #[test]
 fn uses_of_tokens_in_secrets_are_noted_once_a_day() {
     use base64::engine::general_purpose::STANDARD;
-    let w = world();
+    let w = fixture();
     let token = w
         .signer
         .issue_for_secret("ns", "sa", "sa-uid", "kept")

@@ -1,10 +1,10 @@
 //! Expressions with known outcomes.
 //!
-//! The cases state facts of the language's conformance suite (cel-spec,
-//! `tests/simple`) and of the tests of Kubernetes' function libraries
-//! (`k8s.io/apiserver/pkg/cel/library`), as far as Kubernetes' environment
-//! supports them. A case is an expression and its outcome as
-//! [`outcome::outcome`] writes it. An error is its message after `!`.
+//! The cases state facts that Kubernetes' environment supports. They are from the
+//! language's conformance suite (cel-spec, `tests/simple`) and from the tests of
+//! Kubernetes' function libraries (`k8s.io/apiserver/pkg/cel/library`). A case
+//! is an expression and its outcome as [`outcome::outcome`] writes it. An error is
+//! its message after `!`.
 //!
 //! Outcomes are those of Kubernetes where it differs from cel-spec: the string
 //! library is of version 2, literals are homogeneous, and `getMilliseconds` of

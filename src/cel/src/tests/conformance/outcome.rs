@@ -57,6 +57,6 @@ pub(super) fn render(value: &Value<'_>) -> String {
         Value::Optional(None) => "none".into(),
         Value::Optional(Some(value)) => format!("some({})", render(value)),
         Value::Quantity(q) => format!("quantity({q})"),
-        other => other.to_text().unwrap_or_else(|_| other.shown()),
+        other => other.to_text().unwrap_or_else(|_| other.to_display()),
     }
 }

@@ -1,4 +1,4 @@
-//! The event loop of the server's own controllers.
+//! The event loop of the server's own observers of its cache.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -8,8 +8,9 @@ use futures::future::select_all;
 use crate::backend::Backend;
 use crate::cache::{Event, Filter, TooOld, Watcher};
 
-/// Reconciles state with the objects of some resources.
-pub trait Controller: Send + 'static {
+/// Reconciles the server's state with the objects of some resources. Reads the cache itself instead
+/// of a client's watches, unlike the controllers of the controller manager.
+pub trait CacheObserver: Send + 'static {
     /// Returns the watched resources by group and plural name. Must return at least one; the first
     /// is always watched.
     fn resources(&self) -> Vec<(&'static str, &'static str)>;
@@ -43,12 +44,12 @@ pub trait Controller: Send + 'static {
     }
 }
 
-/// Runs a controller until the server shuts down.
-pub async fn run(mut controller: impl Controller, backend: Arc<Backend>) {
+/// Runs an observer until the server shuts down.
+pub async fn run(mut observer: impl CacheObserver, backend: Arc<Backend>) {
     let stop = backend.shutdown.clone();
     loop {
         // Positions are taken before the resync, so that no change is missed.
-        let mut watchers: Vec<Watcher> = controller
+        let mut watchers: Vec<Watcher> = observer
             .resources()
             .into_iter()
             .map(|(group, plural)| {
@@ -57,20 +58,20 @@ pub async fn run(mut controller: impl Controller, backend: Arc<Backend>) {
                 Watcher::new(cache, position)
             })
             .collect();
-        controller.resync().await;
+        observer.resync().await;
         loop {
             let watched: Vec<(usize, &mut Watcher)> = watchers
                 .iter_mut()
                 .enumerate()
-                .filter(|(index, _)| *index == 0 || controller.is_watching(*index))
+                .filter(|(index, _)| *index == 0 || observer.is_watching(*index))
                 .collect();
             tokio::select! {
                 () = stop.cancelled() => return,
                 (index, events) = next_events(watched) => match events {
-                    Ok(events) => controller.handle_events(index, &events).await,
+                    Ok(events) => observer.handle_events(index, &events).await,
                     Err(_) => break,
                 },
-                () = controller.wait_timer() => controller.handle_timer().await,
+                () = observer.wait_timer() => observer.handle_timer().await,
             }
         }
     }
