@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 use rkube_api::quantity::Quantity;
 use rkube_component_helpers::resource::{container_limits, pod_limits};
 
+use super::types::signed;
 use super::usage::PodUsage;
-use crate::allocatable::signed;
 use crate::kinds::*;
 
 /// The resource's name.

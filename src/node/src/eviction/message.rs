@@ -4,9 +4,8 @@ use std::fmt::Write as _;
 
 use rkube_api::quantity::{Format, Quantity};
 
-use super::signals::{Resource, text};
+use super::types::{Resource, format_amount, signed};
 use super::usage::{ContainerUsage, PodUsage};
-use crate::allocatable::signed;
 use crate::kinds::*;
 
 /// Returns the message of an eviction: what the node is short of, and which containers used more
@@ -29,7 +28,7 @@ pub(super) fn low(
         return message;
     };
     let mut greedy = |what: &str, of: &str, used: u64, request: &str| {
-        let used = text(used, Format::BinarySi);
+        let used = format_amount(used, Format::BinarySi);
         let _ = write!(
             message,
             "{what} {of} was using {used}, request is {request}, has larger consumption of {name}. "

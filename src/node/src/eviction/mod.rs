@@ -18,9 +18,10 @@ use tracing::{info, warn};
 mod limits;
 mod message;
 mod rank;
-pub(crate) mod signals;
+mod signals;
 mod status;
 pub(crate) mod thresholds;
+pub(crate) mod types;
 mod usage;
 
 use crate::disk::Sizes;
@@ -36,8 +37,8 @@ use crate::recorder::Severity::Warning;
 use crate::recorder::{Recorder, node_reference};
 use limits::{Exceeded, Limited};
 use rank::Candidate;
-use signals::{Observations, Signal};
 use thresholds::{Threshold, Tracker};
+use types::{Observations, Signal};
 use usage::{Meter, PodUsage};
 
 /// Time between two observations (the kubelet's).

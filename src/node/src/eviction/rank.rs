@@ -5,9 +5,8 @@ use std::sync::Arc;
 
 use rkube_component_helpers::resource::pod_requests;
 
-use super::signals::Resource;
+use super::types::{Resource, signed};
 use super::usage::PodUsage;
-use crate::allocatable::signed;
 use crate::kinds::*;
 
 /// A pod that may be evicted, and what it uses; `None` if that is not known.

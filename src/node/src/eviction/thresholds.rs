@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use rkube_api::quantity::Format;
 
-use super::signals::{Observation, Observations, Signal, text};
+use super::types::{Observation, Observations, Signal, format_amount};
 use crate::pressure::Pressure;
 
 /// How long a pressure condition remains after the pressure has ended (the kubelet's default).
@@ -65,7 +65,7 @@ impl Threshold {
     /// Returns the value in the notation of the kubelet's configuration.
     pub(crate) fn value_text(&self) -> String {
         match self.value {
-            Amount::Quantity(amount) => text(amount, Format::BinarySi),
+            Amount::Quantity(amount) => format_amount(amount, Format::BinarySi),
             Amount::Percent(percent) => format!("{percent}%"),
         }
     }
@@ -125,8 +125,8 @@ pub(super) fn amounts(
     let observed = observations.get(&threshold.signal)?;
     let quantity = threshold.value.of(observed.capacity);
     Some((
-        text(quantity, Format::BinarySi),
-        text(observed.available, threshold.signal.format()),
+        format_amount(quantity, Format::BinarySi),
+        format_amount(observed.available, threshold.signal.format()),
     ))
 }
 

@@ -9,7 +9,7 @@ use k8s_openapi::api::core::v1::{
 use rkube_config::ports;
 use rkube_runtime::ImageStatus;
 
-use crate::allocatable::signed;
+use crate::eviction::types::signed;
 use crate::host::Host;
 use crate::kinds::*;
 use crate::pods::unsupported::RUNTIME_HANDLERS;
