@@ -437,7 +437,7 @@ mod tests {
             loopback_ports: Vec::new(),
             api_port: Some(20001),
             ports: vec!["8080:30080".parse().unwrap()],
-            machine: crate::MachineOptions::default(),
+            machine: crate::types::MachineOptions::default(),
             nodes: vec![node("p", 2, true), node("p-m02", 3, false)],
         }
     }
