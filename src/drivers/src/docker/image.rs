@@ -13,7 +13,6 @@ use rkube_failure::{Failure, Kind, Source};
 use tokio::io::AsyncReadExt;
 
 use super::engine::{Engine, failure, is_missing};
-use crate::hex::encode as hex;
 
 /// Label of every node image: the digest of its layer.
 const LAYER_LABEL: &str = "io.rkube.layer";
@@ -60,7 +59,7 @@ impl Layer {
             }
         }
         context.update(&self.tail);
-        Ok(hex(context.finish().as_ref()))
+        Ok(hex::encode(context.finish().as_ref()))
     }
 }
 
@@ -330,7 +329,7 @@ mod tests {
         archive.extend(&layer.tail);
         assert_eq!(archive.len() as u64, layer.len());
         let digest = ring::digest::digest(&ring::digest::SHA256, &archive);
-        assert_eq!(layer.digest(&binary).unwrap(), hex(digest.as_ref()));
+        assert_eq!(layer.digest(&binary).unwrap(), hex::encode(digest.as_ref()));
         let mut archive = tar::Archive::new(archive.as_slice());
         let mut entries = archive.entries().unwrap();
         let mut entry = entries.next().unwrap().unwrap();

@@ -23,7 +23,6 @@ use rkube_failure::{Kind, Source};
 use super::engine::{Engine, failure, is_missing};
 use super::objects::{label, labels, runs};
 use super::{archive, boot, rights};
-use crate::hex::encode as hex;
 use crate::types::{ClusterPlan, HostMount, Log, NodePlan};
 
 /// Label of a container: the digest of its description.
@@ -357,7 +356,7 @@ fn digest(body: &ContainerCreateBody) -> Result<String, Failure> {
         )
     })?;
     let sum = ring::digest::digest(&ring::digest::SHA256, value.to_string().as_bytes());
-    Ok(hex(sum.as_ref()))
+    Ok(hex::encode(sum.as_ref()))
 }
 
 /// Returns the output of the node's first process and the logs of its services.
