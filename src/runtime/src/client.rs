@@ -15,7 +15,7 @@ use tokio::net::unix::{OwnedWriteHalf, pipe};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::error::{Context, Result, RuntimeError};
-use crate::session::{Controller, Exit as SessionExit, Session, SessionControl};
+use crate::session::{Exit as SessionExit, Session, SessionControl, SessionHandler};
 use crate::shim::frame::{self, Exit, HEADER, Kind, Request, Response};
 use crate::shim::plan::Plan;
 use crate::shim::sys;
@@ -28,13 +28,13 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 const SILENT: &str = "it does not answer";
 
 /// A request and the channel for its response.
-type Waiting = (Request, oneshot::Sender<Response>);
+type PendingRequest = (Request, oneshot::Sender<Response>);
 
 /// A handle for requests over one connection to a shim. Clones share the connection.
 #[derive(Clone)]
 pub struct Handle {
     id: String,
-    requests: mpsc::UnboundedSender<Waiting>,
+    requests: mpsc::UnboundedSender<PendingRequest>,
     /// A descriptor of the shim's process.
     shim: Arc<OwnedFd>,
 }
@@ -166,7 +166,7 @@ fn shim_process(stream: &UnixStream) -> io::Result<Arc<OwnedFd>> {
 async fn control(
     mut reader: impl AsyncRead + Unpin,
     mut writer: OwnedWriteHalf,
-    mut requests: mpsc::UnboundedReceiver<Waiting>,
+    mut requests: mpsc::UnboundedReceiver<PendingRequest>,
 ) -> Option<Exit> {
     // The shim responds in the order of the requests.
     let (pending_sender, mut pending) = mpsc::unbounded_channel::<oneshot::Sender<Response>>();
@@ -329,7 +329,7 @@ pub async fn exec(
         stdout: session.stdout,
         stderr: session.stderr,
         control: SessionControl {
-            controller: Arc::new(ExecController {
+            handler: Arc::new(ExecHandler {
                 handle,
                 terminal: size,
             }),
@@ -373,13 +373,13 @@ async fn receive_started(stream: &UnixStream) -> io::Result<(Response, Option<Ow
     }
 }
 
-/// The controller of a command's session.
-struct ExecController {
+/// The handler of a command's session.
+struct ExecHandler {
     handle: Handle,
     terminal: Option<OwnedFd>,
 }
 
-impl Controller for ExecController {
+impl SessionHandler for ExecHandler {
     fn resize(&self, width: u16, height: u16) -> Result<()> {
         match &self.terminal {
             Some(terminal) => sys::resize(terminal.as_raw_fd(), width, height)
@@ -470,7 +470,7 @@ pub async fn attach(
             () = closed.closed() => {}
         }
     });
-    let held = |inner| Held {
+    let held = |inner| SessionStream {
         inner,
         alive: exit.clone(),
     };
@@ -479,7 +479,7 @@ pub async fn attach(
         stdout: Some(Box::new(held(stdout))),
         stderr: (!tty).then(|| Box::new(held(stderr)) as crate::session::Output),
         control: SessionControl {
-            controller: Arc::new(AttachController(control_handle)),
+            handler: Arc::new(AttachHandler(control_handle)),
             exit,
         },
     })
@@ -487,13 +487,13 @@ pub async fn attach(
 
 /// A stream of an attached session. The connection stays open as long as any stream or the control
 /// is held.
-struct Held {
+struct SessionStream {
     inner: tokio::io::DuplexStream,
     #[allow(dead_code, reason = "held so that the session sees who is left")]
     alive: watch::Receiver<SessionExit>,
 }
 
-impl AsyncRead for Held {
+impl AsyncRead for SessionStream {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut TaskContext<'_>,
@@ -503,7 +503,7 @@ impl AsyncRead for Held {
     }
 }
 
-impl AsyncWrite for Held {
+impl AsyncWrite for SessionStream {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut TaskContext<'_>,
@@ -521,10 +521,10 @@ impl AsyncWrite for Held {
     }
 }
 
-/// The controller of an attached session.
-struct AttachController(Handle);
+/// The handler of an attached session.
+struct AttachHandler(Handle);
 
-impl Controller for AttachController {
+impl SessionHandler for AttachHandler {
     fn resize(&self, width: u16, height: u16) -> Result<()> {
         self.0.tell(Request::Resize { width, height });
         Ok(())
