@@ -44,9 +44,9 @@ struct Question {
 }
 
 /// Answers that are valid for a while.
-struct Remembered<K, V>(HashMap<K, (V, Instant)>);
+struct TtlCache<K, V>(HashMap<K, (V, Instant)>);
 
-impl<K: Eq + Hash, V: Clone> Remembered<K, V> {
+impl<K: Eq + Hash, V: Clone> TtlCache<K, V> {
     fn get(&self, key: &K, now: Instant) -> Option<V> {
         let (value, until) = self.0.get(key)?;
         (now < *until).then(|| value.clone())
@@ -70,8 +70,8 @@ pub(crate) struct Access {
     tokens: Api<TokenReview>,
     permissions: Api<SubjectAccessReview>,
     /// Owners of tokens by the token's hash; `None` for tokens that are not valid.
-    users: Mutex<Remembered<Vec<u8>, Option<User>>>,
-    decisions: Mutex<Remembered<Question, bool>>,
+    users: Mutex<TtlCache<Vec<u8>, Option<User>>>,
+    decisions: Mutex<TtlCache<Question, bool>>,
 }
 
 impl Access {
@@ -81,8 +81,8 @@ impl Access {
             node: node.to_owned(),
             tokens: Api::all(client.clone()),
             permissions: Api::all(client),
-            users: Mutex::new(Remembered(HashMap::new())),
-            decisions: Mutex::new(Remembered(HashMap::new())),
+            users: Mutex::new(TtlCache(HashMap::new())),
+            decisions: Mutex::new(TtlCache(HashMap::new())),
         }
     }
 
@@ -274,7 +274,7 @@ mod tests {
 
     #[test]
     fn answers_are_remembered_for_a_while_and_in_number() {
-        let mut answers = Remembered(HashMap::new());
+        let mut answers = TtlCache(HashMap::new());
         let start = Instant::now();
         let soon = start + REFUSED_TTL;
         answers.put(0, true, soon, start);

@@ -57,7 +57,7 @@ use crate::types::{
     WatchBatch,
 };
 use disk::{Disk, RealDisk};
-use log::{Claim, Room};
+use log::{Claim, Preallocation};
 use state::{State, Window};
 use watchers::Watchers;
 use writer::Writer;
@@ -174,7 +174,7 @@ impl EmbeddedStore {
     pub fn open(dir: &Path, options: EmbeddedOptions) -> Result<Arc<EmbeddedStore>, StoreError> {
         let lock = prepare(dir, Duration::ZERO)?;
         let disk = RealDisk::open(dir).map_err(|e| reader::failed(dir, &e))?;
-        let (shared, writer) = open_parts(disk, &options, Room::default())?;
+        let (shared, writer) = open_parts(disk, &options, Preallocation::default())?;
         let writer = std::thread::Builder::new()
             .name("store-writer".into())
             .stack_size(THREAD_STACK_BYTES)
@@ -192,7 +192,7 @@ impl EmbeddedStore {
 fn open_parts<D: Disk>(
     disk: D,
     options: &EmbeddedOptions,
-    room: Room,
+    room: Preallocation,
 ) -> Result<(Arc<Shared>, Writer<D>), StoreError> {
     let window = Window {
         changes: options.history_changes,

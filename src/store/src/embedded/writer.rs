@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::disk::Disk;
 use super::frame::FrameBuilder;
-use super::log::{self, AppendError, Claim, LogWriter, Room};
+use super::log::{self, AppendError, Claim, LogWriter, Preallocation};
 use super::state::Window;
 use super::{Entry, Shared, THREAD_STACK_BYTES, recovery};
 use crate::types::{Change, KeyValue, Revision, StoreError};
@@ -26,7 +26,7 @@ pub(super) struct Writer<D: Disk> {
     disk: D,
     log: LogWriter<D>,
     window: Window,
-    room: Room,
+    room: Preallocation,
     /// [`super::EmbeddedOptions::log_bytes`].
     log_bytes: u64,
     /// The log's size below which a failed rotation is not retried.
@@ -70,7 +70,7 @@ impl<D: Disk> Writer<D> {
         disk: D,
         log: LogWriter<D>,
         window: Window,
-        room: Room,
+        room: Preallocation,
         log_bytes: u64,
     ) -> Writer<D> {
         Writer {

@@ -19,20 +19,20 @@ use super::wire;
 
 /// What a server has seen.
 #[derive(Default)]
-struct Seen {
+struct RequestCounts {
     calls: AtomicUsize,
     require_leader: AtomicUsize,
 }
 
 /// Starts a server that answers every call, with a message or without a leader.
-async fn server(serves: bool) -> (Endpoint, Arc<Seen>) {
+async fn server(serves: bool) -> (Endpoint, Arc<RequestCounts>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let endpoint = Endpoint {
         host: "127.0.0.1".into(),
         port: listener.local_addr().unwrap().port(),
         address: None,
     };
-    let seen = Arc::new(Seen::default());
+    let seen = Arc::new(RequestCounts::default());
     let state = seen.clone();
     tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {

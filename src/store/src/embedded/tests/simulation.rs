@@ -8,11 +8,11 @@ use std::collections::BTreeMap;
 use nix::errno::Errno;
 
 use super::*;
-use crate::embedded::salvage::Found;
+use crate::embedded::salvage::Contents;
 use crate::embedded::sim_disk::{Fault, Random, SimDisk, Sync};
 use crate::embedded::writer::Snapshot;
 
-const ROOM: Room = Room {
+const PREALLOCATION: Preallocation = Preallocation {
     step: 4096,
     reserve: 1024,
 };
@@ -120,7 +120,7 @@ impl Model {
 }
 
 fn open_sim(disk: &SimDisk) -> Result<(Arc<Shared>, Writer<SimDisk>), StoreError> {
-    open_parts(disk.clone(), &options(), ROOM)
+    open_parts(disk.clone(), &options(), PREALLOCATION)
 }
 
 /// A store in a process that may end at any time.
@@ -470,7 +470,7 @@ fn a_deletion_that_finds_the_disk_full_stops_other_writes() {
 
 #[test]
 fn a_rotation_does_not_give_the_reserve_away() {
-    for room in [0, 600, ROOM.reserve as usize] {
+    for room in [0, 600, PREALLOCATION.reserve as usize] {
         let mut model = Model::new();
         let mut process = Process::start(SimDisk::new(1), &mut model);
         let write = |i: usize| vec![(format!("/k{}", i % 4), Some("v".repeat(100)))];
@@ -619,7 +619,7 @@ fn a_flipped_bit_is_reported_or_costs_nothing() {
         disk.put(file, bytes);
         let newest = salvage::check(&disk).unwrap();
         assert!(!newest.is_sound(), "{file}: byte {at}");
-        let mut found = Found::default();
+        let mut found = Contents::default();
         found.read_all(&disk).unwrap();
         match open_sim(&disk) {
             Ok((shared, _)) => model.check(&shared),
