@@ -13,7 +13,7 @@ use nix::unistd::Pid;
 use rkube_config::{NodeConfig, paths};
 use rkube_drivers::{ClusterPlan, Driver, NodePlan, NodeState, native};
 
-const LIMIT: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(20);
 
 fn main() {
     let args: Vec<OsString> = std::env::args_os().skip(1).collect();
@@ -282,7 +282,7 @@ fn boots(plan: &ClusterPlan) -> usize {
 }
 
 fn wait(what: &str, done: impl Fn() -> bool) {
-    let deadline = Instant::now() + LIMIT;
+    let deadline = Instant::now() + TIMEOUT;
     while !done() {
         if Instant::now() > deadline {
             // The directory is removed with the test, so the logs are printed now.

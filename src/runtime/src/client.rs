@@ -25,7 +25,7 @@ const BUFFER: usize = 64 * 1024;
 /// How long a shim may take to answer. It answers at once unless it is stopped or its disk hangs.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 /// The reason of an error about a shim that does not answer.
-const SILENT: &str = "it does not answer";
+const NO_ANSWER: &str = "it does not answer";
 
 /// A request and the channel for its response.
 type PendingRequest = (Request, oneshot::Sender<Response>);
@@ -53,7 +53,7 @@ impl Handle {
             .await
             .map_err(|_| RuntimeError::Shim {
                 id: self.id.clone(),
-                reason: SILENT.into(),
+                reason: NO_ANSWER.into(),
             })?
             .map_err(|_| lost())?;
         match response.error {
@@ -109,7 +109,7 @@ pub async fn watch_container(id: &str, socket: &Path) -> Result<Watch> {
     };
     let (kind, payload) = tokio::time::timeout(ANSWER_TIMEOUT, answer)
         .await
-        .map_err(|_| failed(SILENT.into()))?
+        .map_err(|_| failed(NO_ANSWER.into()))?
         .map_err(|e| failed(e.to_string()))?;
     let (end, exit) = oneshot::channel();
     if kind == Kind::Exit {
@@ -289,7 +289,7 @@ pub async fn exec(
         .map_err(failed)?;
     let (response, terminal, rest) = tokio::time::timeout(ANSWER_TIMEOUT, receive_started(&stream))
         .await
-        .map_err(|_| failed(io::Error::other(SILENT)))?
+        .map_err(|_| failed(io::Error::other(NO_ANSWER)))?
         .map_err(failed)?;
     if let Some(reason) = response.error {
         return Err(RuntimeError::Start(reason));
@@ -364,7 +364,7 @@ async fn receive_started(stream: &UnixStream) -> io::Result<(Response, Option<Ow
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => continue,
             Err(e) => return Err(e),
         }
-        if let Some((kind, payload)) = frame::take(&mut input)? {
+        if let Some((kind, payload)) = frame::take_first(&mut input)? {
             if kind != Kind::Response {
                 return Err(io::Error::other("the container has ended"));
             }

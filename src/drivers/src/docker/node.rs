@@ -28,7 +28,7 @@ use crate::types::{ClusterPlan, HostMount, Log, NodePlan};
 /// Label of a container: the digest of its description.
 const SPEC_LABEL: &str = "io.rkube.spec";
 /// How long a node may take to stop gracefully before it is killed, in seconds.
-const STOP_LIMIT: i32 = 5;
+const STOP_TIMEOUT_SECONDS: i32 = 5;
 /// How many lines of the first process's output are returned.
 const INIT_LINES: &str = "1000";
 
@@ -121,7 +121,9 @@ pub async fn stop(engine: &Engine, container: &ContainerSummary) -> Result<(), F
     let Some(id) = container.id.as_deref() else {
         return Ok(());
     };
-    let options = StopContainerOptionsBuilder::default().t(STOP_LIMIT).build();
+    let options = StopContainerOptionsBuilder::default()
+        .t(STOP_TIMEOUT_SECONDS)
+        .build();
     match engine.docker.stop_container(id, Some(options)).await {
         Ok(()) => Ok(()),
         // It was removed or stopped concurrently.

@@ -284,7 +284,7 @@ impl Evictor {
         candidates.retain(|candidate| active.contains(candidate.pod.uid()));
         // Nodes may share the disk. Only the one with a pod that fills it can relieve it.
         let shortage = thresholds::shortage(threshold, &observations);
-        candidates.retain(|c| rank::matters(c, threshold.signal.resource(), shortage));
+        candidates.retain(|c| rank::relieves(c, threshold.signal.resource(), shortage));
         self.evict_one(threshold, &observations, candidates)
     }
 
@@ -304,7 +304,7 @@ impl Evictor {
         };
         let amounts = thresholds::amounts(threshold, observations);
         let eviction = Eviction {
-            message: message::low(resource, amounts, pod, usage.as_ref()),
+            message: message::eviction_message(resource, amounts, pod, usage.as_ref()),
             grace: if threshold.is_hard() {
                 IMMEDIATELY
             } else {

@@ -32,7 +32,7 @@ pub(super) fn give_to_group(root: &Path, group: u32, on_root_mismatch: bool) -> 
     if root.is_dir() {
         let dir = Dir::open(&root)?;
         let status = dir.status()?;
-        if on_root_mismatch && suits(&status, group) {
+        if on_root_mismatch && is_owned(&status, group) {
             return Ok(());
         }
         give_content(&dir, group, 0)?;
@@ -43,7 +43,7 @@ pub(super) fn give_to_group(root: &Path, group: u32, on_root_mismatch: bool) -> 
 }
 
 /// Returns whether a directory has the group and the permissions already.
-fn suits(status: &FileStat, group: u32) -> bool {
+fn is_owned(status: &FileStat, group: u32) -> bool {
     let bits = FILE_BITS | DIR_BITS;
     status.st_gid == group && status.st_mode & bits == bits
 }

@@ -101,7 +101,7 @@ const MAX_KEY_BYTES: usize = 4096;
 /// The largest value in bytes; Kubernetes' values are far smaller.
 const MAX_VALUE_BYTES: usize = 64 << 20;
 /// How long a commit may take before the store counts as failed.
-const COMMIT_PATIENCE: Duration = Duration::from_secs(10);
+const COMMIT_TIMEOUT: Duration = Duration::from_secs(10);
 /// The stack of the store's threads, in bytes.
 const THREAD_STACK_BYTES: usize = 256 * 1024;
 
@@ -418,7 +418,7 @@ impl Shared {
             return Err(why.clone());
         }
         match *self.writing_since.lock() {
-            Some(since) if since.elapsed() >= COMMIT_PATIENCE => Err(StoreError::Disk(format!(
+            Some(since) if since.elapsed() >= COMMIT_TIMEOUT => Err(StoreError::Disk(format!(
                 "a write has taken {} s so far",
                 since.elapsed().as_secs()
             ))),

@@ -34,7 +34,7 @@ const PING_PERIOD: Duration = Duration::from_secs(15);
 /// How long the response to a ping may take before the connection is closed.
 const PING_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a call that was not sent waits before it is repeated.
-const REPEAT_PAUSE: Duration = Duration::from_millis(50);
+const REPEAT_DELAY: Duration = Duration::from_millis(50);
 /// The gRPC code with which a server says that it cannot serve: it has no leader, is
 /// stopping, or its peers do not answer.
 const UNAVAILABLE: u32 = 14;
@@ -277,7 +277,7 @@ impl Channel {
                     Err(Failure::NotSent(why)) => {
                         tracing::debug!(why, "calling etcd again");
                         self.open.lock().await.sender = None;
-                        tokio::time::sleep(REPEAT_PAUSE).await;
+                        tokio::time::sleep(REPEAT_DELAY).await;
                     }
                     result => return result,
                 }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 /// The kubelet kills a container and starts it again in one step, and reports the result. Here the
 /// status is only held back while the start is quick, so that nobody is sent to a container that is
 /// not there for long.
-const LIMIT: Duration = Duration::from_secs(3);
+const MAX_HOLD: Duration = Duration::from_secs(3);
 
 /// The containers that are stopped to be started again.
 #[derive(Default)]
@@ -41,7 +41,7 @@ impl Restarting {
         now: Instant,
     ) -> Option<Instant> {
         let ended = self.limits.iter_mut().filter(|(name, _)| !is_running(name));
-        let limits = ended.map(|(_, limit)| *limit.get_or_insert(now + LIMIT));
+        let limits = ended.map(|(_, limit)| *limit.get_or_insert(now + MAX_HOLD));
         limits.filter(|limit| *limit > now).max()
     }
 }

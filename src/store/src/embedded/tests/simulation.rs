@@ -264,7 +264,7 @@ fn fault(random: &mut Random) -> Fault {
 }
 
 /// Runs a process until it fails or has done enough.
-fn live(process: &mut Process, model: &mut Model, random: &mut Random) {
+fn run_process(process: &mut Process, model: &mut Model, random: &mut Random) {
     // Short lives show what rests on a later commit.
     let commits = match random.once_in(2) {
         true => random.below(3),
@@ -306,7 +306,7 @@ fn survive(seed: u64, mut disk: SimDisk) {
             };
         }
         let mut process = Process::start(disk, &mut model);
-        live(&mut process, &mut model, &mut random);
+        run_process(&mut process, &mut model, &mut random);
         disk = process.end(&mut random);
     }
     drop(Process::start(disk.restart(), &mut model));
