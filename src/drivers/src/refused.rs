@@ -1,4 +1,4 @@
-//! What nodes do without, whichever container they are.
+//! Capabilities that nodes do without, with every driver of containers.
 
 /// Capabilities that no process of a node has, privileged pods included.
 ///

@@ -62,7 +62,7 @@ fn agent() {
         ("hosts", run("cat /etc/hosts")),
         ("bounds", run("grep CapBnd /proc/self/status")),
         (
-            // What privileged pods do, and what would restart the host.
+            // Actions of privileged pods, and those that would restart the host.
             "rights",
             run(
                 "mkdir -p /tmp/m && mount -t tmpfs t /tmp/m && echo mounts; \

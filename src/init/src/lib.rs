@@ -35,7 +35,7 @@ pub use etc::write_identity;
 /// Maximum time for processes to exit after SIGTERM when the node stops.
 const STOP_GRACE: Duration = Duration::from_secs(3);
 
-/// How long the main loop waits after a failure, so that a lasting one takes little time.
+/// Delay of the main loop after a failure, so that a lasting one takes little processor time.
 const FAILURE_DELAY: Duration = Duration::from_millis(200);
 
 /// Runs the node until SIGTERM, SIGINT or SIGPWR requests a stop. The caller must be PID 1

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 
-/// How often [`until`] looks at the time of day.
+/// Interval at which [`until`] reads the time of day.
 const CLOCK_CHECK_PERIOD: Duration = Duration::from_secs(60);
 
 /// Returns the delay after a number of failures: `initial`, doubled with each one, at most `max`.

@@ -9,12 +9,12 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use rkube_runtime::FsUsage;
 
-/// How long the size of a directory is kept: the kubelet's interval.
+/// Maximum age of the measured size of a directory: the kubelet's interval.
 const MAX_AGE: Duration = Duration::from_secs(60);
 /// A directory is walked again after this multiple of the time that its last walk took, so that
 /// large trees cost at most one percent of a processor.
 const REST_FACTOR: u32 = 100;
-/// How long a directory is walked at most. What was seen until then counts.
+/// Timeout of the walk of a directory. The files until then count.
 const WALK_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Returns the space and inodes that a directory uses on its own file system.
@@ -65,7 +65,7 @@ struct Measurement {
 }
 
 impl Measurement {
-    /// Returns whether the measurement still serves somebody who accepts this age.
+    /// Returns whether the measurement still serves a caller that accepts this age.
     fn serves(&self, age: Duration) -> bool {
         self.at.elapsed() < age.max(self.took * REST_FACTOR)
     }

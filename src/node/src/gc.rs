@@ -29,7 +29,7 @@ const MINIMUM_AGE: Duration = Duration::from_secs(120);
 /// Removes unused sandboxes and, if the disk is nearly full, unused images until the future is
 /// dropped.
 pub(crate) async fn run(pods: Arc<PodTable>, images: Arc<ImageCollector>) -> anyhow::Result<()> {
-    // What is here before the agent is old enough to be removed.
+    // Images from before the agent's start are old enough to be removed.
     images.look(None);
     loop {
         tokio::time::sleep(COLLECTION_PERIOD).await;
@@ -38,7 +38,7 @@ pub(crate) async fn run(pods: Arc<PodTable>, images: Arc<ImageCollector>) -> any
     }
 }
 
-/// When an image was seen; `None` is before the agent started.
+/// Times at which an image was seen; `None` is before the agent started.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct ImageTimes {
     first: Option<Instant>,

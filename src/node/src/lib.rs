@@ -182,7 +182,7 @@ async fn first_end(mut tasks: JoinSet<anyhow::Result<()>>) -> anyhow::Result<()>
     }
 }
 
-/// Who the parts of the agent are to the API server.
+/// Identities of the agent's parts at the API server.
 struct Identities {
     agent: Arc<client::Pki>,
     /// The node authorizer lets a node read only what its pods use. The service proxy needs all

@@ -22,7 +22,7 @@ use crate::shim::sys;
 
 /// Size of the buffer between a shim and a slow reader, in bytes.
 const BUFFER: usize = 64 * 1024;
-/// How long a shim may take to answer. It answers at once unless it is stopped or its disk hangs.
+/// Timeout of a shim's answer. It answers at once unless it is stopped or its disk hangs.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 /// The reason of an error about a shim that does not answer.
 const NO_ANSWER: &str = "it does not answer";
@@ -127,7 +127,7 @@ pub async fn watch_container(id: &str, socket: &Path) -> Result<Watch> {
     let (requests, receiver) = mpsc::unbounded_channel();
     tokio::spawn(async move {
         let exit = control(reader, writer, receiver).await;
-        // Nobody waits for the exit of a container whose start was given up.
+        // No caller waits for the exit of a container whose start was given up.
         let _ = end.send(exit);
     });
     let handle = Handle {

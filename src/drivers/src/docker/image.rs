@@ -22,7 +22,7 @@ const REPOSITORY: &str = "rkube-node";
 const DESCRIPTION: &str = include_str!("../../../../images/node/image.json");
 /// Size of a tar block, in bytes.
 const BLOCK: u64 = 512;
-/// How much of the binary is read and sent at once, in bytes.
+/// Size of the parts in which the binary is read and sent, in bytes.
 const CHUNK: usize = 1 << 20;
 
 /// The image's only layer: a tar archive of the binary, whose content is not held in memory.
@@ -258,7 +258,7 @@ pub async fn prune(engine: &Engine, keep: Option<&str>) -> Result<(), Failure> {
         }
         // By every name: removing one of several names keeps the image.
         let mut names = image.repo_tags;
-        // What the engine calls an image whose name another start has just taken.
+        // The engine's name for an image whose name another start has just taken.
         names.retain(|name| !name.starts_with("<none>"));
         if names.is_empty() {
             names.push(image.id);

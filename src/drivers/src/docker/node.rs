@@ -27,9 +27,9 @@ use crate::types::{ClusterPlan, HostMount, Log, NodePlan};
 
 /// Label of a container: the digest of its description.
 const SPEC_LABEL: &str = "io.rkube.spec";
-/// How long a node may take to stop gracefully before it is killed, in seconds.
+/// Time in seconds that a node has to stop gracefully before it is killed.
 const STOP_TIMEOUT_SECONDS: i32 = 5;
-/// How many lines of the first process's output are returned.
+/// Maximum number of returned lines of the first process's output.
 const INIT_LINES: &str = "1000";
 
 /// Starts a node unless it runs. Reuses its container if the plan still describes it, and replaces

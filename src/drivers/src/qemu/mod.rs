@@ -40,13 +40,13 @@ use self::qmp::{Qmp, QmpMessage};
 use crate::ranges;
 use crate::types::{ClusterPlan, Driver, Endpoints, Log, NodePlan, NodeState, Problem};
 
-/// How long a machine may take to shut down gracefully.
+/// Timeout of a machine's graceful shutdown.
 const STOP_TIMEOUT: Duration = Duration::from_secs(60);
-/// How often the power button is pressed: a guest that is still booting ignores it.
+/// Interval of the presses of the power button: a guest that is still booting ignores it.
 const PRESS_PERIOD: Duration = Duration::from_secs(3);
-/// How long killed processes may take to disappear.
+/// Timeout for killed processes to disappear.
 const KILL_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long a machine's QEMU may take to respond after it was started.
+/// Timeout of the first response of a machine's QEMU after its start.
 const START_TIMEOUT: Duration = Duration::from_secs(60);
 /// A log larger than this is rotated at the next start, in bytes.
 const LOG_LIMIT: u64 = 10 << 20;

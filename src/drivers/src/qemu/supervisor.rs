@@ -26,7 +26,7 @@ use crate::types::ClusterPlan;
 
 /// The role's name on the command line.
 pub const ROLE: &str = rkube_config::roles::VM_SUPERVISE;
-/// How long QEMU may take to open its sockets.
+/// Timeout for QEMU to open its sockets.
 const SOCKETS_TIMEOUT: Duration = Duration::from_secs(30);
 /// A machine that ran at least this long before it ended is restarted without delay.
 const HEALTHY_AFTER: Duration = Duration::from_secs(60);

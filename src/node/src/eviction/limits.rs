@@ -13,7 +13,7 @@ use crate::kinds::*;
 /// The resource's name.
 const STORAGE: &str = "ephemeral-storage";
 
-/// What has to be measured to check a pod's limits.
+/// The measurements that the check of a pod's limits needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Limited {
     /// Only the `emptyDir` volumes for which [`volume_limit`] returns a limit.

@@ -43,7 +43,7 @@ use usage::{Meter, PodUsage};
 
 /// Time between two observations (the kubelet's).
 const OBSERVATION_PERIOD: Duration = Duration::from_secs(10);
-/// How long evicted pods are waited for before the next observation (the kubelet's).
+/// Timeout of evicted pods before the next observation (the kubelet's).
 const CLEANUP_TIMEOUT: Duration = Duration::from_secs(30);
 /// Time between two looks at evicted pods.
 const CLEANUP_POLL: Duration = Duration::from_secs(1);
@@ -316,7 +316,7 @@ impl Evictor {
         vec![pod.uid().to_owned()]
     }
 
-    /// Measures pods in a thread of its own: walking directories takes time.
+    /// Measures pods in a separate thread: walking directories takes time.
     fn measure<T: Send + 'static>(
         &self,
         work: impl FnOnce(Meter<'_>) -> T + Send + 'static,

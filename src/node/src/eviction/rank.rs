@@ -43,7 +43,7 @@ pub(super) fn rank(candidates: &mut [Candidate], resource: Resource) {
 }
 
 /// Returns whether the eviction of a pod relieves a shortage noticeably: the pod uses at least one
-/// percent of it, or nobody knows what it uses.
+/// percent of it, or its usage is unknown.
 pub(super) fn relieves(candidate: &Candidate, resource: Resource, shortage: u64) -> bool {
     used(candidate, resource).is_none_or(|used| used > 0 && used >= shortage / 100)
 }

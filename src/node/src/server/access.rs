@@ -1,5 +1,7 @@
-//! Who may use the endpoint, as the kubelet decides in its modes `Webhook`: the API server knows
-//! whose a token is (TokenReview), and what the user may (SubjectAccessReview).
+//! Authentication and authorization of the endpoint's clients.
+//!
+//! As in the kubelet's modes `Webhook`, the API server knows the user of a token (TokenReview) and
+//! the user's permissions (SubjectAccessReview).
 
 use std::collections::{BTreeMap, HashMap};
 use std::hash::Hash;
@@ -17,11 +19,11 @@ use tracing::warn;
 use super::answer::{Answer, text};
 use super::identity::Identity;
 
-/// How long the owner of a token is remembered (`authentication.webhook.cacheTTL`).
+/// Lifetime of the cached owner of a token (`authentication.webhook.cacheTTL`).
 const TOKEN_TTL: Duration = Duration::from_secs(120);
-/// How long a permission is remembered (`authorization.webhook.cacheAuthorizedTTL`).
+/// Lifetime of a cached permission (`authorization.webhook.cacheAuthorizedTTL`).
 const ALLOWED_TTL: Duration = Duration::from_secs(300);
-/// How long a refusal is remembered (`authorization.webhook.cacheUnauthorizedTTL`).
+/// Lifetime of a cached refusal (`authorization.webhook.cacheUnauthorizedTTL`).
 const REFUSED_TTL: Duration = Duration::from_secs(30);
 /// Maximum number of remembered answers of a kind. Anybody can ask with any token.
 const MAX_REMEMBERED: usize = 1000;
@@ -35,7 +37,7 @@ pub(crate) struct User {
     pub extra: BTreeMap<String, Vec<String>>,
 }
 
-/// What a user asks for: a verb on a part of the node.
+/// A request of a user: a verb on a part of the node.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Question {
     user: User,

@@ -60,7 +60,7 @@ pub(crate) struct Volume<'a> {
 
 /// Makes the content of a volume's directory equal to its files; returns whether anything changed.
 ///
-/// The directory must exist. Symbolic links in it are not followed, whoever placed them.
+/// The directory must exist. Symbolic links in it are never followed.
 pub(crate) fn write(volume: &Volume<'_>) -> io::Result<bool> {
     let Volume { files, group, .. } = *volume;
     for path in files.keys().chain(volume.mount_points) {
@@ -358,7 +358,7 @@ mod tests {
             assert!(put_all(dir, &wanted).unwrap(), "{target:?}");
             untouched("by the first write");
             assert!(!dir.join("other").is_symlink());
-            // A data directory whose parts were replaced is written anew.
+            // A data directory whose parts were replaced is written again.
             let data = dir.join(std::fs::read_link(dir.join(DATA)).unwrap());
             std::fs::remove_dir_all(data.join("sub")).unwrap();
             symlink(outside.path().join("sub"), data.join("sub")).unwrap();

@@ -96,7 +96,7 @@ mod tests {
         std::fs::symlink_metadata(path).unwrap().mode() & 0o7777
     }
 
-    /// A group that a test may use whoever it runs as.
+    /// A group that a test may use with any user ID.
     fn own_group(dir: &Path) -> u32 {
         std::fs::metadata(dir).unwrap().gid()
     }

@@ -101,7 +101,7 @@ impl Dependency {
     }
 }
 
-/// How a pod's containers use a volume.
+/// The ways in which a pod's containers use a volume.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Use {
     /// A container has it in `volumeMounts`.

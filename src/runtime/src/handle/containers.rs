@@ -74,7 +74,7 @@ impl Runtime {
                 Err(record)
             }
         };
-        // Followed in any case: nobody else would notice the exit.
+        // Followed in any case: nothing else would notice the exit.
         let saved = container.save_started(pid, began);
         if saved.is_ok() {
             self.announce(container, ContainerEventKind::Started);
@@ -103,7 +103,7 @@ impl Runtime {
             reason: "StartError".into(),
             message: error.to_string(),
         };
-        // What runs is ended also if that cannot be recorded, for example on a full disk.
+        // The exit counts even if it cannot be recorded, for example on a full disk.
         if let Err(e) = container.save_exit(&record) {
             tracing::warn!(
                 container = container.meta.id,

@@ -247,7 +247,7 @@ impl NewContainer<'_> {
     }
 }
 
-/// What the configuration of a container refers to.
+/// The specification and paths from which the configuration of a container is made.
 struct ContainerSources {
     spec: ContainerSpec,
     rootfs: PathBuf,

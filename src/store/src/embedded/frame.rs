@@ -88,12 +88,12 @@ pub(super) enum Format {
     V1,
     /// The present one.
     V2 {
-        /// Where the checksums of the segment's frames begin.
+        /// Initial value of the checksums of the segment's frames.
         salt: u32,
     },
 }
 
-/// What a segment's first bytes are.
+/// The kinds of a segment's first bytes.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Header {
     /// The segment's header.

@@ -1,4 +1,4 @@
-//! What the fuzz target `store` (`tests/fuzz`) reaches of the files' formats, which are private.
+//! Entry points of the fuzz target `store` (`tests/fuzz`) to the private formats of files.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -15,7 +15,7 @@ pub(super) struct Preallocation {
     pub(super) reserve: u64,
 }
 
-/// How much of the reserve a write may use on a full disk. Deletions make room, or the owner
+/// The share of the reserve that a write may use on a full disk. Deletions make room, or the owner
 /// of what fills the disk can be deleted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Claim {
@@ -53,13 +53,13 @@ pub(super) struct LogWriter<D: Disk> {
     file: D::File,
     salt: u32,
     room: Preallocation,
-    /// Where the next frame goes.
+    /// Position of the next frame.
     length: u64,
     /// The offset up to which the file is preallocated.
     preallocated: u64,
 }
 
-/// What is known of a log that is to be continued.
+/// The facts about a log that is to be continued.
 pub(super) struct Tail {
     /// The salt in the log's header.
     pub(super) salt: u32,

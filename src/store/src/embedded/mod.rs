@@ -75,7 +75,7 @@ pub struct EmbeddedOptions {
     pub history_changes: usize,
     /// The largest number of bytes of values in the history.
     pub history_bytes: usize,
-    /// How long a change stays in the history.
+    /// Time that a change stays in the history.
     pub history_age: Duration,
     /// The size of the log in bytes below which no snapshot is taken.
     pub log_bytes: u64,
@@ -100,7 +100,7 @@ impl Default for EmbeddedOptions {
 const MAX_KEY_BYTES: usize = 4096;
 /// The largest value in bytes; Kubernetes' values are far smaller.
 const MAX_VALUE_BYTES: usize = 64 << 20;
-/// How long a commit may take before the store counts as failed.
+/// Timeout of a commit, after which the store counts as failed.
 const COMMIT_TIMEOUT: Duration = Duration::from_secs(10);
 /// The stack of the store's threads, in bytes.
 const THREAD_STACK_BYTES: usize = 256 * 1024;
@@ -123,7 +123,7 @@ struct Shared {
     state: RwLock<State>,
     /// The newest durable revision, readable without a lock.
     revision: AtomicU64,
-    /// When the running write to the disk began.
+    /// Start of the running write to the disk.
     writing_since: Mutex<Option<Instant>>,
     /// Why writes are refused until there is room on the disk.
     full: Mutex<Option<StoreError>>,
@@ -221,7 +221,7 @@ fn open_parts<D: Disk>(
     Ok((shared, writer))
 }
 
-/// How often a locked directory is tried again.
+/// Interval of attempts to lock a directory.
 const LOCK_PERIOD: Duration = Duration::from_millis(20);
 
 /// Creates the directory, private to its owner, and locks it. If another process has locked

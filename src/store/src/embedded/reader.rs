@@ -53,7 +53,7 @@ pub(super) enum Damage {
     /// A part of the last write did not reach the disk, so that it was never
     /// acknowledged.
     Torn,
-    /// What was whole on disk has changed.
+    /// A part that was complete on disk has changed.
     Rotten,
 }
 

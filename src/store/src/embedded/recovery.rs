@@ -69,7 +69,7 @@ pub(super) fn recover<D: Disk>(
     Ok((loaded.state, log))
 }
 
-/// What the files of a store hold.
+/// The contents of the files of a store.
 pub(super) struct Loaded {
     pub(super) state: State,
     /// The base of the generation that was read.

@@ -17,11 +17,11 @@ use super::recovery::{FIRST_REVISION, Files, Loaded, load};
 use super::state::Window;
 use crate::types::{KeyValue, Revision, StoreError};
 
-/// How far the revision of a salvaged store is above every revision that is known of the
-/// damaged one. What was lost had revisions as well, and clients may remember them.
+/// Distance of a salvaged store's revision above every revision that is known of the damaged one.
+/// Lost changes had revisions as well, and clients may remember them.
 const REVISION_STEP: Revision = 1_000_000;
 
-/// How often a check is repeated when files change meanwhile.
+/// Maximum number of checks when files change meanwhile.
 const ATTEMPTS: u32 = 3;
 
 /// A file of a store.
@@ -54,7 +54,7 @@ impl Check {
     }
 }
 
-/// What was made of a store.
+/// The result of a salvage.
 #[derive(Clone, Debug)]
 pub struct Replaced {
     /// The revision that the store begins at.
@@ -192,7 +192,7 @@ fn make_folder(dir: &Path) -> std::io::Result<PathBuf> {
     }
 }
 
-/// What can be read of a store.
+/// The readable contents of a store.
 #[derive(Default)]
 pub(super) struct Contents {
     /// The newest that is known of each key; `None` if it was deleted.

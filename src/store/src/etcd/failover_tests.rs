@@ -17,7 +17,7 @@ use tokio::net::TcpListener;
 use super::grpc::{Channel, Endpoint, Failure};
 use super::wire;
 
-/// What a server has seen.
+/// Counts of the requests to a server.
 #[derive(Default)]
 struct RequestCounts {
     calls: AtomicUsize,
@@ -59,7 +59,7 @@ async fn server(serves: bool) -> (Endpoint, Arc<RequestCounts>) {
 
 fn answer(serves: bool) -> Response<UnsyncBoxBody<Bytes, Infallible>> {
     if !serves {
-        // An error without a message is told by headers alone.
+        // Headers alone carry an error without a message.
         return Response::builder()
             .header("grpc-status", "14")
             .header("grpc-message", "etcdserver: no leader")

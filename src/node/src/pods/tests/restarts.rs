@@ -1,4 +1,4 @@
-//! Which containers are started, stopped and started again, and when.
+//! Starts, stops and restarts of containers, and their times.
 
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
@@ -178,7 +178,7 @@ fn steps_of_init_containers() {
         ),
         ("OnFailure", ready, "i=0 j=0 k=0 a=0 b=0 c=0", "finished"),
         ("Never", ready, "i=0 j=0 k=0 a=0 b=1 c=0", "finished"),
-        // A new sandbox begins anew.
+        // A new sandbox starts over.
         (
             "Always",
             Some(false),

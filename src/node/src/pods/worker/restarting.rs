@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-/// How long the status of a pod is held back after a container has ended, at most.
+/// Maximum time that the status of a pod is held back after a container has ended.
 ///
 /// The kubelet kills a container and starts it again in one step, and reports the result. Here the
 /// status is only held back while the start is quick, so that nobody is sent to a container that is
@@ -13,7 +13,7 @@ const MAX_HOLD: Duration = Duration::from_secs(3);
 /// The containers that are stopped to be started again.
 #[derive(Default)]
 pub(super) struct Restarting {
-    /// When the status of each is told anyway; `None` until it has ended.
+    /// Time at which the status of each is published anyway; `None` until it has ended.
     limits: HashMap<String, Option<Instant>>,
 }
 

@@ -33,7 +33,7 @@ fn time(t: Timestamp) -> String {
     crate::kinds::seconds(t).to_string()
 }
 
-/// Whether a summary has everything or CPU and memory only.
+/// The extent of a summary: everything, or CPU and memory only.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Scope {
     All,

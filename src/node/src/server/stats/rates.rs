@@ -10,7 +10,7 @@ use rkube_runtime::Stats;
 const WINDOW: SignedDuration = SignedDuration::from_secs(10);
 /// The length that a window must have.
 const SHORTEST: SignedDuration = SignedDuration::from_millis(100);
-/// How long measurements are kept.
+/// Maximum age of a measurement.
 const MAX_AGE: SignedDuration = SignedDuration::from_secs(60);
 
 /// A measurement of cumulative CPU time in nanoseconds.
@@ -34,7 +34,7 @@ impl Rates {
     pub(super) fn note(&self, group: &str, stats: &Stats) -> Option<u64> {
         let mut seen = self.seen.lock();
         let all = seen.entry(group.to_owned()).or_default();
-        // The group may have been made anew.
+        // The group may have been created again.
         if all.iter().any(|(_, cpu)| *cpu > stats.cpu_ns) {
             all.clear();
         }
@@ -96,7 +96,7 @@ mod tests {
             rates.note("/a", &stats(15_000, 5_020_000_000)),
             Some(500_000_000)
         );
-        // A restarted container begins anew.
+        // The counters of a restarted container begin at zero.
         assert_eq!(rates.note("/a", &stats(16_000, 5)), None);
         assert_eq!(rates.note("/a", &stats(90_000, 6)), None);
         rates.forget(at(160_000));

@@ -58,14 +58,14 @@ fn claim(value: Option<&str>) -> Claim {
     }
 }
 
-/// What the store must hold.
+/// The state that the store must hold.
 #[derive(Clone, Default)]
 struct Model {
     /// The newest revision that was acknowledged or read.
     newest: Revision,
     /// Value, revision of creation and of the last write.
     live: BTreeMap<String, (String, Revision, Revision)>,
-    /// A commit of which nobody knows whether it will be there.
+    /// A commit that may or may not survive.
     unknown: Vec<Write>,
 }
 
@@ -98,7 +98,7 @@ impl Model {
         let state = shared.state.read();
         let unknown = std::mem::take(&mut self.unknown);
         if state.revision() != self.newest {
-            // What can be read now must never vanish.
+            // State that can be read now must never vanish.
             self.apply(&unknown);
         }
         assert_eq!(
@@ -182,7 +182,7 @@ impl Process {
         let mut after = model.clone();
         for (key, value) in offered {
             if value.is_none() && !after.live.contains_key(&key) {
-                // What it deletes was refused.
+                // The entry that it deletes was refused.
                 continue;
             }
             let claim = claim(value.as_deref());
@@ -317,7 +317,7 @@ fn nothing_acknowledged_is_lost_whatever_fails() {
     for_seeds(200, |seed| survive(seed, SimDisk::new(seed)));
 }
 
-/// What the other tests are worth: they fail when any of the syncs is missing.
+/// Proves that the other tests are effective: they fail when any of the syncs is missing.
 #[test]
 fn every_sync_is_needed() {
     for sync in [Sync::Commit, Sync::New, Sync::Old, Sync::Names] {
@@ -574,7 +574,7 @@ fn a_failed_disk_ends_all_writes_and_is_told() {
 
 #[test]
 fn a_failed_rotation_keeps_nobody_from_opening() {
-    // What a log can be at each step of its creation, in the first format and in this.
+    // The states of a log at each step of its creation, in the first format and in this.
     for left in [0, 10, 24, 28] {
         let mut model = Model::new();
         let mut process = Process::start(SimDisk::new(1), &mut model);
