@@ -11,8 +11,8 @@ use rkube_runtime::FsUsage;
 
 /// Maximum age of the measured size of a directory: the kubelet's interval.
 const MAX_AGE: Duration = Duration::from_secs(60);
-/// A directory is walked again after this multiple of the time that its last walk took, so that
-/// large trees cost at most one percent of a processor.
+/// A directory is walked again after this multiple of the time that its last walk took. Large
+/// trees thus cost at most one percent of a processor.
 const REST_FACTOR: u32 = 100;
 /// Timeout of the walk of a directory. The files until then count.
 const WALK_TIMEOUT: Duration = Duration::from_secs(10);

@@ -151,8 +151,8 @@ impl Runtime {
         let pid = container.live.lock().pid.ok_or_else(not_running)?;
         let path = format!("/proc/{pid}/ns/pid");
         let namespace = File::open(&path).map_err(|_| not_running())?;
-        // The number may be another process's by now. The shim has not reaped the container's first
-        // process if it can still send it a signal, so that it was the one that was just opened.
+        // The number may be another process's by now. If the shim can still send a signal to the
+        // container's first process, it has not reaped it, and that one was just opened.
         let shim = self.running(&container)?;
         shim.ask(Request::Kill { signal: 0 }).await?;
         Ok(namespace)

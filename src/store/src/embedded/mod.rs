@@ -2,7 +2,7 @@
 //!
 //! A write is decided and gets its revision at once, against everything decided
 //! before it. The writer thread then appends all decided writes to the log as one
-//! frame, syncs it, makes the changes visible, delivers them to the watches and
+//! frame and syncs it. It makes the changes visible, delivers them to the watches and
 //! completes the writes. Under load many writes share one sync; a single write waits
 //! for no other. Nothing can be read or acknowledged before it is durable. A conflict
 //! with a write that is not durable yet is reported once that write is.
@@ -168,9 +168,10 @@ impl EmbeddedStore {
     /// Opens the store in `dir`, which is created if it does not exist.
     ///
     /// # Errors
-    /// [`StoreError::Disk`] when the directory cannot be used, [`StoreError::InUse`] when
-    /// another process has the store open, [`StoreError::Corrupt`] when its files are damaged,
-    /// [`StoreError::Format`] when they are of a newer program.
+    /// - [`StoreError::Disk`] if the directory cannot be used.
+    /// - [`StoreError::InUse`] if another process has the store open.
+    /// - [`StoreError::Corrupt`] if its files are damaged.
+    /// - [`StoreError::Format`] if they are of a newer program.
     pub fn open(dir: &Path, options: EmbeddedOptions) -> Result<Arc<EmbeddedStore>, StoreError> {
         let lock = prepare(dir, Duration::ZERO)?;
         let disk = RealDisk::open(dir).map_err(|e| reader::failed(dir, &e))?;

@@ -103,9 +103,9 @@ pub(super) fn check<D: Disk>(disk: &D) -> Result<Check, StoreError> {
 /// A key whose last change is damaged gets the newest value that is intact.
 ///
 /// # Errors
-/// [`StoreError::Disk`] when the directory cannot be used, [`StoreError::InUse`] when another
-/// process has the store open for longer than `patience`, [`StoreError::Format`] when it is of
-/// a newer program.
+/// - [`StoreError::Disk`] if the directory cannot be used.
+/// - [`StoreError::InUse`] if another process has the store open for longer than `patience`.
+/// - [`StoreError::Format`] if it is of a newer program.
 pub fn salvage(dir: &Path, patience: Duration) -> Result<Option<Replaced>, StoreError> {
     let _lock = prepare(dir, patience)?;
     let disk = RealDisk::open(dir).map_err(|e| failed(dir, &e))?;

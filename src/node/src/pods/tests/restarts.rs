@@ -25,9 +25,10 @@ impl ProbeView for Probes {
     }
 }
 
-/// Returns attempts written as `NAME=STATE`, where a state is `running`, `created`, the exit code
-/// of a container that has ended, or `changed` for a running one with another definition. A state
-/// with a `~` is of an older sandbox.
+/// Returns attempts written as `NAME=STATE`.
+///
+/// A state is `running`, `created`, or the exit code of a container that has ended. `changed` is a
+/// running one with another definition. A state with a `~` is of an older sandbox.
 fn instances(text: &str) -> Instances {
     let mut all = Instances::new();
     for word in text.split_whitespace() {

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 /// Maximum time that the status of a pod is held back after a container has ended.
 ///
 /// The kubelet kills a container and starts it again in one step, and reports the result. Here the
-/// status is only held back while the start is quick, so that nobody is sent to a container that is
-/// not there for long.
+/// status is only held back while the start is quick, so that clients are not sent to a container
+/// that is missing for long.
 const MAX_HOLD: Duration = Duration::from_secs(3);
 
 /// The containers that are stopped to be started again.
@@ -33,7 +33,7 @@ impl Restarting {
         self.limits.clear();
     }
 
-    /// Returns until when the status is held back; `None` if it can be told. `is_running` returns
+    /// Returns until when the status is held back; `None` if it can be published. `is_running` returns
     /// whether a container runs.
     pub(super) fn held(
         &mut self,
