@@ -99,7 +99,7 @@ pub(crate) fn restrict_v1(dir: &Path, rules: &[DeviceRule]) -> io::Result<()> {
     if list.trim() == ALL_DEVICES {
         return restrict_all_v1(rules, |file, line| fs::write(dir.join(file), line));
     }
-    // Whoever restricted it may have been killed halfway.
+    // The process that restricted it may have been killed halfway.
     if has_children(dir)? {
         return Ok(());
     }
@@ -157,7 +157,7 @@ pub(crate) fn restrict_v2(dir: &Path, rules: &[DeviceRule]) -> io::Result<()> {
 /// The files of version 1 that take rules.
 const ALLOW: &str = "devices.allow";
 const DENY: &str = "devices.deny";
-/// What version 1 lists for a group without restrictions.
+/// The list of a version 1 group without restrictions.
 const ALL_DEVICES: &str = "a *:* rwm";
 
 /// One eBPF instruction.
@@ -237,7 +237,7 @@ fn compile(rules: &[DeviceRule]) -> Vec<Instruction> {
     code
 }
 
-/// Returns how many device programs a version 2 group has of its own.
+/// Returns the number of device programs that are attached to a version 2 group itself.
 fn programs(dir: &Path) -> io::Result<u32> {
     #[repr(C)]
     struct Query {

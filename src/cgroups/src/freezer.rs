@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use crate::hierarchy::Hierarchy;
 use crate::types::{Context, Error, Result};
 
-/// How often a group is looked at that is being frozen.
+/// Interval at which the state of a group is read until it is frozen.
 const FREEZE_POLL_PERIOD: Duration = Duration::from_millis(5);
 
 /// The file that freezes a group, and what is written to it.

@@ -23,7 +23,7 @@ pub(crate) fn architecture(name: &str) -> &str {
 }
 
 /// Returns the path of the running program.
-pub(crate) fn own() -> Result<PathBuf, Failure> {
+pub(crate) fn own_path() -> Result<PathBuf, Failure> {
     std::env::current_exe().map_err(|e| {
         Failure::new(
             Source::Host,
@@ -39,7 +39,7 @@ pub(crate) fn for_nodes(wanted: &str) -> Result<PathBuf, Failure> {
         cfg!(target_os = "linux") && architecture(std::env::consts::ARCH) == architecture(wanted);
     find(
         std::env::var_os(OVERRIDE).filter(|v| !v.is_empty()),
-        &own()?,
+        &own_path()?,
         own_runs_there,
         architecture(wanted),
     )

@@ -5,7 +5,6 @@
 
 mod binary;
 pub mod docker;
-mod hex;
 #[cfg(target_os = "linux")]
 pub mod native;
 #[cfg(unix)]

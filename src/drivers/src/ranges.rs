@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 use ipnet::Ipv4Net;
 use rkube_failure::{Failure, Kind, Source};
 
-use crate::ClusterPlan;
+use crate::types::ClusterPlan;
 
 /// Returns the ranges for a new cluster's nodes that do not overlap with `taken`, best first.
 pub(crate) fn candidates(taken: &[Ipv4Net]) -> Vec<Ipv4Net> {

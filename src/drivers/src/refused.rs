@@ -1,4 +1,4 @@
-//! What nodes do without, whichever container they are.
+//! Capabilities that nodes do without, with every driver of containers.
 
 /// Capabilities that no process of a node has, privileged pods included.
 ///
@@ -7,9 +7,9 @@
 /// policy, which are in no namespace. Mounting, networks, tracing, device nodes and the like are
 /// kept for privileged pods.
 ///
-/// There is no seccomp filter besides: these capabilities are what loading modules or another
-/// kernel and raw I/O take, and every process of a pod without a profile would have the filter,
-/// too, which upstream's tests of `Unconfined` refuse.
+/// There is no seccomp filter besides: loading modules or another kernel and raw I/O take these
+/// capabilities. Every process of a pod without a profile would have the filter, too, which
+/// upstream's tests of `Unconfined` refuse.
 pub const CAPABILITIES: [&str; 12] = [
     "AUDIT_CONTROL",
     "AUDIT_READ",

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use rkube_config::{NodeConfig, paths};
 use rkube_drivers::{ClusterPlan, Driver, NodePlan, NodeState, docker};
 
-const LIMIT: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 /// The profile's name, visible in the engine's tools.
 const PROFILE: &str = "dockertest";
 
@@ -257,7 +257,7 @@ fn docker_cli(args: &[&str]) -> bool {
 }
 
 async fn running(plan: &ClusterPlan, wanted: [NodeState; 2]) {
-    let deadline = Instant::now() + LIMIT;
+    let deadline = Instant::now() + TIMEOUT;
     loop {
         let states = docker::Docker.states(plan).await.expect("states");
         if states == wanted {
@@ -273,7 +273,7 @@ async fn running(plan: &ClusterPlan, wanted: [NodeState; 2]) {
 
 /// Returns the report of the node's service after its start number `boots`.
 async fn report(plan: &ClusterPlan, node: &str, boots: usize) -> BTreeMap<String, String> {
-    let deadline = Instant::now() + LIMIT;
+    let deadline = Instant::now() + TIMEOUT;
     loop {
         let logs = docker::Docker.logs(plan, node).await.expect("logs");
         let agent = logs.iter().find(|l| l.name == "agent");
@@ -335,7 +335,7 @@ fn whole(node: &NodePlan, report: &BTreeMap<String, String>) {
 }
 
 fn answers(address: SocketAddr) {
-    let deadline = Instant::now() + LIMIT;
+    let deadline = Instant::now() + TIMEOUT;
     while TcpStream::connect_timeout(&address, Duration::from_secs(1)).is_err() {
         assert!(Instant::now() < deadline, "nobody listens at {address}");
         std::thread::sleep(Duration::from_millis(50));

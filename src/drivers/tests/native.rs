@@ -13,7 +13,7 @@ use nix::unistd::Pid;
 use rkube_config::{NodeConfig, paths};
 use rkube_drivers::{ClusterPlan, Driver, NodePlan, NodeState, native};
 
-const LIMIT: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(20);
 
 fn main() {
     let args: Vec<OsString> = std::env::args_os().skip(1).collect();
@@ -62,7 +62,7 @@ fn agent() {
         ("hosts", run("cat /etc/hosts")),
         ("bounds", run("grep CapBnd /proc/self/status")),
         (
-            // What privileged pods do, and what would restart the host.
+            // Actions of privileged pods, and those that would restart the host.
             "rights",
             run(
                 "mkdir -p /tmp/m && mount -t tmpfs t /tmp/m && echo mounts; \
@@ -282,7 +282,7 @@ fn boots(plan: &ClusterPlan) -> usize {
 }
 
 fn wait(what: &str, done: impl Fn() -> bool) {
-    let deadline = Instant::now() + LIMIT;
+    let deadline = Instant::now() + TIMEOUT;
     while !done() {
         if Instant::now() > deadline {
             // The directory is removed with the test, so the logs are printed now.

@@ -35,8 +35,8 @@ pub use etc::write_identity;
 /// Maximum time for processes to exit after SIGTERM when the node stops.
 const STOP_GRACE: Duration = Duration::from_secs(3);
 
-/// How long the main loop waits after a failure, so that a lasting one takes little time.
-const FAILURE_PAUSE: Duration = Duration::from_millis(200);
+/// Delay of the main loop after a failure, so that a lasting one takes little processor time.
+const FAILURE_DELAY: Duration = Duration::from_millis(200);
 
 /// Runs the node until SIGTERM, SIGINT or SIGPWR requests a stop. The caller must be PID 1
 /// (or a child subreaper) of a node whose file systems are mounted.
@@ -108,7 +108,7 @@ fn turn(
 }
 
 /// Runs one turn of the main loop and returns its result. An error or a panic is reported, and
-/// the loop goes on after [`FAILURE_PAUSE`]: the end of PID 1 would be that of the node.
+/// the loop goes on after [`FAILURE_DELAY`]: the end of PID 1 would be that of the node.
 fn survive(turn: impl FnOnce() -> anyhow::Result<bool>) -> bool {
     let failure = match std::panic::catch_unwind(std::panic::AssertUnwindSafe(turn)) {
         Ok(Ok(stop)) => return stop,
@@ -117,7 +117,7 @@ fn survive(turn: impl FnOnce() -> anyhow::Result<bool>) -> bool {
         Err(_) => "a panic".to_owned(),
     };
     rkube_fsutil::say!("init: {failure}; going on");
-    std::thread::sleep(FAILURE_PAUSE);
+    std::thread::sleep(FAILURE_DELAY);
     false
 }
 

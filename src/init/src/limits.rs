@@ -1,4 +1,4 @@
-//! Limits of the node's own processes. Whoever starts a node should not decide them.
+//! Limits of the node's own processes. The process that starts a node should not decide them.
 
 use std::fs;
 use std::io;

@@ -13,9 +13,9 @@ use nix::unistd::Pid;
 use rkube_config::paths;
 
 /// Delay before the second restart in a row; the first is immediate.
-const FIRST_PAUSE: Duration = Duration::from_millis(250);
+const INITIAL_DELAY: Duration = Duration::from_millis(250);
 /// Maximum delay between restarts.
-const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+const MAX_DELAY: Duration = Duration::from_secs(5);
 /// Uptime after which a service counts as healthy and its restart delay is reset.
 const HEALTHY_AFTER: Duration = Duration::from_secs(10);
 /// Size in bytes above which a log is rotated when the service restarts.
@@ -165,9 +165,9 @@ fn set_own_oom_score(score: &[u8]) -> nix::Result<()> {
 fn pause(failures: u32) -> Duration {
     match failures {
         0 => Duration::ZERO,
-        n => FIRST_PAUSE
+        n => INITIAL_DELAY
             .saturating_mul(1 << (n - 1).min(16))
-            .min(LONGEST_PAUSE),
+            .min(MAX_DELAY),
     }
 }
 
@@ -192,8 +192,8 @@ mod tests {
     #[test]
     fn first_restart_is_immediate_and_pauses_grow_to_a_limit() {
         assert_eq!(pause(0), Duration::ZERO);
-        assert_eq!(pause(1), FIRST_PAUSE);
-        assert_eq!(pause(2), FIRST_PAUSE * 2);
-        assert_eq!(pause(40), LONGEST_PAUSE);
+        assert_eq!(pause(1), INITIAL_DELAY);
+        assert_eq!(pause(2), INITIAL_DELAY * 2);
+        assert_eq!(pause(40), MAX_DELAY);
     }
 }

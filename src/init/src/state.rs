@@ -30,7 +30,7 @@ pub struct State {
 
 /// A part of a snapshot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Part {
+pub enum SnapshotPart {
     /// The API objects, a compressed dump of the store.
     Objects,
     /// The node's volumes, an archive as written by [`State::save`].
@@ -67,20 +67,20 @@ impl State {
     ///
     /// Fails if `id` has other characters than lowercase letters and digits, or if the input
     /// is damaged.
-    pub fn stage(&self, id: &str, part: Part, input: impl Read) -> anyhow::Result<()> {
+    pub fn stage(&self, id: &str, part: SnapshotPart, input: impl Read) -> anyhow::Result<()> {
         let folder = self.folder(id)?;
         if !folder.exists() {
             remove(&self.restore)?;
         }
         make_private(&folder)?;
         match part {
-            Part::Objects => {
+            SnapshotPart::Objects => {
                 let mut input = input;
                 let mut file = File::create(folder.join(OBJECTS))?;
                 io::copy(&mut input, &mut file).context("cannot keep the objects")?;
                 file.sync_all()?;
             }
-            Part::Volumes => {
+            SnapshotPart::Volumes => {
                 let volumes = folder.join(VOLUMES);
                 make_private(&volumes)?;
                 let mut archive = tar::Archive::new(GzDecoder::new(input));
@@ -177,8 +177,12 @@ mod tests {
 
         fs::write(claim.join("sub/file"), "after").unwrap();
         fs::write(claim.join("new"), "").unwrap();
-        state.stage("a1", Part::Volumes, &archive[..]).unwrap();
-        state.stage("a1", Part::Objects, &b"objects"[..]).unwrap();
+        state
+            .stage("a1", SnapshotPart::Volumes, &archive[..])
+            .unwrap();
+        state
+            .stage("a1", SnapshotPart::Objects, &b"objects"[..])
+            .unwrap();
         assert_eq!(fs::read(claim.join("sub/file")).unwrap(), b"after");
 
         state.apply(Some("a1")).unwrap();
@@ -211,17 +215,26 @@ mod tests {
         let nothing = saved(&state);
         fs::create_dir(dir.path().join("volumes")).unwrap();
         for wanted in [None, Some("b2")] {
-            state.stage("a1", Part::Volumes, &nothing[..]).unwrap();
+            state
+                .stage("a1", SnapshotPart::Volumes, &nothing[..])
+                .unwrap();
             state.apply(wanted).unwrap();
             assert!(dir.path().join("volumes").exists());
             assert!(!dir.path().join("restore").exists());
         }
         // Staging another snapshot removes an incomplete one.
-        state.stage("a1", Part::Objects, &b"old"[..]).unwrap();
-        state.stage("b2", Part::Volumes, &nothing[..]).unwrap();
+        state
+            .stage("a1", SnapshotPart::Objects, &b"old"[..])
+            .unwrap();
+        state
+            .stage("b2", SnapshotPart::Volumes, &nothing[..])
+            .unwrap();
         assert!(!dir.path().join("restore/a1").exists());
         for id in ["", "..", "a/b", "A"] {
-            assert!(state.stage(id, Part::Objects, &b""[..]).is_err(), "{id}");
+            assert!(
+                state.stage(id, SnapshotPart::Objects, &b""[..]).is_err(),
+                "{id}"
+            );
         }
     }
 
@@ -233,10 +246,10 @@ mod tests {
         fs::write(dir.path().join("volumes/file"), vec![7; 4096]).unwrap();
         let archive = saved(&state);
         let cut = &archive[..archive.len() / 2];
-        assert!(state.stage("a1", Part::Volumes, cut).is_err());
+        assert!(state.stage("a1", SnapshotPart::Volumes, cut).is_err());
         assert!(
             state
-                .stage("a1", Part::Volumes, &b"not an archive"[..])
+                .stage("a1", SnapshotPart::Volumes, &b"not an archive"[..])
                 .is_err()
         );
     }

@@ -24,8 +24,8 @@ pub fn open(link: &str, owner: &str) -> Result<()> {
     if !drops(&rules) {
         return Ok(());
     }
-    for rule in wanted(link, owner) {
-        if !rules.lines().any(|there| is(there, &rule)) {
+    for rule in accept_rules(link, owner) {
+        if !rules.lines().any(|there| equals_rule(there, &rule)) {
             let mut arguments = vec!["-I", "FORWARD"];
             arguments.extend(rule.iter().map(String::as_str));
             iptables(&arguments)?;
@@ -50,7 +50,7 @@ pub fn close(owner: &str) -> Result<()> {
 }
 
 /// Returns the rules in the order of their insertion at the top of the chain.
-fn wanted(link: &str, owner: &str) -> [Vec<String>; 2] {
+fn accept_rules(link: &str, owner: &str) -> [Vec<String>; 2] {
     let rule = |text: &str| {
         format!("{text} -m comment --comment {owner} -j ACCEPT")
             .split(' ')
@@ -66,7 +66,7 @@ fn wanted(link: &str, owner: &str) -> [Vec<String>; 2] {
 }
 
 /// Returns whether a line of `iptables -S` equals the rule.
-fn is(line: &str, rule: &[String]) -> bool {
+fn equals_rule(line: &str, rule: &[String]) -> bool {
     let mut words = line.split_whitespace();
     words.next() == Some("-A")
         && words.next() == Some("FORWARD")
@@ -134,13 +134,13 @@ mod tests {
 
     #[test]
     fn rules_are_found_again_and_others_left() {
-        let [back, out] = wanted("rk-0a", "rkube-p");
+        let [back, out] = accept_rules("rk-0a", "rkube-p");
         let listed = "-P FORWARD DROP\n-A FORWARD -j DOCKER-USER\n\
              -A FORWARD -i rk-0a -m comment --comment rkube-p -j ACCEPT\n\
              -A FORWARD -i rk-0b -m comment --comment rkube-p2 -j ACCEPT\n";
         assert!(drops(listed) && !drops("-P FORWARD ACCEPT\n"));
-        assert!(listed.lines().any(|l| is(l, &out)));
-        assert!(!listed.lines().any(|l| is(l, &back)));
+        assert!(listed.lines().any(|l| equals_rule(l, &out)));
+        assert!(!listed.lines().any(|l| equals_rule(l, &back)));
         assert_eq!(listed.lines().filter(|l| belongs(l, "rkube-p")).count(), 1);
     }
 

@@ -29,14 +29,14 @@ pub(crate) fn root() -> bool {
 }
 
 /// A node with an uplink to a machine outside the cluster, each in a network namespace.
-pub(crate) struct Lab {
+pub(crate) struct TestNetwork {
     pub(crate) node: OwnedFd,
     pub(crate) world: OwnedFd,
     pub(crate) network: NodeNetwork,
     _state: tempfile::TempDir,
 }
 
-/// A pod of a [`Lab`].
+/// A pod of a [`TestNetwork`].
 pub(crate) struct Pod {
     pub(crate) netns: OwnedFd,
     pub(crate) ip: Ipv4Addr,
@@ -47,7 +47,7 @@ pub(crate) fn net(text: &str) -> Ipv4Net {
     text.parse().unwrap()
 }
 
-impl Lab {
+impl TestNetwork {
     pub(crate) fn new() -> Self {
         let (node, world) = (new_netns().unwrap(), new_netns().unwrap());
         let state = tempfile::tempdir().unwrap();

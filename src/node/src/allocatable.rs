@@ -1,7 +1,7 @@
 //! Resources that the node offers to pods.
 
-use crate::eviction::signals::Signal;
 use crate::eviction::thresholds::reserved;
+use crate::eviction::types::{Signal, signed};
 use crate::machine::Machine;
 
 /// Allocatable resources: the machine's capacity minus the eviction thresholds.
@@ -46,11 +46,6 @@ impl Allocatable {
                 .collect(),
         }
     }
-}
-
-/// Converts an amount to the signed type of quantities; saturates at the maximum.
-pub(crate) fn signed(value: u64) -> i64 {
-    i64::try_from(value).unwrap_or(i64::MAX)
 }
 
 #[cfg(test)]

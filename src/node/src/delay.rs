@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 
-/// How often [`until`] looks at the time of day.
-const LOOK_PERIOD: Duration = Duration::from_secs(60);
+/// Interval at which [`until`] reads the time of day.
+const CLOCK_CHECK_PERIOD: Duration = Duration::from_secs(60);
 
 /// Returns the delay after a number of failures: `initial`, doubled with each one, at most `max`.
 pub(crate) fn doubled(initial: Duration, failures: u32, max: Duration) -> Duration {
@@ -27,7 +27,7 @@ pub(crate) fn instant(event: Timestamp) -> Instant {
 }
 
 /// Returns how long it is until a time of day; zero if it has passed.
-pub(crate) fn left(due: Timestamp, now: Timestamp) -> Duration {
+pub(crate) fn time_until(due: Timestamp, now: Timestamp) -> Duration {
     Duration::try_from(due.duration_since(now)).unwrap_or_default()
 }
 
@@ -40,8 +40,8 @@ pub(crate) async fn until(due: Timestamp) {
 
 /// Returns when to look at the time of day again; `None` once `due` has passed.
 fn next_look(due: Timestamp, now: Timestamp) -> Option<Duration> {
-    let left = left(due, now);
-    (!left.is_zero()).then(|| left.min(LOOK_PERIOD))
+    let left = time_until(due, now);
+    (!left.is_zero()).then(|| left.min(CLOCK_CHECK_PERIOD))
 }
 
 #[cfg(test)]

@@ -9,13 +9,13 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use rkube_runtime::FsUsage;
 
-/// How long the size of a directory is kept: the kubelet's interval.
-const KEPT: Duration = Duration::from_secs(60);
-/// A directory is walked again after this multiple of the time that its last walk took, so that
-/// large trees cost at most one percent of a processor.
-const REST: u32 = 100;
-/// How long a directory is walked at most. What was seen until then counts.
-const LIMIT: Duration = Duration::from_secs(10);
+/// Maximum age of the measured size of a directory: the kubelet's interval.
+const MAX_AGE: Duration = Duration::from_secs(60);
+/// A directory is walked again after this multiple of the time that its last walk took. Large
+/// trees thus cost at most one percent of a processor.
+const REST_FACTOR: u32 = 100;
+/// Timeout of the walk of a directory. The files until then count.
+const WALK_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Returns the space and inodes that a directory uses on its own file system.
 ///
@@ -65,9 +65,9 @@ struct Measurement {
 }
 
 impl Measurement {
-    /// Returns whether the measurement still serves somebody who accepts this age.
+    /// Returns whether the measurement still serves a caller that accepts this age.
     fn serves(&self, age: Duration) -> bool {
-        self.at.elapsed() < age.max(self.took * REST)
+        self.at.elapsed() < age.max(self.took * REST_FACTOR)
     }
 }
 
@@ -81,7 +81,7 @@ impl Sizes {
     /// Returns the size of a directory as of the last minute. Blocks the thread while it is
     /// walked.
     pub(crate) fn of(&self, path: &Path) -> FsUsage {
-        self.not_older_than(path, KEPT)
+        self.not_older_than(path, MAX_AGE)
     }
 
     /// Returns the size of a directory; it is walked unless it was within `age`. Blocks the thread
@@ -92,14 +92,14 @@ impl Sizes {
             return known.usage;
         }
         let at = Instant::now();
-        let usage = usage(path, LIMIT);
+        let usage = usage(path, WALK_TIMEOUT);
         let measurement = Measurement {
             at,
             took: at.elapsed(),
             usage: usage.clone(),
         };
         let mut known = self.known.lock();
-        known.retain(|_, measurement| measurement.serves(KEPT));
+        known.retain(|_, measurement| measurement.serves(MAX_AGE));
         known.insert(path.to_owned(), measurement);
         usage
     }
@@ -145,12 +145,12 @@ mod tests {
         fs::write(root.join("deep/er/file"), vec![1; 100_000]).unwrap();
         fs::hard_link(root.join("deep/er/file"), root.join("again")).unwrap();
         std::os::unix::fs::symlink(other.path(), root.join("away")).unwrap();
-        let used = usage(&root, LIMIT);
+        let used = usage(&root, WALK_TIMEOUT);
         assert_eq!(used.used_inodes, 5, "{used:?}");
         assert!((100_000..500_000).contains(&used.used_bytes), "{used:?}");
         // A link in the directory's place is not followed either.
-        assert_eq!(usage(&root.join("away"), LIMIT).used_inodes, 1);
-        let nowhere = usage(&root.join("nowhere"), LIMIT);
+        assert_eq!(usage(&root.join("away"), WALK_TIMEOUT).used_inodes, 1);
+        let nowhere = usage(&root.join("nowhere"), WALK_TIMEOUT);
         assert_eq!(nowhere, FsUsage::default());
     }
 
@@ -158,7 +158,7 @@ mod tests {
     fn what_was_seen_within_the_limit_counts() {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join("file"), "").unwrap();
-        assert_eq!(usage(dir.path(), LIMIT).used_inodes, 2);
+        assert_eq!(usage(dir.path(), WALK_TIMEOUT).used_inodes, 2);
         assert_eq!(usage(dir.path(), Duration::ZERO).used_inodes, 1);
     }
 }

@@ -29,7 +29,7 @@ const MINIMUM_AGE: Duration = Duration::from_secs(120);
 /// Removes unused sandboxes and, if the disk is nearly full, unused images until the future is
 /// dropped.
 pub(crate) async fn run(pods: Arc<PodTable>, images: Arc<ImageCollector>) -> anyhow::Result<()> {
-    // What is here before the agent is old enough to be removed.
+    // Images from before the agent's start are old enough to be removed.
     images.look(None);
     loop {
         tokio::time::sleep(COLLECTION_PERIOD).await;
@@ -38,15 +38,15 @@ pub(crate) async fn run(pods: Arc<PodTable>, images: Arc<ImageCollector>) -> any
     }
 }
 
-/// When an image was seen; `None` is before the agent started.
+/// Times at which an image was seen; `None` is before the agent started.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Seen {
+struct ImageTimes {
     first: Option<Instant>,
     last_used: Option<Instant>,
 }
 
 /// The images of the node and when they were seen, by ID.
-type Known = HashMap<String, Seen>;
+type ImageHistory = HashMap<String, ImageTimes>;
 
 /// Removes unused images.
 pub(crate) struct ImageCollector {
@@ -54,7 +54,7 @@ pub(crate) struct ImageCollector {
     runtime: Runtime,
     recorder: Recorder,
     images: Arc<ImagePuller>,
-    known: Mutex<Known>,
+    known: Mutex<ImageHistory>,
 }
 
 impl ImageCollector {
@@ -141,10 +141,15 @@ impl ImageCollector {
 }
 
 /// Notes the images that are there now, and forgets others.
-fn note(known: &mut Known, images: &[ImageStatus], used: &HashSet<String>, now: Option<Instant>) {
+fn note(
+    known: &mut ImageHistory,
+    images: &[ImageStatus],
+    used: &HashSet<String>,
+    now: Option<Instant>,
+) {
     known.retain(|id, _| images.iter().any(|image| image.id == *id));
     for image in images {
-        let seen = known.entry(image.id.clone()).or_insert(Seen {
+        let seen = known.entry(image.id.clone()).or_insert(ImageTimes {
             first: now,
             last_used: None,
         });
@@ -160,7 +165,7 @@ fn note(known: &mut Known, images: &[ImageStatus], used: &HashSet<String>, now: 
 fn candidates(
     images: Vec<ImageStatus>,
     used: &HashSet<String>,
-    known: &Known,
+    known: &ImageHistory,
     now: Instant,
 ) -> Vec<ImageStatus> {
     let seen = |image: &ImageStatus| known.get(&image.id).copied().unwrap_or_default();
@@ -222,7 +227,7 @@ mod tests {
     fn the_longest_unused_go_first() {
         let start = Instant::now();
         let at = |seconds| start + Duration::from_secs(seconds);
-        let mut known = Known::new();
+        let mut known = ImageHistory::new();
         let old = vec![image("old", false), image("builtin", true)];
         note(&mut known, &old, &set(&[]), None);
         let all = ["old", "early", "late", "busy"].map(|id| image(id, false));
@@ -242,7 +247,7 @@ mod tests {
 
     #[test]
     fn images_that_are_gone_are_forgotten() {
-        let mut known = Known::new();
+        let mut known = ImageHistory::new();
         let now = Instant::now();
         note(&mut known, &[image("a", false)], &set(&["a"]), None);
         note(&mut known, &[image("b", false)], &set(&[]), Some(now));
@@ -250,7 +255,7 @@ mod tests {
         let first = Some(now);
         assert_eq!(
             known["b"],
-            Seen {
+            ImageTimes {
                 first,
                 last_used: None
             }

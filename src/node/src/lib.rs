@@ -62,6 +62,9 @@ use pods::images::ImagePuller;
 use pods::table::PodTable;
 use recorder::Recorder;
 
+/// Name of the agent in the user agent header of its requests.
+const AGENT_NAME: &str = "kubelet";
+
 /// Runs the node agent until it fails or the future is dropped.
 ///
 /// Containers keep running afterwards; the next agent adopts them.
@@ -74,14 +77,10 @@ pub async fn run(config: NodeConfig) -> anyhow::Result<()> {
     let _ = rustls::crypto::ring::default_provider().install_default();
     let identities = Identities::read()?;
     let pki = identities.agent.clone();
-    let client = client::connect(&config, &pki, "kubelet")?;
-    let proxy_client = client::connect(&config, &identities.proxy, "kube-proxy")?;
-    let policy_client = client::connect(&config, &identities.policies, "rkube-network-policy")?;
+    let clients = identities.connect(&config)?;
+    let client = clients.agent;
     let (runtime, network) = tokio::try_join!(open_runtime(&config), network::open(&config))?;
-    let objects = Objects::new(client.clone(), {
-        let (config, pki) = (config.clone(), pki.clone());
-        Box::new(move || client::connect(&config, &pki, "kubelet"))
-    });
+    let objects = watch_objects(client.clone(), config.clone(), pki.clone());
 
     let host = Arc::new(Host::read(config));
     let recorder = Recorder::start(client.clone(), host.name());
@@ -125,13 +124,13 @@ pub async fn run(config: NodeConfig) -> anyhow::Result<()> {
     let services = environment.subscribe();
     tasks.spawn(services::run(services::ServiceFeed {
         host: host.clone(),
-        client: proxy_client,
+        client: clients.proxy,
         network: network.clone(),
         environment,
     }));
     tasks.spawn(policies::run(policies::PolicyFeed {
         host: host.clone(),
-        client: policy_client,
+        client: clients.policies,
         notices,
         adopted: policies::adopted(&runtime, &network),
     }));
@@ -182,7 +181,7 @@ async fn first_end(mut tasks: JoinSet<anyhow::Result<()>>) -> anyhow::Result<()>
     }
 }
 
-/// Who the parts of the agent are to the API server.
+/// Identities of the agent's parts at the API server.
 struct Identities {
     agent: Arc<client::Pki>,
     /// The node authorizer lets a node read only what its pods use. The service proxy needs all
@@ -203,6 +202,15 @@ impl Identities {
         })
     }
 
+    /// Returns a client for each identity.
+    fn connect(&self, config: &NodeConfig) -> anyhow::Result<Clients> {
+        Ok(Clients {
+            agent: client::connect(config, &self.agent, AGENT_NAME)?,
+            proxy: client::connect(config, &self.proxy, "kube-proxy")?,
+            policies: client::connect(config, &self.policies, "rkube-network-policy")?,
+        })
+    }
+
     /// Returns the certificates that the control plane may renew.
     fn certificates(&self) -> anyhow::Result<server::Certificates> {
         Ok(server::Certificates {
@@ -215,6 +223,19 @@ impl Identities {
             folder: paths::RENEWED.into(),
         })
     }
+}
+
+/// Clients of the agent's parts for the API server.
+struct Clients {
+    agent: kube::Client,
+    proxy: kube::Client,
+    policies: kube::Client,
+}
+
+/// Returns the watches of the objects that pods refer to. They open further connections as needed.
+fn watch_objects(client: kube::Client, config: NodeConfig, pki: Arc<client::Pki>) -> Objects {
+    let connect = move || client::connect(&config, &pki, AGENT_NAME);
+    Objects::new(client, Box::new(connect))
 }
 
 /// Opens the container runtime and installs the built-in images.

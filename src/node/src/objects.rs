@@ -16,7 +16,7 @@ use crate::watching;
 
 /// State of a watched object.
 #[derive(Debug)]
-pub(crate) enum Known<K> {
+pub(crate) enum ObjectState<K> {
     /// The watch has not received its first list yet.
     Unknown,
     /// The object does not exist.
@@ -25,7 +25,7 @@ pub(crate) enum Known<K> {
     Present(Arc<K>),
 }
 
-impl<K> Clone for Known<K> {
+impl<K> Clone for ObjectState<K> {
     fn clone(&self) -> Self {
         match self {
             Self::Unknown => Self::Unknown,
@@ -37,7 +37,7 @@ impl<K> Clone for Known<K> {
 
 /// A watch of one object. Dropping it ends the watch.
 pub(crate) struct Watched<K> {
-    receiver: watch::Receiver<Known<K>>,
+    receiver: watch::Receiver<ObjectState<K>>,
     task: tokio::task::AbortHandle,
     /// Counted in [`Connections`] as one watch of its connection.
     _slot: Arc<()>,
@@ -54,17 +54,17 @@ impl<K> Watched<K> {
     pub(crate) async fn get(&self) -> Option<Arc<K>> {
         let mut receiver = self.receiver.clone();
         let known = receiver
-            .wait_for(|k| !matches!(k, Known::Unknown))
+            .wait_for(|k| !matches!(k, ObjectState::Unknown))
             .await
             .map(|k| k.clone());
         match known {
-            Ok(Known::Present(k)) => Some(k),
+            Ok(ObjectState::Present(k)) => Some(k),
             _ => None,
         }
     }
 
     /// Returns a receiver that is notified of each change.
-    pub(crate) fn changes(&self) -> watch::Receiver<Known<K>> {
+    pub(crate) fn changes(&self) -> watch::Receiver<ObjectState<K>> {
         self.receiver.clone()
     }
 }
@@ -166,7 +166,7 @@ where
         return watched;
     }
     table.retain(|_, w| w.strong_count() > 0);
-    let (sender, receiver) = watch::channel(Known::Unknown);
+    let (sender, receiver) = watch::channel(ObjectState::Unknown);
     let (client, slot) = connections.slot();
     let api: Api<K> = Api::namespaced(client, namespace);
     let config = watcher::Config::default().fields(&format!("metadata.name={name}"));
@@ -180,15 +180,15 @@ where
                 watcher::Event::InitApply(k) => listed = Some(Arc::new(k)),
                 watcher::Event::InitDone => {
                     sender.send_replace(match listed.take() {
-                        Some(k) => Known::Present(k),
-                        None => Known::Absent,
+                        Some(k) => ObjectState::Present(k),
+                        None => ObjectState::Absent,
                     });
                 }
                 watcher::Event::Apply(k) => {
-                    sender.send_replace(Known::Present(Arc::new(k)));
+                    sender.send_replace(ObjectState::Present(Arc::new(k)));
                 }
                 watcher::Event::Delete(_) => {
-                    sender.send_replace(Known::Absent);
+                    sender.send_replace(ObjectState::Absent);
                 }
             }
         }

@@ -184,7 +184,7 @@ pub(crate) async fn run(feed: ServiceFeed) -> anyhow::Result<()> {
     }
 }
 
-/// What has to be written.
+/// The outputs that have to be written.
 #[derive(Default)]
 struct PendingSync {
     services: bool,

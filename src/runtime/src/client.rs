@@ -15,26 +15,26 @@ use tokio::net::unix::{OwnedWriteHalf, pipe};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::error::{Context, Result, RuntimeError};
-use crate::session::{Controller, Exit as SessionExit, Session, SessionControl};
+use crate::session::{Exit as SessionExit, Session, SessionControl, SessionHandler};
 use crate::shim::frame::{self, Exit, HEADER, Kind, Request, Response};
 use crate::shim::plan::Plan;
 use crate::shim::sys;
 
 /// Size of the buffer between a shim and a slow reader, in bytes.
 const BUFFER: usize = 64 * 1024;
-/// How long a shim may take to answer. It answers at once unless it is stopped or its disk hangs.
+/// Timeout of a shim's answer. It answers at once unless it is stopped or its disk hangs.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 /// The reason of an error about a shim that does not answer.
-const SILENT: &str = "it does not answer";
+const NO_ANSWER: &str = "it does not answer";
 
 /// A request and the channel for its response.
-type Waiting = (Request, oneshot::Sender<Response>);
+type PendingRequest = (Request, oneshot::Sender<Response>);
 
 /// A handle for requests over one connection to a shim. Clones share the connection.
 #[derive(Clone)]
 pub struct Handle {
     id: String,
-    requests: mpsc::UnboundedSender<Waiting>,
+    requests: mpsc::UnboundedSender<PendingRequest>,
     /// A descriptor of the shim's process.
     shim: Arc<OwnedFd>,
 }
@@ -53,7 +53,7 @@ impl Handle {
             .await
             .map_err(|_| RuntimeError::Shim {
                 id: self.id.clone(),
-                reason: SILENT.into(),
+                reason: NO_ANSWER.into(),
             })?
             .map_err(|_| lost())?;
         match response.error {
@@ -109,7 +109,7 @@ pub async fn watch_container(id: &str, socket: &Path) -> Result<Watch> {
     };
     let (kind, payload) = tokio::time::timeout(ANSWER_TIMEOUT, answer)
         .await
-        .map_err(|_| failed(SILENT.into()))?
+        .map_err(|_| failed(NO_ANSWER.into()))?
         .map_err(|e| failed(e.to_string()))?;
     let (end, exit) = oneshot::channel();
     if kind == Kind::Exit {
@@ -127,7 +127,7 @@ pub async fn watch_container(id: &str, socket: &Path) -> Result<Watch> {
     let (requests, receiver) = mpsc::unbounded_channel();
     tokio::spawn(async move {
         let exit = control(reader, writer, receiver).await;
-        // Nobody waits for the exit of a container whose start was given up.
+        // No caller waits for the exit of a container whose start was given up.
         let _ = end.send(exit);
     });
     let handle = Handle {
@@ -166,7 +166,7 @@ fn shim_process(stream: &UnixStream) -> io::Result<Arc<OwnedFd>> {
 async fn control(
     mut reader: impl AsyncRead + Unpin,
     mut writer: OwnedWriteHalf,
-    mut requests: mpsc::UnboundedReceiver<Waiting>,
+    mut requests: mpsc::UnboundedReceiver<PendingRequest>,
 ) -> Option<Exit> {
     // The shim responds in the order of the requests.
     let (pending_sender, mut pending) = mpsc::unbounded_channel::<oneshot::Sender<Response>>();
@@ -289,7 +289,7 @@ pub async fn exec(
         .map_err(failed)?;
     let (response, terminal, rest) = tokio::time::timeout(ANSWER_TIMEOUT, receive_started(&stream))
         .await
-        .map_err(|_| failed(io::Error::other(SILENT)))?
+        .map_err(|_| failed(io::Error::other(NO_ANSWER)))?
         .map_err(failed)?;
     if let Some(reason) = response.error {
         return Err(RuntimeError::Start(reason));
@@ -329,7 +329,7 @@ pub async fn exec(
         stdout: session.stdout,
         stderr: session.stderr,
         control: SessionControl {
-            controller: Arc::new(ExecController {
+            handler: Arc::new(ExecHandler {
                 handle,
                 terminal: size,
             }),
@@ -364,7 +364,7 @@ async fn receive_started(stream: &UnixStream) -> io::Result<(Response, Option<Ow
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => continue,
             Err(e) => return Err(e),
         }
-        if let Some((kind, payload)) = frame::take(&mut input)? {
+        if let Some((kind, payload)) = frame::take_first(&mut input)? {
             if kind != Kind::Response {
                 return Err(io::Error::other("the container has ended"));
             }
@@ -373,13 +373,13 @@ async fn receive_started(stream: &UnixStream) -> io::Result<(Response, Option<Ow
     }
 }
 
-/// The controller of a command's session.
-struct ExecController {
+/// The handler of a command's session.
+struct ExecHandler {
     handle: Handle,
     terminal: Option<OwnedFd>,
 }
 
-impl Controller for ExecController {
+impl SessionHandler for ExecHandler {
     fn resize(&self, width: u16, height: u16) -> Result<()> {
         match &self.terminal {
             Some(terminal) => sys::resize(terminal.as_raw_fd(), width, height)
@@ -470,7 +470,7 @@ pub async fn attach(
             () = closed.closed() => {}
         }
     });
-    let held = |inner| Held {
+    let held = |inner| SessionStream {
         inner,
         alive: exit.clone(),
     };
@@ -479,7 +479,7 @@ pub async fn attach(
         stdout: Some(Box::new(held(stdout))),
         stderr: (!tty).then(|| Box::new(held(stderr)) as crate::session::Output),
         control: SessionControl {
-            controller: Arc::new(AttachController(control_handle)),
+            handler: Arc::new(AttachHandler(control_handle)),
             exit,
         },
     })
@@ -487,13 +487,13 @@ pub async fn attach(
 
 /// A stream of an attached session. The connection stays open as long as any stream or the control
 /// is held.
-struct Held {
+struct SessionStream {
     inner: tokio::io::DuplexStream,
     #[allow(dead_code, reason = "held so that the session sees who is left")]
     alive: watch::Receiver<SessionExit>,
 }
 
-impl AsyncRead for Held {
+impl AsyncRead for SessionStream {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut TaskContext<'_>,
@@ -503,7 +503,7 @@ impl AsyncRead for Held {
     }
 }
 
-impl AsyncWrite for Held {
+impl AsyncWrite for SessionStream {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut TaskContext<'_>,
@@ -521,10 +521,10 @@ impl AsyncWrite for Held {
     }
 }
 
-/// The controller of an attached session.
-struct AttachController(Handle);
+/// The handler of an attached session.
+struct AttachHandler(Handle);
 
-impl Controller for AttachController {
+impl SessionHandler for AttachHandler {
     fn resize(&self, width: u16, height: u16) -> Result<()> {
         self.0.tell(Request::Resize { width, height });
         Ok(())

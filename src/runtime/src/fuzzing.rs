@@ -1,4 +1,4 @@
-//! What fuzz targets (`tests/fuzz`) reach of the readers of images and profiles, which are private.
+//! Entry points of fuzz targets (`tests/fuzz`) to the private readers of images and profiles.
 
 use std::io::{self, Read};
 use std::path::Path;

@@ -240,8 +240,8 @@ pub fn release(run: &Path) -> Result<()> {
     remove_tree(run).context(|| format!("cannot remove {}", run.display()))
 }
 
-/// Kills the `pause` process of the sandbox with the run directory `run`, unless its PID belongs to
-/// another process by now, which may be the `pause` of another sandbox.
+/// Kills the `pause` process of the sandbox with the run directory `run`. Does nothing if its PID
+/// belongs to another process by now, which may be the `pause` of another sandbox.
 fn kill_pause(pid: i32, run: &Path) -> Result<()> {
     // From here on, the descriptor is that of the process that is examined.
     let Ok(process) = sys::pidfd(pid) else {

@@ -37,7 +37,7 @@ impl std::fmt::Debug for Session {
 }
 
 /// The operations that differ between `exec` and `attach` sessions.
-pub(crate) trait Controller: Send + Sync {
+pub(crate) trait SessionHandler: Send + Sync {
     /// Sets the terminal's size in characters.
     fn resize(&self, width: u16, height: u16) -> Result<()>;
     /// Sends a signal to the process.
@@ -50,19 +50,19 @@ pub(crate) type Exit = Option<std::result::Result<i32, String>>;
 /// A handle to resize a session's terminal, send signals and wait for the exit. Cheap to clone.
 #[derive(Clone)]
 pub struct SessionControl {
-    pub(crate) controller: Arc<dyn Controller>,
+    pub(crate) handler: Arc<dyn SessionHandler>,
     pub(crate) exit: tokio::sync::watch::Receiver<Exit>,
 }
 
 impl SessionControl {
     /// Sets the terminal's size in characters. Does nothing without a terminal.
     pub fn resize(&self, width: u16, height: u16) -> Result<()> {
-        self.controller.resize(width, height)
+        self.handler.resize(width, height)
     }
 
     /// Sends `signal` to the process; for `attach`, to the container's first process.
     pub fn kill(&self, signal: i32) -> Result<()> {
-        self.controller.kill(signal)
+        self.handler.kill(signal)
     }
 
     /// Waits for the exit of the process. Returns its exit code, or 128 plus the number of the

@@ -78,7 +78,7 @@ fn with_shifted(
         shifted.push(point);
     }
     let result = result.and_then(|()| mount(&shifted));
-    // The overlay has clones of its own.
+    // The overlay has its own clones.
     for point in &shifted {
         unmount(point)?;
         fs::remove_dir(point).context(|| format!("cannot remove {}", point.display()))?;

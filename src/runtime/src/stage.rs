@@ -1,4 +1,4 @@
-//! What a container's processes open while they are set up, in a directory that they can reach.
+//! The files that a container's processes open during set-up, in a directory that they can reach.
 //!
 //! Processes of a user namespace have no rights over the node's directories, which are closed to
 //! others. So all mounts of such a container, and namespaces that it joins, are shown in the run

@@ -1,7 +1,7 @@
 //! The connections whose client has not authenticated yet.
 //!
 //! Every pod can connect, so their number and time are limited, also for each address alone.
-//! Whoever has authenticated is root and needs no limit.
+//! An authenticated client is root and needs no limit.
 
 use std::collections::HashMap;
 use std::net::IpAddr;

@@ -94,7 +94,7 @@ pub(crate) fn apply(slave: &impl AsFd, modes: &[(Pty, u32)]) -> std::io::Result<
 
 /// Returns the modes of a terminal in the encoding for the server; empty if `fd` is not a
 /// terminal.
-pub(crate) fn of(fd: &impl AsFd) -> Vec<(Pty, u32)> {
+pub(crate) fn read_modes(fd: &impl AsFd) -> Vec<(Pty, u32)> {
     const SENT: &[Pty] = &[
         Pty::VINTR,
         Pty::VQUIT,

@@ -145,7 +145,7 @@ fn be_killed_first() {
             libc::O_WRONLY | libc::O_CLOEXEC,
         );
         if file >= 0 {
-            // What runs on with the old score is no worse off.
+            // A process that keeps the old score is no worse off.
             libc::write(file, c"0".as_ptr().cast(), 1);
             libc::close(file);
         }

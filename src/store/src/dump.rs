@@ -35,7 +35,7 @@ pub fn dump(
         store: Arc<dyn Store>,
         prefix: String,
         options: ListOptions,
-        /// What was read and not dumped yet.
+        /// Entries that were read and not dumped yet.
         read: std::vec::IntoIter<Arc<KeyValue>>,
         all_read: bool,
         count: u64,
@@ -113,7 +113,7 @@ impl<R: Read> Entries<R> {
     /// Reads the beginning of a dump.
     ///
     /// # Errors
-    /// When `input` is not a dump, or is one of an unknown layout.
+    /// Fails if `input` is not a dump, or is one of an unknown layout.
     pub fn new(mut input: R) -> io::Result<Self> {
         let mut magic = [0; MAGIC.len()];
         input.read_exact(&mut magic)?;

@@ -1,9 +1,9 @@
 //! A revisioned key-value store with watches.
 //!
 //! It deals in keys, bytes and revisions, and has no notion of Kubernetes. The
-//! semantics are etcd v3's: one revision counter for the whole store, each write takes
-//! the next revision, a watch replays every change after a revision, and compaction
-//! discards the history before one.
+//! semantics are etcd v3's: the store has one revision counter, and each write takes the
+//! next revision. A watch replays every change after a revision, and compaction discards
+//! the history before one.
 
 pub mod dump;
 // It uses the file systems and locks of Unix.

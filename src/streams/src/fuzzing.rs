@@ -1,4 +1,4 @@
-//! What fuzz targets (`tests/fuzz`) reach of the decoders, which are private.
+//! Entry points of fuzz targets (`tests/fuzz`) to the private decoders.
 
 use bytes::BytesMut;
 

@@ -1,4 +1,4 @@
-//! Whether a certificate is valid for the name of a server.
+//! Comparison of a certificate's names with the name of a server.
 
 use std::net::IpAddr;
 

@@ -20,7 +20,7 @@ const DAY: i64 = 24 * 3600;
 pub const LIFETIME: i64 = 365 * DAY;
 /// Certificates that are valid longer than this are renewed: those of earlier versions were made for
 /// ten years.
-const LONGEST: i64 = LIFETIME + 2 * DAY;
+const MAX_LIFETIME: i64 = LIFETIME + 2 * DAY;
 /// DER tags.
 const SEQUENCE: u8 = 0x30;
 const INTEGER: u8 = 0x02;
@@ -147,7 +147,7 @@ impl Certificate {
     /// much more than [`LIFETIME`].
     pub fn is_due(&self, now: i64) -> bool {
         let left = self.not_after.saturating_sub(now);
-        left < self.not_after.saturating_sub(self.not_before) / 3 || left > LONGEST
+        left < self.not_after.saturating_sub(self.not_before) / 3 || left > MAX_LIFETIME
     }
 }
 

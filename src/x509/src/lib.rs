@@ -2,8 +2,8 @@
 //!
 //! Programs around Kubernetes are written in Go, and certificates that they accept or refuse must be
 //! accepted or refused here. The verifier of rustls differs: it refuses certificates of version 1,
-//! CA certificates of servers and RSA keys below 2048 bits, and it trusts the name and key of a
-//! root alone, whatever the root's dates and usages are.
+//! CA certificates of servers and RSA keys below 2048 bits. It trusts the name and key of a root
+//! alone, and ignores the root's dates and usages.
 //!
 //! Two of Go's checks are narrower here: a critical extension for policy constraints makes a
 //! certificate invalid, and P-224 keys are unknown.

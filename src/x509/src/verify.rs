@@ -10,7 +10,7 @@ use crate::{Error, hosts};
 /// Maximum number of signatures that are checked for one certificate.
 const MAX_SIGNATURES: u32 = 100;
 
-/// What a certificate is used for.
+/// The purpose of a certificate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Usage {
     /// A TLS server.

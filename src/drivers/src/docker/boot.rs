@@ -1,6 +1,6 @@
 //! `rkube docker-init`: the first process of a node's container, before it becomes `rkube init`.
 
-/// Where the driver mounts the host's directories of programs and libraries.
+/// Mount point of the host's directories of programs and libraries.
 pub const TOOL_BOX: &str = "/.host";
 
 /// Completes the container's file systems, then executes `rkube init`. Returns only on failure.

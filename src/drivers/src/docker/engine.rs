@@ -407,7 +407,7 @@ fn context_host(env: &EngineEnv) -> Result<Option<String>, Failure> {
     let digest = ring::digest::digest(&ring::digest::SHA256, name.as_bytes());
     let path = dir
         .join("contexts/meta")
-        .join(crate::hex::encode(digest.as_ref()))
+        .join(hex::encode(digest.as_ref()))
         .join("meta.json");
     let host =
         read_json::<ContextMeta>(&path)?.and_then(|mut meta| meta.endpoints.remove("docker")?.host);
@@ -477,8 +477,7 @@ mod tests {
         )
         .unwrap();
         assert_eq!(locate(&env).unwrap_err().exit_code(), 68);
-        let id =
-            crate::hex::encode(ring::digest::digest(&ring::digest::SHA256, b"colima").as_ref());
+        let id = hex::encode(ring::digest::digest(&ring::digest::SHA256, b"colima").as_ref());
         let meta = dir.path().join("contexts/meta").join(id);
         std::fs::create_dir_all(&meta).unwrap();
         std::fs::write(

@@ -13,7 +13,6 @@ use rkube_failure::{Failure, Kind, Source};
 use tokio::io::AsyncReadExt;
 
 use super::engine::{Engine, failure, is_missing};
-use crate::hex::encode as hex;
 
 /// Label of every node image: the digest of its layer.
 const LAYER_LABEL: &str = "io.rkube.layer";
@@ -23,7 +22,7 @@ const REPOSITORY: &str = "rkube-node";
 const DESCRIPTION: &str = include_str!("../../../../images/node/image.json");
 /// Size of a tar block, in bytes.
 const BLOCK: u64 = 512;
-/// How much of the binary is read and sent at once, in bytes.
+/// Size of the parts in which the binary is read and sent, in bytes.
 const CHUNK: usize = 1 << 20;
 
 /// The image's only layer: a tar archive of the binary, whose content is not held in memory.
@@ -60,7 +59,7 @@ impl Layer {
             }
         }
         context.update(&self.tail);
-        Ok(hex(context.finish().as_ref()))
+        Ok(hex::encode(context.finish().as_ref()))
     }
 }
 
@@ -259,7 +258,7 @@ pub async fn prune(engine: &Engine, keep: Option<&str>) -> Result<(), Failure> {
         }
         // By every name: removing one of several names keeps the image.
         let mut names = image.repo_tags;
-        // What the engine calls an image whose name another start has just taken.
+        // The engine's name for an image whose name another start has just taken.
         names.retain(|name| !name.starts_with("<none>"));
         if names.is_empty() {
             names.push(image.id);
@@ -330,7 +329,7 @@ mod tests {
         archive.extend(&layer.tail);
         assert_eq!(archive.len() as u64, layer.len());
         let digest = ring::digest::digest(&ring::digest::SHA256, &archive);
-        assert_eq!(layer.digest(&binary).unwrap(), hex(digest.as_ref()));
+        assert_eq!(layer.digest(&binary).unwrap(), hex::encode(digest.as_ref()));
         let mut archive = tar::Archive::new(archive.as_slice());
         let mut entries = archive.entries().unwrap();
         let mut entry = entries.next().unwrap().unwrap();

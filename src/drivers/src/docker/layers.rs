@@ -30,7 +30,7 @@ pub fn chain_ids(diff_ids: &[String]) -> Vec<String> {
             Some(parent) => {
                 let text = format!("{parent} {diff}");
                 let sum = ring::digest::digest(&ring::digest::SHA256, text.as_bytes());
-                format!("sha256:{}", crate::hex::encode(sum.as_ref()))
+                format!("sha256:{}", hex::encode(sum.as_ref()))
             }
         };
         chain.push(next);
@@ -235,10 +235,7 @@ mod tests {
         assert_eq!(chain[0], "sha256:a");
         // SHA-256 of "sha256:a sha256:b".
         let sum = ring::digest::digest(&ring::digest::SHA256, b"sha256:a sha256:b");
-        assert_eq!(
-            chain[1],
-            format!("sha256:{}", crate::hex::encode(sum.as_ref()))
-        );
+        assert_eq!(chain[1], format!("sha256:{}", hex::encode(sum.as_ref())));
     }
 
     #[test]

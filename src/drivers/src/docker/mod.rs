@@ -36,7 +36,7 @@ use crate::types::{ClusterPlan, Driver, Endpoints, Log, NodeState, Problem};
 
 pub use boot::docker_init;
 
-/// How often a start loads the node image that another one has removed meanwhile.
+/// Maximum number of times that a start loads a node image that another one has removed.
 const START_ATTEMPTS: u32 = 4;
 
 /// The docker driver.

@@ -23,14 +23,13 @@ use rkube_failure::{Kind, Source};
 use super::engine::{Engine, failure, is_missing};
 use super::objects::{label, labels, runs};
 use super::{archive, boot, rights};
-use crate::hex::encode as hex;
 use crate::types::{ClusterPlan, HostMount, Log, NodePlan};
 
 /// Label of a container: the digest of its description.
 const SPEC_LABEL: &str = "io.rkube.spec";
-/// How long a node may take to stop gracefully before it is killed, in seconds.
-const STOP_LIMIT: i32 = 5;
-/// How many lines of the first process's output are returned.
+/// Time in seconds that a node has to stop gracefully before it is killed.
+const STOP_TIMEOUT_SECONDS: i32 = 5;
+/// Maximum number of returned lines of the first process's output.
 const INIT_LINES: &str = "1000";
 
 /// Starts a node unless it runs. Reuses its container if the plan still describes it, and replaces
@@ -122,7 +121,9 @@ pub async fn stop(engine: &Engine, container: &ContainerSummary) -> Result<(), F
     let Some(id) = container.id.as_deref() else {
         return Ok(());
     };
-    let options = StopContainerOptionsBuilder::default().t(STOP_LIMIT).build();
+    let options = StopContainerOptionsBuilder::default()
+        .t(STOP_TIMEOUT_SECONDS)
+        .build();
     match engine.docker.stop_container(id, Some(options)).await {
         Ok(()) => Ok(()),
         // It was removed or stopped concurrently.
@@ -357,7 +358,7 @@ fn digest(body: &ContainerCreateBody) -> Result<String, Failure> {
         )
     })?;
     let sum = ring::digest::digest(&ring::digest::SHA256, value.to_string().as_bytes());
-    Ok(hex(sum.as_ref()))
+    Ok(hex::encode(sum.as_ref()))
 }
 
 /// Returns the output of the node's first process and the logs of its services.
@@ -437,7 +438,7 @@ mod tests {
             loopback_ports: Vec::new(),
             api_port: Some(20001),
             ports: vec!["8080:30080".parse().unwrap()],
-            machine: crate::MachineOptions::default(),
+            machine: crate::types::MachineOptions::default(),
             nodes: vec![node("p", 2, true), node("p-m02", 3, false)],
         }
     }

@@ -1,8 +1,8 @@
 //! Folders of the host in nodes.
 //!
-//! A folder is cloned as a mount of its own that is attached to nothing (`open_tree(2)`), and then
-//! attached in the mount namespace of a node (`move_mount(2)`). Paths of the host are thus resolved
-//! on the host, and paths of the node in the node, where symbolic links cannot lead out of it.
+//! A folder is cloned as a detached mount (`open_tree(2)`), and then attached in the mount
+//! namespace of a node (`move_mount(2)`). Paths of the host are thus resolved on the host. Paths of
+//! the node are resolved in the node, where symbolic links cannot lead out of it.
 
 use std::ffi::CString;
 use std::fs::File;

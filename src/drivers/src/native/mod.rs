@@ -46,13 +46,13 @@ use self::control::{Request, Response, ask};
 use self::state::State;
 use crate::types::{ClusterPlan, Driver, HostMount, Log, NodeState, Problem};
 
-/// How long the supervisor may take to respond.
+/// Timeout of the supervisor's response.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(60);
-/// How long a standby may take to replace a primary that died.
+/// Timeout for a standby to replace a primary that died.
 const TAKEOVER_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long the processes of a node may take to freeze.
+/// Timeout for the processes of a node to freeze.
 const FREEZE_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long killed processes may take to disappear.
+/// Timeout for killed processes to disappear.
 const KILL_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The native driver.

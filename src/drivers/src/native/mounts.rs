@@ -46,7 +46,7 @@ pub fn enter(spec: &SandboxSpec, hierarchies: &[Hierarchy]) -> anyhow::Result<()
     .with_context(|| format!("cannot mount the node's root on {}", root.display()))?;
 
     special(&root, hierarchies)?;
-    // Whoever writes to it restarts or crashes the host.
+    // A write to it restarts or crashes the host.
     let request = root.join("proc/sysrq-trigger");
     if request.exists() {
         bind(&root.join("dev/null"), &request, true)?;

@@ -16,7 +16,7 @@ use rkube_config::{NodeConfig, paths};
 use super::types::SandboxSpec;
 use super::{mounts, privileges};
 
-/// How long joined threads may take to disappear.
+/// Timeout for joined threads to disappear.
 const JOIN_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A sandbox whose PID 1 is blocked on the gate pipe.

@@ -33,9 +33,9 @@ use crate::types::{ClusterPlan, NodePlan};
 use rkube_cgroups::{Hierarchy, Limits};
 use rkube_fsutil::write_atomic_private;
 
-/// How long a node may take to shut down before it is killed.
+/// Timeout of a node's shutdown, after which it is killed.
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long killed processes and their groups may take to disappear.
+/// Timeout for killed processes and their groups to disappear.
 const KILL_TIMEOUT: Duration = Duration::from_secs(5);
 /// A node that ran at least this long before it died is restarted without delay.
 const HEALTHY_AFTER: Duration = Duration::from_secs(10);

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use super::layout::{self, GUEST_SOCKET, HOST_SOCKET};
 
-/// How long a machine may answer a UDP packet. QEMU uses the same timeout.
+/// Timeout of a machine's answer to a UDP packet. QEMU uses the same.
 const UDP_FLOW_TIMEOUT: Duration = Duration::from_secs(240);
 /// Maximum number of UDP flows that are tracked per machine.
 const MAX_UDP_FLOWS: usize = 1024;

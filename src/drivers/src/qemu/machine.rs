@@ -73,7 +73,7 @@ pub struct Parts {
     pub qemu: PathBuf,
     /// Whether QEMU can confine itself to the system calls that it needs.
     pub sandbox: bool,
-    /// How QEMU runs the guest.
+    /// The accelerator that runs the guest.
     pub accelerator: Accelerator,
     /// The kernel.
     pub kernel: Kernel,

@@ -40,14 +40,14 @@ use self::qmp::{Qmp, QmpMessage};
 use crate::ranges;
 use crate::types::{ClusterPlan, Driver, Endpoints, Log, NodePlan, NodeState, Problem};
 
-/// How long a machine may take to shut down gracefully.
-const STOP_LIMIT: Duration = Duration::from_secs(60);
-/// How often the power button is pressed: a guest that is still booting ignores it.
-const PRESS_EVERY: Duration = Duration::from_secs(3);
-/// How long killed processes may take to disappear.
-const KILL_LIMIT: Duration = Duration::from_secs(10);
-/// How long a machine's QEMU may take to respond after it was started.
-const START_LIMIT: Duration = Duration::from_secs(60);
+/// Timeout of a machine's graceful shutdown.
+const STOP_TIMEOUT: Duration = Duration::from_secs(60);
+/// Interval of the presses of the power button: a guest that is still booting ignores it.
+const PRESS_PERIOD: Duration = Duration::from_secs(3);
+/// Timeout for killed processes to disappear.
+const KILL_TIMEOUT: Duration = Duration::from_secs(10);
+/// Timeout of the first response of a machine's QEMU after its start.
+const START_TIMEOUT: Duration = Duration::from_secs(60);
 /// A log larger than this is rotated at the next start, in bytes.
 const LOG_LIMIT: u64 = 10 << 20;
 /// A node's logs: names, and paths in its log directory.
@@ -358,7 +358,7 @@ fn wait_for(
     log: &Path,
     before: u64,
 ) -> anyhow::Result<()> {
-    let deadline = Instant::now() + START_LIMIT;
+    let deadline = Instant::now() + START_TIMEOUT;
     loop {
         // QEMU listens before it has checked all its arguments, and responds only after that.
         let there = supervisor::holder(&plan.run_dir, node).is_some()
@@ -448,11 +448,11 @@ fn is_paused(qmp: &mut Qmp) -> anyhow::Result<bool> {
 /// off.
 fn power_off(qmp: &mut Qmp, grace: bool) -> anyhow::Result<bool> {
     if grace {
-        let deadline = Instant::now() + STOP_LIMIT;
+        let deadline = Instant::now() + STOP_TIMEOUT;
         while Instant::now() < deadline {
             qmp.execute("system_powerdown", None)?;
             let pressed = Instant::now();
-            while let Some(left) = PRESS_EVERY.checked_sub(pressed.elapsed()) {
+            while let Some(left) = PRESS_PERIOD.checked_sub(pressed.elapsed()) {
                 if qmp.next_message(Some(left))? == QmpMessage::End {
                     return Ok(true);
                 }
@@ -460,7 +460,7 @@ fn power_off(qmp: &mut Qmp, grace: bool) -> anyhow::Result<bool> {
         }
     }
     qmp.execute("quit", None)?;
-    let deadline = Instant::now() + KILL_LIMIT;
+    let deadline = Instant::now() + KILL_TIMEOUT;
     while let Some(left) = deadline.checked_duration_since(Instant::now()) {
         if qmp.next_message(Some(left))? == QmpMessage::End {
             return Ok(true);
@@ -471,7 +471,7 @@ fn power_off(qmp: &mut Qmp, grace: bool) -> anyhow::Result<bool> {
 
 /// Kills all processes of the cluster and removes its files, whatever state they are in.
 fn destroy(plan: &ClusterPlan) -> anyhow::Result<()> {
-    let deadline = Instant::now() + KILL_LIMIT;
+    let deadline = Instant::now() + KILL_TIMEOUT;
     loop {
         // Supervisors first: a remaining one would restart a machine.
         let supervisors = processes::supervisors(&plan.run_dir);

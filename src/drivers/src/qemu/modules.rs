@@ -81,7 +81,7 @@ impl Modules {
 
     /// Returns the required modules that this kernel lacks.
     pub fn missing(&self) -> Vec<&'static str> {
-        wanted()
+        wanted_modules()
             .filter(|(must, name)| *must && !self.has(name))
             .map(|(_, name)| name)
             .collect()
@@ -95,7 +95,7 @@ impl Modules {
         }
         let mut ordered = Vec::new();
         let mut seen = BTreeSet::new();
-        for (_, name) in wanted() {
+        for (_, name) in wanted_modules() {
             self.add(name, &mut seen, &mut ordered)?;
         }
         Ok(ordered)
@@ -128,7 +128,7 @@ impl Modules {
 }
 
 /// Parses `images/vm/modules`: whether each module is required, and its name.
-fn wanted() -> impl Iterator<Item = (bool, &'static str)> {
+fn wanted_modules() -> impl Iterator<Item = (bool, &'static str)> {
     WANTED
         .lines()
         .filter_map(|line| line.split('#').next()?.trim().split_once(' '))
@@ -200,7 +200,7 @@ mod tests {
 
     #[test]
     fn the_list_is_well_formed() {
-        let all: Vec<_> = wanted().collect();
+        let all: Vec<_> = wanted_modules().collect();
         assert!(all.contains(&(true, "overlay")) && all.contains(&(false, "9p")));
         for line in WANTED.lines() {
             assert!(
@@ -213,7 +213,7 @@ mod tests {
     #[test]
     fn what_the_kernel_has_built_in_is_not_missing() {
         let dir = tempfile::tempdir().unwrap();
-        let all: String = wanted()
+        let all: String = wanted_modules()
             .map(|(_, n)| format!("kernel/x/{n}.ko\n"))
             .collect();
         fs::write(dir.path().join("modules.builtin"), all).unwrap();

@@ -104,18 +104,18 @@ fn formatter() -> Option<Failure> {
 
 /// Fails if a socket's path exceeds `sun_path`: 108 bytes on Linux, 104 on other systems.
 fn sockets(plan: &ClusterPlan) -> Option<Failure> {
-    const LONGEST: usize = if cfg!(target_os = "linux") { 107 } else { 103 };
+    const MAX_PATH_BYTES: usize = if cfg!(target_os = "linux") { 107 } else { 103 };
     let longest = plan
         .nodes
         .iter()
         .map(|n| layout::monitor(&plan.run_dir, &n.name).as_os_str().len())
         .max()?;
-    (longest > LONGEST).then(|| {
+    (longest > MAX_PATH_BYTES).then(|| {
         Failure::new(
             Source::Program,
             Kind::Config,
             format!(
-                "sockets below {} would have names of {longest} bytes, the system takes {LONGEST}",
+                "sockets below {} would have names of {longest} bytes, the system takes {MAX_PATH_BYTES}",
                 plan.run_dir.display()
             ),
         )

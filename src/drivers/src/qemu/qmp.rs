@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 use serde_json::{Value, json};
 
-/// How long a running QEMU may take to respond.
+/// Timeout of a response of a running QEMU.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// A connection to a machine.

@@ -26,14 +26,14 @@ use crate::types::ClusterPlan;
 
 /// The role's name on the command line.
 pub const ROLE: &str = rkube_config::roles::VM_SUPERVISE;
-/// How long QEMU may take to open its sockets.
-const COME_UP: Duration = Duration::from_secs(30);
+/// Timeout for QEMU to open its sockets.
+const SOCKETS_TIMEOUT: Duration = Duration::from_secs(30);
 /// A machine that ran at least this long before it ended is restarted without delay.
 const HEALTHY_AFTER: Duration = Duration::from_secs(60);
 /// The maximum delay between two starts.
-const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+const MAX_RESTART_DELAY: Duration = Duration::from_secs(60);
 /// Interval of the attempts to resume a machine that a full host disk has paused.
-const DISK_PAUSE: Duration = Duration::from_secs(5);
+const RESUME_PERIOD: Duration = Duration::from_secs(5);
 
 /// Returns the path of the plan that the command line writes for the supervisors.
 pub fn plan_path(cluster: &Path) -> PathBuf {
@@ -194,7 +194,7 @@ fn pause(failures: u32) -> Duration {
         0 | 1 => Duration::ZERO,
         n => Duration::from_secs(1)
             .saturating_mul(1 << (n - 2).min(10))
-            .min(LONGEST_PAUSE),
+            .min(MAX_RESTART_DELAY),
     }
 }
 
@@ -207,7 +207,7 @@ fn launch(cluster: &Path, node: &str, child: &mut Option<Child>) -> anyhow::Resu
     let before = std::fs::metadata(&launch.log).map_or(0, |m| m.len());
     let running = child.insert(machine::spawn(&launch)?);
     let socket = layout::monitor(cluster, node);
-    let deadline = Instant::now() + COME_UP;
+    let deadline = Instant::now() + SOCKETS_TIMEOUT;
     loop {
         if let Some(qmp) = Qmp::connect(&socket).ok().flatten() {
             return Ok(qmp);
@@ -237,7 +237,7 @@ fn follow(qmp: &mut Qmp, node: &str) -> Option<String> {
     let mut reason = None;
     let mut full = false;
     loop {
-        match qmp.next_message(full.then_some(DISK_PAUSE)) {
+        match qmp.next_message(full.then_some(RESUME_PERIOD)) {
             Ok(QmpMessage::Event(name, data)) => match name.as_str() {
                 "SHUTDOWN" => {
                     reason = data["reason"].as_str().map(str::to_owned);
@@ -322,7 +322,7 @@ mod tests {
     fn starts_slow_down() {
         assert_eq!(pause(1), Duration::ZERO);
         assert_eq!(pause(2), Duration::from_secs(1));
-        assert_eq!(pause(40), LONGEST_PAUSE);
+        assert_eq!(pause(40), MAX_RESTART_DELAY);
     }
 
     #[test]

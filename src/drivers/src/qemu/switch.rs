@@ -23,7 +23,7 @@ use crate::types::ClusterPlan;
 
 /// Maximum frame size in bytes: QEMU may send segments that offloading has merged.
 const FRAME: usize = 70_000;
-/// How long to wait for a port with a full queue. After that the frame is dropped, and the other
+/// Timeout of a port with a full queue. After that the frame is dropped, and the other
 /// ports are not delayed any further.
 const WRITE_TIMEOUT: Duration = Duration::from_millis(20);
 /// Maximum number of source addresses that the switch remembers. A frame to any other one goes to
@@ -64,7 +64,7 @@ impl<P: PartialEq> Table<P> {
         if source[0] & 1 == 0
             && let Ok(mac) = Mac::try_from(source)
         {
-            // Rather all anew than without limit: a machine can invent any number of addresses.
+            // Forgetting all is better than no limit: a machine can invent any number of addresses.
             if self.seen.len() >= MAX_ADDRESSES && !self.seen.contains_key(&mac) {
                 self.seen.clear();
             }

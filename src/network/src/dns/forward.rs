@@ -40,16 +40,16 @@ pub(super) struct Forwarder {
     /// Configured servers. If empty, those of `resolv_conf` are used.
     given: Vec<SocketAddr>,
     resolv_conf: PathBuf,
-    found: Mutex<Found>,
+    found: Mutex<Resolvers>,
     /// The cache.
-    memory: Mutex<HashMap<Question, Remembered>>,
+    memory: Mutex<HashMap<Question, CachedAnswer>>,
     /// Permits for concurrent queries.
     under_way: Shares,
 }
 
 /// The servers of `resolv.conf`, as of the last check.
 #[derive(Default)]
-struct Found {
+struct Resolvers {
     servers: Vec<SocketAddr>,
     /// Time of the last check.
     looked: Option<Instant>,
@@ -66,7 +66,7 @@ struct Question {
 }
 
 /// A cached response.
-struct Remembered {
+struct CachedAnswer {
     answer: Answer,
     since: Instant,
     /// Lifetime in seconds.
@@ -190,7 +190,7 @@ impl Forwarder {
         }
         memory.insert(
             question,
-            Remembered {
+            CachedAnswer {
                 answer: answer.clone(),
                 since: Instant::now(),
                 ttl,

@@ -1,4 +1,4 @@
-//! What the fuzz target `dns` (`tests/fuzz`) reaches of the name server, which is private.
+//! Entry points of the fuzz target `dns` (`tests/fuzz`) to the private name server.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::{Arc, LazyLock};

@@ -7,7 +7,7 @@ use hickory_proto::rr::rdata::{A, AAAA, CNAME, NS, PTR, SOA, SRV, TXT};
 use hickory_proto::rr::{DNSClass, Name, RData, Record, RecordType};
 use rand::seq::SliceRandom as _;
 
-use super::zone::{Data, DnsState, Found, Kinds};
+use super::zone::{Data, DnsState, Kinds, Lookup};
 
 /// TTL of the cluster's records and of negative responses, in seconds.
 pub(super) const TTL: u32 = 5;
@@ -112,22 +112,22 @@ fn answer(mut response: Message, query: &Query, zone: &Zone<'_>) -> Outcome {
                 let labels: Vec<&str> = labels.iter().map(String::as_str).collect();
                 state.find(&labels, kinds, zone.server)
             }
-            None => Found::Nothing,
+            None => Lookup::Nothing,
         };
         match found {
-            Found::Records(data) => {
+            Lookup::Records(data) => {
                 if data.is_empty() {
                     response.add_authority(soa(zone));
                 }
                 add(&mut response, &name, data, zone);
                 return Outcome::Answer(response);
             }
-            Found::Nothing => {
+            Lookup::Nothing => {
                 response.metadata.response_code = ResponseCode::NXDomain;
                 response.add_authority(soa(zone));
                 return Outcome::Answer(response);
             }
-            Found::Alias(target) => {
+            Lookup::Alias(target) => {
                 let Ok(mut target) = Name::from_ascii(&target) else {
                     return refuse(response, ResponseCode::ServFail);
                 };

@@ -11,11 +11,11 @@ use parking_lot::Mutex;
 pub(super) struct Shares {
     all: usize,
     per_client: usize,
-    taken: Arc<Mutex<Taken>>,
+    taken: Arc<Mutex<Counts>>,
 }
 
 #[derive(Default)]
-struct Taken {
+struct Counts {
     all: usize,
     /// Counts above zero.
     by_client: HashMap<IpAddr, usize>,
@@ -24,7 +24,7 @@ struct Taken {
 /// A unit of the capacity; given back when dropped.
 pub(super) struct Share {
     client: IpAddr,
-    taken: Arc<Mutex<Taken>>,
+    taken: Arc<Mutex<Counts>>,
 }
 
 impl Shares {

@@ -103,7 +103,7 @@ pub(super) enum Data {
 
 /// The result of a name lookup.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Found {
+pub(super) enum Lookup {
     /// The name exists. Empty if it has no record of the requested type.
     Records(Vec<Data>),
     /// The name is an alias (CNAME) of another.
@@ -207,9 +207,9 @@ impl DnsState {
 
     /// Looks up a name. `labels` are those before the domain, in lower case; `server` is this
     /// server's address.
-    pub(super) fn find(&self, labels: &[&str], kinds: Kinds, server: IpAddr) -> Found {
+    pub(super) fn find(&self, labels: &[&str], kinds: Kinds, server: IpAddr) -> Lookup {
         let some =
-            |wanted: bool, data: Data| Found::Records(if wanted { vec![data] } else { vec![] });
+            |wanted: bool, data: Data| Lookup::Records(if wanted { vec![data] } else { vec![] });
         match labels {
             [] => {
                 let mut found = Vec::new();
@@ -219,20 +219,20 @@ impl DnsState {
                 if kinds.wants(Kinds::Ns) {
                     found.push(Data::Ns);
                 }
-                Found::Records(found)
+                Lookup::Records(found)
             }
             ["dns-version"] => some(kinds.wants(Kinds::Txt), Data::Txt(SPECIFICATION)),
-            ["dns" | "svc" | "pod"] | [_, "pod"] => Found::Records(vec![]),
+            ["dns" | "svc" | "pod"] | [_, "pod"] => Lookup::Records(vec![]),
             ["ns", "dns"] => some(kinds.wants_address(server), Data::Address(server)),
             [dashed, _, "pod"] => match dashed.replace('-', ".").parse::<Ipv4Addr>() {
                 Ok(ip) => some(kinds.wants_address(ip.into()), Data::Address(ip.into())),
-                Err(_) => Found::Nothing,
+                Err(_) => Lookup::Nothing,
             },
             [rest @ .., namespace, "svc"] => match self.services.get(*namespace) {
                 Some(services) => find_service(services, rest, namespace, kinds),
-                None => Found::Nothing,
+                None => Lookup::Nothing,
             },
-            _ => Found::Nothing,
+            _ => Lookup::Nothing,
         }
     }
 }
@@ -243,18 +243,18 @@ fn find_service(
     labels: &[&str],
     namespace: &str,
     kinds: Kinds,
-) -> Found {
+) -> Lookup {
     let Some((name, rest)) = labels.split_last() else {
-        return Found::Records(vec![]);
+        return Lookup::Records(vec![]);
     };
     let Some(record) = services.get(*name) else {
-        return Found::Nothing;
+        return Lookup::Nothing;
     };
     if let Kind::External(target) = &record.kind {
         return if rest.is_empty() {
-            Found::Alias(target.clone())
+            Lookup::Alias(target.clone())
         } else {
-            Found::Nothing
+            Lookup::Nothing
         };
     }
     let service = format!("{name}.{namespace}.svc");
@@ -262,9 +262,9 @@ fn find_service(
         [] => record.whole(&service, kinds),
         ["_tcp" | "_udp" | "_sctp"] => {
             if record.ports().any(|port| port.protocol == rest[0]) {
-                Found::Records(vec![])
+                Lookup::Records(vec![])
             } else {
-                Found::Nothing
+                Lookup::Nothing
             }
         }
         [label] => {
@@ -274,7 +274,7 @@ fn find_service(
                 .filter(|e| e.label == *label)
                 .collect();
             if found.is_empty() {
-                return Found::Nothing;
+                return Lookup::Nothing;
             }
             let target = format!("{label}.{service}");
             let mut data = Vec::new();
@@ -290,7 +290,7 @@ fn find_service(
                     }));
                 }
             }
-            Found::Records(data)
+            Lookup::Records(data)
         }
         [port, protocol] => {
             let matches = |p: &Port| {
@@ -300,15 +300,15 @@ fn find_service(
                         .is_some_and(|name| p.name == name && !name.is_empty())
             };
             if !record.ports().any(matches) {
-                return Found::Nothing;
+                return Lookup::Nothing;
             }
-            Found::Records(if kinds.wants(Kinds::Srv) {
+            Lookup::Records(if kinds.wants(Kinds::Srv) {
                 record.srv(&service, matches)
             } else {
                 vec![]
             })
         }
-        _ => Found::Nothing,
+        _ => Lookup::Nothing,
     }
 }
 
@@ -322,7 +322,7 @@ impl Record {
     }
 
     /// Returns the records of the service's own name.
-    fn whole(&self, service: &str, kinds: Kinds) -> Found {
+    fn whole(&self, service: &str, kinds: Kinds) -> Lookup {
         let mut data = Vec::new();
         match &self.kind {
             Kind::Cluster { addresses, .. } => {
@@ -334,7 +334,7 @@ impl Record {
                 );
             }
             // A headless service without endpoints does not exist, as in CoreDNS.
-            _ if self.endpoints.is_empty() => return Found::Nothing,
+            _ if self.endpoints.is_empty() => return Lookup::Nothing,
             _ => {
                 let mut seen = HashSet::new();
                 let addresses = self.endpoints.iter().map(|e| e.address);
@@ -348,7 +348,7 @@ impl Record {
         if kinds.wants(Kinds::Srv) {
             data.extend(self.srv(service, |_| true));
         }
-        Found::Records(data)
+        Lookup::Records(data)
     }
 
     /// Returns the SRV records of the matching ports.

@@ -38,13 +38,13 @@ pub(super) fn table<'a>(prefix: &str, pods: impl Iterator<Item = &'a PodNetwork>
             .expr(Expr::eq(ADDRESS, Data::bytes(&MAC_PREFIX)))
             .expr(Expr::Meta(Meta::InName, Reg::word(0)))
             .expr(field(base, offset + 2, 4, ADDRESS))
-            .expr(known(&pods))
+            .expr(has_assigned_address(&pods))
     };
     let address = |offset| {
         Rule::new()
             .expr(Expr::Meta(Meta::InName, Reg::word(0)))
             .expr(field(PayloadBase::Network, offset, 4, ADDRESS))
-            .expr(known(&pods))
+            .expr(has_assigned_address(&pods))
     };
     // In an ARP packet, the sender's addresses are at 8 and 14.
     let ip_of_arp = table.chain(
@@ -116,7 +116,7 @@ fn field(base: PayloadBase, offset: u32, length: u32, reg: Reg) -> Expr {
 }
 
 /// Continues if the interface in the first registers has the address in [`ADDRESS`].
-fn known(pods: &Name) -> Expr {
+fn has_assigned_address(pods: &Name) -> Expr {
     Expr::Lookup {
         set: SetRef::Named(pods.clone()),
         reg: Reg::word(0),

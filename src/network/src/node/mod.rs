@@ -4,8 +4,8 @@
 //! bridge's address. So all packets between pods are routed, even between neighbours. Service
 //! addresses are therefore translated in both directions without passing bridged frames through the
 //! packet filter (`bridge-nf-call-iptables`), and network policies apply to neighbours as well. The
-//! bridge's ports are isolated, so that no pod can send frames to another one, and guarded, so that
-//! each pod sends with its own addresses only.
+//! bridge's ports are isolated, so that no pod can send frames to another one. They are guarded, so
+//! that each pod sends with its own addresses only.
 
 mod guard;
 mod network;

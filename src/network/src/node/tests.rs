@@ -10,14 +10,14 @@ use ipnet::{IpNet, Ipv4Net};
 
 use super::*;
 use crate::netlink::{Netlink, Route, Veth, in_netns};
-use crate::testing::{Lab, Serve, ask_in_vain, listed, root};
+use crate::testing::{Serve, TestNetwork, ask_in_vain, listed, root};
 
 #[test]
 fn pods_reach_each_other_the_node_and_the_world() {
     if !root() {
         return;
     }
-    let lab = Lab::new();
+    let lab = TestNetwork::new();
     let one = lab.pod("one");
     let two = lab.pod("two");
     assert_ne!(one.ip, two.ip);
@@ -60,7 +60,7 @@ fn neighbours_exchange_no_frames() {
     if !root() {
         return;
     }
-    let lab = Lab::new();
+    let lab = TestNetwork::new();
     let (one, two) = (lab.pod("one"), lab.pod("two"));
     let port = SocketAddrV4::new(two.ip, 8080);
     let _two = Serve::tcp(&two.netns, port);
@@ -81,7 +81,7 @@ fn host_ports_lead_to_the_pod_from_everywhere() {
     if !root() {
         return;
     }
-    let lab = Lab::new();
+    let lab = TestNetwork::new();
     let host_port = |host_ip, host_port| HostPort {
         protocol: Protocol::Tcp,
         host_ip,
@@ -117,7 +117,7 @@ fn host_ports_end_with_the_pod_if_the_guard_cannot_be_written() {
     if !root() {
         return;
     }
-    let lab = Lab::new();
+    let lab = TestNetwork::new();
     let port = HostPort {
         protocol: Protocol::Tcp,
         host_ip: None,
@@ -169,7 +169,7 @@ fn a_restarted_agent_keeps_the_living_and_buries_the_dead() {
     if !root() {
         return;
     }
-    let lab = Lab::new();
+    let lab = TestNetwork::new();
     let kept = lab.pod("kept");
     let lost = lab.pod("lost");
     let again = in_netns(lab.node.as_fd(), || {
@@ -212,7 +212,7 @@ fn attaching_is_quick() {
         return;
     }
     let start = std::time::Instant::now();
-    let lab = Lab::new();
+    let lab = TestNetwork::new();
     eprintln!("a lab with its node set up twice: {:?}", start.elapsed());
     let namespaces: Vec<_> = (0..20)
         .map(|_| crate::netlink::new_netns().unwrap())
@@ -271,7 +271,7 @@ fn pods_send_with_their_own_addresses_only() {
     if !root() {
         return;
     }
-    let lab = Lab::new();
+    let lab = TestNetwork::new();
     let (one, two) = (lab.pod("one"), lab.pod("two"));
     let (own, other) = (
         lab.network.pod("one").unwrap(),

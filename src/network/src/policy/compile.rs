@@ -195,7 +195,7 @@ fn from_peer(peer: &Peer, direction: Direction, names: &SetNames<'_>) -> Option<
         Peer::Block(ranges) => match ranges.as_slice() {
             [] => None,
             [all] if all.prefix_len() == 0 => Some(Vec::new()),
-            [one] => Some([vec![load], within(reg, *one)].concat()),
+            [one] => Some([vec![load], is_in_range(reg, *one)].concat()),
             several => {
                 let set = Set::of_ranges(several);
                 Some(vec![load, lookup(SetRef::Anonymous(Box::new(set)))])
@@ -205,7 +205,7 @@ fn from_peer(peer: &Peer, direction: Direction, names: &SetNames<'_>) -> Option<
 }
 
 /// Returns the condition that the address in a register is in a range.
-fn within(reg: Reg, range: Ipv4Net) -> Condition {
+fn is_in_range(reg: Reg, range: Ipv4Net) -> Condition {
     let mut condition = Condition::new();
     if range.prefix_len() < 32 {
         condition.push(Expr::Bitwise {

@@ -12,7 +12,7 @@ pub struct PolicyEnforcer {
     applied: Mutex<Applied>,
 }
 
-/// What the kernel has.
+/// The state of the kernel's table.
 enum Applied {
     /// Unknown: nothing was applied yet, or the last attempt failed.
     Unknown,

@@ -44,9 +44,9 @@ pub struct Policy {
     pub name: String,
     /// The pods that it applies to.
     pub pods: Selector,
-    /// What it allows to these pods; `None` if it does not isolate them for ingress.
+    /// Rules that allow traffic to these pods; `None` if it does not isolate them for ingress.
     pub ingress: Option<Vec<PolicyRule>>,
-    /// What it allows from these pods; `None` if it does not isolate them for egress.
+    /// Rules that allow traffic from these pods; `None` if it does not isolate them for egress.
     pub egress: Option<Vec<PolicyRule>>,
 }
 

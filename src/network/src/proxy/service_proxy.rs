@@ -30,7 +30,7 @@ pub struct ServiceProxy {
     state: Mutex<Synced>,
 }
 
-/// What was synced last.
+/// The state that was synced last.
 #[derive(Default)]
 struct Synced {
     /// The rules as last applied; `None` if unknown.

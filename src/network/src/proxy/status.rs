@@ -28,10 +28,10 @@ pub(super) struct StatusServer {
     servers: Mutex<[Server; 2]>,
 }
 
-/// What the endpoints tell.
+/// The facts that the endpoints report.
 #[derive(Default)]
 struct Progress {
-    /// When rules were written last.
+    /// Time of the last write of rules.
     updated: Option<Timestamp>,
     /// Since when rules could not be written.
     failing: Option<Instant>,

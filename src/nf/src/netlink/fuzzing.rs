@@ -1,4 +1,4 @@
-//! What the fuzz target `netlink` (`tests/fuzz`) reaches of the parsers, which are private.
+//! Entry points of the fuzz target `netlink` (`tests/fuzz`) to the private parsers.
 
 use super::address::parse_address;
 use super::link::parse_link;

@@ -6,14 +6,14 @@ use std::collections::BTreeMap;
 use rkube_api::quantity::Quantity;
 use rkube_component_helpers::resource::{container_limits, pod_limits};
 
+use super::types::signed;
 use super::usage::PodUsage;
-use crate::allocatable::signed;
 use crate::kinds::*;
 
 /// The resource's name.
 const STORAGE: &str = "ephemeral-storage";
 
-/// What has to be measured to check a pod's limits.
+/// The measurements that the check of a pod's limits needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Limited {
     /// Only the `emptyDir` volumes for which [`volume_limit`] returns a limit.
@@ -55,9 +55,10 @@ pub(super) struct Exceeded {
 /// Returns the first limit that a pod exceeds.
 pub(super) fn exceeded(pod: &Pod, usage: &PodUsage) -> Option<Exceeded> {
     let as_exceeded = |signal| move |message| Exceeded { signal, message };
-    let volume = || volume(pod, usage).map(as_exceeded("emptydirfs.limit"));
-    let whole = || whole(pod, usage).map(as_exceeded("ephemeralpodfs.limit"));
-    let container = || container(pod, usage).map(as_exceeded("ephemeralcontainerfs.limit"));
+    let volume = || exceeded_volume_limit(pod, usage).map(as_exceeded("emptydirfs.limit"));
+    let whole = || exceeded_pod_limit(pod, usage).map(as_exceeded("ephemeralpodfs.limit"));
+    let container =
+        || exceeded_container_limit(pod, usage).map(as_exceeded("ephemeralcontainerfs.limit"));
     volume().or_else(whole).or_else(container)
 }
 
@@ -65,7 +66,7 @@ fn exceeds(used: u64, limit: Quantity) -> bool {
     signed(used) > limit.value()
 }
 
-fn volume(pod: &Pod, usage: &PodUsage) -> Option<String> {
+fn exceeded_volume_limit(pod: &Pod, usage: &PodUsage) -> Option<String> {
     let used: BTreeMap<&str, u64> = usage
         .volumes
         .iter()
@@ -79,14 +80,14 @@ fn volume(pod: &Pod, usage: &PodUsage) -> Option<String> {
     })
 }
 
-fn whole(pod: &Pod, usage: &PodUsage) -> Option<String> {
+fn exceeded_pod_limit(pod: &Pod, usage: &PodUsage) -> Option<String> {
     let limit = pod_limits(pod.spec()).get(STORAGE)?;
     exceeds(usage.disk().used_bytes, limit).then(|| {
         format!("Pod ephemeral local storage usage exceeds the total limit of containers {limit}. ")
     })
 }
 
-fn container(pod: &Pod, usage: &PodUsage) -> Option<String> {
+fn exceeded_container_limit(pod: &Pod, usage: &PodUsage) -> Option<String> {
     usage.containers.iter().find_map(|used| {
         let mut containers = pod.spec().containers.iter();
         let container = containers.find(|c| c.name == used.name)?;

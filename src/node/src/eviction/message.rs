@@ -4,14 +4,13 @@ use std::fmt::Write as _;
 
 use rkube_api::quantity::{Format, Quantity};
 
-use super::signals::{Resource, text};
+use super::types::{Resource, format_amount, signed};
 use super::usage::{ContainerUsage, PodUsage};
-use crate::allocatable::signed;
 use crate::kinds::*;
 
 /// Returns the message of an eviction: what the node is short of, and which containers used more
 /// than they had requested. `amounts` are the threshold and what is available.
-pub(super) fn low(
+pub(super) fn eviction_message(
     resource: Resource,
     amounts: Option<(String, String)>,
     pod: &Pod,
@@ -29,7 +28,7 @@ pub(super) fn low(
         return message;
     };
     let mut greedy = |what: &str, of: &str, used: u64, request: &str| {
-        let used = text(used, Format::BinarySi);
+        let used = format_amount(used, Format::BinarySi);
         let _ = write!(
             message,
             "{what} {of} was using {used}, request is {request}, has larger consumption of {name}. "
@@ -121,24 +120,24 @@ mod tests {
         };
         let amounts = || Some(("100Mi".to_owned(), "96Mi".to_owned()));
         assert_eq!(
-            low(Resource::Memory, amounts(), &pod, Some(&usage)),
+            eviction_message(Resource::Memory, amounts(), &pod, Some(&usage)),
             "The node was low on resource: memory. Threshold quantity: 100Mi, available: 96Mi. \
              Container testcontainer was using 150Mi, request is 100Mi, has larger consumption of memory. \
              Container sidecar was using 3Mi, request is 0, has larger consumption of memory. "
         );
         assert_eq!(
-            low(Resource::EphemeralStorage, None, &pod, Some(&usage)),
+            eviction_message(Resource::EphemeralStorage, None, &pod, Some(&usage)),
             "The node was low on resource: ephemeral-storage. \
              Container sidecar was using 7Mi, request is 0, has larger consumption of ephemeral-storage. "
         );
         for (resource, name) in [(Resource::Inodes, "inodes"), (Resource::Pids, "pids")] {
             assert_eq!(
-                low(resource, None, &pod, Some(&usage)),
+                eviction_message(resource, None, &pod, Some(&usage)),
                 format!("The node was low on resource: {name}. ")
             );
         }
         assert_eq!(
-            low(Resource::Memory, None, &pod, None),
+            eviction_message(Resource::Memory, None, &pod, None),
             "The node was low on resource: memory. "
         );
     }
@@ -155,7 +154,7 @@ mod tests {
             ..PodUsage::default()
         };
         assert_eq!(
-            low(Resource::Memory, None, &pod, Some(&usage)),
+            eviction_message(Resource::Memory, None, &pod, Some(&usage)),
             "The node was low on resource: memory. \
              Pod p was using 80Mi, request is 64Mi, has larger consumption of memory. "
         );

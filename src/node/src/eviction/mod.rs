@@ -18,9 +18,10 @@ use tracing::{info, warn};
 mod limits;
 mod message;
 mod rank;
-pub(crate) mod signals;
+mod signals;
 mod status;
 pub(crate) mod thresholds;
+pub(crate) mod types;
 mod usage;
 
 use crate::disk::Sizes;
@@ -36,13 +37,13 @@ use crate::recorder::Severity::Warning;
 use crate::recorder::{Recorder, node_reference};
 use limits::{Exceeded, Limited};
 use rank::Candidate;
-use signals::{Observations, Signal};
 use thresholds::{Threshold, Tracker};
+use types::{Observations, Signal};
 use usage::{Meter, PodUsage};
 
 /// Time between two observations (the kubelet's).
 const OBSERVATION_PERIOD: Duration = Duration::from_secs(10);
-/// How long evicted pods are waited for before the next observation (the kubelet's).
+/// Timeout of evicted pods before the next observation (the kubelet's).
 const CLEANUP_TIMEOUT: Duration = Duration::from_secs(30);
 /// Time between two looks at evicted pods.
 const CLEANUP_POLL: Duration = Duration::from_secs(1);
@@ -283,7 +284,7 @@ impl Evictor {
         candidates.retain(|candidate| active.contains(candidate.pod.uid()));
         // Nodes may share the disk. Only the one with a pod that fills it can relieve it.
         let shortage = thresholds::shortage(threshold, &observations);
-        candidates.retain(|c| rank::matters(c, threshold.signal.resource(), shortage));
+        candidates.retain(|c| rank::relieves(c, threshold.signal.resource(), shortage));
         self.evict_one(threshold, &observations, candidates)
     }
 
@@ -303,7 +304,7 @@ impl Evictor {
         };
         let amounts = thresholds::amounts(threshold, observations);
         let eviction = Eviction {
-            message: message::low(resource, amounts, pod, usage.as_ref()),
+            message: message::eviction_message(resource, amounts, pod, usage.as_ref()),
             grace: if threshold.is_hard() {
                 IMMEDIATELY
             } else {
@@ -315,7 +316,7 @@ impl Evictor {
         vec![pod.uid().to_owned()]
     }
 
-    /// Measures pods in a thread of its own: walking directories takes time.
+    /// Measures pods in a separate thread: walking directories takes time.
     fn measure<T: Send + 'static>(
         &self,
         work: impl FnOnce(Meter<'_>) -> T + Send + 'static,

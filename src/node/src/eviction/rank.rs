@@ -5,9 +5,8 @@ use std::sync::Arc;
 
 use rkube_component_helpers::resource::pod_requests;
 
-use super::signals::Resource;
+use super::types::{Resource, signed};
 use super::usage::PodUsage;
-use crate::allocatable::signed;
 use crate::kinds::*;
 
 /// A pod that may be evicted, and what it uses; `None` if that is not known.
@@ -44,8 +43,8 @@ pub(super) fn rank(candidates: &mut [Candidate], resource: Resource) {
 }
 
 /// Returns whether the eviction of a pod relieves a shortage noticeably: the pod uses at least one
-/// percent of it, or nobody knows what it uses.
-pub(super) fn matters(candidate: &Candidate, resource: Resource, shortage: u64) -> bool {
+/// percent of it, or its usage is unknown.
+pub(super) fn relieves(candidate: &Candidate, resource: Resource, shortage: u64) -> bool {
     used(candidate, resource).is_none_or(|used| used > 0 && used >= shortage / 100)
 }
 
@@ -120,7 +119,7 @@ mod tests {
     fn pods_that_use_next_to_nothing_do_not_matter() {
         let mut pod = candidate("a", 0, Resource::EphemeralStorage, 0);
         let storage = Resource::EphemeralStorage;
-        assert!(!matters(&pod, storage, 0), "it uses nothing");
+        assert!(!relieves(&pod, storage, 0), "it uses nothing");
         pod.usage = Some(using([MIB, 0, 0], [5, 0, 0]));
         for (resource, shortage, expected) in [
             (storage, 99 * MIB, true),
@@ -129,10 +128,10 @@ mod tests {
             (Resource::Inodes, 500, true),
             (Resource::Inodes, 600, false),
         ] {
-            assert_eq!(matters(&pod, resource, shortage), expected, "{shortage}");
+            assert_eq!(relieves(&pod, resource, shortage), expected, "{shortage}");
         }
         pod.usage = None;
-        assert!(matters(&pod, storage, u64::MAX), "not known");
+        assert!(relieves(&pod, storage, u64::MAX), "not known");
     }
 
     /// Priority, request and usage in MiB.

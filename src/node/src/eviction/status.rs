@@ -1,4 +1,4 @@
-//! What the state of pods means for evictions.
+//! Facts about the state of pods that evictions depend on.
 
 use crate::kinds::*;
 use crate::pods::instance::Instance;

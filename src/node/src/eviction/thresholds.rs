@@ -4,10 +4,10 @@ use std::time::{Duration, Instant};
 
 use rkube_api::quantity::Format;
 
-use super::signals::{Observation, Observations, Signal, text};
+use super::types::{Observation, Observations, Signal, format_amount};
 use crate::pressure::Pressure;
 
-/// How long a pressure condition remains after the pressure has ended (the kubelet's default).
+/// Time that a pressure condition remains after the pressure has ended (the kubelet's default).
 const TRANSITION_PERIOD: Duration = Duration::from_secs(300);
 
 /// An absolute amount, or a share of the capacity in percent.
@@ -32,9 +32,9 @@ impl Amount {
 pub(crate) struct Threshold {
     pub signal: Signal,
     pub value: Amount,
-    /// How long the shortage must last before pods are evicted; zero for hard thresholds.
+    /// Duration of a shortage before pods are evicted; zero for hard thresholds.
     pub grace: Duration,
-    /// How much more has to become available before the shortage counts as over.
+    /// Additional amount that must become available before the shortage counts as over.
     pub min_reclaim: Option<Amount>,
 }
 
@@ -65,7 +65,7 @@ impl Threshold {
     /// Returns the value in the notation of the kubelet's configuration.
     pub(crate) fn value_text(&self) -> String {
         match self.value {
-            Amount::Quantity(amount) => text(amount, Format::BinarySi),
+            Amount::Quantity(amount) => format_amount(amount, Format::BinarySi),
             Amount::Percent(percent) => format!("{percent}%"),
         }
     }
@@ -125,19 +125,19 @@ pub(super) fn amounts(
     let observed = observations.get(&threshold.signal)?;
     let quantity = threshold.value.of(observed.capacity);
     Some((
-        text(quantity, Format::BinarySi),
-        text(observed.available, threshold.signal.format()),
+        format_amount(quantity, Format::BinarySi),
+        format_amount(observed.available, threshold.signal.format()),
     ))
 }
 
-/// What observations mean over time.
+/// The history of observations, and the thresholds that it makes due.
 pub(super) struct Tracker {
     thresholds: Vec<Threshold>,
     /// The thresholds that are met, and since when.
     since: Vec<(Threshold, Instant)>,
     /// The thresholds that called for action at the last observation.
     due: Vec<Threshold>,
-    /// When each condition was last observed.
+    /// Time of the last observation of each condition.
     last: Vec<(Pressure, Instant)>,
 }
 
@@ -299,7 +299,7 @@ mod tests {
         assert_eq!(due, []);
         assert_eq!(tracker.update(&low, at(59)).1, []);
         assert_eq!(tracker.update(&low, at(60)).1, [soft]);
-        // A pause begins the grace period anew.
+        // A pause restarts the grace period.
         let well = seen(&[(Signal::MemoryAvailable, 3 * GIB, 4 * GIB)]);
         assert_eq!(tracker.update(&well, at(61)).1, []);
         assert_eq!(tracker.update(&low, at(70)).1, []);

@@ -1,4 +1,4 @@
-//! What a pod uses of the resources that it can be evicted for.
+//! A pod's usage of the resources that it can be evicted for.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use crate::pods::qos;
 use crate::pods::table::Snapshot;
 use crate::volumes::scratch;
 
-/// What a running container uses.
+/// The usage of a running container.
 #[derive(Clone, Debug, Default)]
 pub(super) struct ContainerUsage {
     pub name: String,
@@ -22,7 +22,7 @@ pub(super) struct ContainerUsage {
     pub disk: FsUsage,
 }
 
-/// What a pod uses.
+/// The usage of a pod.
 #[derive(Clone, Debug, Default)]
 pub(super) struct PodUsage {
     /// The working set in bytes.

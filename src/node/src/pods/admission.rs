@@ -18,14 +18,14 @@ use crate::allocatable::Allocatable;
 use crate::kinds::*;
 use crate::pressure::Pressure;
 
-/// What a node offers to the pods that it admits.
+/// Resources and properties that a node offers to the pods that it admits.
 pub(crate) struct NodeOffer<'a> {
     pub name: &'a str,
     pub allocatable: Allocatable,
     /// The node's labels; empty before the node is registered.
     pub labels: BTreeMap<String, String>,
     pub sysctls: &'a Sysctls,
-    /// What the node is short of.
+    /// Resources that the node is short of.
     pub pressure: Pressure,
 }
 

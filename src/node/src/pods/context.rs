@@ -33,6 +33,6 @@ pub(crate) struct PodContext {
     pub services: ServiceEnvReceiver,
     pub node: NodeObject,
     pub pods: Arc<PodTable>,
-    /// What the node is short of.
+    /// Resources that the node is short of.
     pub pressure: watch::Receiver<Pressure>,
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use parking_lot::Mutex;
 
-/// What distinguishes the end of a container from others.
+/// The labels under which ends of containers are counted.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct End {
     /// `container`, `init_container` or `ephemeral_container`.

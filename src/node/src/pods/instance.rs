@@ -45,7 +45,7 @@ pub(crate) struct Instance {
     pub created_at: Timestamp,
     pub started_at: Option<Timestamp>,
     pub finished_at: Option<Timestamp>,
-    /// When it exited, by the monotonic clock.
+    /// Time of the exit by the monotonic clock.
     pub ended: Option<Instant>,
     pub exit_code: i32,
     pub reason: String,

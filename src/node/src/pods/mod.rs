@@ -182,10 +182,10 @@ async fn clean_up(context: &PodContext, orphans: HashMap<String, Adopted>) {
         context.policies.detached(&sandbox).await;
     }
     let known: HashSet<String> = context.pods.uids().into_iter().collect();
-    for (_, uid) in strays(Path::new(rkube_config::paths::PODS), &known) {
+    for (_, uid) in find_stray_directories(Path::new(rkube_config::paths::PODS), &known) {
         crate::volumes::tear_down(&uid).await;
     }
-    for (logs, _) in strays(Path::new(rkube_config::paths::POD_LOGS), &known) {
+    for (logs, _) in find_stray_directories(Path::new(rkube_config::paths::POD_LOGS), &known) {
         if let Err(e) = tokio::fs::remove_dir_all(&logs).await {
             warn!("removing {}: {e}", logs.display());
         }
@@ -194,7 +194,7 @@ async fn clean_up(context: &PodContext, orphans: HashMap<String, Adopted>) {
 
 /// Returns the directories of pods that are not known, and their UIDs: each name is or ends with a
 /// pod's UID (`<namespace>_<name>_<uid>`).
-fn strays(dir: &Path, known: &HashSet<String>) -> Vec<(PathBuf, String)> {
+fn find_stray_directories(dir: &Path, known: &HashSet<String>) -> Vec<(PathBuf, String)> {
     let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
     entries
         .filter_map(|entry| {

@@ -9,7 +9,7 @@ pub(crate) const BUCKETS: [f64; 11] = [
     0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
 ];
 
-/// What distinguishes a probe from others.
+/// The labels of a probe in the kubelet's metrics.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Series {
     pub container: String,

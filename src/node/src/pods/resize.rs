@@ -231,7 +231,7 @@ pub(crate) async fn apply(
     let mut done = Vec::new();
     let work = async {
         runtime
-            .configure_cgroup(&cgroup, &both(&old, &new))
+            .configure_cgroup(&cgroup, &larger_limits(&old, &new))
             .await
             .map_err(|e| e.to_string())?;
         for container in containers {
@@ -278,7 +278,7 @@ fn check_memory_usage(runtime: &Runtime, container: &Outdated) -> Result<(), Str
 }
 
 /// Returns limits for the transition between two states: the larger of each.
-fn both(old: &Resources, new: &Resources) -> Resources {
+fn larger_limits(old: &Resources, new: &Resources) -> Resources {
     let greater = |a: Option<i64>, b: Option<i64>| match (a, b) {
         (Some(a), Some(b)) => Some(a.max(b)),
         // Becomes unlimited: the limit must be removed explicitly (−1).
@@ -407,7 +407,7 @@ mod tests {
             memory_limit,
             ..Default::default()
         };
-        let limit = |a, b| both(&of(a), &of(b)).memory_limit;
+        let limit = |a, b| larger_limits(&of(a), &of(b)).memory_limit;
         assert_eq!(limit(Some(1), Some(2)), Some(2));
         assert_eq!(limit(Some(2), Some(1)), Some(2));
         assert_eq!(limit(None, Some(1)), None);

@@ -1,4 +1,4 @@
-//! Which sysctls a pod may set, as in the kubelet's allow list.
+//! The sysctls that a pod may set, as in the kubelet's allow list.
 
 use std::borrow::Cow;
 

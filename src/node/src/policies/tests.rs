@@ -70,7 +70,7 @@ fn a_new_pod_is_isolated_before_the_api_knows_its_address() {
     view.take(Change::Pod(Box::new(Event::Init)));
     complete(&mut view);
     assert_eq!(isolated(&mut view), 2);
-    // Its sandbox is made anew, then the old one is removed.
+    // Its sandbox is created again, then the old one is removed.
     view.attach("s3".into(), &pod("two", None), Ipv4Addr::new(10, 244, 0, 4));
     view.detach("s2");
     assert_eq!(isolated(&mut view), 2);

@@ -18,7 +18,7 @@ const NAMESPACE: &str = "kube-node-lease";
 const RENEW_PERIOD: Duration = Duration::from_secs(10);
 /// Time between two renewals while the lease has no owner.
 const UNOWNED_PERIOD: Duration = Duration::from_secs(1);
-/// How long a lease is valid, in seconds (the kubelet's default).
+/// Validity of a lease in seconds (the kubelet's default).
 const DURATION_SECONDS: i32 = 40;
 
 /// Renews the node's lease until the future is dropped.

@@ -9,7 +9,7 @@ use k8s_openapi::api::core::v1::{
 use rkube_config::ports;
 use rkube_runtime::ImageStatus;
 
-use crate::allocatable::signed;
+use crate::eviction::types::signed;
 use crate::host::Host;
 use crate::kinds::*;
 use crate::pods::unsupported::RUNTIME_HANDLERS;
@@ -216,9 +216,9 @@ fn conditions(state: &NodeState<'_>) -> Vec<NodeCondition> {
 }
 
 /// A condition's type, value, reason and message.
-type Wanted = (&'static str, bool, &'static str, &'static str);
+type ConditionSpec = (&'static str, bool, &'static str, &'static str);
 
-fn wanted_conditions(p: Pressure) -> [Wanted; 4] {
+fn wanted_conditions(p: Pressure) -> [ConditionSpec; 4] {
     let either = |on: bool, yes: (&'static str, &'static str), no: (&'static str, &'static str)| {
         if on { yes } else { no }
     };

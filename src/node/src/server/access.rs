@@ -1,5 +1,7 @@
-//! Who may use the endpoint, as the kubelet decides in its modes `Webhook`: the API server knows
-//! whose a token is (TokenReview), and what the user may (SubjectAccessReview).
+//! Authentication and authorization of the endpoint's clients.
+//!
+//! As in the kubelet's modes `Webhook`, the API server knows the user of a token (TokenReview) and
+//! the user's permissions (SubjectAccessReview).
 
 use std::collections::{BTreeMap, HashMap};
 use std::hash::Hash;
@@ -17,11 +19,11 @@ use tracing::warn;
 use super::answer::{Answer, text};
 use super::identity::Identity;
 
-/// How long the owner of a token is remembered (`authentication.webhook.cacheTTL`).
+/// Lifetime of the cached owner of a token (`authentication.webhook.cacheTTL`).
 const TOKEN_TTL: Duration = Duration::from_secs(120);
-/// How long a permission is remembered (`authorization.webhook.cacheAuthorizedTTL`).
+/// Lifetime of a cached permission (`authorization.webhook.cacheAuthorizedTTL`).
 const ALLOWED_TTL: Duration = Duration::from_secs(300);
-/// How long a refusal is remembered (`authorization.webhook.cacheUnauthorizedTTL`).
+/// Lifetime of a cached refusal (`authorization.webhook.cacheUnauthorizedTTL`).
 const REFUSED_TTL: Duration = Duration::from_secs(30);
 /// Maximum number of remembered answers of a kind. Anybody can ask with any token.
 const MAX_REMEMBERED: usize = 1000;
@@ -35,7 +37,7 @@ pub(crate) struct User {
     pub extra: BTreeMap<String, Vec<String>>,
 }
 
-/// What a user asks for: a verb on a part of the node.
+/// A request of a user: a verb on a part of the node.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Question {
     user: User,
@@ -44,9 +46,9 @@ struct Question {
 }
 
 /// Answers that are valid for a while.
-struct Remembered<K, V>(HashMap<K, (V, Instant)>);
+struct TtlCache<K, V>(HashMap<K, (V, Instant)>);
 
-impl<K: Eq + Hash, V: Clone> Remembered<K, V> {
+impl<K: Eq + Hash, V: Clone> TtlCache<K, V> {
     fn get(&self, key: &K, now: Instant) -> Option<V> {
         let (value, until) = self.0.get(key)?;
         (now < *until).then(|| value.clone())
@@ -70,8 +72,8 @@ pub(crate) struct Access {
     tokens: Api<TokenReview>,
     permissions: Api<SubjectAccessReview>,
     /// Owners of tokens by the token's hash; `None` for tokens that are not valid.
-    users: Mutex<Remembered<Vec<u8>, Option<User>>>,
-    decisions: Mutex<Remembered<Question, bool>>,
+    users: Mutex<TtlCache<Vec<u8>, Option<User>>>,
+    decisions: Mutex<TtlCache<Question, bool>>,
 }
 
 impl Access {
@@ -81,8 +83,8 @@ impl Access {
             node: node.to_owned(),
             tokens: Api::all(client.clone()),
             permissions: Api::all(client),
-            users: Mutex::new(Remembered(HashMap::new())),
-            decisions: Mutex::new(Remembered(HashMap::new())),
+            users: Mutex::new(TtlCache(HashMap::new())),
+            decisions: Mutex::new(TtlCache(HashMap::new())),
         }
     }
 
@@ -274,7 +276,7 @@ mod tests {
 
     #[test]
     fn answers_are_remembered_for_a_while_and_in_number() {
-        let mut answers = Remembered(HashMap::new());
+        let mut answers = TtlCache(HashMap::new());
         let start = Instant::now();
         let soon = start + REFUSED_TTL;
         answers.put(0, true, soon, start);

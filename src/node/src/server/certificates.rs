@@ -26,7 +26,7 @@ pub(crate) struct Certificates {
     pub all: Vec<(&'static str, Arc<Renewable>)>,
     /// The cluster's CA.
     pub roots: Roots,
-    /// Where new certificates are kept for the next agent.
+    /// Directory that keeps new certificates for the next agent.
     pub folder: PathBuf,
 }
 

@@ -22,7 +22,7 @@ pub(crate) struct Endpoint {
     pub pods: Arc<PodTable>,
     pub access: Arc<Access>,
     pub certificates: Arc<Certificates>,
-    /// When the agent started.
+    /// Start time of the agent.
     pub started: Timestamp,
     /// CPU usage at earlier requests.
     pub rates: Arc<Rates>,

@@ -19,7 +19,7 @@ use crate::volumes::open_beneath;
 const CHUNK_BYTES: usize = 32 << 10;
 
 /// A file or directory below the root.
-enum Found {
+enum Entry {
     File(File, Metadata),
     Directory(Vec<String>),
 }
@@ -35,8 +35,8 @@ pub(super) async fn serve(root: &Path, parts: &[&str]) -> Answer {
     let (root, path) = (root.to_owned(), parts.join("/"));
     let found = tokio::task::spawn_blocking(move || find(&root, &path)).await;
     match found.unwrap_or_else(|e| Err(io::Error::other(e))) {
-        Ok(Found::Directory(names)) => text(StatusCode::OK, names.join("\n") + "\n"),
-        Ok(Found::File(file, meta)) => Response::new(body(file, &meta)),
+        Ok(Entry::Directory(names)) => text(StatusCode::OK, names.join("\n") + "\n"),
+        Ok(Entry::File(file, meta)) => Response::new(body(file, &meta)),
         Err(e) if e.raw_os_error() == Some(libc::EXDEV) => {
             text(StatusCode::FORBIDDEN, "not below /var/log")
         }
@@ -54,7 +54,7 @@ pub(super) async fn serve(root: &Path, parts: &[&str]) -> Answer {
 
 /// Opens what is at `path`. Symbolic links that leave `root` are not followed, even if they are
 /// placed meanwhile.
-fn find(root: &Path, path: &str) -> io::Result<Found> {
+fn find(root: &Path, path: &str) -> io::Result<Entry> {
     let root: OwnedFd = File::options()
         .read(true)
         .custom_flags(libc::O_PATH | libc::O_DIRECTORY)
@@ -69,12 +69,12 @@ fn find(root: &Path, path: &str) -> io::Result<Found> {
     )?);
     let meta = file.metadata()?;
     if meta.is_dir() {
-        return Ok(Found::Directory(list(&file)?));
+        return Ok(Entry::Directory(list(&file)?));
     }
     if !meta.is_file() {
         return Err(io::Error::other("not a regular file"));
     }
-    Ok(Found::File(file, meta))
+    Ok(Entry::File(file, meta))
 }
 
 /// Returns the sorted names in an open directory; names of directories end with a slash.

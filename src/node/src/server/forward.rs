@@ -27,7 +27,7 @@ const PROTOCOL: &str = "portforward.k8s.io";
 const TUNNEL_PROTOCOL: &str = "SPDY/3.1+portforward.k8s.io";
 /// Maximum number of ports per request.
 const MAX_PORTS: usize = 100;
-/// How long a client may take to open the second stream of a connection (the kubelet's default).
+/// Timeout for a client to open the second stream of a connection (the kubelet's default).
 const STREAM_CREATION_TIMEOUT: Duration = Duration::from_secs(30);
 /// Size of a connection's read buffer, in bytes.
 const CHUNK_BYTES: usize = 32 << 10;

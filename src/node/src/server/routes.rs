@@ -43,7 +43,7 @@ pub(super) async fn handle(
     let query = Query::parse(request.uri().query().unwrap_or_default());
     let get = request.method() == Method::GET;
     match parts.as_slice() {
-        // What the kubelet does not have is for the control plane.
+        // Paths that the kubelet does not have are for the control plane.
         ["rkube", ..] if *identity != Identity::Trusted => not_found(),
         ["healthz" | "livez" | "readyz", ..] => text(StatusCode::OK, "ok"),
         ["pods"] if get => pods(&endpoint.pods, false),

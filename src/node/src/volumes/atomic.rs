@@ -60,7 +60,7 @@ pub(crate) struct Volume<'a> {
 
 /// Makes the content of a volume's directory equal to its files; returns whether anything changed.
 ///
-/// The directory must exist. Symbolic links in it are not followed, whoever placed them.
+/// The directory must exist. Symbolic links in it are never followed.
 pub(crate) fn write(volume: &Volume<'_>) -> io::Result<bool> {
     let Volume { files, group, .. } = *volume;
     for path in files.keys().chain(volume.mount_points) {
@@ -98,8 +98,8 @@ pub(crate) fn write(volume: &Volume<'_>) -> io::Result<bool> {
     dir.make_link(next, Path::new(&name))?;
     dir.rename(next, data)?;
     link_visible(&dir, files)?;
-    let tops = tops(files);
-    let mounts: BTreeSet<&OsStr> = volume.mount_points.iter().map(|p| top(p)).collect();
+    let tops = top_names(files);
+    let mounts: BTreeSet<&OsStr> = volume.mount_points.iter().map(|p| top_name(p)).collect();
     for entry in dir.names()? {
         let entry = entry.as_os_str();
         let mine = entry == name || entry == data || tops.contains(entry);
@@ -114,7 +114,7 @@ pub(crate) fn write(volume: &Volume<'_>) -> io::Result<bool> {
 /// any.
 fn link_visible(dir: &Dir, files: &Files) -> io::Result<bool> {
     let mut any = false;
-    for top in tops(files) {
+    for top in top_names(files) {
         if dir.status_of(top)?.is_none() {
             dir.make_link(top, &Path::new(DATA).join(top))?;
             any = true;
@@ -124,12 +124,12 @@ fn link_visible(dir: &Dir, files: &Files) -> io::Result<bool> {
 }
 
 /// Returns the names of the visible links.
-fn tops(files: &Files) -> BTreeSet<&OsStr> {
-    files.keys().map(|path| top(path)).collect()
+fn top_names(files: &Files) -> BTreeSet<&OsStr> {
+    files.keys().map(|path| top_name(path)).collect()
 }
 
 /// Returns the first part of a path.
-fn top(path: &str) -> &OsStr {
+fn top_name(path: &str) -> &OsStr {
     OsStr::new(path.split('/').next().unwrap_or_default())
 }
 
@@ -358,7 +358,7 @@ mod tests {
             assert!(put_all(dir, &wanted).unwrap(), "{target:?}");
             untouched("by the first write");
             assert!(!dir.join("other").is_symlink());
-            // A data directory whose parts were replaced is written anew.
+            // A data directory whose parts were replaced is written again.
             let data = dir.join(std::fs::read_link(dir.join(DATA)).unwrap());
             std::fs::remove_dir_all(data.join("sub")).unwrap();
             symlink(outside.path().join("sub"), data.join("sub")).unwrap();

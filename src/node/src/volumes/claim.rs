@@ -33,8 +33,8 @@ impl Claim<'_> {
     ///
     /// # Errors
     ///
-    /// Fails if the claim is not bound, is not the pod's, or its volume is not one that rkube can
-    /// mount in the way that the pod uses it.
+    /// Fails if the claim is not bound or not the pod's. Also fails if rkube cannot mount its volume
+    /// in the way that the pod uses it.
     pub(super) async fn set_up(&self, client: &kube::Client, pod: &Pod) -> Result<Source, Problem> {
         let name = self.name;
         let claims: Api<PersistentVolumeClaim> = Api::namespaced(client.clone(), pod.namespace());

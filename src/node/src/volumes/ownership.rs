@@ -32,7 +32,7 @@ pub(super) fn give_to_group(root: &Path, group: u32, on_root_mismatch: bool) -> 
     if root.is_dir() {
         let dir = Dir::open(&root)?;
         let status = dir.status()?;
-        if on_root_mismatch && suits(&status, group) {
+        if on_root_mismatch && is_owned(&status, group) {
             return Ok(());
         }
         give_content(&dir, group, 0)?;
@@ -43,7 +43,7 @@ pub(super) fn give_to_group(root: &Path, group: u32, on_root_mismatch: bool) -> 
 }
 
 /// Returns whether a directory has the group and the permissions already.
-fn suits(status: &FileStat, group: u32) -> bool {
+fn is_owned(status: &FileStat, group: u32) -> bool {
     let bits = FILE_BITS | DIR_BITS;
     status.st_gid == group && status.st_mode & bits == bits
 }
@@ -96,7 +96,7 @@ mod tests {
         std::fs::symlink_metadata(path).unwrap().mode() & 0o7777
     }
 
-    /// A group that a test may use whoever it runs as.
+    /// A group that a test may use with any user ID.
     fn own_group(dir: &Path) -> u32 {
         std::fs::metadata(dir).unwrap().gid()
     }

@@ -222,7 +222,7 @@ mod tests {
             open_part(&root, &sub).unwrap();
             assert_eq!(mode(&root.join(&sub)), part, "{volume:o}");
         }
-        // What was there is left alone.
+        // An existing directory is left alone.
         let known = root.join("known");
         std::fs::create_dir(&known).unwrap();
         std::fs::set_permissions(&known, Permissions::from_mode(0o711)).unwrap();

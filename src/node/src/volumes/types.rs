@@ -8,7 +8,7 @@ use tokio::sync::watch;
 
 use crate::host::Host;
 use crate::kinds::*;
-use crate::objects::Known;
+use crate::objects::ObjectState;
 use crate::pods::images::ImagePuller;
 use crate::pods::paths::pod_dir;
 
@@ -75,8 +75,8 @@ impl fmt::Display for Problem {
 /// A watched object whose change may resolve a problem.
 #[derive(Clone)]
 pub(crate) enum Dependency {
-    ConfigMap(watch::Receiver<Known<ConfigMap>>),
-    Secret(watch::Receiver<Known<Secret>>),
+    ConfigMap(watch::Receiver<ObjectState<ConfigMap>>),
+    Secret(watch::Receiver<ObjectState<Secret>>),
 }
 
 impl std::fmt::Debug for Dependency {
@@ -101,7 +101,7 @@ impl Dependency {
     }
 }
 
-/// How a pod's containers use a volume.
+/// The ways in which a pod's containers use a volume.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Use {
     /// A container has it in `volumeMounts`.

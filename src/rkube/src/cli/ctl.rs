@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use rkube_config::{NodeConfig, paths};
 use rkube_failure::Failure;
 use rkube_failure::{Kind, Source};
-use rkube_init::state::{Part, State};
+use rkube_init::state::{SnapshotPart, State};
 use rkube_runtime::{ContainerStatus, ImageError, ImageStatus, Runtime, RuntimeConfig};
 
 #[path = "ctl_build.rs"]
@@ -396,8 +396,8 @@ fn state(command: StateCommand) -> Result<(), Failure> {
         StateCommand::Save => state.save(std::io::stdout().lock()),
         StateCommand::Stage { id, part } => {
             let part = match part {
-                StatePart::Objects => Part::Objects,
-                StatePart::Volumes => Part::Volumes,
+                StatePart::Objects => SnapshotPart::Objects,
+                StatePart::Volumes => SnapshotPart::Volumes,
             };
             state.stage(&id, part, std::io::stdin().lock())
         }

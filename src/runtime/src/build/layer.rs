@@ -51,7 +51,7 @@ pub(super) fn commit(
         Some(parent) => Digest::of(format!("{parent} {diff}").as_bytes()),
     };
     let _hold = store.hold()?;
-    // Nobody waits any more for the work of a build that has ended.
+    // The work of a build that has ended is no longer awaited.
     store.keep_for(build, &[])?;
     if !store.has_layer(&chain) {
         let (reader, writer) = io::pipe().image_context(failed)?;
@@ -61,7 +61,7 @@ pub(super) fn commit(
         let sent = sender.join().map_err(|_| {
             ImageError::Malformed("the thread that reads a layer has panicked".into())
         })?;
-        // If unpacking failed, the sender failed only because nobody read any more.
+        // If unpacking failed, the sender failed only because the reader had stopped.
         unpacked?;
         sent.image_context(failed)?;
     }

@@ -1,4 +1,4 @@
-//! What building and exporting images needs of the runtime: layers from directories, images from
+//! Operations for building and exporting images: layers from directories, images from
 //! layers, containers on layers that belong to no image yet, and archives of images.
 
 mod export;

@@ -74,7 +74,7 @@ impl Runtime {
                 Err(record)
             }
         };
-        // Followed in any case: nobody else would notice the exit.
+        // Followed in any case: nothing else would notice the exit.
         let saved = container.save_started(pid, began);
         if saved.is_ok() {
             self.announce(container, ContainerEventKind::Started);
@@ -103,7 +103,7 @@ impl Runtime {
             reason: "StartError".into(),
             message: error.to_string(),
         };
-        // What runs is ended also if that cannot be recorded, for example on a full disk.
+        // The exit counts even if it cannot be recorded, for example on a full disk.
         if let Err(e) = container.save_exit(&record) {
             tracing::warn!(
                 container = container.meta.id,
@@ -151,8 +151,8 @@ impl Runtime {
         let pid = container.live.lock().pid.ok_or_else(not_running)?;
         let path = format!("/proc/{pid}/ns/pid");
         let namespace = File::open(&path).map_err(|_| not_running())?;
-        // The number may be another process's by now. The shim has not reaped the container's first
-        // process if it can still send it a signal, so that it was the one that was just opened.
+        // The number may be another process's by now. If the shim can still send a signal to the
+        // container's first process, it has not reaped it, and that one was just opened.
         let shim = self.running(&container)?;
         shim.ask(Request::Kill { signal: 0 }).await?;
         Ok(namespace)

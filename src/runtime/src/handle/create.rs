@@ -127,7 +127,7 @@ impl NewContainer<'_> {
                 check_ids(users, &user.user)?;
                 show(&stage, users, &self.spec, &rootfs, &image_volumes.volumes)?
             }
-            None => Shown {
+            None => ContainerSources {
                 spec: self.spec.clone(),
                 rootfs: rootfs.clone(),
                 image_volumes: image_volumes.volumes,
@@ -247,8 +247,8 @@ impl NewContainer<'_> {
     }
 }
 
-/// What the configuration of a container refers to.
-struct Shown {
+/// The specification and paths from which the configuration of a container is made.
+struct ContainerSources {
     spec: ContainerSpec,
     rootfs: PathBuf,
     image_volumes: Vec<(PathBuf, PathBuf)>,
@@ -262,7 +262,7 @@ fn show(
     spec: &ContainerSpec,
     rootfs: &Path,
     image_volumes: &[(PathBuf, PathBuf)],
-) -> Result<Shown> {
+) -> Result<ContainerSources> {
     let mut spec = spec.clone();
     for (index, mount) in spec.mounts.iter_mut().enumerate() {
         let source = oci::source(&mount.host_path)?;
@@ -277,7 +277,7 @@ fn show(
             Ok((place, target.clone()))
         })
         .collect::<Result<_>>()?;
-    Ok(Shown {
+    Ok(ContainerSources {
         spec,
         rootfs: stage.show("root", rootfs)?,
         image_volumes,

@@ -23,7 +23,7 @@ const MAX_RESERVE: u64 = 512 << 20;
 /// The limits of one layer, and what it has used.
 pub struct Limits {
     target: PathBuf,
-    /// What is left for the metadata of the next entry; `None` while its content is read.
+    /// Bytes left for the metadata of the next entry; `None` while its content is read.
     metadata: Cell<Option<u64>>,
     written: Cell<u64>,
     entries: Cell<u64>,

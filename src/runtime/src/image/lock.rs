@@ -19,7 +19,7 @@ impl FileLock {
         Self::take(path, File::lock_shared)
     }
 
-    /// Takes the lock that excludes all others, unless somebody has one. Creates the file if it does
+    /// Takes the lock that excludes all others, unless it is taken. Creates the file if it does
     /// not exist.
     pub fn try_exclusive(path: &Path) -> io::Result<Option<Self>> {
         let file = Self::open(path)?;

@@ -55,7 +55,7 @@ pub fn unpack(reader: impl Read, target: &Path, parents: &[PathBuf]) -> io::Resu
         let remembered = directories.len();
         let mut entry = Counted::new(entry, &limits);
         apply(&mut entry, &path, root.as_fd(), parents, &mut directories)
-            // What is left of the entry must not count as metadata of the next one.
+            // The rest of the entry must not count as metadata of the next one.
             .and_then(|()| io::copy(&mut entry, &mut io::sink()))
             .map_err(|e| io::Error::new(e.kind(), format!("{}: {e}", path.display())))?;
         for (path, _) in &directories[remembered..] {

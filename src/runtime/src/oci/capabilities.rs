@@ -62,7 +62,7 @@ fn set_of(key: &str) -> u64 {
 
 /// Returns the requested set of a container, regardless of what this node can grant. Fails if a
 /// name is unknown.
-pub fn wanted(security: &Security) -> Result<u64> {
+pub fn requested_set(security: &Security) -> Result<u64> {
     let all: u64 = (1 << NAMES.len()) - 1;
     if security.privileged {
         return Ok(all);
@@ -108,7 +108,7 @@ mod tests {
             drop_capabilities: strings(drop),
             ..Security::default()
         };
-        names(wanted(&security).unwrap())
+        names(requested_set(&security).unwrap())
     }
 
     #[test]
@@ -123,6 +123,6 @@ mod tests {
             add_capabilities: vec!["NOPE".into()],
             ..Security::default()
         };
-        assert!(wanted(&bad).is_err());
+        assert!(requested_set(&bad).is_err());
     }
 }

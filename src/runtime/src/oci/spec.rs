@@ -235,7 +235,7 @@ fn plan(inputs: &Inputs<'_>) -> Result<Plan> {
             spec.name
         )));
     }
-    let wanted = capabilities::wanted(&spec.security)?;
+    let wanted = capabilities::requested_set(&spec.security)?;
     let granted = wanted & capabilities::available();
     if granted != wanted && !spec.security.privileged {
         tracing::warn!(

@@ -8,7 +8,7 @@ use crate::spec::Security;
 use crate::status::ContainerUser;
 
 /// Maximum size of a user database that is read, in bytes. The rest is ignored.
-const LIMIT: u64 = 4 << 20;
+const MAX_FILE_BYTES: u64 = 4 << 20;
 
 /// A resolved user and its home directory.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,7 +38,7 @@ struct PasswdEntry<'a> {
 /// settings take precedence over `image_user` (`user[:group]`). Fails if a name does not exist.
 pub fn resolve(rootfs: &Path, security: &Security, image_user: &str) -> Result<Resolved> {
     let read = |path: &str| -> Result<String> {
-        let bytes = read_in_root(rootfs, Path::new(path), LIMIT)
+        let bytes = read_in_root(rootfs, Path::new(path), MAX_FILE_BYTES)
             .context(|| format!("cannot read the image's /{path}"))?;
         Ok(bytes
             .map(|b| String::from_utf8_lossy(&b).into_owned())

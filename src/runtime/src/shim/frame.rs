@@ -113,7 +113,7 @@ pub struct Exit {
 }
 
 /// Appends a frame to a buffer.
-pub fn put(out: &mut VecDeque<u8>, kind: Kind, payload: &[u8]) {
+pub fn append(out: &mut VecDeque<u8>, kind: Kind, payload: &[u8]) {
     out.push_back(kind as u8);
     out.extend((payload.len() as u32).to_le_bytes());
     out.extend(payload);
@@ -146,7 +146,7 @@ pub fn header(bytes: [u8; HEADER]) -> io::Result<(Kind, usize)> {
 }
 
 /// Removes a complete frame from the front of a buffer. Returns `None` if there is none.
-pub fn take(buffer: &mut Vec<u8>) -> io::Result<Option<(Kind, Vec<u8>)>> {
+pub fn take_first(buffer: &mut Vec<u8>) -> io::Result<Option<(Kind, Vec<u8>)>> {
     let Some(head) = buffer.first_chunk::<HEADER>() else {
         return Ok(None);
     };
@@ -175,7 +175,7 @@ mod tests {
             let (mut buffer, mut seen) = (Vec::new(), Vec::new());
             for piece in stream.chunks(step) {
                 buffer.extend_from_slice(piece);
-                while let Some((kind, payload)) = take(&mut buffer).unwrap() {
+                while let Some((kind, payload)) = take_first(&mut buffer).unwrap() {
                     prop_assert_eq!(kind, Kind::Stdout);
                     seen.push(payload);
                 }
@@ -186,7 +186,7 @@ mod tests {
         #[test]
         fn garbage_never_panics(bytes in prop::collection::vec(any::<u8>(), 0..40)) {
             let mut buffer = bytes;
-            while let Ok(Some(_)) = take(&mut buffer) {}
+            while let Ok(Some(_)) = take_first(&mut buffer) {}
         }
     }
 }

@@ -197,7 +197,7 @@ struct PlanExecutor {
     entry: Entry,
 }
 
-/// What is left to do when a process is in its container.
+/// The last steps of a process that is in its container.
 #[derive(Clone)]
 enum Entry {
     /// It is the container's first process: the mounts are new.

@@ -270,7 +270,7 @@ impl Server {
                 };
                 for client in &mut self.clients {
                     if matches!(client.role, Role::Attached { .. }) {
-                        frame::put(&mut client.output, kind, bytes);
+                        frame::append(&mut client.output, kind, bytes);
                         client.flush();
                     }
                 }
@@ -328,7 +328,7 @@ impl Server {
             Ok(Some(n)) => client.input.extend_from_slice(&buffer[..n]),
         }
         loop {
-            match frame::take(&mut self.clients[index].input) {
+            match frame::take_first(&mut self.clients[index].input) {
                 Ok(Some((kind, payload))) => self.message(index, kind, &payload, config),
                 Ok(None) => return,
                 Err(_) => {

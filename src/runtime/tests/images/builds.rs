@@ -138,7 +138,7 @@ async fn layers_of_directories_are_kept_until_they_are_released() {
     runtime.keep_layers("other", &both).unwrap();
     runtime.end_build("b").unwrap();
     runtime.end_build("b").unwrap();
-    // What still works for a build that has ended makes and keeps nothing.
+    // Remaining work for a build that has ended makes and keeps nothing.
     fs::write(tree.join("d/f"), "z").unwrap();
     let late = runtime.commit_layer("b", &below, &tree).await.unwrap_err();
     assert!(late.to_string().contains("has ended"), "{late}");

@@ -296,7 +296,7 @@ async fn the_distribution_registry_takes_pushes_at_the_same_time() {
         let pulled = other.pull_image(target, &auth, |_| {}).await.unwrap();
         assert_eq!(pulled.id, *id);
     }
-    // What was pulled goes to another repository without its layers being sent.
+    // A pulled image goes to another repository without its layers being sent.
     let copy = format!("{address}/copy:1");
     let (_, steps) = push(&other, &targets[0], &copy, &auth).await.unwrap();
     let mounted = |s: &&PushProgress| matches!(s, PushProgress::Mounted { .. });

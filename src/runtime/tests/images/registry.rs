@@ -21,7 +21,7 @@ pub(crate) struct Registry {
     /// The required authentication scheme.
     pub(crate) login: Option<&'static str>,
     pub(crate) requests: Mutex<Vec<String>>,
-    /// What was pushed.
+    /// Pushed manifests and their types.
     pub(crate) pushed: Mutex<HashMap<String, (String, Vec<u8>)>>,
     /// The code of answers to pushes; none if they succeed.
     pub(crate) refuses: Option<&'static str>,

@@ -26,7 +26,7 @@ pub(crate) fn size() -> Option<(u32, u32)> {
 
 /// Returns the modes of standard input in the encoding for the server.
 pub(crate) fn modes() -> Vec<(Pty, u32)> {
-    modes::of(&std::io::stdin())
+    modes::read_modes(&std::io::stdin())
 }
 
 /// Reads standard input without std's buffer: buffered input would be lost to programs that

@@ -17,7 +17,7 @@ use windows_sys::Win32::System::Console::{
 use crate::SshError;
 
 /// Interval between checks of the size. A console reports changes only as input events.
-const LOOK_EVERY: Duration = Duration::from_millis(500);
+const LOOK_PERIOD: Duration = Duration::from_millis(500);
 
 fn input() -> HANDLE {
     // SAFETY: returns a handle of the process and takes no pointers.
@@ -130,7 +130,7 @@ impl Resizes {
     /// Waits for the next change.
     pub(crate) async fn next(&mut self) {
         loop {
-            tokio::time::sleep(LOOK_EVERY).await;
+            tokio::time::sleep(LOOK_PERIOD).await;
             let now = size();
             if now != self.last {
                 self.last = now;

@@ -14,9 +14,9 @@
 //! record   kind:u8 revision:u64 create_revision:u64 key_len:u32 value_len:u32 key value
 //! ```
 //!
-//! The checksums of frames begin at the salt, so that blocks of a removed segment, which
-//! a file system may show after a power cut, are never taken for frames of this one. A
-//! header has a checksum of its own: with a length that can be trusted, damage is told
+//! The checksums of frames begin at the salt. Blocks of a removed segment, which a file
+//! system may show after a power cut, are thus never taken for frames of this one. A
+//! header has a separate checksum: with a length that can be trusted, damage differs
 //! from a write of which only a part reached the disk.
 //!
 //! In the first format, which is still read, segments had no salt and headers of frames
@@ -88,12 +88,12 @@ pub(super) enum Format {
     V1,
     /// The present one.
     V2 {
-        /// Where the checksums of the segment's frames begin.
+        /// Initial value of the checksums of the segment's frames.
         salt: u32,
     },
 }
 
-/// What a segment's first bytes are.
+/// The kinds of a segment's first bytes.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Header {
     /// The segment's header.

@@ -1,4 +1,4 @@
-//! What the fuzz target `store` (`tests/fuzz`) reaches of the files' formats, which are private.
+//! Entry points of the fuzz target `store` (`tests/fuzz`) to the private formats of files.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use super::disk::{Disk, DiskFile};
 use super::frame::{FrameBuilder, SegmentKind, segment_header};
-use super::log::Room;
+use super::log::Preallocation;
 use super::recovery::recover;
 use super::salvage::check;
 use super::sim_disk::SimDisk;
@@ -96,7 +96,7 @@ pub fn open(files: &[File]) {
         bytes: 1 << 20,
         age: Duration::from_secs(60),
     };
-    let room = Room::default();
+    let room = Preallocation::default();
     let checked = check(&disk);
     let first = match recover(&disk, &window, room) {
         Ok((state, _)) => state,

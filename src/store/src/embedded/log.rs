@@ -8,14 +8,14 @@ use crate::types::{KeyValue, Revision};
 
 /// The zeros that a log keeps ahead of its end, in bytes.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Room {
+pub(super) struct Preallocation {
     /// The number that is preallocated at a time.
     pub(super) step: u64,
     /// The number that only deletions may use when there can be no more.
     pub(super) reserve: u64,
 }
 
-/// How much of the reserve a write may use on a full disk. Deletions make room, or the owner
+/// The share of the reserve that a write may use on a full disk. Deletions make room, or the owner
 /// of what fills the disk can be deleted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Claim {
@@ -28,9 +28,9 @@ pub(super) enum Claim {
     All,
 }
 
-impl Default for Room {
+impl Default for Preallocation {
     fn default() -> Self {
-        Room {
+        Preallocation {
             step: 1 << 20,
             reserve: 256 << 10,
         }
@@ -52,14 +52,14 @@ pub(super) enum AppendError {
 pub(super) struct LogWriter<D: Disk> {
     file: D::File,
     salt: u32,
-    room: Room,
-    /// Where the next frame goes.
+    room: Preallocation,
+    /// Position of the next frame.
     length: u64,
     /// The offset up to which the file is preallocated.
     preallocated: u64,
 }
 
-/// What is known of a log that is to be continued.
+/// The facts about a log that is to be continued.
 pub(super) struct Tail {
     /// The salt in the log's header.
     pub(super) salt: u32,
@@ -76,7 +76,11 @@ impl<D: Disk> LogWriter<D> {
     /// if the disk is full.
     ///
     /// A failure leaves at most a log without frames, which the next start ignores.
-    pub(super) fn create(disk: &D, base: Revision, room: Room) -> io::Result<LogWriter<D>> {
+    pub(super) fn create(
+        disk: &D,
+        base: Revision,
+        room: Preallocation,
+    ) -> io::Result<LogWriter<D>> {
         Self::begin(disk, base, room, |error| {
             tracing::debug!(%error, "cannot preallocate space in the log");
             Ok(())
@@ -84,7 +88,11 @@ impl<D: Disk> LogWriter<D> {
     }
 
     /// Like [`Self::create`], but fails when there is no room for the reserve.
-    pub(super) fn create_reserved(disk: &D, base: Revision, room: Room) -> io::Result<Self> {
+    pub(super) fn create_reserved(
+        disk: &D,
+        base: Revision,
+        room: Preallocation,
+    ) -> io::Result<Self> {
         Self::begin(disk, base, room, Err)
     }
 
@@ -92,7 +100,7 @@ impl<D: Disk> LogWriter<D> {
     fn begin(
         disk: &D,
         base: Revision,
-        room: Room,
+        room: Preallocation,
         no_room: impl Fn(io::Error) -> io::Result<()>,
     ) -> io::Result<LogWriter<D>> {
         let name = SegmentKind::Log.name(base);
@@ -120,7 +128,12 @@ impl<D: Disk> LogWriter<D> {
 
     /// Continues a log. A rest that is not zeros is of a commit that was never
     /// acknowledged, and is cut off.
-    pub(super) fn resume(disk: &D, name: &str, tail: &Tail, room: Room) -> io::Result<Self> {
+    pub(super) fn resume(
+        disk: &D,
+        name: &str,
+        tail: &Tail,
+        room: Preallocation,
+    ) -> io::Result<Self> {
         let file = disk.open(name)?;
         let mut preallocated = file.len()?;
         if !tail.clean {
@@ -215,7 +228,7 @@ impl<D: Disk> LogWriter<D> {
         self.length + self.room.reserve < self.preallocated
     }
 
-    /// Extends the zeros to [`Room::step`] after `end`, or at least to the reserve. The
+    /// Extends the zeros to [`Preallocation::step`] after `end`, or at least to the reserve. The
     /// next sync makes them durable.
     fn preallocate(&mut self, end: u64) -> io::Result<()> {
         match self.fill(end + self.room.step) {

@@ -2,7 +2,7 @@
 //!
 //! A write is decided and gets its revision at once, against everything decided
 //! before it. The writer thread then appends all decided writes to the log as one
-//! frame, syncs it, makes the changes visible, delivers them to the watches and
+//! frame and syncs it. It makes the changes visible, delivers them to the watches and
 //! completes the writes. Under load many writes share one sync; a single write waits
 //! for no other. Nothing can be read or acknowledged before it is durable. A conflict
 //! with a write that is not durable yet is reported once that write is.
@@ -57,7 +57,7 @@ use crate::types::{
     WatchBatch,
 };
 use disk::{Disk, RealDisk};
-use log::{Claim, Room};
+use log::{Claim, Preallocation};
 use state::{State, Window};
 use watchers::Watchers;
 use writer::Writer;
@@ -75,7 +75,7 @@ pub struct EmbeddedOptions {
     pub history_changes: usize,
     /// The largest number of bytes of values in the history.
     pub history_bytes: usize,
-    /// How long a change stays in the history.
+    /// Time that a change stays in the history.
     pub history_age: Duration,
     /// The size of the log in bytes below which no snapshot is taken.
     pub log_bytes: u64,
@@ -100,8 +100,8 @@ impl Default for EmbeddedOptions {
 const MAX_KEY_BYTES: usize = 4096;
 /// The largest value in bytes; Kubernetes' values are far smaller.
 const MAX_VALUE_BYTES: usize = 64 << 20;
-/// How long a commit may take before the store counts as failed.
-const COMMIT_PATIENCE: Duration = Duration::from_secs(10);
+/// Timeout of a commit, after which the store counts as failed.
+const COMMIT_TIMEOUT: Duration = Duration::from_secs(10);
 /// The stack of the store's threads, in bytes.
 const THREAD_STACK_BYTES: usize = 256 * 1024;
 
@@ -123,7 +123,7 @@ struct Shared {
     state: RwLock<State>,
     /// The newest durable revision, readable without a lock.
     revision: AtomicU64,
-    /// When the running write to the disk began.
+    /// Start of the running write to the disk.
     writing_since: Mutex<Option<Instant>>,
     /// Why writes are refused until there is room on the disk.
     full: Mutex<Option<StoreError>>,
@@ -168,13 +168,14 @@ impl EmbeddedStore {
     /// Opens the store in `dir`, which is created if it does not exist.
     ///
     /// # Errors
-    /// [`StoreError::Disk`] when the directory cannot be used, [`StoreError::InUse`] when
-    /// another process has the store open, [`StoreError::Corrupt`] when its files are damaged,
-    /// [`StoreError::Format`] when they are of a newer program.
+    /// - [`StoreError::Disk`] if the directory cannot be used.
+    /// - [`StoreError::InUse`] if another process has the store open.
+    /// - [`StoreError::Corrupt`] if its files are damaged.
+    /// - [`StoreError::Format`] if they are of a newer program.
     pub fn open(dir: &Path, options: EmbeddedOptions) -> Result<Arc<EmbeddedStore>, StoreError> {
         let lock = prepare(dir, Duration::ZERO)?;
         let disk = RealDisk::open(dir).map_err(|e| reader::failed(dir, &e))?;
-        let (shared, writer) = open_parts(disk, &options, Room::default())?;
+        let (shared, writer) = open_parts(disk, &options, Preallocation::default())?;
         let writer = std::thread::Builder::new()
             .name("store-writer".into())
             .stack_size(THREAD_STACK_BYTES)
@@ -192,7 +193,7 @@ impl EmbeddedStore {
 fn open_parts<D: Disk>(
     disk: D,
     options: &EmbeddedOptions,
-    room: Room,
+    room: Preallocation,
 ) -> Result<(Arc<Shared>, Writer<D>), StoreError> {
     let window = Window {
         changes: options.history_changes,
@@ -221,7 +222,7 @@ fn open_parts<D: Disk>(
     Ok((shared, writer))
 }
 
-/// How often a locked directory is tried again.
+/// Interval of attempts to lock a directory.
 const LOCK_PERIOD: Duration = Duration::from_millis(20);
 
 /// Creates the directory, private to its owner, and locks it. If another process has locked
@@ -418,7 +419,7 @@ impl Shared {
             return Err(why.clone());
         }
         match *self.writing_since.lock() {
-            Some(since) if since.elapsed() >= COMMIT_PATIENCE => Err(StoreError::Disk(format!(
+            Some(since) if since.elapsed() >= COMMIT_TIMEOUT => Err(StoreError::Disk(format!(
                 "a write has taken {} s so far",
                 since.elapsed().as_secs()
             ))),

@@ -53,7 +53,7 @@ pub(super) enum Damage {
     /// A part of the last write did not reach the disk, so that it was never
     /// acknowledged.
     Torn,
-    /// What was whole on disk has changed.
+    /// A part that was complete on disk has changed.
     Rotten,
 }
 
@@ -208,7 +208,7 @@ impl<D: Disk> SegmentReader<D> {
 
     /// Classifies the bytes at [`Self::offset`], which are not a whole frame.
     ///
-    /// A write is torn if a sector or the end of it is missing, which is then still zeros
+    /// A write is torn if a sector or the end of it is missing. That part is then still zeros
     /// as preallocated, or beyond the end of the file. Any other frame was whole, and so
     /// was every frame that another one follows.
     pub(super) fn damage(&mut self) -> Result<Damage, StoreError> {

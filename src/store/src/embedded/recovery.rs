@@ -13,7 +13,7 @@ use bytes::Bytes;
 
 use super::disk::Disk;
 use super::frame::{Format, Record, SegmentKind};
-use super::log::{LogWriter, Room, Tail};
+use super::log::{LogWriter, Preallocation, Tail};
 use super::reader::{Damage, Next, Opened, SegmentReader, corrupt, failed};
 use super::state::{State, Window};
 use crate::types::{Change, KeyValue, Revision, StoreError};
@@ -32,7 +32,7 @@ const DAMAGED: &str = ".damaged";
 pub(super) fn recover<D: Disk>(
     disk: &D,
     window: &Window,
-    room: Room,
+    room: Preallocation,
 ) -> Result<(State, LogWriter<D>), StoreError> {
     let files = Files::find(disk)?;
     let loaded = load(disk, &files, window)?;
@@ -69,7 +69,7 @@ pub(super) fn recover<D: Disk>(
     Ok((loaded.state, log))
 }
 
-/// What the files of a store hold.
+/// The contents of the files of a store.
 pub(super) struct Loaded {
     pub(super) state: State,
     /// The base of the generation that was read.

@@ -10,18 +10,18 @@ use bytes::Bytes;
 
 use super::disk::{Disk, RealDisk};
 use super::frame::{Record, SegmentKind};
-use super::log::{LogWriter, Room, write_snapshot};
+use super::log::{LogWriter, Preallocation, write_snapshot};
 use super::prepare;
 use super::reader::{Damage, Next, Opened, SegmentReader, failed};
 use super::recovery::{FIRST_REVISION, Files, Loaded, load};
 use super::state::Window;
 use crate::types::{KeyValue, Revision, StoreError};
 
-/// How far the revision of a salvaged store is above every revision that is known of the
-/// damaged one. What was lost had revisions as well, and clients may remember them.
+/// Distance of a salvaged store's revision above every revision that is known of the damaged one.
+/// Lost changes had revisions as well, and clients may remember them.
 const REVISION_STEP: Revision = 1_000_000;
 
-/// How often a check is repeated when files change meanwhile.
+/// Maximum number of checks when files change meanwhile.
 const ATTEMPTS: u32 = 3;
 
 /// A file of a store.
@@ -54,7 +54,7 @@ impl Check {
     }
 }
 
-/// What was made of a store.
+/// The result of a salvage.
 #[derive(Clone, Debug)]
 pub struct Replaced {
     /// The revision that the store begins at.
@@ -87,7 +87,7 @@ pub fn verify(dir: &Path) -> Result<Check, StoreError> {
 }
 
 pub(super) fn check<D: Disk>(disk: &D) -> Result<Check, StoreError> {
-    let mut found = Found::default();
+    let mut found = Contents::default();
     let segments = found.read_all(disk)?;
     let opens = match load(disk, &Files::find(disk)?, &no_history()) {
         Ok(Loaded { state, .. }) => Ok((state.revision(), state.entries().len())),
@@ -103,16 +103,16 @@ pub(super) fn check<D: Disk>(disk: &D) -> Result<Check, StoreError> {
 /// A key whose last change is damaged gets the newest value that is intact.
 ///
 /// # Errors
-/// [`StoreError::Disk`] when the directory cannot be used, [`StoreError::InUse`] when another
-/// process has the store open for longer than `patience`, [`StoreError::Format`] when it is of
-/// a newer program.
+/// - [`StoreError::Disk`] if the directory cannot be used.
+/// - [`StoreError::InUse`] if another process has the store open for longer than `patience`.
+/// - [`StoreError::Format`] if it is of a newer program.
 pub fn salvage(dir: &Path, patience: Duration) -> Result<Option<Replaced>, StoreError> {
     let _lock = prepare(dir, patience)?;
     let disk = RealDisk::open(dir).map_err(|e| failed(dir, &e))?;
     if load(&disk, &Files::find(&disk)?, &no_history()).is_ok() {
         return Ok(None);
     }
-    let mut found = Found::default();
+    let mut found = Contents::default();
     let segments = found.read_all(&disk)?;
     let entries = found.entries();
     replace(dir, &disk, found, segments, &entries).map(Some)
@@ -126,7 +126,7 @@ pub fn salvage(dir: &Path, patience: Duration) -> Result<Option<Replaced>, Store
 pub fn reset(dir: &Path, patience: Duration) -> Result<Replaced, StoreError> {
     let _lock = prepare(dir, patience)?;
     let disk = RealDisk::open(dir).map_err(|e| failed(dir, &e))?;
-    let mut found = Found::default();
+    let mut found = Contents::default();
     let segments = found.read_all(&disk)?;
     replace(dir, &disk, found, segments, &[])
 }
@@ -143,7 +143,7 @@ fn no_history() -> Window {
 fn replace(
     dir: &Path,
     disk: &RealDisk,
-    found: Found,
+    found: Contents,
     segments: Vec<Segment>,
     entries: &[Arc<KeyValue>],
 ) -> Result<Replaced, StoreError> {
@@ -152,7 +152,7 @@ fn replace(
     let newest = found.reached.max(old.newest().unwrap_or(FIRST_REVISION));
     let revision = newest + REVISION_STEP;
     // The store opens with the snapshot, and no earlier without it than it does now.
-    let room = Room {
+    let room = Preallocation {
         step: 0,
         reserve: 0,
     };
@@ -192,9 +192,9 @@ fn make_folder(dir: &Path) -> std::io::Result<PathBuf> {
     }
 }
 
-/// What can be read of a store.
+/// The readable contents of a store.
 #[derive(Default)]
-pub(super) struct Found {
+pub(super) struct Contents {
     /// The newest that is known of each key; `None` if it was deleted.
     keys: BTreeMap<Arc<str>, (Revision, Option<Arc<KeyValue>>)>,
     /// The newest revision.
@@ -202,7 +202,7 @@ pub(super) struct Found {
     missing: Vec<(Revision, Revision)>,
 }
 
-impl Found {
+impl Contents {
     pub(super) fn entries(&self) -> Vec<Arc<KeyValue>> {
         let entries = self.keys.values();
         entries.filter_map(|(_, entry)| entry.clone()).collect()

@@ -46,7 +46,7 @@ impl Random {
     }
 }
 
-/// What happens at one operation.
+/// The outcome of one operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
     /// Power is lost. The operation, and every later one, fails without effect.

@@ -31,7 +31,7 @@ pub(super) struct State {
     /// The memory that the history keeps alive: structures, and each value once that it
     /// wrote or replaced.
     history_bytes: usize,
-    /// When the changes up to a revision were made, to remove them by age.
+    /// Times of the changes up to a revision, to remove them by age.
     epochs: VecDeque<(Revision, Instant)>,
 }
 

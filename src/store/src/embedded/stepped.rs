@@ -8,7 +8,7 @@ use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use super::log::{Claim, Room};
+use super::log::{Claim, Preallocation};
 use super::sim_disk::SimDisk;
 use super::writer::Writer;
 use super::{EmbeddedOptions, Shared, open_parts};
@@ -31,7 +31,7 @@ impl SteppedStore {
     /// # Errors
     /// Those of [`super::EmbeddedStore::open`].
     pub fn open(disk: &SimDisk, options: &EmbeddedOptions) -> Result<Arc<Self>, StoreError> {
-        let (shared, writer) = open_parts(disk.clone(), options, Room::default())?;
+        let (shared, writer) = open_parts(disk.clone(), options, Preallocation::default())?;
         Ok(Arc::new(SteppedStore {
             shared,
             writer: Mutex::new(writer),

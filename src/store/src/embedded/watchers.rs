@@ -8,7 +8,7 @@ use tokio::sync::mpsc;
 
 use crate::types::{Change, KeyValue, Revision, StoreError, Watch, WatchBatch};
 
-/// How often a watch without changes gets a batch that reports progress. Commits
+/// Interval at which a watch without changes gets a batch that reports progress. Commits
 /// trigger it, so that an idle store wakes no thread.
 const PROGRESS_PERIOD: Duration = Duration::from_secs(10);
 
@@ -208,7 +208,7 @@ impl Watcher {
             asked: self.sent,
             oldest,
         };
-        // Fails only if the receiver is dropped, and then nobody needs the error.
+        // Fails only if the receiver is dropped, and then the error is not needed.
         let _ = self.sender.try_send(Err(slow));
         false
     }

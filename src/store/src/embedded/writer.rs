@@ -8,16 +8,16 @@ use std::time::{Duration, Instant};
 
 use super::disk::Disk;
 use super::frame::FrameBuilder;
-use super::log::{self, AppendError, Claim, LogWriter, Room};
+use super::log::{self, AppendError, Claim, LogWriter, Preallocation};
 use super::state::Window;
 use super::{Entry, Shared, THREAD_STACK_BYTES, recovery};
 use crate::types::{Change, KeyValue, Revision, StoreError};
 
 /// The bytes of values after which a commit takes no more writes. It bounds frames.
 const MAX_COMMIT_BYTES: usize = 16 << 20;
-/// How often the history of an idle store is checked for changes past their age.
+/// Interval at which the history of an idle store is checked for changes past their age.
 const HISTORY_CHECK_PERIOD: Duration = Duration::from_secs(60);
-/// How often a full disk is tried again.
+/// Interval of attempts to write to a full disk.
 const FULL_CHECK_PERIOD: Duration = Duration::from_secs(1);
 
 /// The state of the thread that makes decided writes durable and visible.
@@ -26,18 +26,18 @@ pub(super) struct Writer<D: Disk> {
     disk: D,
     log: LogWriter<D>,
     window: Window,
-    room: Room,
+    room: Preallocation,
     /// [`super::EmbeddedOptions::log_bytes`].
     log_bytes: u64,
     /// The log's size below which a failed rotation is not retried.
     rotate_at: u64,
-    /// When the disk was last found full.
+    /// Time at which the disk was last found full.
     found_full: Instant,
     snapshot: Option<JoinHandle<()>>,
     frame: FrameBuilder,
 }
 
-/// What the thread has to do next.
+/// The next task of the thread.
 enum Work {
     Commit(Vec<Entry>),
     Trim,
@@ -52,7 +52,7 @@ pub(super) struct Snapshot<D> {
     entries: Vec<Arc<KeyValue>>,
 }
 
-/// Fails all writes when the thread panics, so that nobody waits for it.
+/// Fails all writes when the thread panics, so that no caller waits for it.
 struct StopOnPanic(Arc<Shared>);
 
 impl Drop for StopOnPanic {
@@ -70,7 +70,7 @@ impl<D: Disk> Writer<D> {
         disk: D,
         log: LogWriter<D>,
         window: Window,
-        room: Room,
+        room: Preallocation,
         log_bytes: u64,
     ) -> Writer<D> {
         Writer {

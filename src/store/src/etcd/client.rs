@@ -27,9 +27,9 @@ pub(super) const OUT_OF_RANGE: u32 = 11;
 /// The longest key in bytes. Values have no limit here: etcd refuses requests above
 /// its own, 1.5 MiB by default.
 const MAX_KEY_BYTES: usize = 4096;
-/// How long a write waits until the store's own watches have delivered it.
+/// Timeout of a write until the store's own watches have delivered it.
 const DELIVERY_TIMEOUT: Duration = Duration::from_secs(1);
-/// How long a read of the revision waits for events in transit, with servers whose
+/// Time that a read of the revision waits for events in transit, with servers whose
 /// progress responses may overtake events.
 const IN_TRANSIT_TIMEOUT: Duration = Duration::from_millis(20);
 /// The key, relative to the root, by which API servers elect the one that compacts.
@@ -55,7 +55,7 @@ pub(super) struct Client {
     followers: Mutex<Vec<Weak<Follower>>>,
     /// Orders linearized reads of the revision, so that concurrent callers share one.
     clock: AtomicU64,
-    /// When the last such read began, and its result.
+    /// Start of the last such read, and its result.
     linear: tokio::sync::Mutex<(u64, Revision)>,
     /// Cancelled when the store is dropped.
     pub closing: CancellationToken,

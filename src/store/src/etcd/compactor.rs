@@ -9,7 +9,7 @@ use super::client::{COMPACT_KEY, Client, OUT_OF_RANGE};
 use super::grpc::Failure;
 use crate::types::{Expect, KeyValue, StoreError};
 
-/// How much history other clients may rely on; upstream's API server has the same.
+/// Age of the history that other clients may rely on; upstream's API server has the same.
 const COMPACTION_PERIOD: Duration = Duration::from_secs(300);
 
 /// Compacts history older than [`COMPACTION_PERIOD`] until the store closes.

@@ -17,22 +17,22 @@ use tokio::net::TcpListener;
 use super::grpc::{Channel, Endpoint, Failure};
 use super::wire;
 
-/// What a server has seen.
+/// Counts of the requests to a server.
 #[derive(Default)]
-struct Seen {
+struct RequestCounts {
     calls: AtomicUsize,
     require_leader: AtomicUsize,
 }
 
 /// Starts a server that answers every call, with a message or without a leader.
-async fn server(serves: bool) -> (Endpoint, Arc<Seen>) {
+async fn server(serves: bool) -> (Endpoint, Arc<RequestCounts>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let endpoint = Endpoint {
         host: "127.0.0.1".into(),
         port: listener.local_addr().unwrap().port(),
         address: None,
     };
-    let seen = Arc::new(Seen::default());
+    let seen = Arc::new(RequestCounts::default());
     let state = seen.clone();
     tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
@@ -59,7 +59,7 @@ async fn server(serves: bool) -> (Endpoint, Arc<Seen>) {
 
 fn answer(serves: bool) -> Response<UnsyncBoxBody<Bytes, Infallible>> {
     if !serves {
-        // An error without a message is told by headers alone.
+        // Headers alone carry an error without a message.
         return Response::builder()
             .header("grpc-status", "14")
             .header("grpc-message", "etcdserver: no leader")

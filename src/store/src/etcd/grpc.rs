@@ -23,18 +23,18 @@ use super::wire;
 
 type Body = UnsyncBoxBody<Bytes, Infallible>;
 
-/// How long one attempt to connect may take.
+/// Timeout of one attempt to connect.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
-/// How long a call may take, including the time to connect.
+/// Timeout of a call, including the time to connect.
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long a call waits for a connection when there is none.
+/// Timeout of a call that waits for a connection.
 const RECONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// How often an open connection is checked with a ping.
+/// Interval of the pings on an open connection.
 const PING_PERIOD: Duration = Duration::from_secs(15);
-/// How long the response to a ping may take before the connection is closed.
+/// Timeout of the response to a ping, after which the connection is closed.
 const PING_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long a call that was not sent waits before it is repeated.
-const REPEAT_PAUSE: Duration = Duration::from_millis(50);
+/// Delay before a call that was not sent is repeated.
+const REPEAT_DELAY: Duration = Duration::from_millis(50);
 /// The gRPC code with which a server says that it cannot serve: it has no leader, is
 /// stopping, or its peers do not answer.
 const UNAVAILABLE: u32 = 14;
@@ -277,7 +277,7 @@ impl Channel {
                     Err(Failure::NotSent(why)) => {
                         tracing::debug!(why, "calling etcd again");
                         self.open.lock().await.sender = None;
-                        tokio::time::sleep(REPEAT_PAUSE).await;
+                        tokio::time::sleep(REPEAT_DELAY).await;
                     }
                     result => return result,
                 }

@@ -1,4 +1,4 @@
-//! How to reach an etcd cluster: endpoints and TLS files.
+//! Connection options of an etcd cluster: endpoints and TLS files.
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};

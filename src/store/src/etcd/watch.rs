@@ -16,9 +16,9 @@ const WATCH: &str = "/etcdserverpb.Watch/Watch";
 /// The number of batches that may wait for the receiver. Above it, flow control
 /// holds etcd's stream back.
 const MAX_QUEUED_BATCHES: usize = 256;
-/// How long a new watch waits for a connection.
+/// Timeout of a new watch that waits for a connection.
 const START_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long etcd may take to report that a start revision is compacted.
+/// Timeout of etcd's report that a start revision is compacted.
 const COMPACTED_TIMEOUT: Duration = Duration::from_secs(2);
 const MIN_BACKOFF: Duration = Duration::from_millis(50);
 const MAX_BACKOFF: Duration = Duration::from_secs(5);
@@ -258,7 +258,7 @@ impl WatchTask {
             }
         };
         if let Some(error) = error {
-            // Fails only if the receiver is gone, and then nobody needs the error.
+            // Fails only if the receiver is gone, and then the error is not needed.
             let _ = self.sender.send(Err(error)).await;
         }
     }

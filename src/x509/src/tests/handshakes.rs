@@ -37,7 +37,7 @@ fn handshake(
 #[test]
 fn handshakes_use_the_verifier() {
     let (ca, stranger) = (root(unchanged), root(unchanged));
-    let identity = |parent: &Made, name: &str| {
+    let identity = |parent: &Issued, name: &str| {
         let leaf = below(parent, name, NAMES, is_ca);
         let key = leaf.issuer.key().serialize_pem();
         Identity::from_pem(leaf.certificate.pem().as_bytes(), key.as_bytes()).unwrap()
@@ -89,7 +89,7 @@ fn identities_need_the_key_of_their_certificate() {
 fn connections_show_the_certificate_of_the_time() {
     let ca = root(unchanged);
     let made = |name| below(&ca, name, NAMES, unchanged);
-    let identity = |made: &Made| {
+    let identity = |made: &Issued| {
         let key = made.issuer.key().serialize_pem();
         Identity::from_pem(made.certificate.pem().as_bytes(), key.as_bytes()).unwrap()
     };

@@ -10,18 +10,18 @@ use serde_json::{Value, json};
 use super::super::{Policy, PolicyEnforcer, PolicyPod, PolicyState};
 use crate::netlink::in_netns;
 use crate::node::{HostPort, Protocol};
-use crate::testing::{Lab, Pod, Serve, ask_in_vain, listed, root};
+use crate::testing::{Pod, Serve, TestNetwork, ask_in_vain, listed, root};
 
 /// A node with enforced policies.
 struct Node {
-    lab: Lab,
+    lab: TestNetwork,
     state: PolicyState,
     enforcer: PolicyEnforcer,
 }
 
 impl Node {
     fn new() -> Self {
-        let lab = Lab::new();
+        let lab = TestNetwork::new();
         let enforcer = in_netns(lab.node.as_fd(), || PolicyEnforcer::new().unwrap()).unwrap();
         Self {
             lab,

@@ -20,7 +20,7 @@ use super::instance::keys;
 use super::object_hold::ObjectHold;
 use super::paths::{log_path, message_file, pod_dir};
 use super::{plan, qos, unsupported};
-use crate::allocatable::signed;
+use crate::eviction::types::signed;
 use crate::host::Host;
 use crate::kinds::*;
 use crate::service_env::ServiceEnvReceiver;

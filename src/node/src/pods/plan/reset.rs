@@ -1,6 +1,6 @@
 //! Restarts of all containers of a pod in place (`RestartAllContainers` rules).
 //!
-//! All containers are stopped and removed from the runtime, then the pod starts over with its init
+//! All containers are stopped and removed from the runtime. Then the pod starts over with its init
 //! containers, in the same sandbox and with the same volumes. Those whose exit asks for it are
 //! removed last: as long as they exist, a restarted agent knows what it was doing.
 

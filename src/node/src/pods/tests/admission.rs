@@ -1,4 +1,4 @@
-//! Whether the node takes a pod (`TestGeneralPredicates` and the handlers beside it).
+//! Admission of pods by the node (`TestGeneralPredicates` and the handlers beside it).
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -40,7 +40,7 @@ fn resources_that_run_out() {
             &["ephemeral-storage=50 /"],
             Some(("ephemeral-storage", 60, 50, 100)),
         ),
-        // What runs may have grown beyond the node; a pod that wants nothing is taken.
+        // Running pods may have grown beyond the node; a pod without requests is admitted.
         ("/", &["cpu=20 memory=30 /"], None),
         ("cpu=1 /", &["memory=30 /"], None),
         ("cpu=0 /", &["cpu=20 /"], None),

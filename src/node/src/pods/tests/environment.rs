@@ -30,7 +30,7 @@ fn references_are_expanded() {
         ("$(VAR_A$(VAR_B))", "$(VAR_A$(VAR_B))"),
         ("$(VAR_A$(VAR_B)", "$(VAR_A$(VAR_B)"),
         ("%%$(VAR_REF)--$(VAR_REF)%%", "%%$(VAR_A)--$(VAR_A)%%"),
-        // What is no reference stays.
+        // Text that is no reference stays.
         ("foo$(VAR_Awhoops!", "foo$(VAR_Awhoops!"),
         ("f00__(VAR_A)__", "f00__(VAR_A)__"),
         ("$VAR_A)", "$VAR_A)"),

@@ -85,7 +85,7 @@ fn policies_choose_the_resolver() {
             r#", "dnsPolicy": "None", "dnsConfig": {"nameservers": ["1.1.1.1"], "searches": ["a", "b", "a"]}"#,
             "search a b\nnameserver 1.1.1.1\n",
         ),
-        // What is there already is not repeated.
+        // Existing entries are not repeated.
         (
             r#", "dnsConfig": {"nameservers": ["10.96.0.10", "1.1.1.1"], "searches": ["lan", "x"]}"#,
             "search ns.svc.cluster.local svc.cluster.local cluster.local lan x\n\

@@ -70,7 +70,7 @@ fn strays_are_found_by_uid() {
         std::fs::create_dir(dir.path().join(name)).unwrap();
     }
     let known = HashSet::from(["u1".to_owned()]);
-    let mut found = strays(dir.path(), &known);
+    let mut found = find_stray_directories(dir.path(), &known);
     found.sort();
     let found: Vec<(String, &str)> = found
         .iter()
@@ -83,5 +83,5 @@ fn strays_are_found_by_uid() {
         found,
         [("ns_web_u3".to_owned(), "u3"), ("u2".to_owned(), "u2")]
     );
-    assert!(strays(&dir.path().join("none"), &known).is_empty());
+    assert!(find_stray_directories(&dir.path().join("none"), &known).is_empty());
 }

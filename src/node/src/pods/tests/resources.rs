@@ -1,4 +1,4 @@
-//! What containers and pods get of the node: scores, shares, quotas, limits.
+//! Resources of containers and pods: scores, shares, quotas, limits.
 
 use super::super::{admission, env, qos};
 use super::{pod_of, requirements};
@@ -40,7 +40,7 @@ fn oom_scores() {
             999,
         ),
         (&["memory=1G /", "init: cpu=1 /"], 8 * GIG, "c1", 999),
-        // What the pod requests beyond its containers is shared among all of them.
+        // The pod's request beyond its containers' is shared among all of them.
         (&["pod: memory=4G /", "/", "/"], 8 * GIG, "c1", 750),
         (
             &["pod: memory=4G /", "memory=1G /", "memory=1G /"],

@@ -1,4 +1,4 @@
-//! Which containers are started, stopped and started again, and when.
+//! Starts, stops and restarts of containers, and their times.
 
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
@@ -25,9 +25,10 @@ impl ProbeView for Probes {
     }
 }
 
-/// Returns attempts written as `NAME=STATE`, where a state is `running`, `created`, the exit code
-/// of a container that has ended, or `changed` for a running one with another definition. A state
-/// with a `~` is of an older sandbox.
+/// Returns attempts written as `NAME=STATE`.
+///
+/// A state is `running`, `created`, or the exit code of a container that has ended. `changed` is a
+/// running one with another definition. A state with a `~` is of an older sandbox.
 fn instances(text: &str) -> Instances {
     let mut all = Instances::new();
     for word in text.split_whitespace() {
@@ -178,7 +179,7 @@ fn steps_of_init_containers() {
         ),
         ("OnFailure", ready, "i=0 j=0 k=0 a=0 b=0 c=0", "finished"),
         ("Never", ready, "i=0 j=0 k=0 a=0 b=1 c=0", "finished"),
-        // A new sandbox begins anew.
+        // A new sandbox starts over.
         (
             "Always",
             Some(false),

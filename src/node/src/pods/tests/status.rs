@@ -218,7 +218,7 @@ fn phases() {
         ("Never", "s=ready i=0 a=ready b=1", "Running"),
         ("Never", "s=0 i=0 a=0 b=0", "Succeeded"),
         ("Never", "s=0 i=0 a=0 b=1", "Failed"),
-        // How sidecars end does not decide how the pod does.
+        // The exit codes of sidecars do not decide the phase of the pod.
         ("Never", "s=137 i=0 a=0 b=0", "Succeeded"),
     ] {
         let spec = format!(

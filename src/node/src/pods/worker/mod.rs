@@ -186,7 +186,7 @@ impl Worker {
         // A deadline beyond the representable times never passes.
         let end = start.checked_add(SignedDuration::from_secs(seconds)).ok()?;
         if now < end {
-            return Some(delay::left(end, now));
+            return Some(delay::time_until(end, now));
         }
         self.failure = Some(Reason::new("DeadlineExceeded", DEADLINE_MESSAGE));
         self.context

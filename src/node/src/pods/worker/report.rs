@@ -19,11 +19,8 @@ impl Worker {
             && status::all_stopped(&self.pod, &self.instances)
     }
 
-    /// Publishes the pod's status to the node's endpoint and, if it changed, to the API.
-    ///
-    /// Once the final status of a deleted pod is in the API, deletes the pod there.
-    pub(super) fn report(&mut self) {
-        let terminal = self.is_terminal();
+    /// Returns the pod's status.
+    fn generate_status(&self) -> PodStatus {
         let ready_sandbox = self
             .sandbox
             .as_ref()
@@ -38,7 +35,7 @@ impl Worker {
             node_ip: self.context.host.ip(),
             pod_ip: self.ip,
             sandbox: ready_sandbox.as_deref(),
-            terminal,
+            terminal: self.is_terminal(),
             failure: self
                 .failure
                 .as_ref()
@@ -48,7 +45,7 @@ impl Worker {
             resources: &|i| self.record.actual(i).cloned(),
             now: now(),
         });
-        let status = PodStatus {
+        PodStatus {
             start_time: self
                 .pod
                 .status
@@ -56,7 +53,14 @@ impl Worker {
                 .and_then(|s| s.start_time.clone())
                 .or_else(|| Some(self.accepted_at.clone())),
             ..status
-        };
+        }
+    }
+
+    /// Publishes the pod's status to the node's endpoint and, if it changed, to the API.
+    ///
+    /// Once the final status of a deleted pod is in the API, deletes the pod there.
+    pub(super) fn report(&mut self) {
+        let status = self.generate_status();
         let patch = status::patch(self.uid(), self.pod.status.as_ref(), &status);
         let mut shown = Pod::clone(&self.pod);
         shown.status = Some(status);
@@ -67,30 +71,38 @@ impl Worker {
             evicting: self.eviction.is_some(),
             cleaned: self.stage == Stage::Over,
         });
+        if self.may_publish() {
+            self.publish(patch);
+        }
+    }
+
+    /// Returns whether the API may get the status now, and sets the times to try again.
+    fn may_publish(&mut self) -> bool {
         if self.removed {
             // Nothing is written any more. A time that has passed would wake the worker at once,
             // again and again.
             self.publication.held_until = None;
             self.publication.retry_at = None;
-            return;
+            return false;
         }
         if self.in_flight.publish {
-            return;
+            return false;
         }
         self.publication.held_until = self.restarting.held(
             |name| latest(&self.instances, name).is_some_and(Instance::running),
             Instant::now(),
         );
         if self.publication.held_until.is_some() {
-            return;
+            return false;
         }
-        if self
-            .publication
+        self.publication
             .retry_at
-            .is_some_and(|at| at > Instant::now())
-        {
-            return;
-        }
+            .is_none_or(|at| at <= Instant::now())
+    }
+
+    /// Publishes a change of the status to the API. Once the final status of a deleted pod is there,
+    /// deletes the pod.
+    fn publish(&mut self, patch: Option<serde_json::Value>) {
         self.publication.retry_at = None;
         let api: Api<Pod> = Api::namespaced(self.context.client.clone(), self.pod.namespace());
         let name = self.pod.name().to_owned();

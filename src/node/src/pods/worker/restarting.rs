@@ -3,17 +3,17 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-/// How long the status of a pod is held back after a container has ended, at most.
+/// Maximum time that the status of a pod is held back after a container has ended.
 ///
 /// The kubelet kills a container and starts it again in one step, and reports the result. Here the
-/// status is only held back while the start is quick, so that nobody is sent to a container that is
-/// not there for long.
-const LIMIT: Duration = Duration::from_secs(3);
+/// status is only held back while the start is quick, so that clients are not sent to a container
+/// that is missing for long.
+const MAX_HOLD: Duration = Duration::from_secs(3);
 
 /// The containers that are stopped to be started again.
 #[derive(Default)]
 pub(super) struct Restarting {
-    /// When the status of each is told anyway; `None` until it has ended.
+    /// Time at which the status of each is published anyway; `None` until it has ended.
     limits: HashMap<String, Option<Instant>>,
 }
 
@@ -33,7 +33,7 @@ impl Restarting {
         self.limits.clear();
     }
 
-    /// Returns until when the status is held back; `None` if it can be told. `is_running` returns
+    /// Returns until when the status is held back; `None` if it can be published. `is_running` returns
     /// whether a container runs.
     pub(super) fn held(
         &mut self,
@@ -41,7 +41,7 @@ impl Restarting {
         now: Instant,
     ) -> Option<Instant> {
         let ended = self.limits.iter_mut().filter(|(name, _)| !is_running(name));
-        let limits = ended.map(|(_, limit)| *limit.get_or_insert(now + LIMIT));
+        let limits = ended.map(|(_, limit)| *limit.get_or_insert(now + MAX_HOLD));
         limits.filter(|limit| *limit > now).max()
     }
 }

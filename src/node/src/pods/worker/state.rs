@@ -129,7 +129,7 @@ pub(crate) struct Worker {
     pub(super) stage: Stage,
     /// Why the node rejected, evicted or failed the pod.
     pub(super) failure: Option<Reason>,
-    /// How the node evicts the pod, if it does.
+    /// The eviction of the pod by the node, if there is one.
     pub(super) eviction: Option<Eviction>,
     /// Whether the API no longer has the pod.
     pub(super) removed: bool,

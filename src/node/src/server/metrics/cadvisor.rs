@@ -7,7 +7,7 @@ use super::super::answer::{Answer, text};
 use super::super::endpoint::Endpoint;
 use super::families::FAMILIES;
 use super::page::{Label, Page};
-use super::subjects::{self, Subject, World};
+use super::subjects::{self, Observations, Subject};
 use crate::machine::{self, Machine};
 
 /// Serves `/metrics/cadvisor`.
@@ -44,7 +44,7 @@ fn sample(
     page.sample(name, &labels, value, ms);
 }
 
-fn page(world: &World, machine: &Machine) -> Page {
+fn page(world: &Observations, machine: &Machine) -> Page {
     let mut page = Page::default();
     version(&mut page, machine);
     let now = world.now.as_millisecond();
@@ -206,7 +206,7 @@ mod tests {
             }],
             ..Subject::default()
         };
-        let world = World {
+        let world = Observations {
             subjects: vec![container, network],
             devices: [((8, 0), "/dev/sda".to_owned())].into(),
             now: Timestamp::from_second(9).unwrap(),

@@ -14,7 +14,7 @@ pub(super) type Emit<'a> = &'a mut dyn FnMut(&[Label<'_>], f64);
 /// Names of block devices by their numbers.
 pub(super) type Devices = HashMap<(u32, u32), String>;
 
-/// How the values of a family are found.
+/// The source of a family's values.
 #[derive(Clone, Copy)]
 pub(super) enum Values {
     /// One value of the group.

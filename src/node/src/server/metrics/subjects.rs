@@ -64,7 +64,7 @@ pub(super) struct Traffic {
 }
 
 /// Everything that the page shows.
-pub(super) struct World {
+pub(super) struct Observations {
     pub(super) subjects: Vec<Subject>,
     /// Names of block devices by their numbers.
     pub(super) devices: HashMap<(u32, u32), String>,
@@ -72,7 +72,7 @@ pub(super) struct World {
 }
 
 /// Gathers what the page shows. Blocks the thread: it reads many files.
-pub(super) fn gather(endpoint: &Endpoint) -> World {
+pub(super) fn gather(endpoint: &Endpoint) -> Observations {
     let links: HashMap<String, String> = endpoint
         .network
         .pods()
@@ -97,7 +97,7 @@ pub(super) fn gather(endpoint: &Endpoint) -> World {
     let numbers = subjects.iter().flat_map(|s| s.details.iter());
     let numbers = numbers.flat_map(|d| d.io.iter().map(|io| (io.major, io.minor)));
     let devices = numbers.map(|(major, minor)| ((major, minor), device(major, minor)));
-    World {
+    Observations {
         devices: devices.collect(),
         subjects,
         now: Timestamp::now(),

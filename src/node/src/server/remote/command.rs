@@ -8,9 +8,9 @@ use tokio::io::AsyncWriteExt;
 
 use crate::server::query::Query;
 
-/// How long output is read after a command has exited: a background process may hold it open.
+/// Timeout of the output of a command that has exited: a background process may hold it open.
 const EXEC_OUTPUT_TIMEOUT: Duration = Duration::from_secs(2);
-/// How long output is read after an attached container has exited.
+/// Timeout of the output of an attached container that has exited.
 const ATTACH_OUTPUT_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Maximum number of bytes of a client's input that the command has not read. The connection then

@@ -19,9 +19,9 @@ const V4: &str = "v4.channel.k8s.io";
 const V3: &str = "v3.channel.k8s.io";
 /// Supported versions in order of preference.
 const VERSIONS: &[&str] = &[V4, V3, "v2.channel.k8s.io", "channel.k8s.io"];
-/// How long a client may take to open its streams (the kubelet's default).
+/// Timeout for a client to open its streams (the kubelet's default).
 const STREAM_CREATION_TIMEOUT: Duration = Duration::from_secs(30);
-/// How long the task waits for the client to close the connection after the result.
+/// Timeout for the client to close the connection after the result.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Maximum length of a resize message, in bytes.
 const MAX_RESIZE_BYTES: usize = 4096;

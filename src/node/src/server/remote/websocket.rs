@@ -14,7 +14,7 @@ use tracing::debug;
 
 use super::command::{Command, input_queue, write_input};
 
-/// How long the server waits for the client's response to its close frame.
+/// Timeout of the client's response to the server's close frame.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Size of the read buffers for output, in bytes.
 const CHUNK_BYTES: usize = 32 << 10;

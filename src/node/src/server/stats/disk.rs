@@ -9,12 +9,12 @@ use crate::disk::Sizes;
 use crate::machine::{self, Space};
 
 /// Returns the `FsStats` of a directory: its own size, and the space of its file system.
-pub(super) fn directory(sizes: &Sizes, path: &Path, now: &str) -> Value {
-    within(machine::filesystem(path), &sizes.of(path), now)
+pub(super) fn directory_stats(sizes: &Sizes, path: &Path, now: &str) -> Value {
+    share_stats(machine::filesystem(path), &sizes.of(path), now)
 }
 
 /// Returns the `FsStats` of files that use a part of a file system.
-pub(super) fn within(space: Option<Space>, usage: &FsUsage, now: &str) -> Value {
+pub(super) fn share_stats(space: Option<Space>, usage: &FsUsage, now: &str) -> Value {
     let mut stats = json!({
         "time": now, "usedBytes": usage.used_bytes, "inodesUsed": usage.used_inodes,
     });
@@ -28,14 +28,14 @@ pub(super) fn within(space: Option<Space>, usage: &FsUsage, now: &str) -> Value 
 }
 
 /// Returns the `FsStats` of a whole file system.
-pub(super) fn whole(path: &str, now: &str) -> Value {
+pub(super) fn file_system_stats(path: &str, now: &str) -> Value {
     match machine::filesystem(path.as_ref()) {
         Some(space) => {
             let usage = FsUsage {
                 used_bytes: space.total.saturating_sub(space.available),
                 used_inodes: space.inodes.saturating_sub(space.inodes_free),
             };
-            within(Some(space), &usage, now)
+            share_stats(Some(space), &usage, now)
         }
         None => json!({"time": now}),
     }
@@ -49,7 +49,7 @@ mod tests {
     fn directories_have_a_size_on_their_file_system() {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("a"), vec![1; 100_000]).unwrap();
-        let stats = directory(&Sizes::default(), dir.path(), "now");
+        let stats = directory_stats(&Sizes::default(), dir.path(), "now");
         assert!(stats["usedBytes"].as_u64().unwrap() >= 100_000, "{stats}");
         assert_eq!(stats["inodesUsed"], 2);
         assert!(stats["capacityBytes"].as_u64().unwrap() > 0);

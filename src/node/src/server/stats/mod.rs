@@ -33,7 +33,7 @@ fn time(t: Timestamp) -> String {
     crate::kinds::seconds(t).to_string()
 }
 
-/// Whether a summary has everything or CPU and memory only.
+/// The extent of a summary: everything, or CPU and memory only.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Scope {
     All,
@@ -231,10 +231,10 @@ impl Summary<'_> {
         if let Some(link) = link(UPLINK) {
             node["network"] = network(link, now);
         }
-        node["fs"] = disk::whole(paths::STATE, now);
+        node["fs"] = disk::file_system_stats(paths::STATE, now);
         node["runtime"] = json!({
-            "imageFs": disk::whole(paths::IMAGES, now),
-            "containerFs": disk::whole(paths::RUNTIME, now),
+            "imageFs": disk::file_system_stats(paths::IMAGES, now),
+            "containerFs": disk::file_system_stats(paths::RUNTIME, now),
         });
         node["rlimit"] = json!({
             "time": now, "maxpid": maximum_pid(),
@@ -276,7 +276,7 @@ impl Summary<'_> {
             object["volume"] = volumes.into();
         }
         let space = machine::filesystem(paths::STATE.as_ref());
-        object["ephemeral-storage"] = disk::within(space, &total, now);
+        object["ephemeral-storage"] = disk::share_stats(space, &total, now);
         object
     }
 
@@ -300,7 +300,7 @@ impl Summary<'_> {
             let usage = sizes.of(&path);
             total.used_bytes += usage.used_bytes;
             total.used_inodes += usage.used_inodes;
-            object[name] = disk::within(machine::filesystem(&path), &usage, &self.now);
+            object[name] = disk::share_stats(machine::filesystem(&path), &usage, &self.now);
         }
         Some(object)
     }
@@ -322,7 +322,7 @@ impl Summary<'_> {
                 if !path.is_dir() {
                     return None;
                 }
-                let mut stats = disk::directory(&self.endpoint.sizes, &path, &self.now);
+                let mut stats = disk::directory_stats(&self.endpoint.sizes, &path, &self.now);
                 stats["name"] = volume.name.as_str().into();
                 if !in_memory {
                     let usage = self.endpoint.sizes.of(&path);

@@ -10,8 +10,8 @@ use rkube_runtime::Stats;
 const WINDOW: SignedDuration = SignedDuration::from_secs(10);
 /// The length that a window must have.
 const SHORTEST: SignedDuration = SignedDuration::from_millis(100);
-/// How long measurements are kept.
-const KEPT: SignedDuration = SignedDuration::from_secs(60);
+/// Maximum age of a measurement.
+const MAX_AGE: SignedDuration = SignedDuration::from_secs(60);
 
 /// A measurement of cumulative CPU time in nanoseconds.
 type Measurement = (Timestamp, u64);
@@ -27,20 +27,20 @@ impl Rates {
     pub(super) fn lacks(&self, group: &str, now: Timestamp) -> bool {
         let seen = self.seen.lock();
         let recent = seen.get(group).and_then(|all| all.last());
-        recent.is_none_or(|(at, _)| now.duration_since(*at) > KEPT)
+        recent.is_none_or(|(at, _)| now.duration_since(*at) > MAX_AGE)
     }
 
     /// Records a measurement. Returns the usage in billionths of a core since an earlier one.
     pub(super) fn note(&self, group: &str, stats: &Stats) -> Option<u64> {
         let mut seen = self.seen.lock();
         let all = seen.entry(group.to_owned()).or_default();
-        // The group may have been made anew.
+        // The group may have been created again.
         if all.iter().any(|(_, cpu)| *cpu > stats.cpu_ns) {
             all.clear();
         }
         all.retain(|(at, _)| {
             let age = stats.timestamp.duration_since(*at);
-            age >= SignedDuration::ZERO && age <= KEPT
+            age >= SignedDuration::ZERO && age <= MAX_AGE
         });
         let age = |(at, _): &&Measurement| stats.timestamp.duration_since(*at);
         let first = all
@@ -64,7 +64,7 @@ impl Rates {
     /// Forgets the groups that were not measured lately.
     pub(super) fn forget(&self, now: Timestamp) {
         let is_recent =
-            |all: &Vec<Measurement>| all.iter().any(|(at, _)| now.duration_since(*at) <= KEPT);
+            |all: &Vec<Measurement>| all.iter().any(|(at, _)| now.duration_since(*at) <= MAX_AGE);
         self.seen.lock().retain(|_, all| is_recent(all));
     }
 }
@@ -96,7 +96,7 @@ mod tests {
             rates.note("/a", &stats(15_000, 5_020_000_000)),
             Some(500_000_000)
         );
-        // A restarted container begins anew.
+        // The counters of a restarted container begin at zero.
         assert_eq!(rates.note("/a", &stats(16_000, 5)), None);
         assert_eq!(rates.note("/a", &stats(90_000, 6)), None);
         rates.forget(at(160_000));

@@ -21,7 +21,7 @@ use super::local;
 use super::types::{Dependency, Problem, VolumeSources, fs_group, problem, volume_dir};
 use crate::delay;
 use crate::kinds::*;
-use crate::objects::{Known, Watched};
+use crate::objects::{ObjectState, Watched};
 use crate::pods::env::{Fields, resource_field};
 use crate::pods::object_hold::SharedHold;
 
@@ -62,7 +62,7 @@ impl ObjectKind {
 }
 
 /// Keys of an object that become files.
-struct Wanted<'a> {
+struct KeySelection<'a> {
     kind: ObjectKind,
     name: &'a str,
     /// The keys and their paths; all keys if absent or empty.
@@ -199,7 +199,7 @@ impl Contents {
         let mut files = Files::new();
         if let Some(source) = &volume.config_map {
             let mode = source.default_mode.unwrap_or(DEFAULT_MODE);
-            let wanted = Wanted {
+            let wanted = KeySelection {
                 kind: ObjectKind::ConfigMap,
                 name: &source.name,
                 items: source.items.as_deref(),
@@ -209,7 +209,7 @@ impl Contents {
             self.config_map(&mut files, &wanted).await?;
         } else if let Some(source) = &volume.secret {
             let mode = source.default_mode.unwrap_or(DEFAULT_MODE);
-            let wanted = Wanted {
+            let wanted = KeySelection {
                 kind: ObjectKind::Secret,
                 name: source.secret_name.as_deref().unwrap_or_default(),
                 items: source.items.as_deref(),
@@ -240,7 +240,7 @@ impl Contents {
         mode: i32,
     ) -> Result<(), Problem> {
         if let Some(s) = &source.config_map {
-            let wanted = Wanted {
+            let wanted = KeySelection {
                 kind: ObjectKind::ConfigMap,
                 name: &s.name,
                 items: s.items.as_deref(),
@@ -249,7 +249,7 @@ impl Contents {
             };
             self.config_map(files, &wanted).await
         } else if let Some(s) = &source.secret {
-            let wanted = Wanted {
+            let wanted = KeySelection {
                 kind: ObjectKind::Secret,
                 name: &s.name,
                 items: s.items.as_deref(),
@@ -272,7 +272,11 @@ impl Contents {
     }
 
     /// Adds the keys of a config map, of its text and of its binary data.
-    async fn config_map(&mut self, files: &mut Files, wanted: &Wanted<'_>) -> Result<(), Problem> {
+    async fn config_map(
+        &mut self,
+        files: &mut Files,
+        wanted: &KeySelection<'_>,
+    ) -> Result<(), Problem> {
         // The pod's hold keeps the watch for its containers' environments too.
         let watched = self.objects.lock().await.watch_config_map(wanted.name);
         let all = |map: &ConfigMap| {
@@ -287,7 +291,11 @@ impl Contents {
     }
 
     /// Adds the keys of a secret.
-    async fn secret(&mut self, files: &mut Files, wanted: &Wanted<'_>) -> Result<(), Problem> {
+    async fn secret(
+        &mut self,
+        files: &mut Files,
+        wanted: &KeySelection<'_>,
+    ) -> Result<(), Problem> {
         let watched = self.objects.lock().await.watch_secret(wanted.name);
         let all = |secret: &Secret| {
             let data = secret.data.clone().unwrap_or_default().into_iter();
@@ -301,9 +309,9 @@ impl Contents {
     async fn keys_of<K>(
         &mut self,
         files: &mut Files,
-        wanted: &Wanted<'_>,
+        wanted: &KeySelection<'_>,
         watched: &Watched<K>,
-        dependency: fn(watch::Receiver<Known<K>>) -> Dependency,
+        dependency: fn(watch::Receiver<ObjectState<K>>) -> Dependency,
         all: impl Fn(&K) -> Vec<(String, Vec<u8>)>,
     ) -> Result<(), Problem> {
         let mut receiver = watched.changes();
@@ -566,7 +574,11 @@ fn put(
 /// # Errors
 ///
 /// A key is missing and not optional, or a path is invalid.
-fn select(files: &mut Files, all: &[(String, Vec<u8>)], wanted: &Wanted<'_>) -> Result<(), String> {
+fn select(
+    files: &mut Files,
+    all: &[(String, Vec<u8>)],
+    wanted: &KeySelection<'_>,
+) -> Result<(), String> {
     let message = |p: Problem| p.reason;
     let Some(items) = wanted.items.filter(|i| !i.is_empty()) else {
         for (key, value) in all {

@@ -47,7 +47,7 @@ fn keys_are_selected_and_renamed() {
                 }
             })
             .collect();
-        let wanted = Wanted {
+        let wanted = KeySelection {
             kind: ObjectKind::ConfigMap,
             name: "m",
             items: Some(&items),

@@ -8,7 +8,7 @@ use reqwest::header::{AUTHORIZATION, HeaderMap, WWW_AUTHENTICATE};
 use serde::Deserialize;
 
 use super::connection::Registry;
-use super::http::{describe, percent, registry_error};
+use super::http::{describe, percent_encode, registry_error};
 use crate::error::ImageError;
 use crate::spec::RegistryAuth;
 
@@ -126,7 +126,7 @@ impl Registry {
                     ("refresh_token", refresh),
                 ]
                 .iter()
-                .map(|(name, value)| format!("{name}={}", percent(value)))
+                .map(|(name, value)| format!("{name}={}", percent_encode(value)))
                 .collect();
                 self.client
                     .post(url)

@@ -264,6 +264,6 @@ pub(super) struct Refusal {
     pub(super) error: ImageError,
     /// Whether another attempt may succeed.
     pub(super) transient: bool,
-    /// When the registry wants the next attempt.
+    /// Delay before the next attempt that the registry asks for.
     pub(super) wait: Option<Duration>,
 }

@@ -1,7 +1,9 @@
 //! The HTTP client, and the interpretation of responses.
 
+use std::fmt::Display;
 use std::time::Duration;
 
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC};
 use reqwest::header::{HeaderMap, RETRY_AFTER};
 use reqwest::redirect::{Action, Attempt, Policy};
 use reqwest::{Client, Url};
@@ -17,8 +19,14 @@ const ROOTS: &[&str] = &[
     "/etc/ssl/cert.pem",
     "/etc/ssl/ca-bundle.pem",
 ];
-/// What rustls calls an answer that is no TLS record.
+/// The text of rustls's error for a response that is no TLS record.
 const NOT_TLS: &str = "InvalidContentType";
+/// The characters that are not unreserved in a URI (RFC 3986, section 2.3).
+const RESERVED: &AsciiSet = &NON_ALPHANUMERIC
+    .remove(b'-')
+    .remove(b'.')
+    .remove(b'_')
+    .remove(b'~');
 /// Maximum number of attempts of a request or download.
 pub(super) const MAX_ATTEMPTS: u32 = 5;
 /// Maximum number of redirections of a request.
@@ -158,16 +166,8 @@ pub(super) fn describe(error: &reqwest::Error) -> String {
 }
 
 /// Percent-encodes a form value.
-pub(super) fn percent(text: &str) -> String {
-    let mut out = String::new();
-    for byte in text.bytes() {
-        if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~') {
-            out.push(byte as char);
-        } else {
-            out.push_str(&format!("%{byte:02X}"));
-        }
-    }
-    out
+pub(super) fn percent_encode(text: &str) -> impl Display + '_ {
+    percent_encoding::utf8_percent_encode(text, RESERVED)
 }
 
 #[cfg(test)]
@@ -201,6 +201,6 @@ mod tests {
             assert!(is_loopback(host), "{host}");
         }
         assert!(!is_loopback("localhost.example.com"));
-        assert_eq!(percent("a b/é"), "a%20b%2F%C3%A9");
+        assert_eq!(percent_encode("a b/é").to_string(), "a%20b%2F%C3%A9");
     }
 }

@@ -27,8 +27,8 @@ const MAX_CONCURRENT_LAYERS: usize = 3;
 /// A callback for the progress of a push.
 pub(super) type Progress = Arc<dyn Fn(PushProgress) + Send + Sync>;
 
-/// How a layer was distributed.
-struct Known {
+/// A distributed layer, and where the registry has it.
+struct LayerSource {
     descriptor: Descriptor,
     /// Repositories of the registry that have it.
     repositories: BTreeSet<String>,
@@ -55,7 +55,7 @@ pub async fn push(
     // Layers stay until they are sent.
     let hold = blocking(move || locker.hold()).await?;
     let (finder, host) = (store.clone(), reference.registry().to_owned());
-    let known = blocking(move || Ok(known(&finder, &host))).await?;
+    let known = blocking(move || Ok(find_layer_sources(&finder, &host))).await?;
     let mut registry = Registry::new(config, &reference, auth)?;
     registry.scopes = scopes(reference.repository(), &image, &known);
     let registry = Arc::new(registry);
@@ -113,9 +113,9 @@ fn destination(name: &str, target: Option<&str>) -> Result<(Reference, String), 
     Ok((reference, tag))
 }
 
-/// Returns how layers were distributed, by their chain IDs.
-fn known(store: &Store, registry: &str) -> HashMap<Digest, Vec<Known>> {
-    let mut all: HashMap<Digest, Vec<Known>> = HashMap::new();
+/// Returns the sources of layers by the chain IDs of the layers.
+fn find_layer_sources(store: &Store, registry: &str) -> HashMap<Digest, Vec<LayerSource>> {
+    let mut all: HashMap<Digest, Vec<LayerSource>> = HashMap::new();
     for record in store.list() {
         let document = store
             .read_blob(&record.manifest)
@@ -140,7 +140,7 @@ fn known(store: &Store, registry: &str) -> HashMap<Digest, Vec<Known>> {
                 .find(|k| k.descriptor.digest == layer.digest)
             {
                 Some(known) => known.repositories.extend(repositories.clone()),
-                None => known.push(Known {
+                None => known.push(LayerSource {
                     descriptor: layer,
                     repositories: repositories.clone(),
                 }),
@@ -152,7 +152,11 @@ fn known(store: &Store, registry: &str) -> HashMap<Digest, Vec<Known>> {
 
 /// Returns the scopes of the tokens that a push needs: also those to read the repositories that
 /// layers may be taken from.
-fn scopes(repository: &str, image: &Image, known: &HashMap<Digest, Vec<Known>>) -> Vec<String> {
+fn scopes(
+    repository: &str,
+    image: &Image,
+    known: &HashMap<Digest, Vec<LayerSource>>,
+) -> Vec<String> {
     let layers = image.record.layers.iter();
     let sources: BTreeSet<&String> = layers
         .filter_map(|chain| known.get(chain))
@@ -170,7 +174,7 @@ async fn push_layer(
     store: &Arc<Store>,
     registry: &Registry,
     (chain, diff): (&Digest, &Digest),
-    known: &[Known],
+    known: &[LayerSource],
     progress: &Progress,
 ) -> Result<Stored, ImageError> {
     // A layer that is known uncompressed was built here, and is sent compressed.

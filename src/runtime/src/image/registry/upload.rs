@@ -141,7 +141,7 @@ impl Registry {
             Ok(response) if response.status() == StatusCode::CREATED => Ok(Mount::Done),
             Ok(response) => {
                 if let Ok(location) = self.location(&url, response.headers()) {
-                    // Registries forget uploads that nobody ends.
+                    // Registries forget unfinished uploads.
                     let delete = self.client.delete(location.clone());
                     let _ = self.authorized(delete, &location).send().await;
                 }

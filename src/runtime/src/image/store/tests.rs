@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::*;
 
 /// Limit of steps that wait for nothing unless there is a deadlock.
-const LIMIT: Duration = Duration::from_secs(30);
+const TIMEOUT: Duration = Duration::from_secs(30);
 
 fn store(dir: &Path) -> Arc<Store> {
     let root = dir.join("node");
@@ -61,8 +61,8 @@ fn a_removal_that_waits_for_a_pull_does_not_block_its_end() {
         }
         let adding = store.clone();
         let added = begin(move || adding.add(new, hold));
-        added.recv_timeout(LIMIT).expect("a deadlock").unwrap();
-        removed.recv_timeout(LIMIT).expect("a deadlock").unwrap();
+        added.recv_timeout(TIMEOUT).expect("a deadlock").unwrap();
+        removed.recv_timeout(TIMEOUT).expect("a deadlock").unwrap();
         let config = Digest::of(b"new");
         assert!(store.read_blob(&config).is_some());
         assert!(store.read_blob(&Digest::of(b"old")).is_none());
@@ -79,7 +79,7 @@ fn a_removal_does_not_wait_for_a_pull_unless_it_may() {
     let remove = || {
         let store = store.clone();
         let removed = begin(move || store.remove_unless_busy("example.com/old:1"));
-        removed.recv_timeout(LIMIT).expect("it waits").unwrap()
+        removed.recv_timeout(TIMEOUT).expect("it waits").unwrap()
     };
     let hold = store.hold().unwrap();
     assert!(!remove());
@@ -114,7 +114,7 @@ fn pulls_and_removals_in_parallel_end_and_lose_nothing() {
         })
         .collect();
     for worker in workers {
-        worker.recv_timeout(LIMIT).expect("a deadlock");
+        worker.recv_timeout(TIMEOUT).expect("a deadlock");
     }
     let left = store.list();
     assert_eq!(left.len(), 4 * 7);

@@ -66,7 +66,7 @@ pub fn users_are_others_on_the_node() {
         let owners = "stat -c %u:%g / /etc/notes /bin/busybox /made /srv/dir /dev/shm";
         assert_eq!(b.out(&id, owners).await, ["0:0"; 6].join("\n"));
         assert_eq!(b.out(&id, "cat /etc/notes").await, "secret");
-        // What is written has the pod's IDs on the node; the image keeps its own.
+        // Written files have the pod's IDs on the node; the image keeps its own.
         let made = b.dir.join("root/containers").join(&id).join("upper/made");
         assert_eq!(owner(&made), (RANGE.first, RANGE.first));
         // Copied up.
@@ -339,7 +339,7 @@ pub fn user_namespaces_outlive_the_agent() {
             .unwrap();
         let mut text = String::new();
         let mut output = session.stdout.take().unwrap();
-        // A terminal ends with an error once nobody has it open.
+        // A terminal ends with an error once it is closed everywhere.
         let _ = output.read_to_string(&mut text).await;
         assert!(
             text.contains("/dev/pts/0") && text.contains("0\r\n0"),

@@ -8,11 +8,11 @@ use std::collections::BTreeMap;
 use nix::errno::Errno;
 
 use super::*;
-use crate::embedded::salvage::Found;
+use crate::embedded::salvage::Contents;
 use crate::embedded::sim_disk::{Fault, Random, SimDisk, Sync};
 use crate::embedded::writer::Snapshot;
 
-const ROOM: Room = Room {
+const PREALLOCATION: Preallocation = Preallocation {
     step: 4096,
     reserve: 1024,
 };
@@ -58,14 +58,14 @@ fn claim(value: Option<&str>) -> Claim {
     }
 }
 
-/// What the store must hold.
+/// The state that the store must hold.
 #[derive(Clone, Default)]
 struct Model {
     /// The newest revision that was acknowledged or read.
     newest: Revision,
     /// Value, revision of creation and of the last write.
     live: BTreeMap<String, (String, Revision, Revision)>,
-    /// A commit of which nobody knows whether it will be there.
+    /// A commit that may or may not survive.
     unknown: Vec<Write>,
 }
 
@@ -98,7 +98,7 @@ impl Model {
         let state = shared.state.read();
         let unknown = std::mem::take(&mut self.unknown);
         if state.revision() != self.newest {
-            // What can be read now must never vanish.
+            // State that can be read now must never vanish.
             self.apply(&unknown);
         }
         assert_eq!(
@@ -120,7 +120,7 @@ impl Model {
 }
 
 fn open_sim(disk: &SimDisk) -> Result<(Arc<Shared>, Writer<SimDisk>), StoreError> {
-    open_parts(disk.clone(), &options(), ROOM)
+    open_parts(disk.clone(), &options(), PREALLOCATION)
 }
 
 /// A store in a process that may end at any time.
@@ -182,7 +182,7 @@ impl Process {
         let mut after = model.clone();
         for (key, value) in offered {
             if value.is_none() && !after.live.contains_key(&key) {
-                // What it deletes was refused.
+                // The entry that it deletes was refused.
                 continue;
             }
             let claim = claim(value.as_deref());
@@ -264,7 +264,7 @@ fn fault(random: &mut Random) -> Fault {
 }
 
 /// Runs a process until it fails or has done enough.
-fn live(process: &mut Process, model: &mut Model, random: &mut Random) {
+fn run_process(process: &mut Process, model: &mut Model, random: &mut Random) {
     // Short lives show what rests on a later commit.
     let commits = match random.once_in(2) {
         true => random.below(3),
@@ -306,7 +306,7 @@ fn survive(seed: u64, mut disk: SimDisk) {
             };
         }
         let mut process = Process::start(disk, &mut model);
-        live(&mut process, &mut model, &mut random);
+        run_process(&mut process, &mut model, &mut random);
         disk = process.end(&mut random);
     }
     drop(Process::start(disk.restart(), &mut model));
@@ -317,7 +317,7 @@ fn nothing_acknowledged_is_lost_whatever_fails() {
     for_seeds(200, |seed| survive(seed, SimDisk::new(seed)));
 }
 
-/// What the other tests are worth: they fail when any of the syncs is missing.
+/// Proves that the other tests are effective: they fail when any of the syncs is missing.
 #[test]
 fn every_sync_is_needed() {
     for sync in [Sync::Commit, Sync::New, Sync::Old, Sync::Names] {
@@ -470,7 +470,7 @@ fn a_deletion_that_finds_the_disk_full_stops_other_writes() {
 
 #[test]
 fn a_rotation_does_not_give_the_reserve_away() {
-    for room in [0, 600, ROOM.reserve as usize] {
+    for room in [0, 600, PREALLOCATION.reserve as usize] {
         let mut model = Model::new();
         let mut process = Process::start(SimDisk::new(1), &mut model);
         let write = |i: usize| vec![(format!("/k{}", i % 4), Some("v".repeat(100)))];
@@ -574,7 +574,7 @@ fn a_failed_disk_ends_all_writes_and_is_told() {
 
 #[test]
 fn a_failed_rotation_keeps_nobody_from_opening() {
-    // What a log can be at each step of its creation, in the first format and in this.
+    // The states of a log at each step of its creation, in the first format and in this.
     for left in [0, 10, 24, 28] {
         let mut model = Model::new();
         let mut process = Process::start(SimDisk::new(1), &mut model);
@@ -619,7 +619,7 @@ fn a_flipped_bit_is_reported_or_costs_nothing() {
         disk.put(file, bytes);
         let newest = salvage::check(&disk).unwrap();
         assert!(!newest.is_sound(), "{file}: byte {at}");
-        let mut found = Found::default();
+        let mut found = Contents::default();
         found.read_all(&disk).unwrap();
         match open_sim(&disk) {
             Ok((shared, _)) => model.check(&shared),

@@ -14,12 +14,12 @@ mod handshakes;
 const NOW: i64 = 1_893_456_000;
 
 /// A certificate and what it signs with.
-struct Made {
+struct Issued {
     certificate: rcgen::Certificate,
     issuer: Issuer<'static, KeyPair>,
 }
 
-impl Made {
+impl Issued {
     fn parsed(&self) -> Certificate {
         Certificate::parse(self.certificate.der()).unwrap()
     }
@@ -47,20 +47,20 @@ fn is_ca(params: &mut CertificateParams) {
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
 }
 
-fn root(change: Change) -> Made {
+fn root(change: Change) -> Issued {
     let mut params = params(&[], "root", is_ca);
     change(&mut params);
     let key = KeyPair::generate().unwrap();
-    Made {
+    Issued {
         certificate: params.self_signed(&key).unwrap(),
         issuer: Issuer::new(params, key),
     }
 }
 
-fn below(parent: &Made, name: &str, names: &[&str], change: Change) -> Made {
+fn below(parent: &Issued, name: &str, names: &[&str], change: Change) -> Issued {
     let params = params(names, name, change);
     let key = KeyPair::generate().unwrap();
-    Made {
+    Issued {
         certificate: params.signed_by(&key, &parent.issuer).unwrap(),
         issuer: Issuer::new(params, key),
     }

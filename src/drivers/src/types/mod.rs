@@ -419,7 +419,7 @@ pub trait Driver: Send + Sync {
     /// Returns the program that nodes run, a file on the host. [`ClusterPlan::binary`] is a copy of
     /// it.
     fn binary(&self) -> BoxFuture<'_, Result<PathBuf, Failure>> {
-        Box::pin(async { crate::binary::own() })
+        Box::pin(async { crate::binary::own_path() })
     }
 
     /// Starts `nodes` and everything that they depend on. Running nodes are left unchanged.

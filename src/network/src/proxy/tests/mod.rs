@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use super::*;
 use crate::netlink::in_netns;
 use crate::nft::{Family, Nftables, Table};
-use crate::testing::{Lab, Pod, Serve, ask_in_vain, ask_udp, listed, net, root};
+use crate::testing::{Pod, Serve, TestNetwork, ask_in_vain, ask_udp, listed, net, root};
 
 mod conntrack;
 
@@ -295,13 +295,13 @@ fn health_checks_count_ready_endpoints_only() {
 }
 
 struct Proxied {
-    lab: Lab,
+    lab: TestNetwork,
     proxy: ServiceProxy,
 }
 
 impl Proxied {
     fn new() -> Self {
-        let lab = Lab::new();
+        let lab = TestNetwork::new();
         let proxy = in_netns(lab.node.as_fd(), || ServiceProxy::new(config()).unwrap()).unwrap();
         lab.route_world(net("10.96.0.0/12"));
         lab.route_world(net("203.0.113.0/24"));

@@ -86,7 +86,7 @@ impl Adopted {
 
 /// A message of a pod worker.
 pub(crate) enum Notice {
-    /// A sandbox got an address; `done` is told once the rules for it are in place.
+    /// A sandbox got an address; `done` is notified once the rules for it are in place.
     Attached {
         sandbox: String,
         pod: Box<Pod>,
@@ -151,7 +151,7 @@ pub(crate) struct PolicyFeed {
     /// Client with an identity that may watch policies, namespaces and all pods.
     pub client: kube::Client,
     pub notices: mpsc::Receiver<Notice>,
-    /// What earlier agents attached.
+    /// Sandboxes that earlier agents attached.
     pub adopted: Vec<Adopted>,
 }
 
