@@ -14,7 +14,7 @@ use kube::core::{Request, Status};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::Config;
+use crate::config::Config;
 use crate::events::{FIELD_MANAGER, Recorder};
 use crate::informers::{Object, Store};
 use crate::kinds::Informers;

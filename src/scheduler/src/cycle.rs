@@ -8,8 +8,9 @@ use std::sync::Arc;
 use crate::cluster::{Cluster, View};
 use crate::model::{NodeInfo, PodInfo};
 use crate::plugins::default_preemption::{self, Candidate};
+use crate::plugins::types::{PluginSet, Rejection};
 use crate::plugins::volume_binding::Decision;
-use crate::plugins::{PluginSet, Prepared, Rejection, node_affinity, score};
+use crate::plugins::{Prepared, node_affinity, score};
 
 /// A scheduling decision for a pod.
 #[derive(Clone, Debug, PartialEq, Eq)]

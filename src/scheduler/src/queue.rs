@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use rkube_component_helpers::backoff::Backoff;
 
 use crate::model::PodInfo;
-use crate::plugins::{Event, PluginSet};
+use crate::plugins::types::{Event, PluginSet};
 
 /// Delay after a failed attempt to schedule a pod.
 const BACKOFF: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(10));
@@ -285,7 +285,7 @@ fn matters(old: &PodInfo, new: &PodInfo) -> bool {
 mod tests {
     use super::*;
     use crate::model::testing::*;
-    use crate::plugins::Plugin;
+    use crate::plugins::types::Plugin;
 
     fn second(n: u64) -> Duration {
         Duration::from_secs(n)

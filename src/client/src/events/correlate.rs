@@ -15,7 +15,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use serde_json::{Value, json};
 
 use super::lru::Lru;
-use super::{REMEMBERED, Report, Settings};
+use super::types::{REMEMBERED, Report, Settings};
 
 /// Burst of events allowed per source and object.
 const BURST: f64 = 25.0;
@@ -211,7 +211,7 @@ fn event(settings: &Settings, report: &Report, known: &Known, combined: bool) ->
 
 #[cfg(test)]
 pub(super) mod tests {
-    use super::super::{Severity, Style};
+    use super::super::types::{Severity, Style};
     use super::*;
 
     pub fn settings(style: Style) -> Settings {

@@ -14,7 +14,7 @@ use serde_json::json;
 
 use super::correlate::Write;
 use super::lru::Lru;
-use super::{REMEMBERED, Report, Settings};
+use super::types::{REMEMBERED, Report, Settings};
 
 /// Time without occurrences after which a series ends, and interval of the checks for that.
 pub const FINISH: Duration = Duration::from_secs(6 * 60);
@@ -170,8 +170,8 @@ fn shortened(mut message: String) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Style;
     use super::super::correlate::tests::{report, settings};
+    use super::super::types::Style;
     use super::*;
 
     #[test]

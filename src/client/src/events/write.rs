@@ -15,7 +15,7 @@ use tokio::time::{Instant, interval_at};
 
 use super::correlate::{Correlator, Write};
 use super::series::{FINISH, REFRESH, SeriesBook};
-use super::{Report, Settings, Style};
+use super::types::{Report, Settings, Style};
 
 /// Maximum number of attempts while the server cannot be reached.
 const MAX_TRIES: u32 = 12;

@@ -9,7 +9,7 @@ use rkube_component_helpers::time::instant_after;
 use super::{Engine, Outcome, Waiting};
 use crate::actions::is_gone;
 use crate::model::Key;
-use crate::plugins::Event;
+use crate::plugins::types::Event;
 use crate::plugins::volume_binding::Decision;
 use crate::queue::Queued;
 

@@ -12,8 +12,8 @@ use super::{Engine, Outcome};
 use crate::actions::{Actions, is_gone, said};
 use crate::cycle::{self, FitError, Placement};
 use crate::model::PodInfo;
-use crate::plugins::PluginSet;
 use crate::plugins::default_preemption::Candidate;
+use crate::plugins::types::PluginSet;
 use crate::queue::Queued;
 
 /// Maximum number of pods scheduled before the loop yields to other tasks.
