@@ -23,7 +23,7 @@ const CONCURRENCY: usize = 10;
 /// Finalizer in the namespace's spec that this controller removes.
 const KUBERNETES: &str = "kubernetes";
 /// Interval of checks for remaining objects whose deletion no watch reports.
-const LAST_LOOK: Duration = Duration::from_secs(15);
+const RECHECK_PERIOD: Duration = Duration::from_secs(15);
 
 /// Objects that remain in a namespace after their deletion was requested.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -274,7 +274,7 @@ impl NamespaceController {
                 key.name, remains.undiscovered, remains.failures
             )));
         }
-        self.queue.add_after(key, LAST_LOOK);
+        self.queue.add_after(key, RECHECK_PERIOD);
         Ok(())
     }
 

@@ -20,7 +20,7 @@ use super::types::{Report, Settings, Style};
 /// Maximum number of attempts while the server cannot be reached.
 const MAX_TRIES: u32 = 12;
 /// Interval of these attempts. Up to a quarter is added at random.
-const RETRY: Duration = Duration::from_secs(10);
+const RETRY_PERIOD: Duration = Duration::from_secs(10);
 
 /// Maximum number of events of a series writer that are being written. Each waits for the store, which
 /// commits them together.
@@ -116,7 +116,8 @@ impl Sink {
                 }
                 Err(error) => {
                     tracing::debug!(%error, "an event was not written and will be retried");
-                    tokio::time::sleep(RETRY.mul_f64(1.0 + rand::random::<f64>() / 4.0)).await;
+                    tokio::time::sleep(RETRY_PERIOD.mul_f64(1.0 + rand::random::<f64>() / 4.0))
+                        .await;
                 }
             }
         }

@@ -131,7 +131,7 @@ impl CronJobController {
         };
         let now = self.ctx.now();
         let (decision, missed) = plan::decide(cron, &schedule, &zone, now);
-        if missed > plan::MANY {
+        if missed > plan::MAX_MISSED_RUNS {
             let text = "too many missed start times. Set or decrease .spec.startingDeadlineSeconds or check clock skew";
             self.tell(cron, true, "TooManyMissedTimes", text.into());
         }

@@ -33,7 +33,7 @@ use graph::{FOREGROUND, Graph, ORPHAN, Owner};
 
 const NAME: &str = "garbage-collector-controller";
 /// How long to wait at most for resources that cannot be listed.
-const PATIENCE: Duration = Duration::from_secs(30);
+const SYNC_TIMEOUT: Duration = Duration::from_secs(30);
 /// Number of objects processed concurrently.
 const CONCURRENCY: usize = 20;
 

@@ -21,7 +21,7 @@ use crate::served::Served;
 const NAME: &str = "resourcequota-controller";
 /// How long to collect deletions before recomputing. Emptying a namespace then updates its quotas
 /// once, and admission's own updates have been observed by then.
-const GATHER: Duration = Duration::from_millis(100);
+const COLLECTION_DELAY: Duration = Duration::from_millis(100);
 
 /// The controller of resource quotas.
 pub struct QuotaController {
@@ -63,7 +63,7 @@ impl Controller for QuotaController {
         let queue = self.queue.clone();
         self.collector.on_gone(move |node| {
             for quota in quotas.in_namespace(&node.namespace) {
-                queue.add_after(Key::of(&quota.metadata), GATHER);
+                queue.add_after(Key::of(&quota.metadata), COLLECTION_DELAY);
             }
         });
         let quotas = informers.quotas.clone();
@@ -77,7 +77,7 @@ impl Controller for QuotaController {
             }
             for quota in quotas.in_namespace(new.metadata.namespace.as_deref().unwrap_or_default())
             {
-                queue.add_after(Key::of(&quota.metadata), GATHER);
+                queue.add_after(Key::of(&quota.metadata), COLLECTION_DELAY);
             }
         });
     }

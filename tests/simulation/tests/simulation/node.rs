@@ -20,7 +20,7 @@ use crate::api::{self, Event, name, text, uid};
 pub const SCRIPT: &str = "script";
 const LEASE_PERIOD: Duration = Duration::from_secs(10);
 /// How long the agent waits after a request that failed.
-const RETRY: Duration = Duration::from_secs(1);
+const RETRY_PERIOD: Duration = Duration::from_secs(1);
 
 /// A node. It outlives the control plane's processes.
 pub struct Node {
@@ -61,7 +61,7 @@ impl Node {
             if let Err(error) = self.serve(&client).await {
                 tracing_note(&self.name, &error);
             }
-            tokio::time::sleep(RETRY).await;
+            tokio::time::sleep(RETRY_PERIOD).await;
         }
     }
 
@@ -184,7 +184,7 @@ impl Node {
             let result = self.step(client, &uid).await;
             if let (Err(error), Some(pod)) = (result, self.pods.get_mut(&uid)) {
                 tracing_note(&self.name, &error);
-                pod.due = Some(Instant::now() + RETRY);
+                pod.due = Some(Instant::now() + RETRY_PERIOD);
             }
         }
     }
@@ -215,7 +215,7 @@ impl Node {
         }
         if pod.address.is_none() {
             let Some(base) = cidr.strip_suffix(".0/24") else {
-                pod.due = Some(Instant::now() + RETRY);
+                pod.due = Some(Instant::now() + RETRY_PERIOD);
                 return Ok(());
             };
             self.addresses = self.addresses % 250 + 1;

@@ -24,9 +24,9 @@ const NODES: usize = 3;
 /// The number of the user's requests.
 const REQUESTS: usize = 14;
 /// How long the control plane may take to come to rest, in simulated time.
-const PATIENCE: Duration = Duration::from_secs(3600);
+const SETTLE_TIMEOUT: Duration = Duration::from_secs(3600);
 /// For how long nothing may change for it to be at rest.
-const REST: Duration = Duration::from_secs(30);
+const QUIET_PERIOD: Duration = Duration::from_secs(30);
 
 /// The certificates of the control plane.
 pub struct Authority {
@@ -324,13 +324,13 @@ async fn rest(client: &Client, user: &User, trace: &RefCell<Trace>) {
     loop {
         tokio::time::sleep(Duration::from_secs(10)).await;
         let quiet_since = trace.borrow().last_change;
-        let quiet = crate::clock::now() - quiet_since >= REST;
+        let quiet = crate::clock::now() - quiet_since >= QUIET_PERIOD;
         let settled = check::settled(client, &user.wanted, NODES).await;
         if quiet && settled.is_ok() {
             return;
         }
         assert!(
-            crate::clock::now() - began < PATIENCE,
+            crate::clock::now() - began < SETTLE_TIMEOUT,
             "no rest: {settled:?}; last change at {quiet_since:?}"
         );
     }
