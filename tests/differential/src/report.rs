@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::known::{Known, explains};
+use crate::known::{KnownDifference, explains};
 use crate::pair::Difference;
 
 /// How many places of one answer are printed.
@@ -13,7 +13,7 @@ const MAX_PLACE_LENGTH: usize = 1200;
 /// What has been found in a run.
 #[derive(Debug)]
 pub struct Report {
-    known: Vec<Known>,
+    known: Vec<KnownDifference>,
     seen: BTreeMap<String, u64>,
     /// How many scripts and cases have differences that are not known.
     pub unexplained: u64,
@@ -21,7 +21,7 @@ pub struct Report {
 
 impl Report {
     /// Creates an empty report.
-    pub fn new(known: Vec<Known>) -> Self {
+    pub fn new(known: Vec<KnownDifference>) -> Self {
         Self {
             known,
             seen: BTreeMap::new(),

@@ -83,7 +83,7 @@ struct Similar {
 }
 
 /// An event that was created.
-struct Known {
+struct CreatedEvent {
     name: String,
     first: Timestamp,
     count: i32,
@@ -110,7 +110,7 @@ impl Bucket {
 /// The state of all recent events of one process.
 pub struct Correlator {
     similar: Lru<Group, Similar>,
-    known: Lru<Identity, Known>,
+    known: Lru<Identity, CreatedEvent>,
     buckets: Lru<Subject, Bucket>,
 }
 
@@ -144,7 +144,7 @@ impl Correlator {
         let mut created = false;
         let known = self.known.entry(&Identity { group, exact }, || {
             created = true;
-            Known {
+            CreatedEvent {
                 name: report.name(),
                 first: at,
                 count: 0,
@@ -184,7 +184,7 @@ impl Correlator {
     }
 }
 
-fn event(settings: &Settings, report: &Report, known: &Known, combined: bool) -> Event {
+fn event(settings: &Settings, report: &Report, known: &CreatedEvent, combined: bool) -> Event {
     Event {
         metadata: ObjectMeta {
             name: Some(known.name.clone()),

@@ -9,7 +9,7 @@ use k8s_openapi::api::core::v1::{Node, ObjectReference, Pod};
 use kube::api::Patch;
 use parking_lot::Mutex;
 
-use super::taints::{Stay, no_execute, stay};
+use super::taints::{TolerationTime, no_execute, toleration_time};
 use crate::common::{conditions, pods};
 use crate::context::{Context, Deletion, Result, optional};
 use crate::controller::{Controller, Watches};
@@ -134,15 +134,15 @@ impl EvictionController {
             .and_then(|spec| spec.tolerations.clone())
             .unwrap_or_default();
         let now = self.ctx.now();
-        match stay(&no_execute(&node), &tolerations) {
-            Stay::Forever => {
+        match toleration_time(&no_execute(&node), &tolerations) {
+            TolerationTime::Forever => {
                 if self.since.lock().remove(&uid).is_some() {
                     self.tell(&key, format!("Cancelling deletion of Pod {key}"));
                 }
                 Ok(())
             }
-            Stay::Never => self.evict(&key, &pod).await,
-            Stay::For(wait) => {
+            TolerationTime::Never => self.evict(&key, &pod).await,
+            TolerationTime::For(wait) => {
                 let since = *self.since.lock().entry(uid).or_insert(now);
                 let left = deadline(wait, since, now);
                 if left.is_zero() {

@@ -50,7 +50,7 @@ impl Strategy for Ingress {
     fn validate_create(&self, obj: &Object) -> Vec<FieldError> {
         let mut errors = Errors::new();
         let annotated = at(obj, "metadata.annotations").get(CLASS_ANNOTATION);
-        ingress(&mut errors, obj, Lenient::default());
+        ingress(&mut errors, obj, IngressAllowances::default());
         if let Some(class) = annotated
             && has(obj, "spec.ingressClassName")
             && class != at(obj, "spec.ingressClassName")
@@ -66,7 +66,7 @@ impl Strategy for Ingress {
 
     fn validate_update(&self, new: &Object, old: &Object) -> Vec<FieldError> {
         let mut errors = Errors::new();
-        ingress(&mut errors, new, Lenient::of(old));
+        ingress(&mut errors, new, IngressAllowances::of(old));
         errors.0
     }
 
@@ -98,13 +98,13 @@ impl Strategy for Ingress {
 
 /// What an update does not ask of an ingress because the old one lacks it already.
 #[derive(Clone, Copy, Default)]
-struct Lenient {
+struct IngressAllowances {
     secrets: bool,
     wildcards: bool,
 }
 
-impl Lenient {
-    fn of(old: &Object) -> Lenient {
+impl IngressAllowances {
+    fn of(old: &Object) -> IngressAllowances {
         let bad_secret = |tls: &Value| {
             let secret = text(tls, "secretName");
             !secret.is_empty() && !names::dns1123_subdomain(secret).is_empty()
@@ -114,14 +114,14 @@ impl Lenient {
             http(&mut errors, rule, "");
             text(rule, "host").contains('*') && !errors.0.is_empty()
         };
-        Lenient {
+        IngressAllowances {
             secrets: list(old, "spec.tls").iter().any(bad_secret),
             wildcards: list(old, "spec.rules").iter().any(bad_wildcard),
         }
     }
 }
 
-fn ingress(errors: &mut Errors, obj: &Object, lenient: Lenient) {
+fn ingress(errors: &mut Errors, obj: &Object, allowances: IngressAllowances) {
     let rules = list(obj, "spec.rules");
     if rules.is_empty() && !has(obj, "spec.defaultBackend") {
         errors.invalid(
@@ -151,7 +151,7 @@ fn ingress(errors: &mut Errors, obj: &Object, lenient: Lenient) {
                 errors.invalid_each(&field, host, names::dns1123_subdomain(host));
             }
         }
-        if !(lenient.wildcards && host.contains('*')) {
+        if !(allowances.wildcards && host.contains('*')) {
             http(errors, rule, &field);
         }
     }
@@ -167,7 +167,7 @@ fn ingress(errors: &mut Errors, obj: &Object, lenient: Lenient) {
             errors.invalid_each(&field, host, problems);
         }
         let secret = text(tls, "secretName");
-        if !secret.is_empty() && !lenient.secrets {
+        if !secret.is_empty() && !allowances.secrets {
             errors.invalid_each(
                 &format!("spec.tls[{i}].secretName"),
                 secret,

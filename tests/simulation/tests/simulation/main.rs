@@ -19,7 +19,7 @@ mod user;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 
-use plane::{Authority, World};
+use plane::{Authority, Simulation};
 
 /// The number of runs without a setting.
 const SEEDS: u64 = 10;
@@ -36,7 +36,7 @@ fn simulate(seed: u64) -> u64 {
         .stack_size(16 << 20)
         .spawn(move || {
             clock::begin(seed);
-            World::new(seed, authority).run()
+            Simulation::new(seed, authority).run()
         })
         .expect("a thread");
     match thread.join() {

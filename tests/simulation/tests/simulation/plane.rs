@@ -85,7 +85,7 @@ enum End {
 }
 
 /// What outlives the processes.
-pub struct World {
+pub struct Simulation {
     authority: Arc<Authority>,
     disk: SimDisk,
     random: Random,
@@ -103,10 +103,10 @@ struct Watched {
     revisions: Vec<u64>,
 }
 
-impl World {
-    pub fn new(seed: u64, authority: Arc<Authority>) -> World {
+impl Simulation {
+    pub fn new(seed: u64, authority: Arc<Authority>) -> Simulation {
         let mut random = Random::new(seed);
-        World {
+        Simulation {
             authority,
             disk: SimDisk::new(random.number()),
             trace: RefCell::default(),

@@ -11,7 +11,7 @@ use super::{Binder, NAME, is_bound, volume_of};
 use crate::context::{Deletion, Error, Result, optional};
 use crate::events::Severity::Warning;
 use crate::volumes::provisioner::{self, DELETION_PROTECTION};
-use crate::volumes::reclaim::{delete_data, has_place};
+use crate::volumes::reclaim::{delete_data, has_data_location};
 
 /// What is to be done with a volume whose claim is gone.
 #[derive(Debug, PartialEq, Eq)]
@@ -82,7 +82,7 @@ fn protected(volume: &PersistentVolume, root: &Path) -> Option<Vec<String>> {
     if provisioner::of(volume) != Some(provisioner::NAME) {
         return None;
     }
-    let wanted = reclaim(volume) == Reclaim::Delete && has_place(volume, root);
+    let wanted = reclaim(volume) == Reclaim::Delete && has_data_location(volume, root);
     let mut finalizers = volume.metadata.finalizers.clone().unwrap_or_default();
     if wanted == is_protected(volume) || wanted && volume.metadata.deletion_timestamp.is_some() {
         return None;
