@@ -59,7 +59,7 @@ fn counts(map: &BTreeMap<String, usize>, suffix: &str) -> String {
     parts.join(", ")
 }
 
-fn undiscovered(content: &RemainingContent) -> Problem {
+fn discovery_failures(content: &RemainingContent) -> Problem {
     let groups = &content.undiscovered;
     (!groups.is_empty()).then(|| {
         let text = format!(
@@ -71,7 +71,7 @@ fn undiscovered(content: &RemainingContent) -> Problem {
     })
 }
 
-fn failed(content: &RemainingContent) -> Problem {
+fn deletion_failures(content: &RemainingContent) -> Problem {
     let failures = &content.failures;
     (!failures.is_empty()).then(|| {
         let text = format!(
@@ -83,7 +83,7 @@ fn failed(content: &RemainingContent) -> Problem {
     })
 }
 
-fn left(content: &RemainingContent) -> Problem {
+fn remaining_resources(content: &RemainingContent) -> Problem {
     (!content.counts.is_empty() && !content.waits_for_pods).then(|| {
         let list = counts(&content.counts, " has");
         let text = format!("Some resources are remaining: {list}");
@@ -91,7 +91,7 @@ fn left(content: &RemainingContent) -> Problem {
     })
 }
 
-fn held(content: &RemainingContent) -> Problem {
+fn remaining_finalizers(content: &RemainingContent) -> Problem {
     (!content.finalizers.is_empty() && !content.waits_for_pods).then(|| {
         let list = counts(&content.finalizers, " in");
         let text = format!("Some content in the namespace has finalizers remaining: {list}");
@@ -121,7 +121,7 @@ pub fn conditions(
     let news = [
         state(
             "NamespaceDeletionDiscoveryFailure",
-            undiscovered(content),
+            discovery_failures(content),
             (
                 "ResourcesDiscovered",
                 "All resources successfully discovered",
@@ -137,7 +137,7 @@ pub fn conditions(
         ),
         state(
             "NamespaceDeletionContentFailure",
-            failed(content),
+            deletion_failures(content),
             (
                 "ContentDeleted",
                 "All content successfully deleted, may be waiting on finalization",
@@ -145,12 +145,12 @@ pub fn conditions(
         ),
         state(
             "NamespaceContentRemaining",
-            left(content),
+            remaining_resources(content),
             ("ContentRemoved", "All content successfully removed"),
         ),
         state(
             "NamespaceFinalizersRemaining",
-            held(content),
+            remaining_finalizers(content),
             (
                 "ContentHasNoFinalizers",
                 "All content-preserving finalizers finished",

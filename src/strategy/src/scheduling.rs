@@ -5,7 +5,7 @@ use rkube_api::status::FieldError;
 
 use crate::core::pod_validation;
 use crate::core::requirements::Rules as Requirements;
-use crate::errors::{Errors, IMMUTABLE, index, shown, shown_any, shown_text};
+use crate::errors::{Errors, IMMUTABLE, index, show_fields, shown_any, shown_text};
 use crate::generic::{Generation, Rules};
 use crate::tree::{at, default_value, flag, has, int, list, map, same_at, text};
 use crate::{Strategy, names, node_labels, quantities};
@@ -139,7 +139,7 @@ fn runtime_class(obj: &Object) -> Vec<FieldError> {
 }
 
 fn shown_toleration(toleration: &serde_json::Value) -> String {
-    shown(&[
+    show_fields(&[
         ("Key", shown_text(toleration, "key")),
         ("Operator", shown_text(toleration, "operator")),
         ("Value", shown_text(toleration, "value")),

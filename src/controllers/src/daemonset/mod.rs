@@ -264,7 +264,7 @@ impl DaemonSetController {
             .as_ref()
             .and_then(|spec| spec.revision_history_limit)
             .unwrap_or(10);
-        let all = revisions::of(&self.ctx, set);
+        let all = revisions::list_of(&self.ctx, set);
         let mut live: Vec<&str> = owned.iter().filter_map(|pod| plan::hash_of(pod)).collect();
         live.push(hash);
         let doomed = revisions::surplus(&all, limit, |revision| {

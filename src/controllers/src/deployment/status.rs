@@ -184,7 +184,7 @@ fn calculate(state: &State) -> DeploymentStatus {
 }
 
 /// Returns whether two statuses are equal, with absent numbers as zero.
-fn same(a: &DeploymentStatus, b: &DeploymentStatus) -> bool {
+fn is_same_status(a: &DeploymentStatus, b: &DeploymentStatus) -> bool {
     let numbers = |s: &DeploymentStatus| {
         [
             s.replicas,
@@ -203,8 +203,8 @@ fn same(a: &DeploymentStatus, b: &DeploymentStatus) -> bool {
             == b.conditions.as_deref().unwrap_or_default()
 }
 
-fn put(state: &mut State, status: DeploymentStatus) {
-    if !same(
+fn set_status(state: &mut State, status: DeploymentStatus) {
+    if !is_same_status(
         &state.deployment.status.clone().unwrap_or_default(),
         &status,
     ) {
@@ -215,7 +215,7 @@ fn put(state: &mut State, status: DeploymentStatus) {
 /// Updates the status without evaluating the rollout's progress.
 pub fn sync(state: &mut State) {
     let status = calculate(state);
-    put(state, status);
+    set_status(state, status);
 }
 
 /// Updates the status and evaluates the rollout's progress.
@@ -270,7 +270,7 @@ pub fn sync_rollout(state: &mut State) {
         Some(failure) => set_condition(&mut status, failure),
         None => remove(&mut status, "ReplicaFailure"),
     }
-    put(state, status);
+    set_status(state, status);
 }
 
 fn has_progressed(deployment: &Deployment, new: &DeploymentStatus) -> bool {

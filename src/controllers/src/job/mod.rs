@@ -28,7 +28,7 @@ use crate::queue::Queue;
 use rkube_component_helpers::label_selector;
 
 use plan::{Backoff, Plan};
-pub use plan::{has as has_condition, is_finished};
+pub use plan::{has_condition, is_finished};
 
 const NAME: &str = "job-controller";
 /// Maximum number of rounds per sync: pods released in one round are counted in the next one.
@@ -242,7 +242,7 @@ impl JobController {
         let Some(job) = store.by_key(key) else {
             return Ok(false);
         };
-        if plan::same(&job.status.clone().unwrap_or_default(), &status) {
+        if plan::is_same_status(&job.status.clone().unwrap_or_default(), &status) {
             return Ok(true);
         }
         let mut updated = Job::clone(&job);

@@ -137,7 +137,7 @@ impl EvictionController {
         match toleration_time(&no_execute(&node), &tolerations) {
             TolerationTime::Forever => {
                 if self.since.lock().remove(&uid).is_some() {
-                    self.tell(&key, format!("Cancelling deletion of Pod {key}"));
+                    self.record_event(&key, format!("Cancelling deletion of Pod {key}"));
                 }
                 Ok(())
             }
@@ -155,7 +155,7 @@ impl EvictionController {
     }
 
     /// Reports an event. As upstream's, it names the pod but not its UID.
-    fn tell(&self, key: &Key, message: String) {
+    fn record_event(&self, key: &Key, message: String) {
         let pod = ObjectReference {
             api_version: Some("v1".into()),
             kind: Some("Pod".into()),
@@ -169,7 +169,7 @@ impl EvictionController {
     }
 
     async fn evict(&self, key: &Key, pod: &Pod) -> Result<()> {
-        self.tell(key, format!("Marking for deletion Pod {key}"));
+        self.record_event(key, format!("Marking for deletion Pod {key}"));
         let text = "Taint manager: deleting due to NoExecute taint";
         let reason = "DeletionByTaintManager";
         let condition = conditions::disruption(pod, reason, text, self.ctx.now());

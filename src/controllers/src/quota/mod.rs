@@ -127,7 +127,7 @@ async fn sync(ctx: &Context, collector: &Collector, key: Key) -> Result<()> {
         hard: Some(hard).filter(|hard| !hard.is_empty()),
         used: Some(used).filter(|used| !used.is_empty()),
     };
-    if same(quota.status.as_ref(), &status) {
+    if is_same_status(quota.status.as_ref(), &status) {
         return Ok(());
     }
     let mut changed = ResourceQuota::clone(&quota);
@@ -135,7 +135,7 @@ async fn sync(ctx: &Context, collector: &Collector, key: Key) -> Result<()> {
     optional(ctx.update_status(store, &changed).await).map(drop)
 }
 
-fn same(old: Option<&ResourceQuotaStatus>, new: &ResourceQuotaStatus) -> bool {
+fn is_same_status(old: Option<&ResourceQuotaStatus>, new: &ResourceQuotaStatus) -> bool {
     old.is_some_and(|old| {
         ResourceList::from_typed(old.hard.as_ref()) == ResourceList::from_typed(new.hard.as_ref())
             && ResourceList::from_typed(old.used.as_ref())

@@ -7,7 +7,7 @@ use rkube_api::status::{FieldError, FieldErrorKind};
 use serde_json::Value;
 
 use super::version_schema;
-use crate::errors::{Errors, child, index, shown, shown_any, shown_text};
+use crate::errors::{Errors, child, index, show_fields, shown_any, shown_text};
 use crate::names;
 use crate::tree::{flag, list, same_at, text};
 
@@ -46,7 +46,7 @@ fn shown_versions(versions: &[Value]) -> String {
             true => "null".to_owned(),
             false => shown_any(version, key),
         };
-        shown(&[
+        show_fields(&[
             ("Name", shown_text(version, "name")),
             ("Served", flag(version, "served").to_string()),
             ("Storage", flag(version, "storage").to_string()),

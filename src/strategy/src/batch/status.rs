@@ -12,7 +12,7 @@ use serde_json::Value;
 use super::success_policy::{indexes, overlap};
 use crate::apps::not_negative;
 use crate::conditions::is_true;
-use crate::errors::{Errors, IMMUTABLE, index, shown, shown_any};
+use crate::errors::{Errors, IMMUTABLE, index, show_fields, shown_any};
 use crate::tree::{at, flag, has, int, list, same_at, text};
 
 const CONDITIONS: &str = "status.conditions";
@@ -167,7 +167,7 @@ fn finished(errors: &mut Errors, change: &Change<'_>) {
         .iter()
         .any(|key| !list(pods, key).is_empty());
     if (finishes || !same_at(change.new, change.old, path)) && any {
-        let shown = shown(&[
+        let shown = show_fields(&[
             ("Succeeded", shown_any(pods, "succeeded")),
             ("Failed", shown_any(pods, "failed")),
         ]);

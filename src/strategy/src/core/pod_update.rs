@@ -139,7 +139,7 @@ fn settle_amounts(holder: &mut Value) {
         let plain: serde_json::Map<String, Value> = amounts
             .iter()
             .map(|(name, amount)| {
-                let amount = quantities::of(Some(amount));
+                let amount = quantities::read(Some(amount));
                 (name.clone(), json!([amount.value(), amount.milli_value()]))
             })
             .collect();

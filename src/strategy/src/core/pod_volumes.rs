@@ -146,7 +146,7 @@ fn one_source(
     let name = text(volume, "name");
     match kind {
         "emptyDir" => {
-            if quantities::of(source.get("sizeLimit")).sign() < 0 {
+            if quantities::read(source.get("sizeLimit")).sign() < 0 {
                 errors.forbidden(
                     child(&field, "sizeLimit"),
                     "SizeLimit field must be a valid resource quantity",

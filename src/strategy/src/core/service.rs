@@ -151,7 +151,7 @@ impl Strategy for Service {
             Some(old) if same_at(new, old, "spec") && !same_at(new, old, "status") => {
                 super::service_warnings::of_status(new)
             }
-            _ => super::service_warnings::of(new),
+            _ => super::service_warnings::warnings_of(new),
         }
     }
 

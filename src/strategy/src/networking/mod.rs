@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::core::service::{immutable, load_balancer_status};
 use crate::errors::{
-    Errors, IMMUTABLE, child, index, ratcheted, shown, shown_any, shown_pointer, shown_text,
+    Errors, IMMUTABLE, child, index, ratcheted, show_fields, shown_any, shown_pointer, shown_text,
 };
 use crate::generic::{self, Generation, Rules, StatusMetadata};
 use crate::tree::{at, default_value, has, int, keep, list, put, same_at, text};
@@ -396,7 +396,7 @@ fn service_cidr(obj: &Object) -> Vec<FieldError> {
     if ranges.is_empty() {
         errors.required(field, "at least one CIDR required");
     } else if ranges.len() > 2 {
-        let shown = shown(&[("CIDRs", shown_any(obj, field))]);
+        let shown = show_fields(&[("CIDRs", shown_any(obj, field))]);
         errors.invalid_shown(field, &shown, "may only hold up to 2 values");
     } else {
         for (i, range) in ranges.iter().enumerate() {
@@ -431,7 +431,7 @@ static IP_ADDRESS: Rules = Rules {
         let field = "spec.parentRef";
         if !same_at(new, old, field) {
             let shown = shown_pointer(at(new, field), |parent| {
-                shown(&[
+                show_fields(&[
                     ("Group", shown_text(parent, "group")),
                     ("Resource", shown_text(parent, "resource")),
                     ("Namespace", shown_text(parent, "namespace")),

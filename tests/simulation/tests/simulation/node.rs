@@ -207,7 +207,7 @@ impl Node {
                 pod.ended.get_or_insert("Failed");
             } else {
                 let options = json!({"gracePeriodSeconds": 0, "preconditions": {"uid": uid}});
-                return gone(api::delete(client, &path, options).await);
+                return ignore_missing(api::delete(client, &path, options).await);
             }
         }
         if is_over {
@@ -234,12 +234,12 @@ impl Node {
         let now = &crate::clock::wall()[..19];
         let status = status(pod, &format!("{now}Z"));
         let body = json!({"metadata": {"uid": uid}, "status": status});
-        gone(api::patch(client, &format!("{path}/status"), body).await)
+        ignore_missing(api::patch(client, &format!("{path}/status"), body).await)
     }
 }
 
 /// What has gone, or was replaced by another of the name, needs nothing more.
-fn gone(result: Result<Value, kube::Error>) -> Result<(), kube::Error> {
+fn ignore_missing(result: Result<Value, kube::Error>) -> Result<(), kube::Error> {
     match result {
         Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(()),
         Err(error) => Err(error),

@@ -196,7 +196,7 @@ impl Simulation {
             slow.set(false);
             disk.limit(None);
             away.iter().for_each(|away| away.set(Duration::ZERO));
-            rest(&client, user, trace).await;
+            wait_until_quiet(&client, user, trace).await;
         };
         let watch = watch_pods(&client, &self.watched);
         tokio::select! {
@@ -319,7 +319,7 @@ async fn faults(
 }
 
 /// Waits until the user has what was asked for, and nothing changes any more.
-async fn rest(client: &Client, user: &User, trace: &RefCell<Trace>) {
+async fn wait_until_quiet(client: &Client, user: &User, trace: &RefCell<Trace>) {
     let began = crate::clock::now();
     loop {
         tokio::time::sleep(Duration::from_secs(10)).await;

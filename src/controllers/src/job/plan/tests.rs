@@ -122,7 +122,7 @@ fn a_job_runs_its_pods_and_completes() {
     world.settle();
     let status = world.status();
     assert_eq!(status.succeeded, Some(3));
-    assert!(has(&status, "Complete") && has(&status, "SuccessCriteriaMet"));
+    assert!(has_condition(&status, "Complete") && has_condition(&status, "SuccessCriteriaMet"));
     assert!(status.completion_time.is_some());
     assert_eq!(world.events, ["Completed"]);
     assert!(world.pods.iter().all(|pod| !job_pods::is_tracked(pod)));
@@ -174,7 +174,7 @@ fn a_suspended_job_has_no_pods() {
     world.job.spec.as_mut().unwrap().suspend = Some(true);
     world.settle();
     assert_eq!(world.active(), 0);
-    assert!(has(&world.status(), "Suspended"));
+    assert!(has_condition(&world.status(), "Suspended"));
     assert_eq!(world.status().start_time, None);
     assert_eq!(world.status().failed.unwrap_or(0), 0);
     world.job.spec.as_mut().unwrap().suspend = Some(false);
@@ -217,7 +217,7 @@ fn each_index_completes_once() {
     world.end(|_| true, "Succeeded");
     world.settle();
     assert_eq!(world.status().completed_indexes.as_deref(), Some("0-2"));
-    assert!(has(&world.status(), "Complete"));
+    assert!(has_condition(&world.status(), "Complete"));
 }
 
 #[test]
@@ -268,10 +268,10 @@ fn a_work_queue_ends_with_its_first_success() {
     world.end(|pod| pod.metadata.uid == first, "Succeeded");
     world.settle();
     assert_eq!(world.active(), 2);
-    assert!(!has(&world.status(), "Complete"));
+    assert!(!has_condition(&world.status(), "Complete"));
     world.end(|_| true, "Succeeded");
     world.settle();
-    assert!(has(&world.status(), "Complete"));
+    assert!(has_condition(&world.status(), "Complete"));
     assert_eq!(world.status().succeeded, Some(3));
 }
 
@@ -334,7 +334,7 @@ fn any_numbers_can_be_planned_with() {
                     plan(job, owned, &mut backoff, at(100));
                 }
             }
-            crate::job::ttl::left(job, at(100));
+            crate::job::ttl::time_to_deletion(job, at(100));
         });
     }
 }
@@ -356,7 +356,7 @@ fn pods_that_a_success_policy_makes_needless_are_no_failures() {
     assert_eq!((plan.delete.len(), plan.release.len()), (2, 3));
     world.settle();
     let status = world.status();
-    assert!(has(&status, "Complete"));
+    assert!(has_condition(&status, "Complete"));
     assert_eq!((status.succeeded, status.failed), (Some(1), Some(0)));
 }
 
@@ -369,7 +369,7 @@ fn pods_that_a_failure_makes_needless_are_failures() {
     world.end(|pod| pod.metadata.uid == first, "Failed");
     world.settle();
     let status = world.status();
-    assert!(has(&status, "Failed"));
+    assert!(has_condition(&status, "Failed"));
     assert_eq!(status.failed, Some(3));
 }
 

@@ -38,7 +38,7 @@ fn reclaim(volume: &PersistentVolume) -> Reclaim {
         }
         _ => return Reclaim::Leave,
     }
-    match provisioner::of(volume) {
+    match provisioner::provisioner_of(volume) {
         Some(provisioner::NAME) => Reclaim::Delete,
         Some(built_in) if built_in.starts_with("kubernetes.io/") => {
             let text = format!("no volume plugin matched name: {built_in}");
@@ -79,7 +79,7 @@ const VOLUME_FAILED_DELETE: &str = "VolumeFailedDelete";
 /// are being deleted get no new finalizers. A volume that only has the provisioner's annotation has
 /// no data below `root`, and gets none either.
 fn protected(volume: &PersistentVolume, root: &Path) -> Option<Vec<String>> {
-    if provisioner::of(volume) != Some(provisioner::NAME) {
+    if provisioner::provisioner_of(volume) != Some(provisioner::NAME) {
         return None;
     }
     let wanted = reclaim(volume) == Reclaim::Delete && has_data_location(volume, root);
@@ -146,7 +146,7 @@ impl Binder {
                 .map(drop),
             Claim::Unbound => Ok(()),
             Claim::Elsewhere => {
-                let ours = provisioner::of(&volume).is_some();
+                let ours = provisioner::provisioner_of(&volume).is_some();
                 if ours && reclaim(&volume) == Reclaim::Delete {
                     return self.release(&volume).await;
                 }
