@@ -206,7 +206,7 @@ impl Controller for DisruptionController {
         let recorder = self.ctx.recorder.clone();
         watches
             .objects(&informers.budgets)
-            .on(&informers.pods, move |change, queue| {
+            .watches(&informers.pods, move |change, queue| {
                 let pod = change.object();
                 let namespace = pod.metadata.namespace.as_deref();
                 let mut chosen = Vec::new();

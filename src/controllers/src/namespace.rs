@@ -212,7 +212,7 @@ impl Controller for NamespaceController {
 
     fn watch(&self, watches: &mut Watches<Key>) {
         let namespaces = self.ctx.informers.namespaces.clone();
-        watches.on(&self.ctx.informers.namespaces, |change, queue| {
+        watches.watches(&self.ctx.informers.namespaces, |change, queue| {
             let namespace = change.object();
             if namespace.metadata.deletion_timestamp.is_some() && !change.is_deletion() {
                 queue.add(Key::of(&namespace.metadata));

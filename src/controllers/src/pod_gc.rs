@@ -102,10 +102,10 @@ impl Controller for PodCollector {
         let informers = &self.ctx.informers;
         let (pods, nodes) = (informers.pods.clone(), informers.nodes.clone());
         watches
-            .on(&informers.pods, move |change, queue| {
+            .watches(&informers.pods, move |change, queue| {
                 enqueue(queue, &nodes, change);
             })
-            .on(&informers.nodes, move |change, queue| {
+            .watches(&informers.nodes, move |change, queue| {
                 let node = change.object();
                 let name = node.metadata.name.clone().unwrap_or_default();
                 if change.is_deletion() {

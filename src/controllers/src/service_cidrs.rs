@@ -134,7 +134,7 @@ impl Controller for ServiceCidrController {
         let informers = &self.ctx.informers;
         // A range may become needless when another one is added, or an address is released.
         let all = informers.service_cidrs.clone();
-        watches.on(&informers.service_cidrs, move |change, queue| {
+        watches.watches(&informers.service_cidrs, move |change, queue| {
             queue.add(Key::of(&change.object().metadata));
             for cidr in all.list() {
                 if cidr.metadata.deletion_timestamp.is_some() {
@@ -143,7 +143,7 @@ impl Controller for ServiceCidrController {
             }
         });
         let all = informers.service_cidrs.clone();
-        watches.on(&informers.ip_addresses, move |change, queue| {
+        watches.watches(&informers.ip_addresses, move |change, queue| {
             for cidr in all.list() {
                 if change.is_deletion() && cidr.metadata.deletion_timestamp.is_some() {
                     queue.add(Key::of(&cidr.metadata));

@@ -77,7 +77,7 @@ impl Controller for AutoscalerController {
     fn watch(&self, watches: &mut Watches<Key>) {
         let informers = &self.ctx.informers;
         watches
-            .on(&informers.autoscalers, |change, queue| {
+            .watches(&informers.autoscalers, |change, queue| {
                 let spec_changed = change
                     .old()
                     .is_none_or(|old| old.spec != change.object().spec);

@@ -73,7 +73,7 @@ impl Controller for DaemonSetController {
                     wanted.is_some_and(|wanted| label_selector::matches(wanted, labels))
                 },
             )
-            .on(&informers.nodes, move |change, queue| {
+            .watches(&informers.nodes, move |change, queue| {
                 if let Change::Updated(old, new) = change
                     && !plan::node_matters(old, new)
                 {

@@ -213,10 +213,10 @@ impl Controller for EndpointsController {
         let services = informers.services.clone();
         watches
             .objects(&informers.services)
-            .on(&informers.pods, move |change, queue| {
+            .watches(&informers.pods, move |change, queue| {
                 enqueue_services(queue, &services, change);
             })
-            .on(&informers.endpoints, |change, queue| {
+            .watches(&informers.endpoints, |change, queue| {
                 if change.is_deletion() {
                     queue.add(Key::of(&change.object().metadata));
                 }

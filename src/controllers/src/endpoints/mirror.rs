@@ -125,7 +125,7 @@ impl Controller for MirrorController {
         watches
             .objects(&informers.endpoints)
             .objects(&informers.services)
-            .on(&informers.endpoint_slices, |change, queue| {
+            .watches(&informers.endpoint_slices, |change, queue| {
                 slices::enqueue_service_of(queue, change, MANAGER);
             });
     }

@@ -76,7 +76,7 @@ impl Controller for JobController {
         let informers = &self.ctx.informers;
         let (pods, jobs) = (informers.pods.clone(), informers.jobs.clone());
         watches
-            .on(&informers.jobs, move |change, queue| {
+            .watches(&informers.jobs, move |change, queue| {
                 let job = change.object();
                 queue.add(Item::Job(Key::of(&job.metadata)));
                 if change.is_deletion() {
@@ -85,7 +85,7 @@ impl Controller for JobController {
                     }
                 }
             })
-            .on(&informers.pods, move |change, queue| {
+            .watches(&informers.pods, move |change, queue| {
                 enqueue(queue, &jobs, change);
             });
     }

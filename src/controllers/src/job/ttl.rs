@@ -62,7 +62,7 @@ impl Controller for TtlController {
     }
 
     fn watch(&self, watches: &mut Watches<Key>) {
-        watches.on(&self.ctx.informers.jobs, |change, queue| {
+        watches.watches(&self.ctx.informers.jobs, |change, queue| {
             if !change.is_deletion()
                 && time_to_deletion(change.object(), Timestamp::now()).is_some()
             {

@@ -59,7 +59,7 @@ impl Controller for EvictionController {
         let informers = &self.ctx.informers;
         let (pods, nodes) = (informers.pods.clone(), informers.nodes.clone());
         watches
-            .on(&informers.nodes, move |change, queue| {
+            .watches(&informers.nodes, move |change, queue| {
                 let old = change
                     .old()
                     .map(|node| no_execute(node))
@@ -72,7 +72,7 @@ impl Controller for EvictionController {
                     queue.add(Key::of(&pod.metadata));
                 }
             })
-            .on(&informers.pods, move |change, queue| {
+            .watches(&informers.pods, move |change, queue| {
                 enqueue(queue, &nodes, change);
             });
     }

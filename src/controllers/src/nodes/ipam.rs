@@ -62,7 +62,7 @@ impl Controller for RangeAllocator {
     }
 
     fn watch(&self, watches: &mut Watches<Key>) {
-        watches.on(&self.ctx.informers.nodes, |change, queue| {
+        watches.watches(&self.ctx.informers.nodes, |change, queue| {
             if !change.is_deletion() && range(change.object()).is_none() {
                 queue.add(Key::of(&change.object().metadata));
             }

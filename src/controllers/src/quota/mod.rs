@@ -54,7 +54,7 @@ impl Controller for QuotaController {
 
     fn watch(&self, watches: &mut Watches<Key>) {
         let informers = &self.ctx.informers;
-        watches.on(&informers.quotas, |change, queue| match change {
+        watches.watches(&informers.quotas, |change, queue| match change {
             Change::Updated(old, new) if is_settled(old, new) => {}
             Change::Deleted(_) => {}
             _ => queue.add(Key::of(&change.object().metadata)),
@@ -68,7 +68,7 @@ impl Controller for QuotaController {
         });
         let quotas = informers.quotas.clone();
         // A terminated pod no longer counts.
-        watches.on(&informers.pods, move |change, queue| {
+        watches.watches(&informers.pods, move |change, queue| {
             let Change::Updated(old, new) = change else {
                 return;
             };
