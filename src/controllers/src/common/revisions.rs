@@ -87,7 +87,7 @@ pub async fn current<O: Object>(
     match ctx.create(store, &made).await {
         Ok(revision) => Ok(Ok(revision)),
         Err(error) if error.is_already_exists() => {
-            let key = Key::list_of(&made.metadata);
+            let key = Key::of(&made.metadata);
             let present: ControllerRevision = ctx.get(&key.namespace, &key.name).await?;
             let ours = owners::is_controlled_by(
                 &present.metadata,
