@@ -43,8 +43,8 @@ pub fn until_time(at: Timestamp, now: Timestamp) -> Duration {
 
 /// Returns the delay that a timer can be set to: `delay`, but at most a year.
 ///
-/// Clocks of the operating system cannot represent every [`Duration`]. Whoever sets a timer must be
-/// able to wake up too early, as is the case for work queues: they look at the object again.
+/// Clocks of the operating system cannot represent every [`Duration`]. Code that sets a timer must
+/// be able to wake up too early, as is the case for work queues: they look at the object again.
 pub fn timer(delay: Duration) -> Duration {
     delay.min(MAX_TIMER)
 }

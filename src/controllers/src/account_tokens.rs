@@ -19,7 +19,7 @@ const ACCOUNT_UID: &str = "kubernetes.io/service-account.uid";
 /// Number of objects processed concurrently.
 const CONCURRENCY: usize = 5;
 
-/// What is due.
+/// An object to be processed, and the reason.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Due {
     /// A secret was created or changed.

@@ -1,4 +1,4 @@
-//! What a controller is, and the runner of all controllers.
+//! The interface of controllers, and their runner.
 //!
 //! A controller declares which changes make which items due ([`Controller::watch`]) and processes one
 //! item ([`Controller::reconcile`]). [`start`] does the rest: it registers the event handlers, waits
@@ -18,7 +18,7 @@ use crate::context::Result;
 use crate::informers::{Change, Key, Object, Store, Versioned};
 use crate::queue::Queue;
 
-/// What a work queue can hold.
+/// An item of a work queue.
 pub trait Item: Clone + Eq + Hash + Debug + Send + Sync + 'static {}
 
 impl<T: Clone + Eq + Hash + Debug + Send + Sync + 'static> Item for T {}
@@ -30,7 +30,7 @@ const WORKERS: usize = 5;
 ///
 /// An item is processed by at most one worker at a time. Failures are retried with back-off.
 pub trait Controller: Send + Sync + 'static {
-    /// What is queued: mostly the [`Key`] of the controller's kind.
+    /// The queued items: mostly the [`Key`]s of the controller's kind.
     type Item: Item;
 
     /// Returns the name in logs.

@@ -37,7 +37,6 @@ pub mod statefulset;
 pub mod volumes;
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use futures::future::BoxFuture;
 use k8s_openapi::api::apps::v1::ReplicaSet;

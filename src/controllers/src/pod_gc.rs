@@ -15,14 +15,14 @@ use crate::informers::{Change, Key, Store};
 use crate::queue::Queue;
 
 const NAME: &str = "pod-garbage-collector-controller";
-/// How long a node must be missing before its pods are removed.
+/// Time that a node must be missing before its pods are removed.
 const QUARANTINE: Duration = Duration::from_secs(40);
 /// Taint by which an administrator confirms that a node is shut down.
 const OUT_OF_SERVICE: &str = "node.kubernetes.io/out-of-service";
 /// Number of items processed concurrently.
 const CONCURRENCY: usize = 8;
 
-/// What the pod collector processes.
+/// An item that the pod collector processes.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Item {
     /// A pod that may have to be removed.

@@ -117,7 +117,7 @@ fn rules(obj: &Object, namespaced: bool) -> Vec<FieldError> {
             let before = errors.0.len();
             selectors::validate(&mut errors, selector, &field);
             if errors.0.len() > before && !selectors::is_sound(selector) {
-                // What upstream shows here is not the selector but what it could not make of it.
+                // Upstream does not show the selector here but the result of its failed conversion.
                 errors.invalid(field, serde_json::Value::Null, "invalid label selector.");
             }
         }

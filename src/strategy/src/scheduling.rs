@@ -112,7 +112,7 @@ fn runtime_class(obj: &Object) -> Vec<FieldError> {
         errors.invalid_each("handler", handler, names::dns1123_label(handler));
     }
     if let Some(overhead) = map(obj, "overhead.podFixed") {
-        // As upstream, the overhead is told as the limits of a container.
+        // As upstream, the overhead is reported as the limits of a container.
         let limits = serde_json::json!({ "limits": overhead });
         Requirements::of_containers(false).check(&mut errors, &limits, "overhead");
     }

@@ -235,7 +235,7 @@ fn attachment_status(errors: &mut Errors, status: &Value) {
     }
 }
 
-/// Validates the spec of a volume that has no object of its own. Only CSI has such volumes.
+/// Validates the spec of a volume without an object. Only CSI has such volumes.
 fn inline_volume(errors: &mut Errors, spec: &Value) {
     const CONTEXT: &str = "in the context of inline volumes";
     let base = "spec.source.inlineVolumeSpec";

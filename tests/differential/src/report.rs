@@ -5,17 +5,17 @@ use std::collections::BTreeMap;
 use crate::known::{KnownDifference, explains};
 use crate::pair::Difference;
 
-/// How many places of one answer are printed.
+/// Maximum number of printed places of one answer.
 const MAX_PLACES: usize = 40;
-/// How long a printed place may be.
+/// Maximum length of a printed place.
 const MAX_PLACE_LENGTH: usize = 1200;
 
-/// What has been found in a run.
+/// The results of a run.
 #[derive(Debug)]
 pub struct Report {
     known: Vec<KnownDifference>,
     seen: BTreeMap<String, u64>,
-    /// How many scripts and cases have differences that are not known.
+    /// Number of scripts and cases with differences that are not known.
     pub unexplained: u64,
 }
 

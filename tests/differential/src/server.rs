@@ -204,7 +204,7 @@ impl Server {
     }
 }
 
-/// How long an answer is read. Watches that are not to be ones would not end.
+/// Time for which an answer is read. Watches that are not to be ones would not end.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(4);
 
 /// Reads a body to its end, for a limited time, or until a watch event of the type `until` is

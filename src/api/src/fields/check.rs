@@ -406,7 +406,7 @@ impl Checker {
         } else {
             (go_time::parse_micro(text)?, "%Y-%m-%dT%H:%M:%S.%6fZ")
         };
-        // What is outside could be written, but not be read again.
+        // A value outside could be written, but not be read again.
         if !(0..=9999).contains(&time.year()) {
             return Err(format!(
                 "parsing time {}: year out of range",
@@ -484,7 +484,7 @@ fn fits_structural(ty: Type<'_>, value: &Value) -> bool {
 }
 
 /// Returns whether Go's encoder drops a checked value of a field of a built-in type. What is
-/// always encoded is dropped when it is unset too, and added anew.
+/// always encoded is dropped when it is unset too, and added again.
 fn is_dropped(field: Field<'_>, value: &Value, owner: Option<Type<'_>>) -> bool {
     match value {
         // The zero time, which Go writes as null.

@@ -1,6 +1,6 @@
 //! Go's messages about malformed JSON.
 
-/// What a value is part of.
+/// The role of a value in the value that contains it.
 #[derive(Clone, Copy, PartialEq)]
 enum JsonRole {
     Key,

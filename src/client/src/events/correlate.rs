@@ -37,7 +37,7 @@ pub struct Write {
     pub patch: Option<Value>,
 }
 
-/// What identifies a source and an object.
+/// The identity of a source and an object.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Subject {
     component: String,
@@ -62,7 +62,7 @@ impl Subject {
     }
 }
 
-/// What similar events have in common.
+/// The properties that similar events have in common.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Group {
     subject: Subject,
@@ -70,7 +70,8 @@ struct Group {
     reason: String,
 }
 
-/// What repetitions of an event have in common. Combined events have neither field path nor message.
+/// The properties that repetitions of an event have in common. Combined events have neither field
+/// path nor message.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Identity {
     group: Group,

@@ -1,4 +1,4 @@
-//! Event recorder: what `kubectl describe` lists under "Events".
+//! Event recorder. `kubectl describe` lists its events under "Events".
 //!
 //! A separate task writes events, so that their senders never wait. Two styles of repetition exist
 //! upstream, and each component uses the one that its counterpart uses:

@@ -27,7 +27,7 @@ impl Severity {
     }
 }
 
-/// How repeated events are represented.
+/// The representation of repeated events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Style {
     /// By `count`, `firstTimestamp` and `lastTimestamp`.
@@ -39,7 +39,7 @@ pub enum Style {
 /// Settings of a recorder.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// How repetitions are represented.
+    /// The representation of repetitions.
     pub style: Style,
     /// Field manager of the writes.
     pub field_manager: &'static str,
@@ -60,7 +60,7 @@ pub struct Report {
     pub severity: Severity,
     /// The reason: one word for programs.
     pub reason: Cow<'static, str>,
-    /// What the component did or tried; required in [`Style::Series`], otherwise empty.
+    /// The action that the component did or tried; required in [`Style::Series`], otherwise empty.
     pub action: Cow<'static, str>,
     /// The text for users.
     pub message: String,

@@ -135,7 +135,7 @@ impl Sink {
             };
             let name = meta.name.as_deref().unwrap_or_default();
             match api.patch(name, &params, &Patch::Merge(patch)).await {
-                // The event has expired: create it anew.
+                // The event has expired: create it again.
                 Err(kube::Error::Api(status)) if status.code == 404 => {}
                 other => return other.map(drop),
             }

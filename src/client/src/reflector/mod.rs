@@ -87,7 +87,7 @@ pub struct Source {
     pub metadata_only: bool,
 }
 
-/// How a watch ended.
+/// The end of a watch.
 enum End {
     /// It timed out or broke off; resume from this resource version.
     Resume(String),

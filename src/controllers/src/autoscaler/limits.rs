@@ -103,7 +103,7 @@ pub struct Bounds {
     pub max: i32,
 }
 
-/// What remains of a recommendation.
+/// A recommendation within its limits.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Limited {
     /// The resulting replica count.

@@ -122,7 +122,7 @@ async fn sync(ctx: &Context, queue: &Queue<Key>, key: Key) -> Result<()> {
     let kind = if permitted(ctx, &request, kind).await? {
         kind
     } else if kind == approve::Kind::Own && permitted(ctx, &request, approve::Kind::First).await? {
-        // Who may request certificates for any node may do so for its own.
+        // A user that may request certificates for any node may do so for its own.
         approve::Kind::First
     } else {
         return Ok(()); // an authorized user may approve it

@@ -32,7 +32,7 @@ pub use monitor::Monitors;
 use graph::{FOREGROUND, Graph, ORPHAN, Owner};
 
 const NAME: &str = "garbage-collector-controller";
-/// How long to wait at most for resources that cannot be listed.
+/// Maximum time to wait for resources that cannot be listed.
 const SYNC_TIMEOUT: Duration = Duration::from_secs(30);
 /// Number of objects processed concurrently.
 const CONCURRENCY: usize = 20;
@@ -240,7 +240,7 @@ fn propagation(meta: &ObjectMeta) -> &'static str {
     }
 }
 
-/// Determines which owners of an object exist. Returns `None` if that cannot be told and never will.
+/// Determines which owners of an object exist. Returns `None` if that can never be determined.
 async fn classify(
     ctx: &Context,
     collector: &Collector,

@@ -21,8 +21,8 @@ use rkube_client::supervise::supervise;
 const IGNORED: &[(&str, &str)] = &[("", "events"), ("events.k8s.io", "events")];
 /// Resources whose changes can change which resources are served.
 const CATALOGUES: &[&str] = &["customresourcedefinitions", "apiservices"];
-/// How long changes of these are collected before discovery runs: a single CRD changes several
-/// times until it is served.
+/// Time for which changes of these are collected before discovery runs: a single CRD changes
+/// several times until it is served.
 const COLLECTION_DELAY: Duration = Duration::from_millis(100);
 /// Interval of retries after discovery failed in part.
 const RETRY_PERIOD: Duration = Duration::from_secs(30);

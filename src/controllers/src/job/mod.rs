@@ -34,7 +34,7 @@ const NAME: &str = "job-controller";
 /// Maximum number of rounds per sync: pods released in one round are counted in the next one.
 const ROUNDS: usize = 4;
 
-/// What the controller of jobs processes.
+/// An item that the controller of jobs processes.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Item {
     /// A job.

@@ -98,7 +98,7 @@ pub fn desired(node: &Node, evict: bool, now: Timestamp) -> Option<Vec<Taint>> {
     (taints != present).then_some(taints)
 }
 
-/// How long a pod may stay on a node with `NoExecute` taints.
+/// The time that a pod may stay on a node with `NoExecute` taints.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TolerationTime {
     /// Without limit.

@@ -19,7 +19,7 @@ use crate::queue::Queue;
 use crate::served::Served;
 
 const NAME: &str = "resourcequota-controller";
-/// How long to collect deletions before recomputing. Emptying a namespace then updates its quotas
+/// Time to collect deletions before recomputing. Emptying a namespace then updates its quotas
 /// once, and admission's own updates have been observed by then.
 const COLLECTION_DELAY: Duration = Duration::from_millis(100);
 

@@ -58,7 +58,7 @@ fn first_ordinal(set: &StatefulSet) -> i32 {
 
 /// Returns the ordinals that the set's pods should have. There can be two thousand million.
 fn wanted_ordinals(set: &StatefulSet) -> Range<i32> {
-    first_ordinal(set)..first(set).saturating_add(replicas(set).max(0))
+    first_ordinal(set)..first_ordinal(set).saturating_add(replicas(set).max(0))
 }
 
 fn replicas(set: &StatefulSet) -> i32 {
@@ -230,8 +230,8 @@ pub fn plan(set: &StatefulSet, templates: &Templates, owned: &[Arc<Pod>], now: T
     plan
 }
 
-/// How many pods may be unavailable during an update. The feature `MaxUnavailableStatefulSet` is off
-/// by default in 1.36, and the field of earlier objects has no effect, as upstream.
+/// Maximum number of unavailable pods during an update. The feature `MaxUnavailableStatefulSet` is
+/// off by default in 1.36, and the field of earlier objects has no effect, as upstream.
 const MOST_UNAVAILABLE: i64 = 1;
 
 /// Plans the replacement of outdated pods from the highest ordinal down to the partition.

@@ -81,7 +81,7 @@ fn default_scopes(holder: &mut Value, path: &str) {
     }
 }
 
-/// What an update does not ask of webhooks because the old ones lack it already.
+/// Rules that an update of webhooks need not meet because the old ones break them already.
 #[derive(Clone, Copy, Default)]
 struct WebhookAllowances {
     side_effects: bool,

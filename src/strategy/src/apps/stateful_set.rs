@@ -40,7 +40,7 @@ impl Strategy for StatefulSet {
         };
         default_text(spec, "podManagementPolicy", "OrderedReady");
         if let Some(strategy) = at_mut(spec, "updateStrategy") {
-            // As upstream, a strategy that is told with its type has no details by default.
+            // As upstream, a strategy that is given with its type has no details by default.
             if text(strategy, "type").is_empty() {
                 default_text(strategy, "type", "RollingUpdate");
                 ensure(strategy, "rollingUpdate");

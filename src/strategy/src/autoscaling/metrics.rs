@@ -190,7 +190,7 @@ fn metric_target(errors: &mut Errors, target: &Value, field: &str) {
     }
 }
 
-/// What the `apiVersion` of a reference must have.
+/// The rule for the API group in the `apiVersion` of a reference.
 #[derive(Clone, Copy)]
 pub(super) enum Group {
     Required,

@@ -79,7 +79,7 @@ pub(super) fn validate(new: &Object, old: &Object) -> Vec<FieldError> {
     errors.0
 }
 
-/// Validates that the finished pods that are not counted yet are told once.
+/// Validates that each finished pod that is not counted yet is listed once.
 fn uncounted(errors: &mut Errors, obj: &Object) {
     let mut seen = BTreeSet::new();
     for key in ["succeeded", "failed"] {

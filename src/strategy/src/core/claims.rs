@@ -189,7 +189,7 @@ pub(super) fn known_modes(errors: &mut Errors, spec: &Value, field: &str) {
     }
 }
 
-/// What a claim may keep because it has it already.
+/// Values that a claim may keep because it has them already.
 #[derive(Clone, Copy, Default)]
 struct Allowed {
     /// Malformed API groups of data sources.

@@ -59,7 +59,7 @@ const ANNOTATIONS: [(&str, &str); 3] = [
     ),
 ];
 
-/// Where the terms are that must be met, and those that are preferred.
+/// Fields of the terms that must be met, and of those that are preferred.
 const REQUIRED: &str = "requiredDuringSchedulingIgnoredDuringExecution";
 const PREFERRED: &str = "preferredDuringSchedulingIgnoredDuringExecution";
 

@@ -7,7 +7,8 @@ use crate::errors::{Errors, child, keyed};
 use crate::names;
 use crate::tree::{at, entries, flag, has, int, list, text};
 
-/// What has a volume source. The sources of persistent volumes name secrets of any namespace.
+/// The kind of object that has a volume source. The sources of persistent volumes name secrets of
+/// any namespace.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Owner {
     /// A pod, or a template of pods.

@@ -96,7 +96,7 @@ impl Strategy for Ingress {
     }
 }
 
-/// What an update does not ask of an ingress because the old one lacks it already.
+/// Rules that an update of an ingress need not meet because the old one breaks them already.
 #[derive(Clone, Copy, Default)]
 struct IngressAllowances {
     secrets: bool,

@@ -24,7 +24,7 @@ const MAX_CONDITIONS: usize = 8;
 /// Most addresses of a device.
 const MAX_ADDRESSES: usize = 16;
 
-/// What identifies a device, or the share of one.
+/// The identity of a device, or of the share of one.
 type Id<'a> = (&'a str, &'a str, &'a str, Option<&'a str>);
 
 fn id(device: &Value) -> Id<'_> {

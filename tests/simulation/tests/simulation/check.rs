@@ -1,4 +1,4 @@
-//! What must hold once nothing fails any more and the user has what was asked for.
+//! Conditions that must hold once nothing fails any more and the user has the wanted objects.
 
 use std::collections::BTreeSet;
 

@@ -16,10 +16,10 @@ use tokio::time::Instant;
 
 use crate::api::{self, Event, name, text, uid};
 
-/// The label by which a pod's containers are told how to end: `succeed`, `fail` or `flaky`.
+/// The label that sets how a pod's containers end: `succeed`, `fail` or `flaky`.
 pub const SCRIPT: &str = "script";
 const LEASE_PERIOD: Duration = Duration::from_secs(10);
-/// How long the agent waits after a request that failed.
+/// Time that the agent waits after a request that failed.
 const RETRY_PERIOD: Duration = Duration::from_secs(1);
 
 /// A node. It outlives the control plane's processes.
@@ -28,7 +28,7 @@ pub struct Node {
     random: Random,
     /// The addresses that were given out.
     addresses: u64,
-    /// What is known of each pod, by uid.
+    /// State of each pod, by uid.
     pods: BTreeMap<String, Pod>,
     /// When the node can be reached again, in simulated time.
     pub away_until: Rc<Cell<Duration>>,
@@ -39,7 +39,7 @@ struct Pod {
     address: Option<String>,
     /// When the agent acts on it next.
     due: Option<Instant>,
-    /// How its containers have ended.
+    /// The outcome of its containers.
     ended: Option<&'static str>,
 }
 
@@ -238,7 +238,7 @@ impl Node {
     }
 }
 
-/// What has gone, or was replaced by another of the name, needs nothing more.
+/// Ignores that an object has gone, or was replaced by another of the name.
 fn ignore_missing(result: Result<Value, kube::Error>) -> Result<(), kube::Error> {
     match result {
         Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(()),

@@ -23,7 +23,7 @@ use crate::user::User;
 const NODES: usize = 3;
 /// The number of the user's requests.
 const REQUESTS: usize = 14;
-/// How long the control plane may take to come to rest, in simulated time.
+/// Maximum time for the control plane to come to rest, in simulated time.
 const SETTLE_TIMEOUT: Duration = Duration::from_secs(3600);
 /// For how long nothing may change for it to be at rest.
 const QUIET_PERIOD: Duration = Duration::from_secs(30);
@@ -71,7 +71,7 @@ impl Authority {
     }
 }
 
-/// What ends a process of the control plane.
+/// The reason for the end of a process of the control plane.
 #[derive(Debug, PartialEq, Eq)]
 enum End {
     /// It is killed; what it wrote is in the system's cache.
@@ -84,7 +84,7 @@ enum End {
     Done,
 }
 
-/// What outlives the processes.
+/// The state that outlives the processes.
 pub struct Simulation {
     authority: Arc<Authority>,
     disk: SimDisk,
@@ -96,7 +96,7 @@ pub struct Simulation {
     watched: RefCell<Vec<Watched>>,
 }
 
-/// What a watch through the API has shown of pods.
+/// The pods that a watch through the API has shown.
 struct Watched {
     /// The revision that it began after.
     after: u64,

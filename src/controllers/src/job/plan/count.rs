@@ -173,7 +173,7 @@ impl Sync<'_> {
 
     /// Notes in the status which pods have terminated, and plans to remove their finalizers.
     ///
-    /// Once the job's end is decided, its other pods are deleted, and nobody waits for them: they
+    /// Once the job's end is decided, its other pods are deleted without waiting for them: they
     /// count as failed, unless the job has succeeded.
     pub(super) fn track(&mut self, owned: &[Arc<Pod>], ended: &Ended) {
         let failing = has_condition(&self.plan.status, "FailureTarget");

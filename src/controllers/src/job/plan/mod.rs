@@ -73,7 +73,7 @@ pub fn plan(job: &Job, owned: &[Arc<Pod>], backoff: &mut Backoff, now: Timestamp
     };
     let deleting = job.metadata.deletion_timestamp.is_some();
     if deleting || is_finished(&sync.plan.status) {
-        // Nobody counts the pods of a job that is being deleted. They may outlive it.
+        // The pods of a job that is being deleted are not counted. They may outlive it.
         let ended = |pod: &&Arc<Pod>| {
             job_pods::is_tracked(pod)
                 && (deleting || pods::is_terminal(pod) || pods::is_deleting(pod))

@@ -352,7 +352,7 @@ fn pods_that_a_success_policy_makes_needless_are_no_failures() {
     world.settle();
     world.end(|pod| job_pods::index(pod) == Some(1), "Succeeded");
     let plan = world.step();
-    // The finalizers of the others are removed at once, so that nobody counts them later.
+    // The finalizers of the others are removed at once, so that they are not counted later.
     assert_eq!((plan.delete.len(), plan.release.len()), (2, 3));
     world.settle();
     let status = world.status();

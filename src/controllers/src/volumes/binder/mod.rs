@@ -18,7 +18,7 @@ const NAME: &str = "persistentvolume-controller";
 /// Annotation on a claim whose binding is complete.
 const BIND_COMPLETED: &str = "pv.kubernetes.io/bind-completed";
 
-/// What the binder processes.
+/// An item that the binder processes.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Item {
     /// A claim.

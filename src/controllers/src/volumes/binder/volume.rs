@@ -13,7 +13,7 @@ use crate::events::Severity::Warning;
 use crate::volumes::provisioner::{self, DELETION_PROTECTION};
 use crate::volumes::reclaim::{delete_data, has_data_location};
 
-/// What is to be done with a volume whose claim is gone.
+/// The fate of a volume whose claim is gone.
 #[derive(Debug, PartialEq, Eq)]
 enum Reclaim {
     /// Nothing: it is retained, or its external provisioner deletes it.
@@ -108,7 +108,7 @@ fn claimed_by(volume: &PersistentVolume) -> Option<&ObjectReference> {
     Some(reference)
 }
 
-/// How a volume's claim is related to it.
+/// The relation of a volume's claim to the volume.
 enum Claim {
     /// Bound to this volume.
     Here,
@@ -130,8 +130,7 @@ impl Binder {
         };
         let Some(reference) = claimed_by(&volume) else {
             if volume.metadata.deletion_timestamp.is_some() && is_protected(&volume) {
-                // Nobody has told that the data are no longer needed: a user may want to make the
-                // object anew.
+                // The data may still be needed: a user may want to create the object again.
                 return self.unprotect(volume.metadata.clone()).await;
             }
             return self
