@@ -66,7 +66,7 @@ pub async fn run(client: kube::Client, config: Config) -> anyhow::Result<()> {
             }
         }
     });
-    // A task of its own, so that events are written beside scheduling.
+    // A separate task, so that events are written beside scheduling.
     let mut writer = tokio::task::JoinSet::new();
     writer.spawn(events);
     tokio::select! {

@@ -5,6 +5,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::{Deployment, DeploymentCondition, DeploymentStatus, ReplicaSet};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use rkube_component_helpers::conditions::find_condition;
 use rkube_component_helpers::time;
 
 use super::scale;
@@ -33,11 +34,7 @@ pub fn condition(
 }
 
 fn find<'a>(status: Option<&'a DeploymentStatus>, kind: &str) -> Option<&'a DeploymentCondition> {
-    status?
-        .conditions
-        .iter()
-        .flatten()
-        .find(|condition| condition.type_ == kind)
+    find_condition(status?.conditions.as_deref().unwrap_or_default(), kind)
 }
 
 /// Returns the `Progressing` condition.
@@ -46,7 +43,7 @@ pub fn progressing(deployment: &Deployment) -> Option<&DeploymentCondition> {
 }
 
 /// Sets a condition, unless one with the same status and reason exists. Keeps the transition time
-/// if the status is unchanged.
+/// if the status is unchanged. As upstream, the condition comes last.
 pub fn set_condition(status: &mut DeploymentStatus, mut condition: DeploymentCondition) {
     if let Some(present) = find(Some(status), &condition.type_) {
         if present.status == condition.status && present.reason == condition.reason {

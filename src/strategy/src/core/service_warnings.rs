@@ -133,7 +133,7 @@ mod tests {
                 ],
             ),
         ] {
-            assert_eq!(of(&service), want, "{service}");
+            assert_eq!(warnings_of(&service), want, "{service}");
         }
     }
 }

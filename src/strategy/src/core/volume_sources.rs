@@ -17,7 +17,7 @@ pub(crate) enum Owner {
     PersistentVolume,
 }
 
-/// Most characters of the name of an iSCSI volume with its portal, for an initiator of its own.
+/// Most characters of the name of an iSCSI volume with its portal, for a separate initiator.
 const MAX_ISCSI_NAME: usize = 64;
 
 /// Validates a source of the given kind; `path` is that of the volume, whose name is `name`.

@@ -3,6 +3,7 @@
 use jiff::Timestamp;
 use k8s_openapi::api::batch::v1::{JobCondition, JobStatus};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use rkube_component_helpers::conditions::find_condition;
 
 /// Returns whether the job has this condition with status true.
 pub fn has_condition(status: &JobStatus, kind: &str) -> bool {
@@ -11,11 +12,7 @@ pub fn has_condition(status: &JobStatus, kind: &str) -> bool {
 
 /// Returns the condition of this type.
 pub(super) fn find<'a>(status: &'a JobStatus, kind: &str) -> Option<&'a JobCondition> {
-    status
-        .conditions
-        .iter()
-        .flatten()
-        .find(|condition| condition.type_ == kind)
+    find_condition(status.conditions.as_deref().unwrap_or_default(), kind)
 }
 
 /// Returns whether the job is complete or has failed.
