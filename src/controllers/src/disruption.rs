@@ -410,7 +410,7 @@ mod tests {
     }
 
     #[test]
-    fn budgets_that_cannot_be_right_are_told() {
+    fn wrong_budgets_are_reported() {
         let value = serde_json::json!({"metadata": {"name": "b"}, "spec": {
             "maxUnavailable": 1, "selector": {"matchLabels": {"app": "web"}}}});
         let budget: PodDisruptionBudget = serde_json::from_value(value).unwrap();

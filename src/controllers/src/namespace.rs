@@ -417,7 +417,7 @@ mod tests {
     use crate::common::pods::testing::at;
 
     #[test]
-    fn conditions_tell_what_is_left() {
+    fn conditions_report_the_remaining_content() {
         let content = RemainingContent {
             counts: [("pods.".to_owned(), 2)].into(),
             finalizers: [("example.com/hold".to_owned(), 1)].into(),

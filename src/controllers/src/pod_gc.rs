@@ -16,7 +16,7 @@ use crate::queue::Queue;
 
 const NAME: &str = "pod-garbage-collector-controller";
 /// Time that a node must be missing before its pods are removed.
-const QUARANTINE: Duration = Duration::from_secs(40);
+const QUARANTINE_PERIOD: Duration = Duration::from_secs(40);
 /// Taint by which an administrator confirms that a node is shut down.
 const OUT_OF_SERVICE: &str = "node.kubernetes.io/out-of-service";
 /// Number of items processed concurrently.
@@ -109,7 +109,7 @@ impl Controller for PodCollector {
                 let node = change.object();
                 let name = node.metadata.name.clone().unwrap_or_default();
                 if change.is_deletion() {
-                    queue.add_after(Item::Missing(name), QUARANTINE);
+                    queue.add_after(Item::Missing(name), QUARANTINE_PERIOD);
                 } else if is_out_of_service(node) {
                     for pod in pods.indexed(&name) {
                         queue.add(Item::Pod(Key::of(&pod.metadata)));
@@ -135,7 +135,7 @@ fn enqueue(queue: &Queue<Item>, nodes: &Store<Node>, change: &Change<Pod>) {
         && change.old().is_none_or(|old| pods::node_name(old) != node)
         && nodes.get("", node).is_none()
     {
-        queue.add_after(Item::Missing(node.to_owned()), QUARANTINE);
+        queue.add_after(Item::Missing(node.to_owned()), QUARANTINE_PERIOD);
     }
     if pods::is_terminal(pod) && !change.old().is_some_and(|old| pods::is_terminal(old)) {
         queue.add_after(Item::Finished, Duration::from_secs(1));

@@ -16,7 +16,7 @@ use crate::plugins::types::{Event, PluginSet};
 /// Delay after a failed attempt to schedule a pod.
 const BACKOFF: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(10));
 /// Maximum time that a pod stays unschedulable without an event before it is retried.
-pub const UNSCHEDULABLE_MAX: Duration = Duration::from_secs(5 * 60);
+pub const UNSCHEDULABLE_TIMEOUT: Duration = Duration::from_secs(5 * 60);
 
 /// A queued pod and its scheduling history.
 #[derive(Clone, Debug)]
@@ -246,7 +246,7 @@ impl Queue {
             .iter()
             .filter(|(_, (_, place))| match place {
                 QueueState::Backoff { until, .. } => *until <= now,
-                QueueState::Unschedulable { since, .. } => *since + UNSCHEDULABLE_MAX <= now,
+                QueueState::Unschedulable { since, .. } => *since + UNSCHEDULABLE_TIMEOUT <= now,
                 _ => false,
             })
             .map(|(uid, _)| uid.clone())
@@ -263,7 +263,7 @@ impl Queue {
             .values()
             .filter_map(|(_, place)| match place {
                 QueueState::Backoff { until, .. } => Some(*until),
-                QueueState::Unschedulable { since, .. } => Some(*since + UNSCHEDULABLE_MAX),
+                QueueState::Unschedulable { since, .. } => Some(*since + UNSCHEDULABLE_TIMEOUT),
                 _ => None,
             })
             .min()
@@ -346,9 +346,9 @@ mod tests {
         q.set(pod_with("p", 0), now);
         let p = q.pop(now).unwrap();
         q.unschedulable(p, now);
-        assert_eq!(q.next_due(), Some(now + UNSCHEDULABLE_MAX));
+        assert_eq!(q.next_due(), Some(now + UNSCHEDULABLE_TIMEOUT));
         assert!(q.pop(now + second(200)).is_none());
-        assert!(q.pop(now + UNSCHEDULABLE_MAX).is_some());
+        assert!(q.pop(now + UNSCHEDULABLE_TIMEOUT).is_some());
     }
 
     #[test]

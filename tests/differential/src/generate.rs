@@ -181,7 +181,7 @@ fn descend(
             }
             let field = random.pick(&known);
             // Fields that the server sets tell little, and the name identifies the case.
-            if depth == 1 && path == ".metadata" && !is_told(field.name) {
+            if depth == 1 && path == ".metadata" && !is_set_by_clients(field.name) {
                 return;
             }
             if !value.is_object() {
@@ -238,7 +238,7 @@ fn descend(
 }
 
 /// Returns whether clients set a field of the metadata.
-fn is_told(field: &str) -> bool {
+fn is_set_by_clients(field: &str) -> bool {
     matches!(
         field,
         "labels"

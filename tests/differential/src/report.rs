@@ -102,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn a_place_is_told_once_and_counted() {
+    fn a_place_is_reported_once_and_counted() {
         let known = crate::known::parse("GET /x .k # fine").unwrap();
         let mut report = Report::new(known);
         assert!(

@@ -233,7 +233,7 @@ mod tests {
     use super::json_fault;
 
     #[test]
-    fn faults_are_told_as_by_go() {
+    fn faults_are_reported_as_by_go() {
         for (text, fault) in [
             ("", "unexpected end of JSON input"),
             (" ", "unexpected end of JSON input"),

@@ -15,7 +15,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use serde_json::{Value, json};
 
 use super::lru::Lru;
-use super::types::{REMEMBERED, Report, Settings};
+use super::types::{MAX_REMEMBERED, Report, Settings};
 
 /// Burst of events allowed per source and object.
 const BURST: f64 = 25.0;
@@ -118,9 +118,9 @@ pub struct Correlator {
 impl Default for Correlator {
     fn default() -> Self {
         Self {
-            similar: Lru::new(REMEMBERED),
-            known: Lru::new(REMEMBERED),
-            buckets: Lru::new(REMEMBERED),
+            similar: Lru::new(MAX_REMEMBERED),
+            known: Lru::new(MAX_REMEMBERED),
+            buckets: Lru::new(MAX_REMEMBERED),
         }
     }
 }
@@ -307,13 +307,13 @@ pub(super) mod tests {
     #[test]
     fn memory_is_bounded() {
         let mut correlator = Correlator::default();
-        for i in 0..REMEMBERED * 2 {
+        for i in 0..MAX_REMEMBERED * 2 {
             let mut report = report("a", 1);
             report.regarding.uid = Some(i.to_string());
             step(&mut correlator, report);
         }
-        assert_eq!(correlator.similar.len(), REMEMBERED);
-        assert_eq!(correlator.known.len(), REMEMBERED);
-        assert_eq!(correlator.buckets.len(), REMEMBERED);
+        assert_eq!(correlator.similar.len(), MAX_REMEMBERED);
+        assert_eq!(correlator.known.len(), MAX_REMEMBERED);
+        assert_eq!(correlator.buckets.len(), MAX_REMEMBERED);
     }
 }

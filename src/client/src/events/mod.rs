@@ -97,7 +97,7 @@ mod tests {
     use k8s_openapi::api::core::v1::Pod;
 
     #[test]
-    fn events_tell_the_version_of_their_object() {
+    fn events_have_the_version_of_their_object() {
         let (sender, mut receiver) = mpsc::channel(1);
         let mut pod = Pod::default();
         pod.metadata.name = Some("web".into());

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::ObjectReference;
 
 /// Number of entries of each kind that are remembered.
-pub(super) const REMEMBERED: usize = 4096;
+pub(super) const MAX_REMEMBERED: usize = 4096;
 
 /// The type of an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

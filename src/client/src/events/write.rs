@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, interval_at};
 
 use super::correlate::{Correlator, Write};
-use super::series::{FINISH, REFRESH, SeriesBook};
+use super::series::{REFRESH_PERIOD, SERIES_TIMEOUT, SeriesBook};
 use super::types::{Report, Settings, Style};
 
 /// Maximum number of attempts while the server cannot be reached.
@@ -68,8 +68,8 @@ impl Writer {
 /// Writes events as series until all recorders are dropped.
 async fn run_series(sink: &Sink, mut reports: mpsc::Receiver<Report>) {
     let mut book = SeriesBook::default();
-    let mut finish = interval_at(Instant::now() + FINISH, FINISH);
-    let mut refresh = interval_at(Instant::now() + REFRESH, REFRESH);
+    let mut finish = interval_at(Instant::now() + SERIES_TIMEOUT, SERIES_TIMEOUT);
+    let mut refresh = interval_at(Instant::now() + REFRESH_PERIOD, REFRESH_PERIOD);
     let mut writing = FuturesUnordered::new();
     loop {
         let writes: Option<Vec<Write>> = tokio::select! {

@@ -333,7 +333,7 @@ mod tests {
     }
 
     #[test]
-    fn the_time_of_the_last_change_is_told_and_is_no_change() {
+    fn the_time_of_the_last_change_is_set_and_is_no_change() {
         let service = service(&[("http", 80, "web")]);
         let time = |text: &str| text.parse().ok();
         let old = desired(&service, &[], time("2026-01-01T00:00:00Z"), None);

@@ -32,7 +32,7 @@ pub use plan::{has_condition, is_finished};
 
 const NAME: &str = "job-controller";
 /// Maximum number of rounds per sync: pods released in one round are counted in the next one.
-const ROUNDS: usize = 4;
+const MAX_ROUNDS: usize = 4;
 
 /// An item that the controller of jobs processes.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -133,7 +133,7 @@ fn is_ours(job: &Job) -> bool {
 
 impl JobController {
     async fn sync(&self, key: Key) -> Result<()> {
-        for _ in 0..ROUNDS {
+        for _ in 0..MAX_ROUNDS {
             let Some(job) = self.ctx.informers.jobs.by_key(&key) else {
                 return Ok(());
             };

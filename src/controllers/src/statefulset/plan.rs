@@ -232,7 +232,7 @@ pub fn plan(set: &StatefulSet, templates: &Templates, owned: &[Arc<Pod>], now: T
 
 /// Maximum number of unavailable pods during an update. The feature `MaxUnavailableStatefulSet` is
 /// off by default in 1.36, and the field of earlier objects has no effect, as upstream.
-const MOST_UNAVAILABLE: i64 = 1;
+const MAX_UNAVAILABLE: i64 = 1;
 
 /// Plans the replacement of outdated pods from the highest ordinal down to the partition.
 fn roll(
@@ -251,7 +251,7 @@ fn roll(
         // Missing pods are unavailable, too.
         unavailable += i64::from(above) - i64::from(ordinal) - 1;
         above = ordinal;
-        if unavailable >= MOST_UNAVAILABLE {
+        if unavailable >= MAX_UNAVAILABLE {
             break;
         }
         if !pods::is_deleting(pod) && revision_of(pod) != Some(&templates.update.0) {

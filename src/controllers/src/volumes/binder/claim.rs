@@ -311,7 +311,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn delayed_claims_tell_what_they_wait_for() {
+    fn delayed_claims_report_the_reason_for_waiting() {
         for (waiting, reason, text) in [
             (
                 &[][..],
