@@ -10,8 +10,8 @@ use tokio::time::Instant;
 
 /// Delay before a task that ended is started again.
 const BACKOFF: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(60));
-/// A task that has run for this long counts as healthy: its back-off begins anew.
-const HEALTHY: Duration = Duration::from_secs(120);
+/// A task that has run for this long counts as healthy: its back-off starts again.
+const HEALTHY_PERIOD: Duration = Duration::from_secs(120);
 
 /// Runs the task that `start` returns, and starts it again with back-off whenever it ends or panics.
 ///
@@ -34,7 +34,7 @@ async fn with_backoff<F: Future<Output = ()>>(
         let ended = AssertUnwindSafe(async { start().await })
             .catch_unwind()
             .await;
-        if began.elapsed() >= HEALTHY {
+        if began.elapsed() >= HEALTHY_PERIOD {
             failures = 0;
         }
         let delay = backoff.delay(failures);

@@ -1,7 +1,10 @@
 //! Conditions in the status of objects.
 
+use k8s_openapi::api::apps::v1::DeploymentCondition;
 use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscalerCondition;
+use k8s_openapi::api::batch::v1::JobCondition;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1 as meta;
+use serde_json::Value;
 
 /// Fields common to the conditions of all kinds.
 pub trait Condition {
@@ -31,7 +34,33 @@ macro_rules! impl_condition {
     )*};
 }
 
-impl_condition!(HorizontalPodAutoscalerCondition, meta::Condition);
+impl_condition!(
+    DeploymentCondition,
+    HorizontalPodAutoscalerCondition,
+    JobCondition,
+    meta::Condition
+);
+
+impl Condition for Value {
+    fn type_(&self) -> &str {
+        self["type"].as_str().unwrap_or_default()
+    }
+
+    fn status(&self) -> &str {
+        self["status"].as_str().unwrap_or_default()
+    }
+
+    fn keep_transition_time(&mut self, other: &Self) {
+        const FIELD: &str = "lastTransitionTime";
+        let Some(fields) = self.as_object_mut() else {
+            return;
+        };
+        match &other[FIELD] {
+            Value::Null => drop(fields.remove(FIELD)),
+            time => drop(fields.insert(FIELD.to_owned(), time.clone())),
+        }
+    }
+}
 
 /// Returns the condition of this type.
 pub fn find_condition<'a, C: Condition>(conditions: &'a [C], type_: &str) -> Option<&'a C> {
@@ -62,6 +91,7 @@ mod tests {
     use super::*;
     use jiff::Timestamp;
     use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+    use serde_json::json;
 
     fn condition(type_: &str, status: &str, reason: &str, second: i64) -> meta::Condition {
         meta::Condition {
@@ -86,5 +116,35 @@ mod tests {
         assert_eq!(all.len(), 2);
         assert_eq!(find_condition(&all, "B"), Some(&all[1]));
         assert_eq!(find_condition(&all, "C"), None);
+    }
+
+    #[test]
+    fn untyped_conditions_keep_the_time_of_the_present_one() {
+        let condition = |status: &str, time: Value| {
+            let mut fields = json!({"type": "A", "status": status, "lastTransitionTime": time});
+            fields.as_object_mut().unwrap().retain(|_, v| !v.is_null());
+            fields
+        };
+        for (present, new, expected) in [
+            (
+                condition("True", "1".into()),
+                condition("True", "2".into()),
+                condition("True", "1".into()),
+            ),
+            (
+                condition("True", "1".into()),
+                condition("False", "2".into()),
+                condition("False", "2".into()),
+            ),
+            (
+                condition("True", Value::Null),
+                condition("True", "2".into()),
+                condition("True", Value::Null),
+            ),
+        ] {
+            let mut all = vec![present];
+            set_condition(&mut all, new);
+            assert_eq!(all, [expected]);
+        }
     }
 }

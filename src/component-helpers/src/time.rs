@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use jiff::{SignedDuration, Timestamp};
 
 /// The furthest point in time that timers are set to. Longer delays end here and are computed again.
-const LONGEST_TIMER: Duration = Duration::from_secs(365 * 24 * 3600);
+const MAX_TIMER: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// Returns the time `seconds` after `at`, or before it for negative numbers.
 ///
@@ -43,10 +43,10 @@ pub fn until_time(at: Timestamp, now: Timestamp) -> Duration {
 
 /// Returns the delay that a timer can be set to: `delay`, but at most a year.
 ///
-/// Clocks of the operating system cannot represent every [`Duration`]. Whoever sets a timer must be
-/// able to wake up too early, as is the case for work queues: they look at the object again.
+/// Clocks of the operating system cannot represent every [`Duration`]. Code that sets a timer must
+/// be able to wake up too early, as is the case for work queues: they look at the object again.
 pub fn timer(delay: Duration) -> Duration {
-    delay.min(LONGEST_TIMER)
+    delay.min(MAX_TIMER)
 }
 
 /// Returns the time `delay` after `at` to which a timer can be set (see [`timer`]).
@@ -77,7 +77,7 @@ mod tests {
         assert_eq!(until(at(0), 10, at(4)), Duration::from_secs(6));
         assert_eq!(until(at(0), 10, at(11)), Duration::ZERO);
         assert_eq!(until(at(0), i64::MIN, at(11)), Duration::ZERO);
-        assert!(until(at(11), i64::MAX, at(0)) > LONGEST_TIMER);
+        assert!(until(at(11), i64::MAX, at(0)) > MAX_TIMER);
         assert_eq!(until_time(at(5), at(3)), Duration::from_secs(2));
         assert_eq!(until_time(at(3), at(5)), Duration::ZERO);
     }
@@ -89,7 +89,7 @@ mod tests {
             instant_after(now, Duration::from_secs(1)) - now,
             Duration::from_secs(1)
         );
-        assert_eq!(instant_after(now, Duration::MAX) - now, LONGEST_TIMER);
+        assert_eq!(instant_after(now, Duration::MAX) - now, MAX_TIMER);
     }
 
     proptest! {

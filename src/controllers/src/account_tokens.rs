@@ -19,7 +19,7 @@ const ACCOUNT_UID: &str = "kubernetes.io/service-account.uid";
 /// Number of objects processed concurrently.
 const CONCURRENCY: usize = 5;
 
-/// What is due.
+/// An object to be processed, and the reason.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Due {
     /// A secret was created or changed.
@@ -200,10 +200,10 @@ impl Controller for AccountTokens {
     fn watch(&self, watches: &mut Watches<Due>) {
         let informers = &self.ctx.informers;
         watches
-            .on(&informers.service_accounts, |change, queue| {
+            .watches(&informers.service_accounts, |change, queue| {
                 queue.add(Due::Account(Key::of(&change.object().metadata)));
             })
-            .on(&informers.account_tokens, |change, queue| {
+            .watches(&informers.account_tokens, |change, queue| {
                 let secret = change.object();
                 let key = Key::of(&secret.metadata);
                 let Change::Deleted(_) = change else {

@@ -13,7 +13,7 @@ use crate::queue::Queue;
 
 /// Returns the time until the token expires, or `None` if it does not expire. An expiration that
 /// cannot be parsed counts as expired.
-pub fn left(secret: &Secret, now: Timestamp) -> Option<Duration> {
+pub fn time_to_expiry(secret: &Secret, now: Timestamp) -> Option<Duration> {
     let text = secret.data.as_ref()?.get("expiration")?;
     let text = std::str::from_utf8(&text.0).unwrap_or_default();
     if text.is_empty() {
@@ -69,7 +69,7 @@ impl Controller for TokenCleaner {
 }
 
 async fn sync(ctx: &Context, queue: &Queue<Key>, key: Key, secret: &Secret) -> Result<()> {
-    match left(secret, ctx.now()) {
+    match time_to_expiry(secret, ctx.now()) {
         None => Ok(()),
         Some(left) if left.is_zero() => {
             let store = &ctx.informers.bootstrap_tokens;
@@ -99,14 +99,14 @@ mod tests {
             ..Default::default()
         };
         assert_eq!(
-            left(&secret("1970-01-01T00:01:00Z"), at(50)),
+            time_to_expiry(&secret("1970-01-01T00:01:00Z"), at(50)),
             Some(Duration::from_secs(10))
         );
         assert_eq!(
-            left(&secret("1970-01-01T00:01:00Z"), at(70)),
+            time_to_expiry(&secret("1970-01-01T00:01:00Z"), at(70)),
             Some(Duration::ZERO)
         );
-        assert_eq!(left(&secret("soon"), at(0)), Some(Duration::ZERO));
-        assert_eq!(left(&Secret::default(), at(0)), None);
+        assert_eq!(time_to_expiry(&secret("soon"), at(0)), Some(Duration::ZERO));
+        assert_eq!(time_to_expiry(&Secret::default(), at(0)), None);
     }
 }

@@ -74,7 +74,7 @@ impl Controller for ClusterRoleController {
 
     fn watch(&self, watches: &mut Watches<Key>) {
         let store = self.ctx.informers.cluster_roles.clone();
-        watches.on(&self.ctx.informers.cluster_roles, move |change, queue| {
+        watches.watches(&self.ctx.informers.cluster_roles, move |change, queue| {
             // Any role may be selected by any aggregated one.
             if change.object().aggregation_rule.is_some() {
                 queue.add(Key::of(&change.object().metadata));

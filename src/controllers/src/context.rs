@@ -14,7 +14,7 @@ use kube::core::{Request, Status};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::Config;
+use crate::config::Config;
 use crate::events::{FIELD_MANAGER, Recorder};
 use crate::informers::{Object, Store};
 use crate::kinds::Informers;
@@ -174,7 +174,7 @@ impl Context {
 
     /// Replaces an object and updates the store with the response.
     pub async fn update<K: Object>(&self, store: &Store<K>, object: &K) -> Result<Arc<K>> {
-        let (namespace, name) = names(object.metadata());
+        let (namespace, name) = namespace_and_name(object.metadata());
         let request =
             built(Request::new(url::<K>(namespace)).replace(name, &post(), json(object)?))?;
         Ok(store.observe(self.client.request(request).await?))
@@ -182,7 +182,7 @@ impl Context {
 
     /// Replaces an object's status and updates the store with the response.
     pub async fn update_status<K: Object>(&self, store: &Store<K>, object: &K) -> Result<Arc<K>> {
-        let (namespace, name) = names(object.metadata());
+        let (namespace, name) = namespace_and_name(object.metadata());
         let request = built(Request::new(url::<K>(namespace)).replace_subresource(
             "status",
             name,
@@ -200,7 +200,7 @@ impl Context {
         subresource: Option<&str>,
         patch: &Patch<P>,
     ) -> Result<Arc<K>> {
-        let (namespace, name) = names(meta);
+        let (namespace, name) = namespace_and_name(meta);
         let params = PatchParams {
             field_manager: Some(FIELD_MANAGER.into()),
             ..Default::default()
@@ -224,7 +224,7 @@ impl Context {
         meta: &ObjectMeta,
         how: &Deletion,
     ) -> Result<()> {
-        let (namespace, name) = names(meta);
+        let (namespace, name) = namespace_and_name(meta);
         let params = DeleteParams {
             grace_period_seconds: how.grace_seconds,
             propagation_policy: how.propagation.clone(),
@@ -271,7 +271,7 @@ impl Context {
     }
 }
 
-fn names(meta: &ObjectMeta) -> (&str, &str) {
+fn namespace_and_name(meta: &ObjectMeta) -> (&str, &str) {
     (
         meta.namespace.as_deref().unwrap_or_default(),
         meta.name.as_deref().unwrap_or_default(),

@@ -1,4 +1,4 @@
-//! What a controller is, and the runner of all controllers.
+//! The interface of controllers, and their runner.
 //!
 //! A controller declares which changes make which items due ([`Controller::watch`]) and processes one
 //! item ([`Controller::reconcile`]). [`start`] does the rest: it registers the event handlers, waits
@@ -18,7 +18,7 @@ use crate::context::Result;
 use crate::informers::{Change, Key, Object, Store, Versioned};
 use crate::queue::Queue;
 
-/// What a work queue can hold.
+/// An item of a work queue.
 pub trait Item: Clone + Eq + Hash + Debug + Send + Sync + 'static {}
 
 impl<T: Clone + Eq + Hash + Debug + Send + Sync + 'static> Item for T {}
@@ -30,7 +30,7 @@ const WORKERS: usize = 5;
 ///
 /// An item is processed by at most one worker at a time. Failures are retried with back-off.
 pub trait Controller: Send + Sync + 'static {
-    /// What is queued: mostly the [`Key`] of the controller's kind.
+    /// The queued items: mostly the [`Key`]s of the controller's kind.
     type Item: Item;
 
     /// Returns the name in logs.
@@ -79,7 +79,7 @@ impl<I: Item> Watches<I> {
     /// Calls `map` with every change of a store, to queue what it makes due.
     ///
     /// It is called from the watch's task, so it must be quick and must not block.
-    pub fn on<K: Versioned>(
+    pub fn watches<K: Versioned>(
         &mut self,
         store: &Store<K>,
         map: impl Fn(&Change<K>, &Queue<I>) + Send + Sync + 'static,
@@ -93,14 +93,14 @@ impl<I: Item> Watches<I> {
 impl Watches<Key> {
     /// Declares the controller's own kind: an object is due when it changes in any way.
     pub fn objects<K: Versioned>(&mut self, store: &Store<K>) -> &mut Self {
-        self.on(store, |change, queue| {
+        self.watches(store, |change, queue| {
             queue.add(Key::of(change.object().metadata()));
         })
     }
 
     /// Declares the controller's own kind: an object is due when it is created or updated.
     pub fn present<K: Versioned>(&mut self, store: &Store<K>) -> &mut Self {
-        self.on(store, |change, queue| {
+        self.watches(store, |change, queue| {
             if !change.is_deletion() {
                 queue.add(Key::of(change.object().metadata()));
             }
@@ -109,7 +109,7 @@ impl Watches<Key> {
 
     /// Declares objects that objects of the kind `O` control: the owner is due when one changes.
     pub fn owns<K: Versioned, O: Object>(&mut self, children: &Store<K>) -> &mut Self {
-        self.on(children, |change, queue| {
+        self.watches(children, |change, queue| {
             enqueue_owner::<K, O>(queue, change)
         })
     }
@@ -123,7 +123,7 @@ impl Watches<Key> {
         selects: fn(&O, &Labels) -> bool,
     ) -> &mut Self {
         let owners = owners.clone();
-        self.on(children, move |change, queue| {
+        self.watches(children, move |change, queue| {
             enqueue_owner::<K, O>(queue, change);
             let meta = change.object().metadata();
             if owners::controller_of(meta).is_some() || change.is_deletion() {
@@ -211,7 +211,7 @@ mod tests {
         }
 
         fn watch(&self, watches: &mut Watches<Key>) {
-            watches.on(&self.pods, |change, queue| {
+            watches.watches(&self.pods, |change, queue| {
                 let key = Key::of(&change.object().metadata);
                 assert_ne!(key.name, "poison", "expected by this test");
                 queue.add(key);

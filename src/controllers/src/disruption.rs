@@ -206,7 +206,7 @@ impl Controller for DisruptionController {
         let recorder = self.ctx.recorder.clone();
         watches
             .objects(&informers.budgets)
-            .on(&informers.pods, move |change, queue| {
+            .watches(&informers.pods, move |change, queue| {
                 let pod = change.object();
                 let namespace = pod.metadata.namespace.as_deref();
                 let mut chosen = Vec::new();
@@ -410,7 +410,7 @@ mod tests {
     }
 
     #[test]
-    fn budgets_that_cannot_be_right_are_told() {
+    fn wrong_budgets_are_reported() {
         let value = serde_json::json!({"metadata": {"name": "b"}, "spec": {
             "maxUnavailable": 1, "selector": {"matchLabels": {"app": "web"}}}});
         let budget: PodDisruptionBudget = serde_json::from_value(value).unwrap();

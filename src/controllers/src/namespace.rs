@@ -23,11 +23,11 @@ const CONCURRENCY: usize = 10;
 /// Finalizer in the namespace's spec that this controller removes.
 const KUBERNETES: &str = "kubernetes";
 /// Interval of checks for remaining objects whose deletion no watch reports.
-const LAST_LOOK: Duration = Duration::from_secs(15);
+const RECHECK_PERIOD: Duration = Duration::from_secs(15);
 
 /// Objects that remain in a namespace after their deletion was requested.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct Remains {
+pub struct RemainingContent {
     /// Number of remaining objects, by `resource.group`.
     pub counts: BTreeMap<String, usize>,
     /// Number of remaining objects with each finalizer.
@@ -41,7 +41,7 @@ pub struct Remains {
     pub waits_for_pods: bool,
 }
 
-impl Remains {
+impl RemainingContent {
     /// Returns whether the namespace is known to be empty.
     pub fn is_nothing(&self) -> bool {
         self.counts.is_empty() && self.undiscovered.is_empty() && self.failures.is_empty()
@@ -59,8 +59,8 @@ fn counts(map: &BTreeMap<String, usize>, suffix: &str) -> String {
     parts.join(", ")
 }
 
-fn undiscovered(remains: &Remains) -> Problem {
-    let groups = &remains.undiscovered;
+fn discovery_failures(content: &RemainingContent) -> Problem {
+    let groups = &content.undiscovered;
     (!groups.is_empty()).then(|| {
         let text = format!(
             "Discovery failed for some groups, {} failing: {}",
@@ -71,8 +71,8 @@ fn undiscovered(remains: &Remains) -> Problem {
     })
 }
 
-fn failed(remains: &Remains) -> Problem {
-    let failures = &remains.failures;
+fn deletion_failures(content: &RemainingContent) -> Problem {
+    let failures = &content.failures;
     (!failures.is_empty()).then(|| {
         let text = format!(
             "Failed to delete all resource types, {} remaining: {}",
@@ -83,17 +83,17 @@ fn failed(remains: &Remains) -> Problem {
     })
 }
 
-fn left(remains: &Remains) -> Problem {
-    (!remains.counts.is_empty() && !remains.waits_for_pods).then(|| {
-        let list = counts(&remains.counts, " has");
+fn remaining_resources(content: &RemainingContent) -> Problem {
+    (!content.counts.is_empty() && !content.waits_for_pods).then(|| {
+        let list = counts(&content.counts, " has");
         let text = format!("Some resources are remaining: {list}");
         ("SomeResourcesRemain", text)
     })
 }
 
-fn held(remains: &Remains) -> Problem {
-    (!remains.finalizers.is_empty() && !remains.waits_for_pods).then(|| {
-        let list = counts(&remains.finalizers, " in");
+fn remaining_finalizers(content: &RemainingContent) -> Problem {
+    (!content.finalizers.is_empty() && !content.waits_for_pods).then(|| {
+        let list = counts(&content.finalizers, " in");
         let text = format!("Some content in the namespace has finalizers remaining: {list}");
         ("SomeFinalizersRemain", text)
     })
@@ -102,7 +102,7 @@ fn held(remains: &Remains) -> Problem {
 /// Returns the conditions that report the progress of the deletion.
 pub fn conditions(
     old: &[NamespaceCondition],
-    remains: &Remains,
+    content: &RemainingContent,
     now: Timestamp,
 ) -> Vec<NamespaceCondition> {
     let state = |kind: &str, problem: Problem, fine: (&str, &str)| {
@@ -121,7 +121,7 @@ pub fn conditions(
     let news = [
         state(
             "NamespaceDeletionDiscoveryFailure",
-            undiscovered(remains),
+            discovery_failures(content),
             (
                 "ResourcesDiscovered",
                 "All resources successfully discovered",
@@ -137,7 +137,7 @@ pub fn conditions(
         ),
         state(
             "NamespaceDeletionContentFailure",
-            failed(remains),
+            deletion_failures(content),
             (
                 "ContentDeleted",
                 "All content successfully deleted, may be waiting on finalization",
@@ -145,12 +145,12 @@ pub fn conditions(
         ),
         state(
             "NamespaceContentRemaining",
-            left(remains),
+            remaining_resources(content),
             ("ContentRemoved", "All content successfully removed"),
         ),
         state(
             "NamespaceFinalizersRemaining",
-            held(remains),
+            remaining_finalizers(content),
             (
                 "ContentHasNoFinalizers",
                 "All content-preserving finalizers finished",
@@ -212,7 +212,7 @@ impl Controller for NamespaceController {
 
     fn watch(&self, watches: &mut Watches<Key>) {
         let namespaces = self.ctx.informers.namespaces.clone();
-        watches.on(&self.ctx.informers.namespaces, |change, queue| {
+        watches.watches(&self.ctx.informers.namespaces, |change, queue| {
             let namespace = change.object();
             if namespace.metadata.deletion_timestamp.is_some() && !change.is_deletion() {
                 queue.add(Key::of(&namespace.metadata));
@@ -263,25 +263,25 @@ impl NamespaceController {
         if !finalizers.iter().any(|finalizer| finalizer == KUBERNETES) {
             return Ok(());
         }
-        let remains = self.empty(&key.name).await?;
-        self.report(&mut namespace, &remains).await?;
-        if remains.is_nothing() {
+        let content = self.empty(&key.name).await?;
+        self.report(&mut namespace, &content).await?;
+        if content.is_nothing() {
             return self.finalize(&namespace).await;
         }
-        if !remains.failures.is_empty() || !remains.undiscovered.is_empty() {
+        if !content.failures.is_empty() || !content.undiscovered.is_empty() {
             return Err(Error::other(format!(
                 "namespace {} cannot be emptied yet: {:?} {:?}",
-                key.name, remains.undiscovered, remains.failures
+                key.name, content.undiscovered, content.failures
             )));
         }
-        self.queue.add_after(key, LAST_LOOK);
+        self.queue.add_after(key, RECHECK_PERIOD);
         Ok(())
     }
 
-    async fn report(&self, namespace: &mut Namespace, remains: &Remains) -> Result<()> {
+    async fn report(&self, namespace: &mut Namespace, content: &RemainingContent) -> Result<()> {
         let status = namespace.status.get_or_insert_default();
         let old = status.conditions.clone().unwrap_or_default();
-        let new = conditions(&old, remains, self.ctx.now());
+        let new = conditions(&old, content, self.ctx.now());
         if new == old {
             return Ok(());
         }
@@ -315,9 +315,9 @@ impl NamespaceController {
     }
 
     /// Requests deletion of all objects in the namespace. Returns what remains.
-    async fn empty(&self, name: &str) -> Result<Remains> {
+    async fn empty(&self, name: &str) -> Result<RemainingContent> {
         let (served, undiscovered) = discover(&self.ctx).await?;
-        let mut remains = Remains {
+        let mut content = RemainingContent {
             undiscovered,
             ..Default::default()
         };
@@ -327,29 +327,29 @@ impl NamespaceController {
             .partition(|served| served.group.is_empty() && served.plural == "pods");
         // Running pods may still need the other objects.
         for resource in &pods {
-            self.empty_of(name, resource, &mut remains).await;
+            self.empty_of(name, resource, &mut content).await;
         }
-        if !remains.counts.is_empty() || !remains.failures.is_empty() {
-            remains.waits_for_pods = true;
-            return Ok(remains);
+        if !content.counts.is_empty() || !content.failures.is_empty() {
+            content.waits_for_pods = true;
+            return Ok(content);
         }
         for resource in &others {
-            self.empty_of(name, resource, &mut remains).await;
+            self.empty_of(name, resource, &mut content).await;
         }
-        Ok(remains)
+        Ok(content)
     }
 
-    async fn empty_of(&self, namespace: &str, resource: &Served, remains: &mut Remains) {
+    async fn empty_of(&self, namespace: &str, resource: &Served, content: &mut RemainingContent) {
         let title = if resource.group.is_empty() {
             format!("{}.", resource.plural)
         } else {
             format!("{}.{}", resource.plural, resource.group)
         };
         if let Err(error) = self
-            .try_empty_of(namespace, resource, &title, remains)
+            .try_empty_of(namespace, resource, &title, content)
             .await
         {
-            remains.failures.push(format!("{title}: {error}"));
+            content.failures.push(format!("{title}: {error}"));
         }
     }
 
@@ -358,7 +358,7 @@ impl NamespaceController {
         namespace: &str,
         resource: &Served,
         title: &str,
-        remains: &mut Remains,
+        content: &mut RemainingContent,
     ) -> Result<()> {
         let path = resource.path(namespace);
         let before = self.list(&path).await?;
@@ -385,11 +385,11 @@ impl NamespaceController {
         }
         let left = self.list(&path).await?;
         if !left.items.is_empty() {
-            remains.counts.insert(title.to_owned(), left.items.len());
+            content.counts.insert(title.to_owned(), left.items.len());
         }
         for object in &left.items {
             for finalizer in object.metadata.finalizers.iter().flatten() {
-                *remains.finalizers.entry(finalizer.clone()).or_default() += 1;
+                *content.finalizers.entry(finalizer.clone()).or_default() += 1;
             }
         }
         Ok(())
@@ -417,13 +417,13 @@ mod tests {
     use crate::common::pods::testing::at;
 
     #[test]
-    fn conditions_tell_what_is_left() {
-        let remains = Remains {
+    fn conditions_report_the_remaining_content() {
+        let content = RemainingContent {
             counts: [("pods.".to_owned(), 2)].into(),
             finalizers: [("example.com/hold".to_owned(), 1)].into(),
             ..Default::default()
         };
-        let first = conditions(&[], &remains, at(1));
+        let first = conditions(&[], &content, at(1));
         assert_eq!(first.len(), 5);
         let left = first
             .iter()
@@ -444,14 +444,14 @@ mod tests {
                 "Some content in the namespace has finalizers remaining: example.com/hold in 1 resource instances"
             )
         );
-        assert_eq!(conditions(&first, &remains, at(9)), first);
-        let early = Remains {
+        assert_eq!(conditions(&first, &content, at(9)), first);
+        let early = RemainingContent {
             waits_for_pods: true,
-            ..remains
+            ..content
         };
         let early = conditions(&[], &early, at(1));
         assert!(early.iter().all(|condition| condition.status == "False"));
-        let done = conditions(&first, &Remains::default(), at(9));
+        let done = conditions(&first, &RemainingContent::default(), at(9));
         let left = done
             .iter()
             .find(|c| c.type_ == "NamespaceContentRemaining")

@@ -15,14 +15,14 @@ use crate::informers::{Change, Key, Store};
 use crate::queue::Queue;
 
 const NAME: &str = "pod-garbage-collector-controller";
-/// How long a node must be missing before its pods are removed.
-const QUARANTINE: Duration = Duration::from_secs(40);
+/// Time that a node must be missing before its pods are removed.
+const QUARANTINE_PERIOD: Duration = Duration::from_secs(40);
 /// Taint by which an administrator confirms that a node is shut down.
 const OUT_OF_SERVICE: &str = "node.kubernetes.io/out-of-service";
 /// Number of items processed concurrently.
 const CONCURRENCY: usize = 8;
 
-/// What the pod collector processes.
+/// An item that the pod collector processes.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Item {
     /// A pod that may have to be removed.
@@ -102,14 +102,14 @@ impl Controller for PodCollector {
         let informers = &self.ctx.informers;
         let (pods, nodes) = (informers.pods.clone(), informers.nodes.clone());
         watches
-            .on(&informers.pods, move |change, queue| {
+            .watches(&informers.pods, move |change, queue| {
                 enqueue(queue, &nodes, change);
             })
-            .on(&informers.nodes, move |change, queue| {
+            .watches(&informers.nodes, move |change, queue| {
                 let node = change.object();
                 let name = node.metadata.name.clone().unwrap_or_default();
                 if change.is_deletion() {
-                    queue.add_after(Item::Missing(name), QUARANTINE);
+                    queue.add_after(Item::Missing(name), QUARANTINE_PERIOD);
                 } else if is_out_of_service(node) {
                     for pod in pods.indexed(&name) {
                         queue.add(Item::Pod(Key::of(&pod.metadata)));
@@ -135,7 +135,7 @@ fn enqueue(queue: &Queue<Item>, nodes: &Store<Node>, change: &Change<Pod>) {
         && change.old().is_none_or(|old| pods::node_name(old) != node)
         && nodes.get("", node).is_none()
     {
-        queue.add_after(Item::Missing(node.to_owned()), QUARANTINE);
+        queue.add_after(Item::Missing(node.to_owned()), QUARANTINE_PERIOD);
     }
     if pods::is_terminal(pod) && !change.old().is_some_and(|old| pods::is_terminal(old)) {
         queue.add_after(Item::Finished, Duration::from_secs(1));

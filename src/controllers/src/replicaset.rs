@@ -244,7 +244,7 @@ pub fn status<R: Replicator>(
 }
 
 /// Returns whether two statuses are equal, with absent numbers as zero.
-fn same(a: &ReplicaSetStatus, b: &ReplicaSetStatus, with_terminating: bool) -> bool {
+fn is_same_status(a: &ReplicaSetStatus, b: &ReplicaSetStatus, with_terminating: bool) -> bool {
     let number = |n: Option<i32>| n.unwrap_or(0);
     a.replicas == b.replicas
         && number(a.fully_labeled_replicas) == number(b.fully_labeled_replicas)
@@ -403,7 +403,7 @@ impl<R: Replicator> ReplicatorController<R> {
             return Ok(());
         };
         let has_terminating = R::COMPONENT == ReplicaSet::COMPONENT;
-        if same(&set.status(), &status, has_terminating) {
+        if is_same_status(&set.status(), &status, has_terminating) {
             return Ok(());
         }
         let mut updated = R::clone(&set);
@@ -482,7 +482,7 @@ mod tests {
         let active = [Arc::new(pod("a", "n", "Running", Some(10)))];
         crate::common::extremes::each(&set, |set: &ReplicaSet| {
             let status = status(set, &active, 1, None, at(100));
-            same(&set.status(), &status, true);
+            is_same_status(&set.status(), &status, true);
             pods::next_availability(&active, set.min_ready_seconds(), at(100));
         });
     }

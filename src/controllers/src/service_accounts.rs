@@ -37,7 +37,7 @@ fn watch_namespaces<K: Object>(
 ) {
     watches
         .present(&ctx.informers.namespaces)
-        .on(store, move |change, queue| {
+        .watches(store, move |change, queue| {
             let meta = change.object().metadata();
             if !matches!(change, Change::Added(_)) && meta.name.as_deref() == Some(name) {
                 queue.add(Key::new("", meta.namespace.clone().unwrap_or_default()));

@@ -24,7 +24,7 @@ const MANAGED_BY: &str = "ipaddress.kubernetes.io/managed-by";
 const ALLOCATOR: &str = "ipallocator.k8s.io";
 /// Seconds from the deletion of a range until its finalizer is removed. By then no API server
 /// allocates from it.
-const GRACE: i64 = 10;
+const GRACE_SECONDS: i64 = 10;
 
 fn ranges(cidr: &ServiceCIDR) -> Vec<IpNet> {
     let spec = cidr.spec.as_ref();
@@ -134,7 +134,7 @@ impl Controller for ServiceCidrController {
         let informers = &self.ctx.informers;
         // A range may become needless when another one is added, or an address is released.
         let all = informers.service_cidrs.clone();
-        watches.on(&informers.service_cidrs, move |change, queue| {
+        watches.watches(&informers.service_cidrs, move |change, queue| {
             queue.add(Key::of(&change.object().metadata));
             for cidr in all.list() {
                 if cidr.metadata.deletion_timestamp.is_some() {
@@ -143,7 +143,7 @@ impl Controller for ServiceCidrController {
             }
         });
         let all = informers.service_cidrs.clone();
-        watches.on(&informers.ip_addresses, move |change, queue| {
+        watches.watches(&informers.ip_addresses, move |change, queue| {
             for cidr in all.list() {
                 if change.is_deletion() && cidr.metadata.deletion_timestamp.is_some() {
                     queue.add(Key::of(&cidr.metadata));
@@ -164,7 +164,7 @@ impl Controller for ServiceCidrController {
             if !is_needless(&cidr, &all, &informers.ip_addresses.list()) {
                 return self.report(&cidr, false).await;
             }
-            let left = until(deleted.0, GRACE, self.ctx.now());
+            let left = until(deleted.0, GRACE_SECONDS, self.ctx.now());
             if !left.is_zero() {
                 self.queue
                     .add_after(key, left.max(Duration::from_millis(10)));

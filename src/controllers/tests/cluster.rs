@@ -28,7 +28,7 @@ const NODES: &[&str] = &["n1", "n2"];
 /// Name of the real scheduler, which has only those pods that ask for it.
 const SCHEDULER: &str = "real-scheduler";
 /// Timeout of each wait.
-const PATIENCE: Duration = Duration::from_secs(30);
+const WAIT_TIMEOUT: Duration = Duration::from_secs(30);
 
 struct Cluster {
     client: Client,
@@ -274,7 +274,10 @@ impl Cluster {
             if let Some(found) = all.iter().find(|object| wanted(object)) {
                 return found.clone();
             }
-            assert!(begin.elapsed() < PATIENCE, "{what} never comes: {all:#?}");
+            assert!(
+                begin.elapsed() < WAIT_TIMEOUT,
+                "{what} never comes: {all:#?}"
+            );
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     }
@@ -295,7 +298,10 @@ impl Cluster {
             if left.is_empty() {
                 return;
             }
-            assert!(begin.elapsed() < PATIENCE, "{what} never goes: {left:#?}");
+            assert!(
+                begin.elapsed() < WAIT_TIMEOUT,
+                "{what} never goes: {left:#?}"
+            );
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     }
@@ -317,7 +323,7 @@ impl Cluster {
                 return;
             }
             assert!(
-                begin.elapsed() < PATIENCE,
+                begin.elapsed() < WAIT_TIMEOUT,
                 "the cluster never comes to rest"
             );
         }
@@ -970,7 +976,7 @@ async fn custom_resources_are_collected_too() {
     let boat = loop {
         match send(http::Method::POST, boats.clone(), boat.clone()).await {
             Ok(boat) => break boat,
-            Err(error) => assert!(begin.elapsed() < PATIENCE, "{error}"),
+            Err(error) => assert!(begin.elapsed() < WAIT_TIMEOUT, "{error}"),
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     };

@@ -2,7 +2,7 @@
 //! parallel. Time is at most proportional to the text's length times the program's.
 
 use crate::class::Set;
-use crate::parse::{Look, Node, Parsed};
+use crate::parse::{Assertion, Node, Parsed};
 
 /// Maximum number of instructions. Upstream allows about three times as many, but programs
 /// here stay in memory as long as the schema that uses them.
@@ -14,7 +14,7 @@ enum Instruction {
     Set(u32),
     Any,
     AnyButNewline,
-    Look(Look),
+    Assertion(Assertion),
     /// Continues at both targets; the first is preferred.
     Split(u32, u32),
     Jump(u32),
@@ -101,17 +101,17 @@ impl Threads {
     }
 }
 
-impl Look {
+impl Assertion {
     fn holds(self, position: Position) -> bool {
         let word = |c: Option<char>| c.is_some_and(|c| c == '_' || c.is_ascii_alphanumeric());
         let boundary = word(position.before) != word(position.after);
         match self {
-            Look::TextStart => position.before.is_none(),
-            Look::TextEnd => position.after.is_none(),
-            Look::LineStart => matches!(position.before, None | Some('\n')),
-            Look::LineEnd => matches!(position.after, None | Some('\n')),
-            Look::WordBoundary => boundary,
-            Look::NoWordBoundary => !boundary,
+            Assertion::TextStart => position.before.is_none(),
+            Assertion::TextEnd => position.after.is_none(),
+            Assertion::LineStart => matches!(position.before, None | Some('\n')),
+            Assertion::LineEnd => matches!(position.after, None | Some('\n')),
+            Assertion::WordBoundary => boundary,
+            Assertion::NoWordBoundary => !boundary,
         }
     }
 }
@@ -123,7 +123,10 @@ impl Program {
         emit(&parsed.root, &mut code)?;
         push(&mut code, Instruction::Match)?;
         Some(Program {
-            anchored: matches!(code.first(), Some(Instruction::Look(Look::TextStart))),
+            anchored: matches!(
+                code.first(),
+                Some(Instruction::Assertion(Assertion::TextStart))
+            ),
             code: code.into(),
             sets: parsed.sets.iter().map(Members::of).collect(),
         })
@@ -199,7 +202,9 @@ impl Program {
             match self.code[instruction as usize] {
                 Instruction::Jump(to) => stack.push(to),
                 Instruction::Split(first, second) => stack.extend([second, first]),
-                Instruction::Look(look) if look.holds(position) => stack.push(instruction + 1),
+                Instruction::Assertion(assertion) if assertion.holds(position) => {
+                    stack.push(instruction + 1)
+                }
                 _ => {}
             }
         }
@@ -234,7 +239,7 @@ fn emit(node: &Node, code: &mut Vec<Instruction>) -> Option<()> {
         Node::Any => drop(push(code, Instruction::Any)?),
         Node::AnyButNewline => drop(push(code, Instruction::AnyButNewline)?),
         Node::Set(index) => drop(push(code, Instruction::Set(*index))?),
-        Node::Look(look) => drop(push(code, Instruction::Look(*look))?),
+        Node::Assertion(assertion) => drop(push(code, Instruction::Assertion(*assertion))?),
         Node::Concat(parts) => {
             for part in parts {
                 emit(part, code)?;

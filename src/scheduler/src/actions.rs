@@ -41,7 +41,7 @@ fn now() -> String {
 }
 
 /// Returns an API error's message, without code and reason.
-pub fn said(error: &Error) -> String {
+pub fn api_message(error: &Error) -> String {
     match error {
         Error::Api(status) => status.message.clone(),
         other => other.to_string(),

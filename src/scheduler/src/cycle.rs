@@ -8,8 +8,9 @@ use std::sync::Arc;
 use crate::cluster::{Cluster, View};
 use crate::model::{NodeInfo, PodInfo};
 use crate::plugins::default_preemption::{self, Candidate};
+use crate::plugins::types::{PluginSet, Rejection};
 use crate::plugins::volume_binding::Decision;
-use crate::plugins::{PluginSet, Prepared, Rejection, node_affinity, score};
+use crate::plugins::{Prepared, node_affinity, score};
 
 /// A scheduling decision for a pod.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,16 +30,16 @@ pub struct FitError {
     pub upfront: Option<Rejection>,
     /// The rejection of each node, by node name.
     pub rejections: BTreeMap<String, Rejection>,
-    /// What the plugins that run after a failure (upstream's PostFilter) have to say.
+    /// The message of the plugins that run after a failure (upstream's PostFilter).
     pub afterwards: Option<String>,
     /// Whether the pod loses its nomination: preemption cannot help it on any node.
     pub clears_nomination: bool,
 }
 
-/// What upstream's plugin DynamicResources says after a failure if a pod has no resource claims. It
-/// runs before preemption.
+/// The message of upstream's plugin DynamicResources after a failure if a pod has no resource
+/// claims. It runs before preemption.
 const NO_CLAIMS: &str = "no new claims to deallocate";
-/// What it says if a pre-filter has rejected the pod before DynamicResources saw it.
+/// Its message if a pre-filter has rejected the pod before DynamicResources saw it.
 const NOT_SEEN: &str = "not found";
 
 impl FitError {

@@ -27,8 +27,8 @@ pub struct Config {
     pub name: String,
     /// Maximum number of binding requests in flight. Values below 1 count as 1.
     pub bindings: usize,
-    /// How long a pod's volumes may take to be bound or provisioned before the attempt is abandoned
-    /// and the pod returns to the queue.
+    /// Maximum time to bind or provision a pod's volumes. After it the attempt is abandoned and the
+    /// pod returns to the queue.
     pub volume_timeout: std::time::Duration,
 }
 
@@ -66,7 +66,7 @@ pub async fn run(client: kube::Client, config: Config) -> anyhow::Result<()> {
             }
         }
     });
-    // A task of its own, so that events are written beside scheduling.
+    // A separate task, so that events are written beside scheduling.
     let mut writer = tokio::task::JoinSet::new();
     writer.spawn(events);
     tokio::select! {

@@ -11,12 +11,12 @@ use std::time::{Duration, Instant};
 use rkube_component_helpers::backoff::Backoff;
 
 use crate::model::PodInfo;
-use crate::plugins::{Event, PluginSet};
+use crate::plugins::types::{Event, PluginSet};
 
 /// Delay after a failed attempt to schedule a pod.
 const BACKOFF: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(10));
 /// Maximum time that a pod stays unschedulable without an event before it is retried.
-pub const UNSCHEDULABLE_MAX: Duration = Duration::from_secs(5 * 60);
+pub const UNSCHEDULABLE_TIMEOUT: Duration = Duration::from_secs(5 * 60);
 
 /// A queued pod and its scheduling history.
 #[derive(Clone, Debug)]
@@ -63,7 +63,7 @@ impl PartialOrd for Ready {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Place {
+enum QueueState {
     /// May be scheduled now. The sequence number identifies stale heap entries.
     Active(u64),
     /// In back-off until `until`. After an error, `pop` never takes the pod early.
@@ -77,7 +77,7 @@ enum Place {
 /// The scheduling queue.
 #[derive(Default)]
 pub struct Queue {
-    pods: HashMap<String, (Queued, Place)>,
+    pods: HashMap<String, (Queued, QueueState)>,
     active: BinaryHeap<Ready>,
     sequence: u64,
 }
@@ -105,7 +105,7 @@ impl Queue {
                 rejected_by: PluginSet::default(),
             };
             let gated = queued.pod.gated;
-            self.pods.insert(uid.clone(), (queued, Place::Gated));
+            self.pods.insert(uid.clone(), (queued, QueueState::Gated));
             if !gated {
                 self.activate(&uid);
             }
@@ -114,9 +114,9 @@ impl Queue {
         let changed = matters(&queued.pod, &pod);
         queued.pod = pod;
         match *place {
-            Place::Gated if !queued.pod.gated => self.activate(&uid),
-            Place::Unschedulable { rested, .. } if changed => self.wake(&uid, rested, now),
-            _ if queued.pod.gated => *place = Place::Gated,
+            QueueState::Gated if !queued.pod.gated => self.activate(&uid),
+            QueueState::Unschedulable { rested, .. } if changed => self.wake(&uid, rested, now),
+            _ if queued.pod.gated => *place = QueueState::Gated,
             _ => {}
         }
     }
@@ -130,7 +130,7 @@ impl Queue {
     pub fn may_run(&self, uid: &str) -> bool {
         self.pods
             .get(uid)
-            .is_some_and(|(_, place)| *place != Place::Gated)
+            .is_some_and(|(_, place)| *place != QueueState::Gated)
     }
 
     /// Returns whether the pod is queued.
@@ -141,7 +141,7 @@ impl Queue {
     fn activate(&mut self, uid: &str) {
         self.sequence += 1;
         if let Some((queued, place)) = self.pods.get_mut(uid) {
-            *place = Place::Active(self.sequence);
+            *place = QueueState::Active(self.sequence);
             self.active.push(Ready {
                 priority: queued.pod.priority,
                 since: Reverse(queued.since),
@@ -155,7 +155,7 @@ impl Queue {
         if rested <= now {
             self.activate(uid);
         } else if let Some((_, place)) = self.pods.get_mut(uid) {
-            *place = Place::Backoff {
+            *place = QueueState::Backoff {
                 until: rested,
                 error: false,
             };
@@ -169,7 +169,7 @@ impl Queue {
     pub fn pop(&mut self, now: Instant) -> Option<Queued> {
         self.move_due(now);
         while let Some(ready) = self.active.pop() {
-            let current = matches!(self.pods.get(&ready.uid), Some((_, Place::Active(n))) if *n == ready.sequence.0);
+            let current = matches!(self.pods.get(&ready.uid), Some((_, QueueState::Active(n))) if *n == ready.sequence.0);
             if current && let Some((mut queued, _)) = self.pods.remove(&ready.uid) {
                 queued.attempts += 1;
                 return Some(queued);
@@ -179,7 +179,7 @@ impl Queue {
             .pods
             .iter()
             .filter_map(|(uid, (_, place))| match place {
-                Place::Backoff {
+                QueueState::Backoff {
                     until,
                     error: false,
                 } => Some((*until, uid)),
@@ -194,7 +194,7 @@ impl Queue {
 
     /// Requeues a pod that fits no node; it waits for a relevant event.
     pub fn unschedulable(&mut self, queued: Queued, now: Instant) {
-        let place = Place::Unschedulable {
+        let place = QueueState::Unschedulable {
             rested: now + queued.backoff(),
             since: now,
         };
@@ -203,7 +203,7 @@ impl Queue {
 
     /// Requeues a pod after an error; it is retried after its back-off.
     pub fn failed(&mut self, queued: Queued, now: Instant) {
-        let place = Place::Backoff {
+        let place = QueueState::Backoff {
             until: now + queued.backoff(),
             error: true,
         };
@@ -226,7 +226,7 @@ impl Queue {
             .pods
             .iter()
             .filter_map(|(uid, (queued, place))| match place {
-                Place::Unschedulable { rested, .. }
+                QueueState::Unschedulable { rested, .. }
                     if concerns(&queued.pod)
                         && queued.rejected_by.iter().any(|p| p.is_queueing_hint(event)) =>
                 {
@@ -245,8 +245,8 @@ impl Queue {
             .pods
             .iter()
             .filter(|(_, (_, place))| match place {
-                Place::Backoff { until, .. } => *until <= now,
-                Place::Unschedulable { since, .. } => *since + UNSCHEDULABLE_MAX <= now,
+                QueueState::Backoff { until, .. } => *until <= now,
+                QueueState::Unschedulable { since, .. } => *since + UNSCHEDULABLE_TIMEOUT <= now,
                 _ => false,
             })
             .map(|(uid, _)| uid.clone())
@@ -262,8 +262,8 @@ impl Queue {
         self.pods
             .values()
             .filter_map(|(_, place)| match place {
-                Place::Backoff { until, .. } => Some(*until),
-                Place::Unschedulable { since, .. } => Some(*since + UNSCHEDULABLE_MAX),
+                QueueState::Backoff { until, .. } => Some(*until),
+                QueueState::Unschedulable { since, .. } => Some(*since + UNSCHEDULABLE_TIMEOUT),
                 _ => None,
             })
             .min()
@@ -285,7 +285,7 @@ fn matters(old: &PodInfo, new: &PodInfo) -> bool {
 mod tests {
     use super::*;
     use crate::model::testing::*;
-    use crate::plugins::Plugin;
+    use crate::plugins::types::Plugin;
 
     fn second(n: u64) -> Duration {
         Duration::from_secs(n)
@@ -346,9 +346,9 @@ mod tests {
         q.set(pod_with("p", 0), now);
         let p = q.pop(now).unwrap();
         q.unschedulable(p, now);
-        assert_eq!(q.next_due(), Some(now + UNSCHEDULABLE_MAX));
+        assert_eq!(q.next_due(), Some(now + UNSCHEDULABLE_TIMEOUT));
         assert!(q.pop(now + second(200)).is_none());
-        assert!(q.pop(now + UNSCHEDULABLE_MAX).is_some());
+        assert!(q.pop(now + UNSCHEDULABLE_TIMEOUT).is_some());
     }
 
     #[test]

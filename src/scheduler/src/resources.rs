@@ -14,7 +14,7 @@ pub const DEFAULT_MEMORY: i64 = 200 * 1024 * 1024;
 
 /// The largest amount that a list can have. Larger ones exceed every node in any case; limiting
 /// them lets the amounts of thousands of pods be added without overflow.
-const LARGEST: i64 = i64::MAX / 4096;
+const MAX_AMOUNT: i64 = i64::MAX / 4096;
 
 /// Amounts of resources.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -33,7 +33,7 @@ impl From<&ResourceList> for Resources {
     /// Converts a list of quantities. The resource `pods` is ignored; see [`allowed_pods`].
     fn from(list: &ResourceList) -> Self {
         let mut all = Resources::default();
-        let bounded = |amount: i64| amount.clamp(-LARGEST, LARGEST);
+        let bounded = |amount: i64| amount.clamp(-MAX_AMOUNT, MAX_AMOUNT);
         for (name, quantity) in &list.0 {
             match name.as_str() {
                 "cpu" => all.milli_cpu = bounded(quantity.milli_value()),

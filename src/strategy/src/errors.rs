@@ -184,7 +184,7 @@ pub(crate) fn ratcheted(
 
 /// Returns the JSON text of a struct as upstream's messages show it: all fields, in the order
 /// of their declaration, with the names that they have in Go.
-pub(crate) fn shown(fields: &[(&str, String)]) -> String {
+pub(crate) fn show_fields(fields: &[(&str, String)]) -> String {
     let fields: Vec<String> = fields
         .iter()
         .map(|(name, value)| format!("\"{name}\":{value}"))

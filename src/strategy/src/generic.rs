@@ -162,7 +162,7 @@ pub(crate) fn deleting(obj: &Object) -> bool {
     has(obj, "metadata.deletionTimestamp")
 }
 
-/// How `metadata.generation` counts.
+/// The rule by which `metadata.generation` counts.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Generation {
     /// It is what the creator says, and no update changes it.
@@ -177,7 +177,7 @@ pub(crate) enum Generation {
     CountedWithLabels,
 }
 
-/// What an update of `/status` may change of the metadata.
+/// The metadata that an update of `/status` may change.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum StatusMetadata {
     /// All that an update of the object may.
@@ -206,17 +206,17 @@ pub(crate) struct Rules {
     pub(crate) validate_status: fn(&Object, &Object) -> Vec<rkube_api::status::FieldError>,
     /// Returns the warnings about a new or an updated object.
     pub(crate) warnings: fn(&Object, Option<&Object>) -> Vec<String>,
-    /// How `metadata.generation` counts.
+    /// The rule by which `metadata.generation` counts.
     pub(crate) generation: Generation,
     /// Whether `status` is a subresource.
     pub(crate) status: bool,
-    /// What an update of `/status` may change of the metadata.
+    /// The metadata that an update of `/status` may change.
     pub(crate) status_metadata: StatusMetadata,
     /// Whether a PUT may create the object.
     pub(crate) create_on_update: bool,
     /// Whether a PUT may omit `metadata.resourceVersion`.
     pub(crate) unconditional: bool,
-    /// Whether the errors of a new object's metadata are told with those of the rest.
+    /// Whether the errors of a new object's metadata are returned with those of the rest.
     pub(crate) metadata: bool,
     /// Syntax of names.
     pub(crate) names: crate::NameRule,

@@ -118,7 +118,7 @@ pub trait Strategy: Send + Sync {
         NameRule::Dns1123Subdomain
     }
 
-    /// Returns whether the errors of a new object's metadata are told with those of the rest.
+    /// Returns whether the errors of a new object's metadata are returned with those of the rest.
     fn validates_metadata(&self) -> bool {
         true
     }

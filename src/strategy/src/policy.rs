@@ -5,7 +5,7 @@ use rkube_api::status::FieldError;
 
 use crate::Strategy;
 use crate::apps::{at_most_all, count_or_percent, not_negative};
-use crate::errors::{Errors, shown, shown_any};
+use crate::errors::{Errors, show_fields, shown_any};
 use crate::generic::Rules;
 use crate::tree::{at, has, list, text};
 use crate::{conditions, selectors};
@@ -40,9 +40,9 @@ fn validate(obj: &Object) -> Vec<FieldError> {
     let mut errors = Errors::new();
     if has(obj, "spec.minAvailable") && has(obj, "spec.maxUnavailable") {
         let spec = at(obj, "spec");
-        let shown = shown(&[
+        let shown = show_fields(&[
             ("MinAvailable", shown_any(spec, "minAvailable")),
-            ("Selector", selectors::shown(at(spec, "selector"))),
+            ("Selector", selectors::show_selector(at(spec, "selector"))),
             ("MaxUnavailable", shown_any(spec, "maxUnavailable")),
             (
                 "UnhealthyPodEvictionPolicy",

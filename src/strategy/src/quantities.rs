@@ -10,7 +10,7 @@ use crate::errors::{Errors, NOT_NEGATIVE};
 use crate::tree::{at, at_mut};
 
 /// Returns the quantity of a field; zero if it is unset or malformed (validation reports that).
-pub(crate) fn of(value: Option<&Value>) -> Quantity {
+pub(crate) fn read(value: Option<&Value>) -> Quantity {
     value
         .and_then(|v| Quantity::from_value(v).ok())
         .unwrap_or(Quantity::ZERO)
@@ -47,7 +47,7 @@ pub(crate) fn same_list(a: &Value, b: &Value) -> bool {
         v.as_object()
             .into_iter()
             .flatten()
-            .map(|(k, v)| (k.clone(), of(Some(v))))
+            .map(|(k, v)| (k.clone(), read(Some(v))))
             .collect()
     };
     amounts(a) == amounts(b)
@@ -88,5 +88,5 @@ pub(crate) fn validate_quantity(errors: &mut Errors, name: &str, value: &Value, 
 
 /// Returns the canonical text of the quantity at a path; `0` if unset.
 pub(crate) fn canonical(value: &Value, path: &str) -> String {
-    of(Some(at(value, path))).to_string()
+    read(Some(at(value, path))).to_string()
 }

@@ -4,7 +4,7 @@ use rkube_api::Object;
 use rkube_api::status::FieldError;
 use serde_json::Value;
 
-use crate::errors::{Errors, child, index, shown, shown_text};
+use crate::errors::{Errors, child, index, show_fields, shown_text};
 use crate::generic::Rules;
 use crate::tree::{at_mut, default_text, has, list, list_mut, text};
 use crate::{NameRule, Strategy, names, selectors};
@@ -41,7 +41,7 @@ static ROLE_BINDING: Rules = Rules {
         let mut errors = Errors::new();
         if !crate::tree::same_at(new, old, "roleRef") {
             let role = crate::tree::at(new, "roleRef");
-            let shown = shown(&[
+            let shown = show_fields(&[
                 ("APIGroup", shown_text(role, "apiGroup")),
                 ("Kind", shown_text(role, "kind")),
                 ("Name", shown_text(role, "name")),
@@ -117,7 +117,7 @@ fn rules(obj: &Object, namespaced: bool) -> Vec<FieldError> {
             let before = errors.0.len();
             selectors::validate(&mut errors, selector, &field);
             if errors.0.len() > before && !selectors::is_sound(selector) {
-                // What upstream shows here is not the selector but what it could not make of it.
+                // Upstream does not show the selector here but the result of its failed conversion.
                 errors.invalid(field, serde_json::Value::Null, "invalid label selector.");
             }
         }

@@ -5,7 +5,7 @@ use rkube_api::status::FieldError;
 
 use crate::core::pod_validation;
 use crate::core::requirements::Rules as Requirements;
-use crate::errors::{Errors, IMMUTABLE, index, shown, shown_any, shown_text};
+use crate::errors::{Errors, IMMUTABLE, index, show_fields, shown_any, shown_text};
 use crate::generic::{Generation, Rules};
 use crate::tree::{at, default_value, flag, has, int, list, map, same_at, text};
 use crate::{Strategy, names, node_labels, quantities};
@@ -112,7 +112,7 @@ fn runtime_class(obj: &Object) -> Vec<FieldError> {
         errors.invalid_each("handler", handler, names::dns1123_label(handler));
     }
     if let Some(overhead) = map(obj, "overhead.podFixed") {
-        // As upstream, the overhead is told as the limits of a container.
+        // As upstream, the overhead is reported as the limits of a container.
         let limits = serde_json::json!({ "limits": overhead });
         Requirements::of_containers(false).check(&mut errors, &limits, "overhead");
     }
@@ -139,7 +139,7 @@ fn runtime_class(obj: &Object) -> Vec<FieldError> {
 }
 
 fn shown_toleration(toleration: &serde_json::Value) -> String {
-    shown(&[
+    show_fields(&[
         ("Key", shown_text(toleration, "key")),
         ("Operator", shown_text(toleration, "operator")),
         ("Value", shown_text(toleration, "value")),

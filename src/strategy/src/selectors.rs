@@ -59,7 +59,7 @@ pub(crate) fn validate_with(errors: &mut Errors, selector: &Value, check_values:
 }
 
 /// Returns the JSON text of a `LabelSelector` as upstream's messages show it.
-pub(crate) fn shown(selector: &Value) -> String {
+pub(crate) fn show_selector(selector: &Value) -> String {
     if selector.is_null() {
         return "null".to_owned();
     }

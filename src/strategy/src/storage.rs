@@ -7,7 +7,7 @@ use rkube_api::status::FieldError;
 use serde_json::{Value, json};
 
 use crate::core::service::immutable;
-use crate::errors::{Errors, child, index, shown, shown_any, shown_text};
+use crate::errors::{Errors, child, index, show_fields, shown_any, shown_text};
 use crate::generic::{Generation, Rules, StatusMetadata};
 use crate::tree::{at, at_mut, default_value, entries, has, int, list, same, same_at, text};
 use crate::{NameRule, Strategy, names, node_labels, quantities, selectors};
@@ -235,7 +235,7 @@ fn attachment_status(errors: &mut Errors, status: &Value) {
     }
 }
 
-/// Validates the spec of a volume that has no object of its own. Only CSI has such volumes.
+/// Validates the spec of a volume without an object. Only CSI has such volumes.
 fn inline_volume(errors: &mut Errors, spec: &Value) {
     const CONTEXT: &str = "in the context of inline volumes";
     let base = "spec.source.inlineVolumeSpec";
@@ -389,7 +389,7 @@ static CSI_NODE: Rules = Rules {
         for before in list(old, "spec.drivers") {
             for now in list(new, "spec.drivers") {
                 if text(before, "name") == text(now, "name") && !same(&fixed(before), &fixed(now)) {
-                    let shown = shown(&[
+                    let shown = show_fields(&[
                         ("Name", shown_text(now, "name")),
                         ("NodeID", shown_text(now, "nodeID")),
                         ("TopologyKeys", shown_any(now, "topologyKeys")),
@@ -453,7 +453,7 @@ static CSI_STORAGE_CAPACITY: Rules = Rules {
         selectors::validate(&mut errors, at(obj, "nodeTopology"), "nodeTopology");
         let class = text(obj, "storageClassName");
         errors.invalid_each("storageClassName", class, names::dns1123_subdomain(class));
-        let capacity = quantities::of(Some(at(obj, "capacity")));
+        let capacity = quantities::read(Some(at(obj, "capacity")));
         if capacity.sign() < 0 {
             let why = crate::errors::NOT_NEGATIVE;
             errors.invalid("capacity", capacity.to_string(), why);

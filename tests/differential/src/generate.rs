@@ -53,7 +53,7 @@ const TIMES: &[&str] = &[
     "0001-01-01T00:00:00Z",
     "yesterday",
 ];
-/// How deep a change may be below the object.
+/// Maximum depth of a change below the object.
 const DEPTH: usize = 9;
 
 /// A request body with its kind.
@@ -180,8 +180,8 @@ fn descend(
                 return apply(value, ty, change, random);
             }
             let field = random.pick(&known);
-            // What the server sets itself tells little, and a name is what a case is found by.
-            if depth == 1 && path == ".metadata" && !is_told(field.name) {
+            // Fields that the server sets tell little, and the name identifies the case.
+            if depth == 1 && path == ".metadata" && !is_set_by_clients(field.name) {
                 return;
             }
             if !value.is_object() {
@@ -237,8 +237,8 @@ fn descend(
     }
 }
 
-/// Returns whether a field of the metadata is told by clients.
-fn is_told(field: &str) -> bool {
+/// Returns whether clients set a field of the metadata.
+fn is_set_by_clients(field: &str) -> bool {
     matches!(
         field,
         "labels"

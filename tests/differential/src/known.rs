@@ -7,7 +7,7 @@ pub const OWN: &str = include_str!("../known.txt");
 
 /// A known difference.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Known {
+pub struct KnownDifference {
     /// A text that lines of the difference contain.
     pub text: String,
     /// Why it is there.
@@ -18,7 +18,7 @@ pub struct Known {
 ///
 /// # Errors
 /// A line has no reason.
-pub fn parse(list: &str) -> Result<Vec<Known>> {
+pub fn parse(list: &str) -> Result<Vec<KnownDifference>> {
     let lines = list
         .lines()
         .filter(|l| !l.is_empty() && !l.starts_with('#'));
@@ -26,7 +26,7 @@ pub fn parse(list: &str) -> Result<Vec<Known>> {
         let (text, reason) = line
             .rsplit_once(" # ")
             .with_context(|| format!("a known difference without a reason: {line}"))?;
-        Ok(Known {
+        Ok(KnownDifference {
             text: text.trim_end().to_owned(),
             reason: reason.to_owned(),
         })
@@ -35,7 +35,7 @@ pub fn parse(list: &str) -> Result<Vec<Known>> {
 }
 
 /// Returns whether a line is explained by the list.
-pub fn explains(list: &[Known], line: &str) -> bool {
+pub fn explains(list: &[KnownDifference], line: &str) -> bool {
     list.iter().any(|known| line.contains(&known.text))
 }
 
@@ -59,7 +59,8 @@ mod tests {
         let section = page.split("## API answers\n").nth(1).expect("the section");
         let section = section.split("\n## ").next().unwrap_or(section);
         let rows: Vec<&str> = section.lines().filter(|l| l.starts_with("| `")).collect();
-        let row = |k: &Known| format!("| `{}` | {} |", k.text.replace('|', "\\|"), k.reason);
+        let row =
+            |k: &KnownDifference| format!("| `{}` | {} |", k.text.replace('|', "\\|"), k.reason);
         let known: Vec<String> = parse(OWN).unwrap().iter().map(row).collect();
         assert_eq!(rows, known);
     }

@@ -1,4 +1,4 @@
-//! What holds for every object on every API server.
+//! Laws that hold for every object on every API server.
 
 use anyhow::Result;
 use rkube_api::protobuf;
@@ -14,7 +14,7 @@ use crate::server::{Answer, Server, named};
 pub struct Breach {
     /// The law, for people.
     pub law: &'static str,
-    /// How it is broken.
+    /// The way in which it is broken.
     pub detail: String,
 }
 
@@ -100,8 +100,8 @@ impl Check<'_> {
         }
     }
 
-    /// Field validation decides whether unknown fields are refused, told or dropped silently, and
-    /// nothing else. The media type of the body makes no difference.
+    /// Field validation decides whether unknown fields are refused, reported or dropped silently,
+    /// and nothing else. The media type of the body makes no difference.
     async fn modes_agree(&mut self) -> Result<()> {
         let dry = |mode: &str| format!("?dryRun=All&fieldValidation={mode}");
         let body = self.json();

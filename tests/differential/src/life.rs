@@ -15,7 +15,7 @@ const PATCH: &str = "application/json-patch+json";
 const APPLY: &str = "application/apply-patch+yaml";
 const JSON: &str = "application/json";
 
-/// What follows a creation. Each case has one of these, by its number.
+/// The steps that follow a creation. Each case has one of these, by its number.
 type Course = fn(&Life) -> Vec<Step>;
 
 const COURSES: &[Course] = &[

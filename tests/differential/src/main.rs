@@ -20,13 +20,13 @@ struct Args {
     /// The kubeconfig of the server to compare with.
     #[arg(long)]
     oracle: Option<String>,
-    /// How many objects are sent.
+    /// Number of objects that are sent.
     #[arg(long, default_value_t = 10_000)]
     cases: u64,
     /// The number of the first case.
     #[arg(long, default_value_t = 0)]
     from: u64,
-    /// What the cases are made from.
+    /// Seed from which the cases are made.
     #[arg(long, default_value_t = 1)]
     seed: u64,
     /// Only kinds whose `apiVersion/kind` contains this text.

@@ -2,26 +2,26 @@
 
 use std::collections::BTreeMap;
 
-use crate::known::{Known, explains};
+use crate::known::{KnownDifference, explains};
 use crate::pair::Difference;
 
-/// How many places of one answer are printed.
-const PRINTED: usize = 40;
-/// How long a printed place may be.
-const LONGEST: usize = 1200;
+/// Maximum number of printed places of one answer.
+const MAX_PLACES: usize = 40;
+/// Maximum length of a printed place.
+const MAX_PLACE_LENGTH: usize = 1200;
 
-/// What has been found in a run.
+/// The results of a run.
 #[derive(Debug)]
 pub struct Report {
-    known: Vec<Known>,
+    known: Vec<KnownDifference>,
     seen: BTreeMap<String, u64>,
-    /// How many scripts and cases have differences that are not known.
+    /// Number of scripts and cases with differences that are not known.
     pub unexplained: u64,
 }
 
 impl Report {
     /// Creates an empty report.
-    pub fn new(known: Vec<Known>) -> Self {
+    pub fn new(known: Vec<KnownDifference>) -> Self {
         Self {
             known,
             seen: BTreeMap::new(),
@@ -73,17 +73,17 @@ pub fn lines(difference: &Difference) -> Vec<String> {
     lines.extend(
         places
             .iter()
-            .take(PRINTED)
+            .take(MAX_PLACES)
             .map(|p| format!("    {}", short(p))),
     );
-    if places.len() > PRINTED {
-        lines.push(format!("    and {} more", places.len() - PRINTED));
+    if places.len() > MAX_PLACES {
+        lines.push(format!("    and {} more", places.len() - MAX_PLACES));
     }
     lines
 }
 
 fn short(place: &str) -> String {
-    match place.char_indices().nth(LONGEST) {
+    match place.char_indices().nth(MAX_PLACE_LENGTH) {
         Some((end, _)) => format!("{}…", &place[..end]),
         None => place.to_owned(),
     }
@@ -102,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn a_place_is_told_once_and_counted() {
+    fn a_place_is_reported_once_and_counted() {
         let known = crate::known::parse("GET /x .k # fine").unwrap();
         let mut report = Report::new(known);
         assert!(
@@ -130,7 +130,10 @@ mod tests {
     fn long_answers_are_cut() {
         let many: Vec<String> = (0..50).map(|n| n.to_string()).collect();
         let many: Vec<&str> = many.iter().map(String::as_str).collect();
-        assert_eq!(lines(&difference(&many)).len(), PRINTED + 2);
-        assert_eq!(short(&"é".repeat(LONGEST + 1)).chars().count(), LONGEST + 1);
+        assert_eq!(lines(&difference(&many)).len(), MAX_PLACES + 2);
+        assert_eq!(
+            short(&"é".repeat(MAX_PLACE_LENGTH + 1)).chars().count(),
+            MAX_PLACE_LENGTH + 1
+        );
     }
 }

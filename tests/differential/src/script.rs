@@ -14,7 +14,7 @@ use crate::pair::Difference;
 use crate::server::{Answer, Ask, Server};
 use crate::step::{Script, Step};
 
-/// What a server has told so far.
+/// The state of a script on one server.
 struct State<'a> {
     server: &'a Server,
     vars: BTreeMap<String, String>,

@@ -172,7 +172,7 @@ impl Server {
         }
         let context = || format!("{} {}", ask.method, ask.path);
         let sent = self.client.send(request.body(Body::from(ask.body))?);
-        let answer = match tokio::time::timeout(LONGEST, sent).await {
+        let answer = match tokio::time::timeout(ANSWER_TIMEOUT, sent).await {
             Ok(Ok(answer)) => answer,
             // Upstream closes the connection when a handler panics.
             Ok(Err(error)) if error.to_string().contains("SendRequest") => {
@@ -204,15 +204,15 @@ impl Server {
     }
 }
 
-/// How long an answer is read. Watches that are not to be ones would not end.
-const LONGEST: Duration = Duration::from_secs(4);
+/// Time for which an answer is read. Watches that are not to be ones would not end.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(4);
 
 /// Reads a body to its end, for a limited time, or until a watch event of the type `until` is
 /// complete.
 async fn read(mut body: Body, until: Option<&str>) -> anyhow::Result<Vec<u8>> {
     let end = until.map(|kind| format!("\"type\":\"{kind}\""));
     let mut bytes = Vec::new();
-    let limit = tokio::time::Instant::now() + LONGEST;
+    let limit = tokio::time::Instant::now() + ANSWER_TIMEOUT;
     while let Ok(Some(frame)) = tokio::time::timeout_at(limit, body.frame()).await {
         if let Some(data) = frame?.data_ref() {
             bytes.extend_from_slice(data);

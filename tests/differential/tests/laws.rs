@@ -3,7 +3,7 @@
 use rkube_differential::own::Own;
 use rkube_differential::{Generator, laws};
 
-/// How many cases run with all tests. `RKUBE_DIFFERENTIAL_CASES` sets another number, and
+/// Number of cases that run with all tests. `RKUBE_DIFFERENTIAL_CASES` sets another number, and
 /// `RKUBE_DIFFERENTIAL_SEED` another seed.
 const CASES: u64 = 1500;
 

@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 use crate::Object;
 use crate::go_time;
 use crate::quantity::Quantity;
-use crate::schema::{Field, Kind, Schema, Standing, Type};
+use crate::schema::{Field, Kind, PermanentField, Schema, Type};
 use crate::status::Status;
 
 use super::path::Path;
@@ -50,7 +50,7 @@ pub fn check<'a>(ty: impl Into<Type<'a>>, object: &mut Object) -> Result<Vec<Str
 /// resource is empty.
 pub fn empty<'a>(ty: impl Into<Type<'a>>) -> Object {
     let mut map = Map::new();
-    add_standing(ty.into(), &mut map, 0);
+    add_permanent_fields(ty.into(), &mut map, 0);
     Value::Object(map)
 }
 
@@ -71,35 +71,35 @@ fn complete_map(ty: Type<'_>, map: &mut Map<String, Value>, depth: usize) {
     if depth > MAX_EMBEDDED {
         return;
     }
-    for field in ty.standing_fields() {
+    for field in ty.permanent_fields() {
         match map.get_mut(field.name) {
             Some(Value::Object(inner)) if field.embedded => {
                 complete_map(field.ty.into(), inner, depth + 1);
             }
             Some(_) => {}
             None => {
-                map.insert(field.name.to_owned(), standing_value(field, depth));
+                map.insert(field.name.to_owned(), permanent_value(field, depth));
             }
         }
     }
 }
 
-fn add_standing(ty: Type<'_>, map: &mut Map<String, Value>, depth: usize) {
+fn add_permanent_fields(ty: Type<'_>, map: &mut Map<String, Value>, depth: usize) {
     if depth > MAX_EMBEDDED {
         return;
     }
-    for field in ty.standing_fields() {
+    for field in ty.permanent_fields() {
         if !map.contains_key(field.name) {
-            map.insert(field.name.to_owned(), standing_value(field, depth));
+            map.insert(field.name.to_owned(), permanent_value(field, depth));
         }
     }
 }
 
 /// Returns what Go encodes for a field that is unset.
-fn standing_value(field: Standing, depth: usize) -> Value {
+fn permanent_value(field: PermanentField, depth: usize) -> Value {
     if field.embedded {
         let mut inner = Map::new();
-        add_standing(field.ty.into(), &mut inner, depth + 1);
+        add_permanent_fields(field.ty.into(), &mut inner, depth + 1);
         Value::Object(inner)
     } else if field.null_when_unset {
         Value::Null
@@ -270,7 +270,7 @@ impl Checker {
             self.path.back(at);
         }
         if builtin {
-            add_standing(ty, map, 0);
+            add_permanent_fields(ty, map, 0);
         }
         Ok(())
     }
@@ -406,7 +406,7 @@ impl Checker {
         } else {
             (go_time::parse_micro(text)?, "%Y-%m-%dT%H:%M:%S.%6fZ")
         };
-        // What is outside could be written, but not be read again.
+        // A value outside could be written, but not be read again.
         if !(0..=9999).contains(&time.year()) {
             return Err(format!(
                 "parsing time {}: year out of range",
@@ -484,7 +484,7 @@ fn fits_structural(ty: Type<'_>, value: &Value) -> bool {
 }
 
 /// Returns whether Go's encoder drops a checked value of a field of a built-in type. What is
-/// always encoded is dropped when it is unset too, and added anew.
+/// always encoded is dropped when it is unset too, and added again.
 fn is_dropped(field: Field<'_>, value: &Value, owner: Option<Type<'_>>) -> bool {
     match value {
         // The zero time, which Go writes as null.

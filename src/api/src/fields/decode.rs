@@ -74,7 +74,7 @@ pub fn parse_json(bytes: &[u8]) -> Result<(Object, Vec<String>), Status> {
         })
 }
 
-/// What is before the message of the JSON decoder.
+/// Prefix of the message of the JSON decoder.
 pub const JSON_ERROR: &str = "couldn't get version/kind; json parse error: ";
 
 fn read_json(bytes: &[u8]) -> Result<(Object, Vec<String>), serde_json::Error> {

@@ -25,7 +25,7 @@ pub fn in_document_order(json: &[u8], messages: &mut [String]) {
         }
     }
     let mut deserializer = serde_json::Deserializer::from_slice(json);
-    // What cannot be parsed to its end has no messages; those found so far keep their order.
+    // Text that cannot be parsed to its end has no messages; those found so far keep their order.
     let _ = Walk(&mut places).deserialize(&mut deserializer);
     messages.sort_by_cached_key(|message| {
         let (what, path) = message.split_once(" field ").unwrap_or_default();
@@ -40,7 +40,7 @@ struct Places {
     wanted: HashMap<String, Vec<usize>>,
     path: Path,
     next: usize,
-    /// How many bytes of paths may still be compared. Hostile documents have many long ones.
+    /// Number of bytes of paths that may still be compared. Hostile documents have many long ones.
     budget: usize,
 }
 

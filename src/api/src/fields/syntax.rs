@@ -1,8 +1,8 @@
 //! Go's messages about malformed JSON.
 
-/// What a value is part of.
+/// The role of a value in the value that contains it.
 #[derive(Clone, Copy, PartialEq)]
-enum Part {
+enum JsonRole {
     Key,
     Value,
     Item,
@@ -43,7 +43,7 @@ impl Scanner<'_> {
 
     fn document(&mut self) -> Scanned {
         // Open lists and objects, innermost last; recursion would follow hostile input.
-        let mut open: Vec<Part> = Vec::new();
+        let mut open: Vec<JsonRole> = Vec::new();
         loop {
             self.begin(&mut open)?;
             // A value is complete: go on with what contains it.
@@ -56,28 +56,28 @@ impl Scanner<'_> {
                     };
                 };
                 match (*part, self.peek()) {
-                    (Part::Key, Some(b':')) => {
-                        *part = Part::Value;
+                    (JsonRole::Key, Some(b':')) => {
+                        *part = JsonRole::Value;
                         self.at += 1;
                         break;
                     }
-                    (Part::Value, Some(b',')) => {
-                        *part = Part::Key;
+                    (JsonRole::Value, Some(b',')) => {
+                        *part = JsonRole::Key;
                         self.at += 1;
                         self.key()?;
                         break;
                     }
-                    (Part::Item, Some(b',')) => {
+                    (JsonRole::Item, Some(b',')) => {
                         self.at += 1;
                         break;
                     }
-                    (Part::Value, Some(b'}')) | (Part::Item, Some(b']')) => {
+                    (JsonRole::Value, Some(b'}')) | (JsonRole::Item, Some(b']')) => {
                         self.at += 1;
                         open.pop();
                     }
-                    (Part::Key, _) => return Err(self.fault("after object key")),
-                    (Part::Value, _) => return Err(self.fault("after object key:value pair")),
-                    (Part::Item, _) => return Err(self.fault("after array element")),
+                    (JsonRole::Key, _) => return Err(self.fault("after object key")),
+                    (JsonRole::Value, _) => return Err(self.fault("after object key:value pair")),
+                    (JsonRole::Item, _) => return Err(self.fault("after array element")),
                 }
             }
         }
@@ -93,7 +93,7 @@ impl Scanner<'_> {
     }
 
     /// Reads a scalar or an empty list or object, after the beginnings of those that contain it.
-    fn begin(&mut self, open: &mut Vec<Part>) -> Scanned {
+    fn begin(&mut self, open: &mut Vec<JsonRole>) -> Scanned {
         loop {
             self.skip_space();
             match self.peek() {
@@ -105,7 +105,7 @@ impl Scanner<'_> {
                             self.at += 1;
                             return Ok(());
                         }
-                        Some(b'"') => open.push(Part::Key),
+                        Some(b'"') => open.push(JsonRole::Key),
                         _ => return Err(self.fault("looking for beginning of object key string")),
                     }
                 }
@@ -116,7 +116,7 @@ impl Scanner<'_> {
                         self.at += 1;
                         return Ok(());
                     }
-                    open.push(Part::Item);
+                    open.push(JsonRole::Item);
                 }
                 Some(b'"') => return self.string(),
                 Some(b'-' | b'0'..=b'9') => return self.number(),
@@ -233,7 +233,7 @@ mod tests {
     use super::json_fault;
 
     #[test]
-    fn faults_are_told_as_by_go() {
+    fn faults_are_reported_as_by_go() {
         for (text, fault) in [
             ("", "unexpected end of JSON input"),
             (" ", "unexpected end of JSON input"),

@@ -35,7 +35,7 @@ fn json_patch_operations() {
             {"op": "move", "from": "/x~1y", "path": "/d"},
             {"op": "replace", "path": "/c/-1", "value": 0},
             {"op": "test", "path": "/nope", "value": null},
-            // What is not there can be replaced, and the start of a path does not count.
+            // A missing value can be replaced, and the start of a path does not count.
             {"op": "replace", "path": "/a/new", "value": 5},
             {"op": "add", "path": "x/e", "value": 6},
         ]))

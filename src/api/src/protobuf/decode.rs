@@ -90,7 +90,7 @@ pub fn message(
             }
             Holder::List => list(declared, field, map, depth)?,
             Holder::Map => entry(declared, field, map, depth)?,
-            Holder::Value | Holder::Pointer => one(declared, field, map, depth)?,
+            Holder::Value | Holder::Pointer => decode_field(declared, field, map, depth)?,
         }
     }
     Ok(())
@@ -112,7 +112,7 @@ fn is_unset(declared: &Declared, field: Field<'_>) -> bool {
         )
 }
 
-fn one(
+fn decode_field(
     declared: &Declared,
     field: Field<'_>,
     map: &mut Map<String, Value>,

@@ -97,27 +97,27 @@ pub fn varint(mut value: u64) -> ([u8; 10], usize) {
     (bytes, length + 1)
 }
 
-fn put(out: &mut Vec<u8>, value: u64) {
+fn push_varint(out: &mut Vec<u8>, value: u64) {
     let (bytes, length) = varint(value);
     out.extend_from_slice(&bytes[..length]);
 }
 
 /// Appends a field with a varint.
 pub fn put_varint(out: &mut Vec<u8>, number: u32, value: u64) {
-    put(out, u64::from(number) << 3);
-    put(out, value);
+    push_varint(out, u64::from(number) << 3);
+    push_varint(out, value);
 }
 
 /// Appends a field of eight bytes.
 pub fn put_fixed64(out: &mut Vec<u8>, number: u32, bits: u64) {
-    put(out, u64::from(number) << 3 | 1);
+    push_varint(out, u64::from(number) << 3 | 1);
     out.extend_from_slice(&bits.to_le_bytes());
 }
 
 /// Appends the tag and length of a field of `length` bytes.
 pub fn put_head(out: &mut Vec<u8>, number: u32, length: usize) {
-    put(out, u64::from(number) << 3 | 2);
-    put(out, length as u64);
+    push_varint(out, u64::from(number) << 3 | 2);
+    push_varint(out, length as u64);
 }
 
 /// Appends a field with a string, bytes or a message.

@@ -139,7 +139,7 @@ impl DefRecord {
 
     /// Returns the fields that every encoded object has: structs by value, and those that
     /// are encoded when unset.
-    pub fn standing_fields(self) -> impl Iterator<Item = FieldRecord> {
+    pub fn permanent_fields(self) -> impl Iterator<Item = FieldRecord> {
         let first = section(FIELDS) + usize::from(self.first) * FIELD_SIZE;
         (0..self.count)
             .filter(move |i| {

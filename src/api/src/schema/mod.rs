@@ -15,4 +15,4 @@ mod types;
 mod view;
 
 pub use builtin::Schema;
-pub use types::{Field, Kind, ListType, PatchStrategy, Standing, Structural, Type, TypeRef};
+pub use types::{Field, Kind, ListType, PatchStrategy, PermanentField, Structural, Type, TypeRef};

@@ -91,7 +91,7 @@ pub struct Field<'a> {
 
 /// A field that every object of a built-in type has in Go's encoding.
 #[derive(Clone, Copy, Debug)]
-pub struct Standing {
+pub struct PermanentField {
     /// The name in JSON.
     pub name: &'static str,
     /// The field's type.

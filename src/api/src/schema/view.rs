@@ -4,7 +4,9 @@ use serde_json::Value;
 
 use super::blob;
 use super::format::{flag, list_type, strategy, tag};
-use super::types::{Field, Kind, ListType, PatchStrategy, Standing, Structural, Type, TypeRef};
+use super::types::{
+    Field, Kind, ListType, PatchStrategy, PermanentField, Structural, Type, TypeRef,
+};
 
 impl<'a> From<TypeRef> for Type<'a> {
     fn from(ty: TypeRef) -> Self {
@@ -79,14 +81,14 @@ impl<'a> Type<'a> {
     /// Returns the declared fields that every object has in Go's encoding: structs held by
     /// value, and fields that are encoded even when they are unset. A custom resource has
     /// none.
-    pub fn standing_fields(self) -> impl Iterator<Item = Standing> + use<> {
+    pub fn permanent_fields(self) -> impl Iterator<Item = PermanentField> + use<> {
         let def = match self {
             Self::Builtin(ty) if ty.record().tag == tag::OBJECT => ty.def(),
             _ => None,
         };
         def.into_iter()
-            .flat_map(blob::DefRecord::standing_fields)
-            .map(|record| Standing {
+            .flat_map(blob::DefRecord::permanent_fields)
+            .map(|record| PermanentField {
                 name: record.name,
                 ty: TypeRef::from_index(record.ty),
                 embedded: record.embedded,

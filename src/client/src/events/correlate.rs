@@ -15,7 +15,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use serde_json::{Value, json};
 
 use super::lru::Lru;
-use super::{REMEMBERED, Report, Settings};
+use super::types::{MAX_REMEMBERED, Report, Settings};
 
 /// Burst of events allowed per source and object.
 const BURST: f64 = 25.0;
@@ -37,7 +37,7 @@ pub struct Write {
     pub patch: Option<Value>,
 }
 
-/// What identifies a source and an object.
+/// The identity of a source and an object.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Subject {
     component: String,
@@ -62,7 +62,7 @@ impl Subject {
     }
 }
 
-/// What similar events have in common.
+/// The properties that similar events have in common.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Group {
     subject: Subject,
@@ -70,7 +70,8 @@ struct Group {
     reason: String,
 }
 
-/// What repetitions of an event have in common. Combined events have neither field path nor message.
+/// The properties that repetitions of an event have in common. Combined events have neither field
+/// path nor message.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Identity {
     group: Group,
@@ -83,7 +84,7 @@ struct Similar {
 }
 
 /// An event that was created.
-struct Known {
+struct CreatedEvent {
     name: String,
     first: Timestamp,
     count: i32,
@@ -110,16 +111,16 @@ impl Bucket {
 /// The state of all recent events of one process.
 pub struct Correlator {
     similar: Lru<Group, Similar>,
-    known: Lru<Identity, Known>,
+    known: Lru<Identity, CreatedEvent>,
     buckets: Lru<Subject, Bucket>,
 }
 
 impl Default for Correlator {
     fn default() -> Self {
         Self {
-            similar: Lru::new(REMEMBERED),
-            known: Lru::new(REMEMBERED),
-            buckets: Lru::new(REMEMBERED),
+            similar: Lru::new(MAX_REMEMBERED),
+            known: Lru::new(MAX_REMEMBERED),
+            buckets: Lru::new(MAX_REMEMBERED),
         }
     }
 }
@@ -144,7 +145,7 @@ impl Correlator {
         let mut created = false;
         let known = self.known.entry(&Identity { group, exact }, || {
             created = true;
-            Known {
+            CreatedEvent {
                 name: report.name(),
                 first: at,
                 count: 0,
@@ -184,7 +185,7 @@ impl Correlator {
     }
 }
 
-fn event(settings: &Settings, report: &Report, known: &Known, combined: bool) -> Event {
+fn event(settings: &Settings, report: &Report, known: &CreatedEvent, combined: bool) -> Event {
     Event {
         metadata: ObjectMeta {
             name: Some(known.name.clone()),
@@ -211,7 +212,7 @@ fn event(settings: &Settings, report: &Report, known: &Known, combined: bool) ->
 
 #[cfg(test)]
 pub(super) mod tests {
-    use super::super::{Severity, Style};
+    use super::super::types::{Severity, Style};
     use super::*;
 
     pub fn settings(style: Style) -> Settings {
@@ -306,13 +307,13 @@ pub(super) mod tests {
     #[test]
     fn memory_is_bounded() {
         let mut correlator = Correlator::default();
-        for i in 0..REMEMBERED * 2 {
+        for i in 0..MAX_REMEMBERED * 2 {
             let mut report = report("a", 1);
             report.regarding.uid = Some(i.to_string());
             step(&mut correlator, report);
         }
-        assert_eq!(correlator.similar.len(), REMEMBERED);
-        assert_eq!(correlator.known.len(), REMEMBERED);
-        assert_eq!(correlator.buckets.len(), REMEMBERED);
+        assert_eq!(correlator.similar.len(), MAX_REMEMBERED);
+        assert_eq!(correlator.known.len(), MAX_REMEMBERED);
+        assert_eq!(correlator.buckets.len(), MAX_REMEMBERED);
     }
 }

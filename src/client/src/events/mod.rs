@@ -1,4 +1,4 @@
-//! Event recorder: what `kubectl describe` lists under "Events".
+//! Event recorder. `kubectl describe` lists its events under "Events".
 //!
 //! A separate task writes events, so that their senders never wait. Two styles of repetition exist
 //! upstream, and each component uses the one that its counterpart uses:
@@ -14,6 +14,7 @@
 pub mod correlate;
 mod lru;
 pub mod series;
+mod types;
 mod write;
 
 use std::borrow::Cow;
@@ -24,86 +25,10 @@ use k8s_openapi::api::core::v1::ObjectReference;
 use kube::{Client, Resource};
 use tokio::sync::mpsc;
 
+pub use types::{Report, Settings, Severity, Style};
+
 /// Maximum number of events that wait to be written. Further ones are dropped.
 const MAX_PENDING: usize = 1000;
-/// Number of entries of each kind that are remembered.
-const REMEMBERED: usize = 4096;
-
-/// The type of an event.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Severity {
-    /// Informational.
-    Normal,
-    /// A problem that may need attention.
-    Warning,
-}
-
-impl Severity {
-    /// Returns the value of an event's field `type`.
-    pub fn name(self) -> &'static str {
-        match self {
-            Severity::Normal => "Normal",
-            Severity::Warning => "Warning",
-        }
-    }
-}
-
-/// How repeated events are represented.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Style {
-    /// By `count`, `firstTimestamp` and `lastTimestamp`.
-    Counted,
-    /// By `series`.
-    Series,
-}
-
-/// Settings of a recorder.
-#[derive(Clone, Debug)]
-pub struct Settings {
-    /// How repetitions are represented.
-    pub style: Style,
-    /// Field manager of the writes.
-    pub field_manager: &'static str,
-    /// The host in an event's source; node agents give the name of their node.
-    pub host: Option<String>,
-    /// The reporting instance; empty if it is not known.
-    pub instance: String,
-}
-
-/// One occurrence of an event.
-#[derive(Clone, Debug)]
-pub struct Report {
-    /// The reporting component, such as `deployment-controller`.
-    pub component: Cow<'static, str>,
-    /// The object that the event is about.
-    pub regarding: ObjectReference,
-    /// The type.
-    pub severity: Severity,
-    /// The reason: one word for programs.
-    pub reason: Cow<'static, str>,
-    /// What the component did or tried; required in [`Style::Series`], otherwise empty.
-    pub action: Cow<'static, str>,
-    /// The text for users.
-    pub message: String,
-    /// When it occurred.
-    pub at: Timestamp,
-}
-
-impl Report {
-    /// Returns the namespace in which the event belongs: the object's, or `default`.
-    fn namespace(&self) -> &str {
-        match self.regarding.namespace.as_deref() {
-            None | Some("") => "default",
-            Some(namespace) => namespace,
-        }
-    }
-
-    /// Returns the name of the event's API object.
-    fn name(&self) -> String {
-        let object = self.regarding.name.as_deref().unwrap_or_default();
-        format!("{object}.{:x}", self.at.as_nanosecond())
-    }
-}
 
 /// Records events; clones share the queue and its writer.
 #[derive(Clone)]
@@ -172,7 +97,7 @@ mod tests {
     use k8s_openapi::api::core::v1::Pod;
 
     #[test]
-    fn events_tell_the_version_of_their_object() {
+    fn events_have_the_version_of_their_object() {
         let (sender, mut receiver) = mpsc::channel(1);
         let mut pod = Pod::default();
         pod.metadata.name = Some("web".into());

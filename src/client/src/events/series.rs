@@ -14,12 +14,12 @@ use serde_json::json;
 
 use super::correlate::Write;
 use super::lru::Lru;
-use super::{REMEMBERED, Report, Settings};
+use super::types::{MAX_REMEMBERED, Report, Settings};
 
 /// Time without occurrences after which a series ends, and interval of the checks for that.
-pub const FINISH: Duration = Duration::from_secs(6 * 60);
+pub const SERIES_TIMEOUT: Duration = Duration::from_secs(6 * 60);
 /// Interval at which the counts of current series are written.
-pub const REFRESH: Duration = Duration::from_secs(30 * 60);
+pub const REFRESH_PERIOD: Duration = Duration::from_secs(30 * 60);
 /// Maximum length of a message in bytes, by the API's validation.
 const LONGEST_MESSAGE: usize = 1024;
 
@@ -89,7 +89,7 @@ pub struct SeriesBook {
 impl Default for SeriesBook {
     fn default() -> Self {
         Self {
-            ongoing: Lru::new(REMEMBERED),
+            ongoing: Lru::new(MAX_REMEMBERED),
         }
     }
 }
@@ -116,7 +116,7 @@ impl SeriesBook {
 
     /// Ends the series without recent occurrences. Returns their final counts to write.
     pub fn finish(&mut self, now: Timestamp) -> Vec<Write> {
-        let limit = i64::try_from(FINISH.as_secs()).unwrap_or(i64::MAX);
+        let limit = i64::try_from(SERIES_TIMEOUT.as_secs()).unwrap_or(i64::MAX);
         let mut writes = Vec::new();
         self.ongoing.retain(|_, ongoing| {
             let over = now.duration_since(ongoing.last).as_secs() > limit;
@@ -170,8 +170,8 @@ fn shortened(mut message: String) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Style;
     use super::super::correlate::tests::{report, settings};
+    use super::super::types::Style;
     use super::*;
 
     #[test]

@@ -14,13 +14,13 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, interval_at};
 
 use super::correlate::{Correlator, Write};
-use super::series::{FINISH, REFRESH, SeriesBook};
-use super::{Report, Settings, Style};
+use super::series::{REFRESH_PERIOD, SERIES_TIMEOUT, SeriesBook};
+use super::types::{Report, Settings, Style};
 
 /// Maximum number of attempts while the server cannot be reached.
 const MAX_TRIES: u32 = 12;
 /// Interval of these attempts. Up to a quarter is added at random.
-const RETRY: Duration = Duration::from_secs(10);
+const RETRY_PERIOD: Duration = Duration::from_secs(10);
 
 /// Maximum number of events of a series writer that are being written. Each waits for the store, which
 /// commits them together.
@@ -68,8 +68,8 @@ impl Writer {
 /// Writes events as series until all recorders are dropped.
 async fn run_series(sink: &Sink, mut reports: mpsc::Receiver<Report>) {
     let mut book = SeriesBook::default();
-    let mut finish = interval_at(Instant::now() + FINISH, FINISH);
-    let mut refresh = interval_at(Instant::now() + REFRESH, REFRESH);
+    let mut finish = interval_at(Instant::now() + SERIES_TIMEOUT, SERIES_TIMEOUT);
+    let mut refresh = interval_at(Instant::now() + REFRESH_PERIOD, REFRESH_PERIOD);
     let mut writing = FuturesUnordered::new();
     loop {
         let writes: Option<Vec<Write>> = tokio::select! {
@@ -116,7 +116,8 @@ impl Sink {
                 }
                 Err(error) => {
                     tracing::debug!(%error, "an event was not written and will be retried");
-                    tokio::time::sleep(RETRY.mul_f64(1.0 + rand::random::<f64>() / 4.0)).await;
+                    tokio::time::sleep(RETRY_PERIOD.mul_f64(1.0 + rand::random::<f64>() / 4.0))
+                        .await;
                 }
             }
         }
@@ -134,7 +135,7 @@ impl Sink {
             };
             let name = meta.name.as_deref().unwrap_or_default();
             match api.patch(name, &params, &Patch::Merge(patch)).await {
-                // The event has expired: create it anew.
+                // The event has expired: create it again.
                 Err(kube::Error::Api(status)) if status.code == 404 => {}
                 other => return other.map(drop),
             }

@@ -69,12 +69,12 @@ impl<K, S: Sink<K>> Sink<K> for Arc<S> {
 /// watch.
 const WATCH_SECONDS: u32 = 1800;
 /// Timeout for the response to a list, and for the start of a watch.
-const LONGEST_ANSWER: Duration = Duration::from_secs(60);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 /// Timeout between events of a watch. The server sends a bookmark every minute, so a longer silence
 /// means that the watch is dead.
-const LONGEST_SILENCE: Duration = Duration::from_secs(180);
-const FIRST_DELAY: Duration = Duration::from_millis(50);
-const LAST_DELAY: Duration = Duration::from_secs(30);
+const SILENCE_TIMEOUT: Duration = Duration::from_secs(180);
+const MIN_RETRY_DELAY: Duration = Duration::from_millis(50);
+const MAX_RETRY_DELAY: Duration = Duration::from_secs(30);
 
 /// The objects to list and watch.
 #[derive(Clone, Debug)]
@@ -87,7 +87,7 @@ pub struct Source {
     pub metadata_only: bool,
 }
 
-/// How a watch ended.
+/// The end of a watch.
 enum End {
     /// It timed out or broke off; resume from this resource version.
     Resume(String),
@@ -158,7 +158,7 @@ pub async fn reflect<K: Versioned>(client: Client, source: Source, store: impl S
 }
 
 async fn run(client: Client, source: Source, feed: Box<dyn Feed>) {
-    let mut delay = FIRST_DELAY;
+    let mut delay = MIN_RETRY_DELAY;
     let mut resume = None;
     loop {
         let version = match resume.take() {
@@ -183,7 +183,7 @@ async fn run(client: Client, source: Source, feed: Box<dyn Feed>) {
         }
         // Back off if watches end immediately.
         if began.elapsed() > Duration::from_secs(5) {
-            delay = FIRST_DELAY;
+            delay = MIN_RETRY_DELAY;
         } else {
             sleep(&mut delay).await;
         }
@@ -192,13 +192,13 @@ async fn run(client: Client, source: Source, feed: Box<dyn Feed>) {
 
 async fn sleep(delay: &mut Duration) {
     tokio::time::sleep(delay.mul_f64(0.75 + rand::random::<f64>() / 2.0)).await;
-    *delay = (*delay * 2).min(LAST_DELAY);
+    *delay = (*delay * 2).min(MAX_RETRY_DELAY);
 }
 
 /// Applies the response timeout. Without it, a hanging request would block the store's updates
 /// forever.
 async fn in_time<T>(answer: impl Future<Output = kube::Result<T>>) -> kube::Result<T> {
-    tokio::time::timeout(LONGEST_ANSWER, answer)
+    tokio::time::timeout(ANSWER_TIMEOUT, answer)
         .await
         .unwrap_or_else(|late| Err(kube::Error::Service(late.into())))
 }
@@ -279,7 +279,7 @@ async fn watch(
     };
     let mut lines = std::pin::pin!(lines);
     loop {
-        let Ok(line) = tokio::time::timeout(LONGEST_SILENCE, lines.next()).await else {
+        let Ok(line) = tokio::time::timeout(SILENCE_TIMEOUT, lines.next()).await else {
             tracing::warn!(path = %source.path, "watch has gone silent");
             return Ok(End::Relist);
         };

@@ -11,7 +11,7 @@ const DOWNSCALE_WINDOW: i32 = 300;
 /// Without a behavior, the replica count at most doubles at once, or grows to this number.
 const GROWTH_MINIMUM: i32 = 4;
 /// Retention of the history in seconds: the longest period that scaling rules may have.
-const MEMORY: i64 = 3600;
+const HISTORY_SECONDS: i64 = 3600;
 
 /// A reason and a message of a condition.
 pub type Why = (&'static str, &'static str);
@@ -69,7 +69,7 @@ impl History {
     }
 
     fn forget(&mut self, now: Timestamp) {
-        let since = sub_seconds(now, MEMORY);
+        let since = sub_seconds(now, HISTORY_SECONDS);
         self.recommendations.retain(|(at, _)| *at >= since);
         self.changes.retain(|(at, _)| *at >= since);
     }
@@ -103,7 +103,7 @@ pub struct Bounds {
     pub max: i32,
 }
 
-/// What remains of a recommendation.
+/// A recommendation within its limits.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Limited {
     /// The resulting replica count.

@@ -314,7 +314,7 @@ impl AutoscalerController {
         }
         let tolerances = scaled.tolerances();
         let (replicas, each) = replicas::for_average(found, target, scaled.existing, tolerances);
-        let selector = metrics::shown(source.metric.selector.as_ref());
+        let selector = metrics::format_selector(source.metric.selector.as_ref());
         let name = format!("external metric {name}({selector})");
         Ok((replicas, name, status(average(each))))
     }
@@ -356,7 +356,7 @@ impl AutoscalerController {
                     .into(),
             );
         }
-        let shown = metrics::shown(selector);
+        let shown = metrics::format_selector(selector);
         let asked = metrics::external(&self.ctx, scaled.namespace, name, selector).await;
         let found = asked.map_err(|error| {
             let namespace = scaled.namespace;

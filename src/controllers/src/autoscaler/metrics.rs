@@ -91,7 +91,7 @@ fn items(list: &Value) -> &[Value] {
     list["items"].as_array().map_or(&[], Vec::as_slice)
 }
 
-fn at(item: &Value) -> Option<Timestamp> {
+fn timestamp_of(item: &Value) -> Option<Timestamp> {
     item["timestamp"].as_str()?.parse().ok()
 }
 
@@ -151,7 +151,7 @@ fn read_resource(
                 milli(&found["usage"][resource]).map(|amount| vec![amount])
             }
         };
-        if let (Some(amounts), Some(at)) = (amounts, at(item))
+        if let (Some(amounts), Some(at)) = (amounts, timestamp_of(item))
             && !amounts.is_empty()
         {
             let sample = Sample {
@@ -286,7 +286,7 @@ pub async fn pods(
     let sample = |item: &Value| {
         let sample = Sample {
             milli: milli(&item["value"])?,
-            at: at(item)?,
+            at: timestamp_of(item)?,
             window: item["windowSeconds"]
                 .as_i64()
                 .map_or(DEFAULT_WINDOW, SignedDuration::from_secs),
@@ -360,7 +360,7 @@ pub async fn external(
 }
 
 /// Formats a metric's selector as upstream's messages show it.
-pub fn shown(selector: Option<&LabelSelector>) -> String {
+pub fn format_selector(selector: Option<&LabelSelector>) -> String {
     go::label_selector(selector)
 }
 
@@ -443,10 +443,10 @@ mod tests {
 
     #[test]
     fn selectors_are_shown_as_upstream() {
-        assert_eq!(shown(None), "nil");
+        assert_eq!(format_selector(None), "nil");
         let selector = serde_json::from_value(json!({"matchLabels": {"a": "b", "c": "d"}}));
         assert_eq!(
-            shown(Some(&selector.unwrap())),
+            format_selector(Some(&selector.unwrap())),
             "&LabelSelector{MatchLabels:map[string]string{a: b,c: d,},MatchExpressions:[]LabelSelectorRequirement{},}"
         );
     }

@@ -34,7 +34,7 @@ use measure::Scaled;
 
 const NAME: &str = "horizontal-pod-autoscaler";
 /// Interval between evaluations. Metrics are sampled and cannot be watched.
-const PERIOD: Duration = Duration::from_secs(15);
+const SYNC_PERIOD: Duration = Duration::from_secs(15);
 
 /// The controller of horizontal pod autoscalers.
 pub struct AutoscalerController {
@@ -77,7 +77,7 @@ impl Controller for AutoscalerController {
     fn watch(&self, watches: &mut Watches<Key>) {
         let informers = &self.ctx.informers;
         watches
-            .on(&informers.autoscalers, |change, queue| {
+            .watches(&informers.autoscalers, |change, queue| {
                 let spec_changed = change
                     .old()
                     .is_none_or(|old| old.spec != change.object().spec);
@@ -86,7 +86,7 @@ impl Controller for AutoscalerController {
                     queue.add(key);
                 } else if spec_changed {
                     // As upstream: the target is often being created, too.
-                    queue.add_after(key, PERIOD);
+                    queue.add_after(key, SYNC_PERIOD);
                 }
             })
             .reads(&informers.pods);
@@ -123,7 +123,7 @@ impl AutoscalerController {
             self.selectors.lock().remove(&key);
             return Ok(());
         };
-        self.queue.add_after(key.clone(), PERIOD);
+        self.queue.add_after(key.clone(), SYNC_PERIOD);
         let mut status = scaler.status.clone().unwrap_or_default();
         status.observed_generation = scaler.metadata.generation;
         let outcome = self.scale(&key, &scaler, &mut status).await;

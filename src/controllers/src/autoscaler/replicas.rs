@@ -30,7 +30,7 @@ pub struct Sample {
     pub window: SignedDuration,
 }
 
-/// How far a usage ratio may be above and below 1 without scaling.
+/// Distances of a usage ratio above and below 1 up to which nothing is scaled.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Tolerances {
     up: f64,

@@ -12,7 +12,7 @@ const HOUR: i64 = 3600;
 
 /// Returns how long to keep the request: one hour after a decision, one day while pending, and in
 /// any case until its certificate expires.
-pub fn left(request: &CertificateSigningRequest, now: Timestamp) -> Option<Duration> {
+pub fn time_to_deletion(request: &CertificateSigningRequest, now: Timestamp) -> Option<Duration> {
     let decided = conditions(request)
         .filter(|condition| matches!(condition.type_.as_str(), "Approved" | "Denied" | "Failed"))
         .filter_map(|condition| condition.last_update_time.as_ref())

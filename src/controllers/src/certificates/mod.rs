@@ -17,7 +17,7 @@ use crate::controller::{Controller, Watches};
 use crate::informers::Key;
 use crate::queue::Queue;
 
-fn has(request: &CertificateSigningRequest, kind: &str) -> bool {
+fn has_condition(request: &CertificateSigningRequest, kind: &str) -> bool {
     conditions(request).any(|condition| condition.type_ == kind)
 }
 
@@ -96,7 +96,7 @@ async fn sync(ctx: &Context, queue: &Queue<Key>, key: Key) -> Result<()> {
     let Some(request) = store.by_key(&key) else {
         return Ok(());
     };
-    let wait = clean::left(&request, ctx.now());
+    let wait = clean::time_to_deletion(&request, ctx.now());
     if wait.is_some_and(|wait| wait.is_zero()) {
         return optional(
             ctx.delete(store, &request.metadata, &Deletion::default())
@@ -107,10 +107,13 @@ async fn sync(ctx: &Context, queue: &Queue<Key>, key: Key) -> Result<()> {
     if let Some(wait) = wait {
         queue.add_after(key.clone(), wait);
     }
-    if certificate(&request).is_some() || has(&request, "Denied") || has(&request, "Failed") {
+    if certificate(&request).is_some()
+        || has_condition(&request, "Denied")
+        || has_condition(&request, "Failed")
+    {
         return Ok(());
     }
-    if has(&request, "Approved") {
+    if has_condition(&request, "Approved") {
         return sign(ctx, &request).await;
     }
     let Some(kind) = approve::recognize(&request) else {
@@ -119,7 +122,7 @@ async fn sync(ctx: &Context, queue: &Queue<Key>, key: Key) -> Result<()> {
     let kind = if permitted(ctx, &request, kind).await? {
         kind
     } else if kind == approve::Kind::Own && permitted(ctx, &request, approve::Kind::First).await? {
-        // Who may request certificates for any node may do so for its own.
+        // A user that may request certificates for any node may do so for its own.
         approve::Kind::First
     } else {
         return Ok(()); // an authorized user may approve it

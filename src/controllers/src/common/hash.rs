@@ -23,7 +23,7 @@ pub fn safe_encode(text: &str) -> String {
 /// Returns the hash of a value. A collision count changes the hash after earlier collisions.
 ///
 /// The hash is stable as long as the value's JSON is; keys are sorted.
-pub fn of<T: Serialize>(value: &T, collisions: Option<i32>) -> String {
+pub fn compute<T: Serialize>(value: &T, collisions: Option<i32>) -> String {
     // Convert to a tree first, so that map order does not matter.
     let tree = rkube_client::instances::tree(value).unwrap_or_default();
     let mut bytes = tree.to_string().into_bytes();
@@ -46,8 +46,8 @@ mod tests {
 
     #[test]
     fn collisions_change_the_hash() {
-        assert_eq!(of(&"x", None), of(&"x", None));
-        assert_ne!(of(&"x", None), of(&"x", Some(1)));
-        assert_ne!(of(&"x", Some(1)), of(&"x", Some(2)));
+        assert_eq!(compute(&"x", None), compute(&"x", None));
+        assert_ne!(compute(&"x", None), compute(&"x", Some(1)));
+        assert_ne!(compute(&"x", Some(1)), compute(&"x", Some(2)));
     }
 }

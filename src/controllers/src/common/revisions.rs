@@ -54,7 +54,7 @@ pub struct Style<'a> {
 }
 
 /// Returns an owner's revisions, oldest first.
-pub fn of<O: Object>(ctx: &Context, owner: &O) -> Vec<Arc<ControllerRevision>> {
+pub fn list_of<O: Object>(ctx: &Context, owner: &O) -> Vec<Arc<ControllerRevision>> {
     let uid = owner.metadata().uid.as_deref().unwrap_or_default();
     let mut all = ctx.informers.revisions.owned_by(uid);
     all.sort_by_key(|revision| (revision.revision, revision.metadata.name.clone()));
@@ -73,7 +73,7 @@ pub async fn current<O: Object>(
     style: &Style<'_>,
 ) -> Result<std::result::Result<Arc<ControllerRevision>, ()>> {
     let store = &ctx.informers.revisions;
-    let all = of(ctx, owner);
+    let all = list_of(ctx, owner);
     let newest = all.last().map_or(0, |revision| revision.revision);
     if let Some(found) = all.iter().rev().find(|revision| is_of(revision, template)) {
         if found.revision == newest {
@@ -109,7 +109,7 @@ fn make<O: Object>(
     number: i64,
 ) -> ControllerRevision {
     let meta = owner.metadata();
-    let hash = hash::of(template, style.collisions);
+    let hash = hash::compute(template, style.collisions);
     let mut labels = style.labels.cloned().unwrap_or_default();
     labels.insert(style.hash_label.to_owned(), hash.clone());
     let mut annotations = meta.annotations.clone();

@@ -60,7 +60,7 @@ pub fn same_template(a: &PodTemplateSpec, b: &PodTemplateSpec) -> bool {
     let ty = Schema::builtin().definition("io.k8s.api.core.v1.PodTemplateSpec");
     let tree = |template: &PodTemplateSpec| {
         let mut tree = rkube_client::instances::tree(template).unwrap_or_default();
-        // What does not fit the type stays as it is, and differs.
+        // A value that does not fit the type stays as it is, and differs.
         if let Some(ty) = ty {
             let _ = fields::check(ty, &mut tree);
         }

@@ -71,7 +71,7 @@ fn zone(cron: &CronJob) -> std::result::Result<TimeZone, String> {
 }
 
 impl CronJobController {
-    fn tell(&self, cron: &CronJob, warning: bool, reason: &str, message: String) {
+    fn record_event(&self, cron: &CronJob, warning: bool, reason: &str, message: String) {
         let severity = if warning { Warning } else { Normal };
         self.ctx
             .recorder
@@ -96,7 +96,7 @@ impl CronJobController {
             }
         }
         for (warning, reason, message) in plan::account(&mut cron, &jobs) {
-            self.tell(&cron, warning, reason, message);
+            self.record_event(&cron, warning, reason, message);
         }
         let outcome = if cron.metadata.deletion_timestamp.is_some() {
             Ok(())
@@ -114,7 +114,7 @@ impl CronJobController {
         let zone = match zone(cron) {
             Ok(zone) => zone,
             Err(message) => {
-                self.tell(cron, true, "UnknownTimeZone", message);
+                self.record_event(cron, true, "UnknownTimeZone", message);
                 return Ok(()); // retrying helps only after the object changed
             }
         };
@@ -125,15 +125,15 @@ impl CronJobController {
             Ok(schedule) => schedule,
             Err(error) => {
                 let message = format!("unparseable schedule: {:?} : {error}", spec.schedule);
-                self.tell(cron, true, "UnparseableSchedule", message);
+                self.record_event(cron, true, "UnparseableSchedule", message);
                 return Ok(());
             }
         };
         let now = self.ctx.now();
         let (decision, missed) = plan::decide(cron, &schedule, &zone, now);
-        if missed > plan::MANY {
+        if missed > plan::MAX_MISSED_RUNS {
             let text = "too many missed start times. Set or decrease .spec.startingDeadlineSeconds or check clock skew";
-            self.tell(cron, true, "TooManyMissedTimes", text.into());
+            self.record_event(cron, true, "TooManyMissedTimes", text.into());
         }
         match decision {
             Decision::Wait => {}
@@ -142,18 +142,18 @@ impl CronJobController {
                     "invalid schedule: {} : time difference between two schedules is less than 1 second",
                     spec.schedule
                 );
-                self.tell(cron, true, "InvalidSchedule", message);
+                self.record_event(cron, true, "InvalidSchedule", message);
                 return Ok(());
             }
             Decision::TooLate(time) => {
                 let time = time.to_zoned(TimeZone::UTC);
                 let time = time.strftime("%a, %d %b %Y %H:%M:%S %z");
                 let message = format!("Missed scheduled time to start a job: {time}");
-                self.tell(cron, true, "MissSchedule", message);
+                self.record_event(cron, true, "MissSchedule", message);
             }
             Decision::Busy => {
                 let text = "Not starting job because prior execution is running and concurrency policy is Forbid";
-                self.tell(cron, false, "JobAlreadyActive", text.into());
+                self.record_event(cron, false, "JobAlreadyActive", text.into());
             }
             Decision::Start { time, replace } => {
                 if replace {
@@ -188,7 +188,7 @@ impl CronJobController {
         let job = match self.ctx.create(store, &wanted).await {
             Ok(job) => {
                 let name = job.metadata.name.as_deref().unwrap_or_default();
-                self.tell(
+                self.record_event(
                     cron,
                     false,
                     "SuccessfulCreate",
@@ -209,7 +209,7 @@ impl CronJobController {
                 store.observe(present)
             }
             Err(error) => {
-                self.tell(
+                self.record_event(
                     cron,
                     true,
                     "FailedCreate",
@@ -243,7 +243,7 @@ impl CronJobController {
             .await
         {
             Ok(()) => {
-                self.tell(
+                self.record_event(
                     cron,
                     false,
                     "SuccessfulDelete",
@@ -253,7 +253,7 @@ impl CronJobController {
             }
             Err(error) if error.is_not_found() => Ok(()),
             Err(error) => {
-                self.tell(cron, true, "FailedDelete", format!("Deleted job: {error}"));
+                self.record_event(cron, true, "FailedDelete", format!("Deleted job: {error}"));
                 Err(Error::other(format!("cannot delete job {name}: {error}")))
             }
         }

@@ -17,7 +17,7 @@ use crate::job::{has_condition, is_finished};
 /// Annotation with the scheduled time of a job.
 const SCHEDULED: &str = "batch.kubernetes.io/cronjob-scheduled-timestamp";
 /// Number of missed start times from which users are warned.
-pub const MANY: usize = 100;
+pub const MAX_MISSED_RUNS: usize = 100;
 
 /// The decision about the schedule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -317,7 +317,7 @@ mod tests {
         let cron = cron("* * * * *", "2026-01-01T00:00:00Z");
         let (decision, missed) = decided(&cron, "2026-03-01T12:00:30Z");
         assert_eq!(decision, starts("2026-03-01T12:00:00Z"));
-        assert!(missed > MANY);
+        assert!(missed > MAX_MISSED_RUNS);
         let irregular = self::cron("0 9 1 1,2 *", "2025-01-01T00:00:00Z");
         assert_eq!(
             decided(&irregular, "2025-03-01T00:00:00Z").0,

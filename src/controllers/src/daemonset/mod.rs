@@ -73,7 +73,7 @@ impl Controller for DaemonSetController {
                     wanted.is_some_and(|wanted| label_selector::matches(wanted, labels))
                 },
             )
-            .on(&informers.nodes, move |change, queue| {
+            .watches(&informers.nodes, move |change, queue| {
                 if let Change::Updated(old, new) = change
                     && !plan::node_matters(old, new)
                 {
@@ -264,7 +264,7 @@ impl DaemonSetController {
             .as_ref()
             .and_then(|spec| spec.revision_history_limit)
             .unwrap_or(10);
-        let all = revisions::of(&self.ctx, set);
+        let all = revisions::list_of(&self.ctx, set);
         let mut live: Vec<&str> = owned.iter().filter_map(|pod| plan::hash_of(pod)).collect();
         live.push(hash);
         let doomed = revisions::surplus(&all, limit, |revision| {

@@ -74,7 +74,7 @@ impl Controller for DeploymentController {
                 },
             )
             // Only deployments with the strategy `Recreate` wait for pods to be deleted.
-            .on(&informers.pods, move |change, queue| {
+            .watches(&informers.pods, move |change, queue| {
                 if let Change::Deleted(pod) = change {
                     enqueue_recreate(queue, &deployments, &sets, pod);
                 }

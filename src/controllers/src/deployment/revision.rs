@@ -37,7 +37,7 @@ const NOT_COPIED: &[&str] = &[
 type Annotations = BTreeMap<String, String>;
 
 /// Returns the revision in the annotation, or 0 if there is none.
-pub fn of(meta: &ObjectMeta) -> i64 {
+pub fn revision_of(meta: &ObjectMeta) -> i64 {
     meta.annotations
         .as_ref()
         .and_then(|annotations| annotations.get(REVISION))
@@ -80,7 +80,7 @@ pub fn sync(state: &mut State, create: bool) {
     let newest_old = state
         .old()
         .iter()
-        .map(|index| of(&state.sets[*index].metadata))
+        .map(|index| revision_of(&state.sets[*index].metadata))
         .max();
     let revision = newest_old.unwrap_or(0).saturating_add(1);
     match state.new {
@@ -157,7 +157,7 @@ fn make(state: &mut State, revision: i64) {
         .status
         .as_ref()
         .and_then(|status| status.collision_count);
-    let hash = hash::of(&spec.template, collisions);
+    let hash = hash::compute(&spec.template, collisions);
     let with_hash = |labels: &Option<BTreeMap<String, String>>| {
         let mut labels = labels.clone().unwrap_or_default();
         labels.insert(TEMPLATE_HASH.into(), hash.clone());

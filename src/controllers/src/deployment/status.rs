@@ -5,6 +5,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::{Deployment, DeploymentCondition, DeploymentStatus, ReplicaSet};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use rkube_component_helpers::conditions::find_condition;
 use rkube_component_helpers::time;
 
 use super::scale;
@@ -33,11 +34,7 @@ pub fn condition(
 }
 
 fn find<'a>(status: Option<&'a DeploymentStatus>, kind: &str) -> Option<&'a DeploymentCondition> {
-    status?
-        .conditions
-        .iter()
-        .flatten()
-        .find(|condition| condition.type_ == kind)
+    find_condition(status?.conditions.as_deref().unwrap_or_default(), kind)
 }
 
 /// Returns the `Progressing` condition.
@@ -46,7 +43,7 @@ pub fn progressing(deployment: &Deployment) -> Option<&DeploymentCondition> {
 }
 
 /// Sets a condition, unless one with the same status and reason exists. Keeps the transition time
-/// if the status is unchanged.
+/// if the status is unchanged. As upstream, the condition comes last.
 pub fn set_condition(status: &mut DeploymentStatus, mut condition: DeploymentCondition) {
     if let Some(present) = find(Some(status), &condition.type_) {
         if present.status == condition.status && present.reason == condition.reason {
@@ -184,7 +181,7 @@ fn calculate(state: &State) -> DeploymentStatus {
 }
 
 /// Returns whether two statuses are equal, with absent numbers as zero.
-fn same(a: &DeploymentStatus, b: &DeploymentStatus) -> bool {
+fn is_same_status(a: &DeploymentStatus, b: &DeploymentStatus) -> bool {
     let numbers = |s: &DeploymentStatus| {
         [
             s.replicas,
@@ -203,8 +200,8 @@ fn same(a: &DeploymentStatus, b: &DeploymentStatus) -> bool {
             == b.conditions.as_deref().unwrap_or_default()
 }
 
-fn put(state: &mut State, status: DeploymentStatus) {
-    if !same(
+fn set_status(state: &mut State, status: DeploymentStatus) {
+    if !is_same_status(
         &state.deployment.status.clone().unwrap_or_default(),
         &status,
     ) {
@@ -215,7 +212,7 @@ fn put(state: &mut State, status: DeploymentStatus) {
 /// Updates the status without evaluating the rollout's progress.
 pub fn sync(state: &mut State) {
     let status = calculate(state);
-    put(state, status);
+    set_status(state, status);
 }
 
 /// Updates the status and evaluates the rollout's progress.
@@ -270,7 +267,7 @@ pub fn sync_rollout(state: &mut State) {
         Some(failure) => set_condition(&mut status, failure),
         None => remove(&mut status, "ReplicaFailure"),
     }
-    put(state, status);
+    set_status(state, status);
 }
 
 fn has_progressed(deployment: &Deployment, new: &DeploymentStatus) -> bool {

@@ -167,7 +167,7 @@ pub fn desired(
 }
 
 /// Returns whether two states differ in nothing but the time of the last change.
-fn same(a: &Endpoints, b: &Endpoints) -> bool {
+fn is_same_content(a: &Endpoints, b: &Endpoints) -> bool {
     let annotations = |endpoints: &Endpoints| {
         let mut annotations = endpoints.metadata.annotations.clone().unwrap_or_default();
         annotations.remove(TRIGGER_TIME);
@@ -213,10 +213,10 @@ impl Controller for EndpointsController {
         let services = informers.services.clone();
         watches
             .objects(&informers.services)
-            .on(&informers.pods, move |change, queue| {
+            .watches(&informers.pods, move |change, queue| {
                 enqueue_services(queue, &services, change);
             })
-            .on(&informers.endpoints, |change, queue| {
+            .watches(&informers.endpoints, |change, queue| {
                 if change.is_deletion() {
                     queue.add(Key::of(&change.object().metadata));
                 }
@@ -267,7 +267,7 @@ async fn sync(ctx: &Context, triggers: &Triggers, key: Key) -> Result<()> {
     let trigger = triggers.next(&service, &selected);
     let endpoints = desired(&service, &selected, trigger, present.as_deref());
     let outcome = match present {
-        Some(present) if same(&present, &endpoints) => return Ok(()),
+        Some(present) if is_same_content(&present, &endpoints) => return Ok(()),
         Some(_) => ctx.update(store, &endpoints).await,
         None => ctx.create(store, &endpoints).await,
     };
@@ -333,7 +333,7 @@ mod tests {
     }
 
     #[test]
-    fn the_time_of_the_last_change_is_told_and_is_no_change() {
+    fn the_time_of_the_last_change_is_set_and_is_no_change() {
         let service = service(&[("http", 80, "web")]);
         let time = |text: &str| text.parse().ok();
         let old = desired(&service, &[], time("2026-01-01T00:00:00Z"), None);
@@ -341,6 +341,6 @@ mod tests {
         assert_eq!(annotations[TRIGGER_TIME], "2026-01-01T00:00:00Z");
         let new = desired(&service, &[], None, Some(&old));
         assert_eq!(new.metadata.annotations, None);
-        assert!(same(&old, &new));
+        assert!(is_same_content(&old, &new));
     }
 }

@@ -29,7 +29,7 @@ const NOT_COPIED: &[&str] = &[
     "kubectl.kubernetes.io/last-applied-configuration",
 ];
 /// Maximum number of mirrored addresses per subset.
-const MOST: usize = 1000;
+const MAX_ADDRESSES: usize = 1000;
 
 fn is_mirrored(endpoints: &Endpoints) -> bool {
     let labels = label_selector::labels_or_empty(endpoints.metadata.labels.as_ref());
@@ -70,7 +70,7 @@ pub fn desired(endpoints: &Endpoints, family: &str) -> Desired {
             .iter()
             .flatten()
             .map(|address| (address, false));
-        for (address, ready) in ready.chain(others).take(MOST) {
+        for (address, ready) in ready.chain(others).take(MAX_ADDRESSES) {
             if (family == "IPv6") == address.ip.contains(':') {
                 desired.add(ports.clone(), mirrored(address, ready));
             }
@@ -125,7 +125,7 @@ impl Controller for MirrorController {
         watches
             .objects(&informers.endpoints)
             .objects(&informers.services)
-            .on(&informers.endpoint_slices, |change, queue| {
+            .watches(&informers.endpoint_slices, |change, queue| {
                 slices::enqueue_service_of(queue, change, MANAGER);
             });
     }

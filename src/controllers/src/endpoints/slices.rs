@@ -128,16 +128,16 @@ impl Controller for SliceController {
         let services = informers.services.clone();
         watches
             .objects(&informers.services)
-            .on(&informers.pods, move |change, queue| {
+            .watches(&informers.pods, move |change, queue| {
                 enqueue_services(queue, &services, change);
             })
             // Another client changed or deleted one of this controller's slices.
-            .on(&informers.endpoint_slices, |change, queue| {
+            .watches(&informers.endpoint_slices, |change, queue| {
                 enqueue_service_of(queue, change, MANAGER);
             });
         let (services, pods) = (informers.services.clone(), informers.pods.clone());
         // A node's zone is part of its pods' endpoints, and unknown until the node is observed.
-        watches.on(&informers.nodes, move |change, queue| {
+        watches.watches(&informers.nodes, move |change, queue| {
             let known = change.old().map(|node| zone(Some(node)));
             if known == Some(zone(Some(change.object()))) || change.is_deletion() {
                 return;

@@ -32,8 +32,8 @@ pub use monitor::Monitors;
 use graph::{FOREGROUND, Graph, ORPHAN, Owner};
 
 const NAME: &str = "garbage-collector-controller";
-/// How long to wait at most for resources that cannot be listed.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// Maximum time to wait for resources that cannot be listed.
+const SYNC_TIMEOUT: Duration = Duration::from_secs(30);
 /// Number of objects processed concurrently.
 const CONCURRENCY: usize = 20;
 
@@ -145,7 +145,7 @@ impl Controller for GarbageCollector {
     }
 }
 
-async fn live(
+async fn fetch_metadata(
     ctx: &Context,
     resource: &Served,
     namespace: &str,
@@ -183,7 +183,7 @@ async fn patch(ctx: &Context, node: &Node, metadata: serde_json::Value) -> Resul
 }
 
 async fn drop_finalizer(ctx: &Context, node: &Node, uid: &str, finalizer: &str) -> Result<()> {
-    let Some(meta) = live(ctx, &node.resource, &node.namespace, &node.name).await? else {
+    let Some(meta) = fetch_metadata(ctx, &node.resource, &node.namespace, &node.name).await? else {
         return Ok(());
     };
     let finalizers = meta.finalizers.unwrap_or_default();
@@ -204,7 +204,7 @@ async fn drop_finalizer(ctx: &Context, node: &Node, uid: &str, finalizer: &str) 
 
 /// Whether an owner exists.
 #[derive(Clone, Copy)]
-enum Standing {
+enum OwnerState {
     Missing,
     Exists {
         /// Whether it is being deleted in the foreground.
@@ -240,7 +240,7 @@ fn propagation(meta: &ObjectMeta) -> &'static str {
     }
 }
 
-/// Determines which owners of an object exist. Returns `None` if that cannot be told and never will.
+/// Determines which owners of an object exist. Returns `None` if that can never be determined.
 async fn classify(
     ctx: &Context,
     collector: &Collector,
@@ -249,7 +249,7 @@ async fn classify(
     references: &[OwnerReference],
 ) -> Result<Option<Owners>> {
     let mut owners = Owners::default();
-    let mut asked: HashMap<Owner, Standing> = HashMap::new();
+    let mut asked: HashMap<Owner, OwnerState> = HashMap::new();
     for reference in references {
         let named = Owner::of(reference);
         let known = collector.shared.graph.lock().get(&reference.uid).cloned();
@@ -258,22 +258,22 @@ async fn classify(
         }
         // An owner missing from the graph may just have been created.
         let known = known.filter(|owner| owner.may_own(node) && owner.is_meant_by(&named));
-        let standing = match (known, asked.get(&named)) {
-            (Some(owner), _) => Standing::Exists {
+        let state = match (known, asked.get(&named)) {
+            (Some(owner), _) => OwnerState::Exists {
                 waits: owner.waits_for_dependents,
             },
-            (None, Some(standing)) => *standing,
+            (None, Some(state)) => *state,
             (None, None) => {
-                let standing = ask_for_owner(ctx, collector, node, reference).await?;
-                asked.insert(named, standing);
-                standing
+                let state = ask_for_owner(ctx, collector, node, reference).await?;
+                asked.insert(named, state);
+                state
             }
         };
-        match standing {
-            Standing::Missing => owners.dangling.push(reference.clone()),
-            Standing::Exists { waits: true } => owners.waiting.push(reference.clone()),
-            Standing::Exists { waits: false } => owners.solid.push(reference.clone()),
-            Standing::Unresolvable => return Ok(None),
+        match state {
+            OwnerState::Missing => owners.dangling.push(reference.clone()),
+            OwnerState::Exists { waits: true } => owners.waiting.push(reference.clone()),
+            OwnerState::Exists { waits: false } => owners.solid.push(reference.clone()),
+            OwnerState::Unresolvable => return Ok(None),
         }
     }
     Ok(Some(owners))
@@ -285,7 +285,7 @@ async fn ask_for_owner(
     collector: &Collector,
     node: &Node,
     reference: &OwnerReference,
-) -> Result<Standing> {
+) -> Result<OwnerState> {
     let group = reference
         .api_version
         .split_once('/')
@@ -301,20 +301,20 @@ async fn ask_for_owner(
             ))
         })?;
     if resource.namespaced && node.namespace.is_empty() {
-        return Ok(Standing::Unresolvable);
+        return Ok(OwnerState::Unresolvable);
     }
-    let Some(meta) = live(ctx, &resource, &node.namespace, &reference.name).await? else {
-        return Ok(Standing::Missing);
+    let Some(meta) = fetch_metadata(ctx, &resource, &node.namespace, &reference.name).await? else {
+        return Ok(OwnerState::Missing);
     };
     if meta.uid.as_deref() != Some(&reference.uid) {
-        return Ok(Standing::Missing);
+        return Ok(OwnerState::Missing);
     }
     let foreground = meta
         .finalizers
         .iter()
         .flatten()
         .any(|finalizer| finalizer == FOREGROUND);
-    Ok(Standing::Exists {
+    Ok(OwnerState::Exists {
         waits: meta.deletion_timestamp.is_some() && foreground,
     })
 }
@@ -356,7 +356,7 @@ async fn check(ctx: &Context, collector: &Collector, uid: &str) -> Result<()> {
     if node.deleting || collector.shared.graph.lock().owners_stand(&node) {
         return Ok(());
     }
-    let Some(meta) = live(ctx, &node.resource, &node.namespace, &node.name).await? else {
+    let Some(meta) = fetch_metadata(ctx, &node.resource, &node.namespace, &node.name).await? else {
         return Ok(()); // the watch will report the deletion
     };
     if meta.uid.as_deref() != Some(uid) || meta.deletion_timestamp.is_some() {
@@ -452,7 +452,9 @@ async fn orphan(ctx: &Context, collector: &Collector, uid: &str) -> Result<()> {
         let Some(child) = collector.shared.graph.lock().get(&dependent).cloned() else {
             continue;
         };
-        let Some(meta) = live(ctx, &child.resource, &child.namespace, &child.name).await? else {
+        let Some(meta) =
+            fetch_metadata(ctx, &child.resource, &child.namespace, &child.name).await?
+        else {
             continue;
         };
         if meta.uid.as_deref() != Some(&dependent) {

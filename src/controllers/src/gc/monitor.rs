@@ -10,7 +10,7 @@ use tokio::sync::{Notify, watch};
 use tokio::task::AbortHandle;
 use tokio::task::JoinSet;
 
-use super::{Collector, PATIENCE};
+use super::{Collector, SYNC_TIMEOUT};
 use crate::context::Context;
 use crate::discovery::discover;
 use crate::informers::{Sink, Source, Versioned, reflect};
@@ -21,11 +21,11 @@ use rkube_client::supervise::supervise;
 const IGNORED: &[(&str, &str)] = &[("", "events"), ("events.k8s.io", "events")];
 /// Resources whose changes can change which resources are served.
 const CATALOGUES: &[&str] = &["customresourcedefinitions", "apiservices"];
-/// How long changes of these are collected before discovery runs: a single CRD changes several
-/// times until it is served.
-const GATHER: Duration = Duration::from_millis(100);
+/// Time for which changes of these are collected before discovery runs: a single CRD changes
+/// several times until it is served.
+const COLLECTION_DELAY: Duration = Duration::from_millis(100);
 /// Interval of retries after discovery failed in part.
-const RETRY: Duration = Duration::from_secs(30);
+const RETRY_PERIOD: Duration = Duration::from_secs(30);
 
 type Name = (String, String);
 
@@ -172,7 +172,7 @@ impl Monitors {
             // Cannot fail: `self` owns the sender.
             let _ = self.ready.subscribe().wait_for(|ready| *ready).await;
         };
-        if tokio::time::timeout(PATIENCE, all).await.is_err() {
+        if tokio::time::timeout(SYNC_TIMEOUT, all).await.is_err() {
             tracing::warn!("garbage collection begins although some kinds cannot be listed");
         }
     }
@@ -194,7 +194,7 @@ impl Monitors {
                 }
             };
             if !*self.ready.borrow() {
-                let deadline = tokio::time::Instant::now() + PATIENCE;
+                let deadline = tokio::time::Instant::now() + SYNC_TIMEOUT;
                 for monitor in monitors.values_mut() {
                     // A stopped watch counts as listed.
                     let _ = tokio::time::timeout_at(
@@ -208,9 +208,9 @@ impl Monitors {
             if complete {
                 self.changed.notified().await;
             } else {
-                let _ = tokio::time::timeout(RETRY, self.changed.notified()).await;
+                let _ = tokio::time::timeout(RETRY_PERIOD, self.changed.notified()).await;
             }
-            tokio::time::sleep(GATHER).await;
+            tokio::time::sleep(COLLECTION_DELAY).await;
         }
     }
 

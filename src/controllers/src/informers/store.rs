@@ -255,7 +255,7 @@ impl<K: Versioned> Store<K> {
     }
 
     /// Notifies all handlers. A panic in one is logged and stops neither the others nor the watch.
-    fn tell(&self, change: &Change<K>) {
+    fn notify_handlers(&self, change: &Change<K>) {
         for handler in self.shared.handlers.read().iter() {
             if catch_unwind(AssertUnwindSafe(|| handler(change))).is_err() {
                 let (kind, key) = (type_name::<K>(), Key::of(change.object().metadata()));
@@ -371,7 +371,7 @@ impl<K: Versioned> Store<K> {
                 Some(entry) => {
                     let last = entry.object.clone();
                     drop(inner);
-                    self.tell(&Change::Deleted(last));
+                    self.notify_handlers(&Change::Deleted(last));
                     inner = self.shared.inner.write();
                     Change::Added(object.clone())
                 }
@@ -380,7 +380,7 @@ impl<K: Versioned> Store<K> {
             inner.put(key, object.clone(), Notified::Current, self.shared.index);
             change
         };
-        self.tell(&change);
+        self.notify_handlers(&change);
     }
 
     /// Handles a deletion reported by the watch.
@@ -400,7 +400,7 @@ impl<K: Versioned> Store<K> {
             }
             Change::Deleted(Arc::new(object))
         };
-        self.tell(&change);
+        self.notify_handlers(&change);
     }
 
     /// Records that the watch has progressed to `revision` without further changes.
@@ -451,7 +451,7 @@ impl<K: Versioned> Store<K> {
             last
         };
         for object in gone {
-            self.tell(&Change::Deleted(object));
+            self.notify_handlers(&Change::Deleted(object));
         }
         for object in objects {
             self.apply(object);

@@ -28,13 +28,13 @@ use crate::queue::Queue;
 use rkube_component_helpers::label_selector;
 
 use plan::{Backoff, Plan};
-pub use plan::{has as has_condition, is_finished};
+pub use plan::{has_condition, is_finished};
 
 const NAME: &str = "job-controller";
 /// Maximum number of rounds per sync: pods released in one round are counted in the next one.
-const ROUNDS: usize = 4;
+const MAX_ROUNDS: usize = 4;
 
-/// What the controller of jobs processes.
+/// An item that the controller of jobs processes.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Item {
     /// A job.
@@ -76,7 +76,7 @@ impl Controller for JobController {
         let informers = &self.ctx.informers;
         let (pods, jobs) = (informers.pods.clone(), informers.jobs.clone());
         watches
-            .on(&informers.jobs, move |change, queue| {
+            .watches(&informers.jobs, move |change, queue| {
                 let job = change.object();
                 queue.add(Item::Job(Key::of(&job.metadata)));
                 if change.is_deletion() {
@@ -85,7 +85,7 @@ impl Controller for JobController {
                     }
                 }
             })
-            .on(&informers.pods, move |change, queue| {
+            .watches(&informers.pods, move |change, queue| {
                 enqueue(queue, &jobs, change);
             });
     }
@@ -133,7 +133,7 @@ fn is_ours(job: &Job) -> bool {
 
 impl JobController {
     async fn sync(&self, key: Key) -> Result<()> {
-        for _ in 0..ROUNDS {
+        for _ in 0..MAX_ROUNDS {
             let Some(job) = self.ctx.informers.jobs.by_key(&key) else {
                 return Ok(());
             };
@@ -242,7 +242,7 @@ impl JobController {
         let Some(job) = store.by_key(key) else {
             return Ok(false);
         };
-        if plan::same(&job.status.clone().unwrap_or_default(), &status) {
+        if plan::is_same_status(&job.status.clone().unwrap_or_default(), &status) {
             return Ok(true);
         }
         let mut updated = Job::clone(&job);

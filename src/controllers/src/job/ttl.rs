@@ -16,7 +16,7 @@ const NAME: &str = "ttl-after-finished-controller";
 
 /// Returns the time until the job is to be deleted, or `None` if it is unfinished or has no time to
 /// live.
-pub fn left(job: &Job, now: Timestamp) -> Option<Duration> {
+pub fn time_to_deletion(job: &Job, now: Timestamp) -> Option<Duration> {
     let ttl = job.spec.as_ref()?.ttl_seconds_after_finished?;
     if job.metadata.deletion_timestamp.is_some() {
         return None;
@@ -62,8 +62,10 @@ impl Controller for TtlController {
     }
 
     fn watch(&self, watches: &mut Watches<Key>) {
-        watches.on(&self.ctx.informers.jobs, |change, queue| {
-            if !change.is_deletion() && left(change.object(), Timestamp::now()).is_some() {
+        watches.watches(&self.ctx.informers.jobs, |change, queue| {
+            if !change.is_deletion()
+                && time_to_deletion(change.object(), Timestamp::now()).is_some()
+            {
                 queue.add(Key::of(&change.object().metadata));
             }
         });
@@ -79,7 +81,7 @@ async fn sync(ctx: &Context, queue: &Queue<Key>, key: Key) -> Result<()> {
     let Some(job) = store.by_key(&key) else {
         return Ok(());
     };
-    match left(&job, ctx.now()) {
+    match time_to_deletion(&job, ctx.now()) {
         None => Ok(()),
         Some(wait) if !wait.is_zero() => {
             queue.add_after(key, wait);
@@ -90,7 +92,7 @@ async fn sync(ctx: &Context, queue: &Queue<Key>, key: Key) -> Result<()> {
             let Some(fresh) = optional(ctx.get::<Job>(&key.namespace, &key.name).await)? else {
                 return Ok(());
             };
-            if left(&fresh, ctx.now()) != Some(Duration::ZERO) {
+            if time_to_deletion(&fresh, ctx.now()) != Some(Duration::ZERO) {
                 return Ok(());
             }
             let how = Deletion {
@@ -119,7 +121,7 @@ mod tests {
             }),
             ..Default::default()
         };
-        assert_eq!(left(&job, at(5)), None);
+        assert_eq!(time_to_deletion(&job, at(5)), None);
         job.status = Some(JobStatus {
             conditions: Some(vec![JobCondition {
                 type_: "Complete".into(),
@@ -129,9 +131,12 @@ mod tests {
             }]),
             ..Default::default()
         });
-        assert_eq!(left(&job, at(104)), Some(Duration::from_secs(6)));
-        assert_eq!(left(&job, at(111)), Some(Duration::ZERO));
+        assert_eq!(
+            time_to_deletion(&job, at(104)),
+            Some(Duration::from_secs(6))
+        );
+        assert_eq!(time_to_deletion(&job, at(111)), Some(Duration::ZERO));
         job.spec.as_mut().unwrap().ttl_seconds_after_finished = None;
-        assert_eq!(left(&job, at(111)), None);
+        assert_eq!(time_to_deletion(&job, at(111)), None);
     }
 }

@@ -9,7 +9,7 @@ use k8s_openapi::api::core::v1::{Node, ObjectReference, Pod};
 use kube::api::Patch;
 use parking_lot::Mutex;
 
-use super::taints::{Stay, no_execute, stay};
+use super::taints::{TolerationTime, no_execute, toleration_time};
 use crate::common::{conditions, pods};
 use crate::context::{Context, Deletion, Result, optional};
 use crate::controller::{Controller, Watches};
@@ -59,7 +59,7 @@ impl Controller for EvictionController {
         let informers = &self.ctx.informers;
         let (pods, nodes) = (informers.pods.clone(), informers.nodes.clone());
         watches
-            .on(&informers.nodes, move |change, queue| {
+            .watches(&informers.nodes, move |change, queue| {
                 let old = change
                     .old()
                     .map(|node| no_execute(node))
@@ -72,7 +72,7 @@ impl Controller for EvictionController {
                     queue.add(Key::of(&pod.metadata));
                 }
             })
-            .on(&informers.pods, move |change, queue| {
+            .watches(&informers.pods, move |change, queue| {
                 enqueue(queue, &nodes, change);
             });
     }
@@ -134,15 +134,15 @@ impl EvictionController {
             .and_then(|spec| spec.tolerations.clone())
             .unwrap_or_default();
         let now = self.ctx.now();
-        match stay(&no_execute(&node), &tolerations) {
-            Stay::Forever => {
+        match toleration_time(&no_execute(&node), &tolerations) {
+            TolerationTime::Forever => {
                 if self.since.lock().remove(&uid).is_some() {
-                    self.tell(&key, format!("Cancelling deletion of Pod {key}"));
+                    self.record_event(&key, format!("Cancelling deletion of Pod {key}"));
                 }
                 Ok(())
             }
-            Stay::Never => self.evict(&key, &pod).await,
-            Stay::For(wait) => {
+            TolerationTime::Never => self.evict(&key, &pod).await,
+            TolerationTime::For(wait) => {
                 let since = *self.since.lock().entry(uid).or_insert(now);
                 let left = deadline(wait, since, now);
                 if left.is_zero() {
@@ -155,7 +155,7 @@ impl EvictionController {
     }
 
     /// Reports an event. As upstream's, it names the pod but not its UID.
-    fn tell(&self, key: &Key, message: String) {
+    fn record_event(&self, key: &Key, message: String) {
         let pod = ObjectReference {
             api_version: Some("v1".into()),
             kind: Some("Pod".into()),
@@ -169,7 +169,7 @@ impl EvictionController {
     }
 
     async fn evict(&self, key: &Key, pod: &Pod) -> Result<()> {
-        self.tell(key, format!("Marking for deletion Pod {key}"));
+        self.record_event(key, format!("Marking for deletion Pod {key}"));
         let text = "Taint manager: deleting due to NoExecute taint";
         let reason = "DeletionByTaintManager";
         let condition = conditions::disruption(pod, reason, text, self.ctx.now());

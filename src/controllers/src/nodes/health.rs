@@ -5,11 +5,11 @@ use k8s_openapi::api::core::v1::{Node, NodeCondition};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 /// Conditions that become unknown when the node's heartbeats stop.
-const VOUCHED: &[&str] = &["Ready", "MemoryPressure", "DiskPressure", "PIDPressure"];
+const HEARTBEAT_CONDITIONS: &[&str] = &["Ready", "MemoryPressure", "DiskPressure", "PIDPressure"];
 /// Fraction of unready nodes from which a zone is partially disrupted.
-const THRESHOLD: f64 = 0.55;
+const UNREADY_THRESHOLD: f64 = 0.55;
 /// In clusters up to this size, partially disrupted zones have no evictions.
-const LARGE: usize = 50;
+const MAX_SMALL_CLUSTER_NODES: usize = 50;
 
 /// Returns the conditions of a node whose heartbeats have stopped, or `None` if they are already
 /// unknown.
@@ -20,7 +20,7 @@ pub fn silent(node: &Node, now: Timestamp) -> Option<Vec<NodeCondition>> {
         .and_then(|status| status.conditions.clone())
         .unwrap_or_default();
     let mut changed = false;
-    for kind in VOUCHED {
+    for kind in HEARTBEAT_CONDITIONS {
         match conditions
             .iter_mut()
             .find(|condition| condition.type_ == *kind)
@@ -65,7 +65,7 @@ pub enum Zone {
 pub fn zone(ready: usize, unready: usize) -> Zone {
     if ready == 0 && unready > 0 {
         Zone::Full
-    } else if unready > 2 && unready as f64 / (ready + unready) as f64 >= THRESHOLD {
+    } else if unready > 2 && unready as f64 / (ready + unready) as f64 >= UNREADY_THRESHOLD {
         Zone::Partial
     } else {
         Zone::Normal
@@ -80,7 +80,7 @@ pub fn evicts(of: Zone, zones: &[Zone], nodes: usize) -> bool {
     if zones.iter().all(|zone| *zone == Zone::Full) {
         return false;
     }
-    of != Zone::Partial || nodes > LARGE
+    of != Zone::Partial || nodes > MAX_SMALL_CLUSTER_NODES
 }
 
 #[cfg(test)]

@@ -22,7 +22,7 @@ fn range(node: &Node) -> Option<Ipv4Net> {
 
 /// Returns the first range with prefix length `mask` within `cluster` that overlaps none of
 /// `taken`.
-pub fn free(cluster: Ipv4Net, mask: u8, taken: &BTreeSet<Ipv4Net>) -> Option<Ipv4Net> {
+pub fn find_free_range(cluster: Ipv4Net, mask: u8, taken: &BTreeSet<Ipv4Net>) -> Option<Ipv4Net> {
     let overlaps = |a: &Ipv4Net, b: &Ipv4Net| a.contains(b) || b.contains(a);
     cluster
         .subnets(mask)
@@ -62,7 +62,7 @@ impl Controller for RangeAllocator {
     }
 
     fn watch(&self, watches: &mut Watches<Key>) {
-        watches.on(&self.ctx.informers.nodes, |change, queue| {
+        watches.watches(&self.ctx.informers.nodes, |change, queue| {
             if !change.is_deletion() && range(change.object()).is_none() {
                 queue.add(Key::of(&change.object().metadata));
             }
@@ -87,7 +87,8 @@ async fn sync(ctx: &Context, key: Key) -> Result<()> {
         return Ok(());
     }
     let taken = store.list().iter().filter_map(|node| range(node)).collect();
-    let Some(range) = free(ctx.config.pod_cidr, ctx.config.node_cidr_mask, &taken) else {
+    let Some(range) = find_free_range(ctx.config.pod_cidr, ctx.config.node_cidr_mask, &taken)
+    else {
         let message = format!("Node {key} status is now: CIDRNotAvailable");
         ctx.recorder.event_about(
             NAME,
@@ -126,14 +127,14 @@ mod tests {
             "10.244.2.0/24",
             "10.244.3.0/24",
         ] {
-            let range = free(cluster, 24, &taken).unwrap();
+            let range = find_free_range(cluster, 24, &taken).unwrap();
             assert_eq!(range.to_string(), expected);
             taken.insert(range);
         }
-        assert_eq!(free(cluster, 24, &taken), None);
+        assert_eq!(find_free_range(cluster, 24, &taken), None);
         let wide = BTreeSet::from(["10.244.0.0/23".parse().unwrap()]);
         assert_eq!(
-            free(cluster, 24, &wide).unwrap().to_string(),
+            find_free_range(cluster, 24, &wide).unwrap().to_string(),
             "10.244.2.0/24"
         );
     }

@@ -112,12 +112,12 @@ impl Controller for LifecycleController {
     fn watch(&self, watches: &mut Watches<Key>) {
         let informers = &self.ctx.informers;
         let (ctx, heartbeats) = (self.ctx.clone(), self.heartbeats.clone());
-        watches.on(&informers.nodes, move |change, queue| {
+        watches.watches(&informers.nodes, move |change, queue| {
             note_node(&ctx, &heartbeats, change);
             queue.add(Key::of(&change.object().metadata));
         });
         let (ctx, heartbeats) = (self.ctx.clone(), self.heartbeats.clone());
-        watches.on(&informers.leases, move |change, _| {
+        watches.watches(&informers.leases, move |change, _| {
             note_lease(&ctx, &heartbeats, change);
         });
         watches.reads(&informers.pods);

@@ -98,9 +98,9 @@ pub fn desired(node: &Node, evict: bool, now: Timestamp) -> Option<Vec<Taint>> {
     (taints != present).then_some(taints)
 }
 
-/// How long a pod may stay on a node with `NoExecute` taints.
+/// The time that a pod may stay on a node with `NoExecute` taints.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stay {
+pub enum TolerationTime {
     /// Without limit.
     Forever,
     /// For this time.
@@ -110,7 +110,7 @@ pub enum Stay {
 }
 
 /// Returns how long a pod with these tolerations may stay on a node with these `NoExecute` taints.
-pub fn stay(taints: &[Taint], tolerations: &[Toleration]) -> Stay {
+pub fn toleration_time(taints: &[Taint], tolerations: &[Toleration]) -> TolerationTime {
     let mut used = Vec::new();
     for taint in taints {
         match tolerations
@@ -118,7 +118,7 @@ pub fn stay(taints: &[Taint], tolerations: &[Toleration]) -> Stay {
             .find(|toleration| tolerates_taint(toleration, taint))
         {
             Some(toleration) => used.push(toleration),
-            None => return Stay::Never,
+            None => return TolerationTime::Never,
         }
     }
     match used
@@ -126,9 +126,9 @@ pub fn stay(taints: &[Taint], tolerations: &[Toleration]) -> Stay {
         .filter_map(|toleration| toleration.toleration_seconds)
         .min()
     {
-        None => Stay::Forever,
-        Some(seconds) if seconds <= 0 => Stay::Never,
-        Some(seconds) => Stay::For(Duration::from_secs(seconds.unsigned_abs())),
+        None => TolerationTime::Forever,
+        Some(seconds) if seconds <= 0 => TolerationTime::Never,
+        Some(seconds) => TolerationTime::For(Duration::from_secs(seconds.unsigned_abs())),
     }
 }
 
@@ -206,27 +206,27 @@ mod tests {
             toleration_seconds: seconds,
             ..Default::default()
         };
-        assert_eq!(stay(&unreachable, &[]), Stay::Never);
+        assert_eq!(toleration_time(&unreachable, &[]), TolerationTime::Never);
         assert_eq!(
-            stay(&unreachable, &[toleration(UNREACHABLE, "Exists", None)]),
-            Stay::Forever
+            toleration_time(&unreachable, &[toleration(UNREACHABLE, "Exists", None)]),
+            TolerationTime::Forever
         );
         assert_eq!(
-            stay(
+            toleration_time(
                 &unreachable,
                 &[toleration(UNREACHABLE, "Exists", Some(300))]
             ),
-            Stay::For(Duration::from_secs(300))
+            TolerationTime::For(Duration::from_secs(300))
         );
         assert_eq!(
-            stay(&unreachable, &[toleration("", "Exists", None)]),
-            Stay::Forever
+            toleration_time(&unreachable, &[toleration("", "Exists", None)]),
+            TolerationTime::Forever
         );
         assert_eq!(
-            stay(&unreachable, &[toleration(NOT_READY, "Exists", None)]),
-            Stay::Never
+            toleration_time(&unreachable, &[toleration(NOT_READY, "Exists", None)]),
+            TolerationTime::Never
         );
-        assert_eq!(stay(&[], &[]), Stay::Forever);
+        assert_eq!(toleration_time(&[], &[]), TolerationTime::Forever);
     }
 
     #[test]
@@ -240,7 +240,7 @@ mod tests {
         crate::common::extremes::each(&pod, |spec: &k8s_openapi::api::core::v1::PodSpec| {
             let tolerations = spec.tolerations.as_deref().unwrap();
             for taints in [&taints[..], &taints[..1]] {
-                if let Stay::For(wait) = stay(taints, tolerations) {
+                if let TolerationTime::For(wait) = toleration_time(taints, tolerations) {
                     let left = super::super::eviction::deadline(wait, at(1), at(2));
                     queue.add_after("a", left);
                 }

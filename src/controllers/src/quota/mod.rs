@@ -19,9 +19,9 @@ use crate::queue::Queue;
 use crate::served::Served;
 
 const NAME: &str = "resourcequota-controller";
-/// How long to collect deletions before recomputing. Emptying a namespace then updates its quotas
+/// Time to collect deletions before recomputing. Emptying a namespace then updates its quotas
 /// once, and admission's own updates have been observed by then.
-const GATHER: Duration = Duration::from_millis(100);
+const COLLECTION_DELAY: Duration = Duration::from_millis(100);
 
 /// The controller of resource quotas.
 pub struct QuotaController {
@@ -54,7 +54,7 @@ impl Controller for QuotaController {
 
     fn watch(&self, watches: &mut Watches<Key>) {
         let informers = &self.ctx.informers;
-        watches.on(&informers.quotas, |change, queue| match change {
+        watches.watches(&informers.quotas, |change, queue| match change {
             Change::Updated(old, new) if is_settled(old, new) => {}
             Change::Deleted(_) => {}
             _ => queue.add(Key::of(&change.object().metadata)),
@@ -63,12 +63,12 @@ impl Controller for QuotaController {
         let queue = self.queue.clone();
         self.collector.on_gone(move |node| {
             for quota in quotas.in_namespace(&node.namespace) {
-                queue.add_after(Key::of(&quota.metadata), GATHER);
+                queue.add_after(Key::of(&quota.metadata), COLLECTION_DELAY);
             }
         });
         let quotas = informers.quotas.clone();
         // A terminated pod no longer counts.
-        watches.on(&informers.pods, move |change, queue| {
+        watches.watches(&informers.pods, move |change, queue| {
             let Change::Updated(old, new) = change else {
                 return;
             };
@@ -77,7 +77,7 @@ impl Controller for QuotaController {
             }
             for quota in quotas.in_namespace(new.metadata.namespace.as_deref().unwrap_or_default())
             {
-                queue.add_after(Key::of(&quota.metadata), GATHER);
+                queue.add_after(Key::of(&quota.metadata), COLLECTION_DELAY);
             }
         });
     }
@@ -127,7 +127,7 @@ async fn sync(ctx: &Context, collector: &Collector, key: Key) -> Result<()> {
         hard: Some(hard).filter(|hard| !hard.is_empty()),
         used: Some(used).filter(|used| !used.is_empty()),
     };
-    if same(quota.status.as_ref(), &status) {
+    if is_same_status(quota.status.as_ref(), &status) {
         return Ok(());
     }
     let mut changed = ResourceQuota::clone(&quota);
@@ -135,7 +135,7 @@ async fn sync(ctx: &Context, collector: &Collector, key: Key) -> Result<()> {
     optional(ctx.update_status(store, &changed).await).map(drop)
 }
 
-fn same(old: Option<&ResourceQuotaStatus>, new: &ResourceQuotaStatus) -> bool {
+fn is_same_status(old: Option<&ResourceQuotaStatus>, new: &ResourceQuotaStatus) -> bool {
     old.is_some_and(|old| {
         ResourceList::from_typed(old.hard.as_ref()) == ResourceList::from_typed(new.hard.as_ref())
             && ResourceList::from_typed(old.used.as_ref())

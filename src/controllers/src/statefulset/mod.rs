@@ -115,7 +115,7 @@ impl StatefulSetController {
                 .await?;
             return Err(revisions::collision(&key.name));
         };
-        let all = revisions::of(&self.ctx, &*set);
+        let all = revisions::list_of(&self.ctx, &*set);
         let named = set
             .status
             .as_ref()
@@ -207,10 +207,10 @@ impl StatefulSetController {
             Ok(()) => format!("{verb} Pod {pod} in StatefulSet {name} successful"),
             Err(error) => format!("{verb} Pod {pod} in StatefulSet {name} failed error: {error}"),
         };
-        self.tell(set, verb, outcome, message);
+        self.record_event(set, verb, outcome, message);
     }
 
-    fn tell(&self, set: &StatefulSet, verb: &str, outcome: &Result<()>, message: String) {
+    fn record_event(&self, set: &StatefulSet, verb: &str, outcome: &Result<()>, message: String) {
         let (severity, start) = match outcome {
             Ok(()) => (Normal, "Successful"),
             Err(_) => (Warning, "Failed"),
@@ -268,7 +268,7 @@ impl StatefulSetController {
                     "Create Claim {claim} for Pod {pod} in StatefulSet {owner} failed error: {error}"
                 ),
             };
-            self.tell(set, "Create", &outcome, message);
+            self.record_event(set, "Create", &outcome, message);
             outcome?;
         }
         Ok(())
@@ -299,7 +299,7 @@ impl StatefulSetController {
         if set
             .status
             .as_ref()
-            .is_some_and(|old| plan::same(old, &status))
+            .is_some_and(|old| plan::is_same_status(old, &status))
         {
             return Ok(());
         }

@@ -51,14 +51,14 @@ fn name(set: &StatefulSet) -> &str {
     set.metadata.name.as_deref().unwrap_or_default()
 }
 
-fn first(set: &StatefulSet) -> i32 {
+fn first_ordinal(set: &StatefulSet) -> i32 {
     let ordinals = set.spec.as_ref().and_then(|spec| spec.ordinals.as_ref());
     ordinals.and_then(|ordinals| ordinals.start).unwrap_or(0)
 }
 
 /// Returns the ordinals that the set's pods should have. There can be two thousand million.
-fn wanted(set: &StatefulSet) -> Range<i32> {
-    first(set)..first(set).saturating_add(replicas(set).max(0))
+fn wanted_ordinals(set: &StatefulSet) -> Range<i32> {
+    first_ordinal(set)..first_ordinal(set).saturating_add(replicas(set).max(0))
 }
 
 fn replicas(set: &StatefulSet) -> i32 {
@@ -114,8 +114,8 @@ fn versioned(set: &StatefulSet, templates: &Templates, ordinal: i32) -> Pod {
         .unwrap_or(0);
     let stays = match partition(set) {
         _ if !rolls(set) => false,
-        Some(partition) => ordinal < first(set).saturating_add(partition),
-        None => ordinal < first(set).saturating_add(current),
+        Some(partition) => ordinal < first_ordinal(set).saturating_add(partition),
+        None => ordinal < first_ordinal(set).saturating_add(current),
     };
     let (revision, template) = if stays {
         &templates.current
@@ -134,7 +134,7 @@ pub fn plan(set: &StatefulSet, templates: &Templates, owned: &[Arc<Pod>], now: T
     if set.metadata.deletion_timestamp.is_some() {
         return plan;
     }
-    let wanted = wanted(set);
+    let wanted = wanted_ordinals(set);
     let members: Members<'_> = owned
         .iter()
         .filter_map(|pod| Some((ordinal(name(set), pod)?, pod)))
@@ -230,9 +230,9 @@ pub fn plan(set: &StatefulSet, templates: &Templates, owned: &[Arc<Pod>], now: T
     plan
 }
 
-/// How many pods may be unavailable during an update. The feature `MaxUnavailableStatefulSet` is off
-/// by default in 1.36, and the field of earlier objects has no effect, as upstream.
-const MOST_UNAVAILABLE: i64 = 1;
+/// Maximum number of unavailable pods during an update. The feature `MaxUnavailableStatefulSet` is
+/// off by default in 1.36, and the field of earlier objects has no effect, as upstream.
+const MAX_UNAVAILABLE: i64 = 1;
 
 /// Plans the replacement of outdated pods from the highest ordinal down to the partition.
 fn roll(
@@ -242,8 +242,8 @@ fn roll(
     is_available: &dyn Fn(&Pod) -> bool,
     plan: &mut Plan,
 ) {
-    let end = wanted(set).end;
-    let lowest = first(set).saturating_add(partition(set).unwrap_or(0).max(0));
+    let end = wanted_ordinals(set).end;
+    let lowest = first_ordinal(set).saturating_add(partition(set).unwrap_or(0).max(0));
     let mut unavailable = 0;
     let mut delete = Vec::new();
     let mut above = end;
@@ -251,7 +251,7 @@ fn roll(
         // Missing pods are unavailable, too.
         unavailable += i64::from(above) - i64::from(ordinal) - 1;
         above = ordinal;
-        if unavailable >= MOST_UNAVAILABLE {
+        if unavailable >= MAX_UNAVAILABLE {
             break;
         }
         if !pods::is_deleting(pod) && revision_of(pod) != Some(&templates.update.0) {
@@ -311,7 +311,7 @@ pub fn status(
 }
 
 /// Returns whether two statuses are equal, with absent numbers as zero.
-pub fn same(a: &StatefulSetStatus, b: &StatefulSetStatus) -> bool {
+pub fn is_same_status(a: &StatefulSetStatus, b: &StatefulSetStatus) -> bool {
     let numbers = |s: &StatefulSetStatus| {
         [
             s.available_replicas,

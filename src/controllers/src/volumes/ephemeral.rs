@@ -76,13 +76,13 @@ impl Controller for EphemeralController {
     fn watch(&self, watches: &mut Watches<Key>) {
         let informers = &self.ctx.informers;
         watches
-            .on(&informers.pods, |change, queue| {
+            .watches(&informers.pods, |change, queue| {
                 let pod = change.object();
                 if change.old().is_none() && !change.is_deletion() && has_ephemeral(pod) {
                     queue.add(Key::of(&pod.metadata));
                 }
             })
-            .on(&informers.claims, |change, queue| {
+            .watches(&informers.claims, |change, queue| {
                 let meta = &change.object().metadata;
                 if change.is_deletion()
                     && let Some(pod) = owners::controller_name::<Pod>(meta)

@@ -75,7 +75,7 @@ impl Controller for ExpandController {
     fn watch(&self, watches: &mut Watches<Key>) {
         let informers = &self.ctx.informers;
         watches
-            .on(&informers.claims, |change, queue| {
+            .watches(&informers.claims, |change, queue| {
                 if is_due(change) {
                     queue.add(Key::of(&change.object().metadata));
                 }

@@ -138,7 +138,7 @@ impl Protected for PersistentVolumeClaim {
     }
 
     fn watch_users(informers: &Informers, watches: &mut Watches<Key>) {
-        watches.on(&informers.pods, |change, queue| {
+        watches.watches(&informers.pods, |change, queue| {
             if !change.is_deletion() {
                 return;
             }
@@ -207,7 +207,7 @@ impl Protected for VolumeAttributesClass {
     fn watch_users(informers: &Informers, watches: &mut Watches<Key>) {
         watches
             // An update may remove the last use of a class.
-            .on(&informers.claims, |change, queue| {
+            .watches(&informers.claims, |change, queue| {
                 let before = change
                     .old()
                     .into_iter()
@@ -216,7 +216,7 @@ impl Protected for VolumeAttributesClass {
                     queue.add(Key::new(String::new(), class.clone()));
                 }
             })
-            .on(&informers.volumes, |change, queue| {
+            .watches(&informers.volumes, |change, queue| {
                 let before = change.old().and_then(|old| class_of_volume(old));
                 for class in before.into_iter().chain(class_of_volume(change.object())) {
                     queue.add(Key::new(String::new(), class.clone()));

@@ -92,7 +92,7 @@ impl Controller for DefaultClassController {
 }
 
 /// Returns the provisioner that created a volume, `None` if it was made by hand.
-pub fn of(volume: &PersistentVolume) -> Option<&str> {
+pub fn provisioner_of(volume: &PersistentVolume) -> Option<&str> {
     let annotations = volume.metadata.annotations.as_ref()?;
     annotations.get(PROVISIONED_BY).map(String::as_str)
 }

@@ -15,19 +15,19 @@ const TIMEOUT_MILLIS: i64 = 5000;
 
 /// The place of a provisioned volume's data.
 #[derive(Debug, PartialEq, Eq)]
-struct Place<'a> {
+struct DataLocation<'a> {
     node: &'a str,
     directory: &'a str,
 }
 
 /// Returns whether a volume is as the provisioner makes them, with its data below `root`.
-pub(super) fn has_place(volume: &PersistentVolume, root: &Path) -> bool {
-    place(volume, root).is_some()
+pub(super) fn has_data_location(volume: &PersistentVolume, root: &Path) -> bool {
+    data_location(volume, root).is_some()
 }
 
 /// Returns the place of a volume's data, `None` if the volume is not as the provisioner makes
 /// them. Users can make volumes with the provisioner's annotation and any path.
-fn place<'a>(volume: &'a PersistentVolume, root: &Path) -> Option<Place<'a>> {
+fn data_location<'a>(volume: &'a PersistentVolume, root: &Path) -> Option<DataLocation<'a>> {
     let spec = volume.spec.as_ref()?;
     let path = Path::new(&spec.host_path.as_ref()?.path);
     let directory = path.file_name()?.to_str()?;
@@ -43,7 +43,7 @@ fn place<'a>(volume: &'a PersistentVolume, root: &Path) -> Option<Place<'a>> {
         return None;
     };
     let on_node = wanted.key == provisioner::HOSTNAME && wanted.operator == "In";
-    (usual && on_node).then_some(Place { node, directory })
+    (usual && on_node).then_some(DataLocation { node, directory })
 }
 
 /// Deletes the data of a volume that the provisioner made. The data of a deleted node is gone with
@@ -57,7 +57,7 @@ pub async fn delete_data(
     client: &kube::Client,
     volume: &PersistentVolume,
 ) -> Result<(), String> {
-    let Some(place) = place(volume, &ctx.config.volumes) else {
+    let Some(place) = data_location(volume, &ctx.config.volumes) else {
         return Err("the volume has been changed, and its data cannot be found".into());
     };
     if ctx.informers.nodes.get("", place.node).is_none() {
@@ -92,7 +92,7 @@ mod tests {
             "spec": {},
         }));
         let made = provisioner::volume(&claim.unwrap(), &class, "n1", root);
-        let found = place(&made, root).unwrap();
+        let found = data_location(&made, root).unwrap();
         assert_eq!((found.node, found.directory), ("n1", "pvc-u"));
         for path in [
             "/etc",
@@ -109,10 +109,10 @@ mod tests {
                 .as_mut()
                 .unwrap()
                 .path = path.into();
-            assert_eq!(place(&changed, root), None, "{path}");
+            assert_eq!(data_location(&changed, root), None, "{path}");
         }
         let mut elsewhere = made;
         elsewhere.spec.as_mut().unwrap().node_affinity = None;
-        assert_eq!(place(&elsewhere, root), None);
+        assert_eq!(data_location(&elsewhere, root), None);
     }
 }

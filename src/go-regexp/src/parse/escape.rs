@@ -1,6 +1,6 @@
 //! Escapes, and classes in brackets.
 
-use super::{BAD_CLASS, Look, Node, Parser, error};
+use super::{Assertion, BAD_CLASS, Node, Parser, error};
 use crate::class::{self, Set};
 
 impl<'p> Parser<'p> {
@@ -9,16 +9,16 @@ impl<'p> Parser<'p> {
         let Some(c) = self.rest.chars().next() else {
             return Err(error("trailing backslash at end of expression", ""));
         };
-        let look = match c {
-            'A' => Some(Look::TextStart),
-            'z' => Some(Look::TextEnd),
-            'b' => Some(Look::WordBoundary),
-            'B' => Some(Look::NoWordBoundary),
+        let assertion = match c {
+            'A' => Some(Assertion::TextStart),
+            'z' => Some(Assertion::TextEnd),
+            'b' => Some(Assertion::WordBoundary),
+            'B' => Some(Assertion::NoWordBoundary),
             _ => None,
         };
-        if let Some(look) = look {
+        if let Some(assertion) = assertion {
             self.rest = &self.rest[1..];
-            self.push(Node::Look(look));
+            self.push(Node::Assertion(assertion));
             return Ok(());
         }
         if c == 'Q' {

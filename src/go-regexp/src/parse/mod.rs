@@ -22,7 +22,7 @@ pub(crate) enum Node {
     AnyButNewline,
     /// An index into [`Parsed::sets`].
     Set(u32),
-    Look(Look),
+    Assertion(Assertion),
     Concat(Vec<Node>),
     Alternate(Vec<Node>),
     Repeat {
@@ -35,7 +35,7 @@ pub(crate) enum Node {
 
 /// A zero-width assertion.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) enum Look {
+pub(crate) enum Assertion {
     TextStart,
     TextEnd,
     LineStart,
@@ -61,7 +61,7 @@ struct Flags {
 }
 
 /// A node with the measures that the limits apply to.
-struct Part {
+struct MeasuredNode {
     node: Node,
     height: u32,
     /// Maximum product of nested repeat counts; see [`MAX_REPEAT`].
@@ -73,8 +73,8 @@ struct Frame {
     /// Flags to restore at the end of the group.
     outer: Flags,
     captures: bool,
-    alternatives: Vec<Part>,
-    sequence: Vec<Part>,
+    alternatives: Vec<MeasuredNode>,
+    sequence: Vec<MeasuredNode>,
 }
 
 struct Parser<'p> {
@@ -147,10 +147,10 @@ impl<'p> Parser<'p> {
                 '(' => self.open(before)?,
                 ')' => self.close()?,
                 '|' => self.bar()?,
-                '^' if self.flags.lines => self.push(Node::Look(Look::LineStart)),
-                '^' => self.push(Node::Look(Look::TextStart)),
-                '$' if self.flags.lines => self.push(Node::Look(Look::LineEnd)),
-                '$' => self.push(Node::Look(Look::TextEnd)),
+                '^' if self.flags.lines => self.push(Node::Assertion(Assertion::LineStart)),
+                '^' => self.push(Node::Assertion(Assertion::TextStart)),
+                '$' if self.flags.lines => self.push(Node::Assertion(Assertion::LineEnd)),
+                '$' => self.push(Node::Assertion(Assertion::TextEnd)),
                 '.' if self.flags.dot_all => self.push(Node::Any),
                 '.' => self.push(Node::AnyButNewline),
                 '[' => self.class(before)?,
@@ -194,7 +194,7 @@ impl<'p> Parser<'p> {
     }
 
     fn push(&mut self, node: Node) {
-        self.frame().sequence.push(Part {
+        self.frame().sequence.push(MeasuredNode {
             node,
             height: 1,
             weight: 1,
@@ -231,9 +231,9 @@ impl<'p> Parser<'p> {
         if negated { set.negated() } else { set }
     }
 
-    fn concat(&self, mut sequence: Vec<Part>) -> Result<Part, String> {
+    fn concat(&self, mut sequence: Vec<MeasuredNode>) -> Result<MeasuredNode, String> {
         match sequence.len() {
-            0 => Ok(Part {
+            0 => Ok(MeasuredNode {
                 node: Node::Empty,
                 height: 1,
                 weight: 1,
@@ -243,17 +243,21 @@ impl<'p> Parser<'p> {
         }
     }
 
-    fn join(&self, parts: Vec<Part>, make: fn(Vec<Node>) -> Node) -> Result<Part, String> {
+    fn join(
+        &self,
+        parts: Vec<MeasuredNode>,
+        make: fn(Vec<Node>) -> Node,
+    ) -> Result<MeasuredNode, String> {
         let height = 1 + parts.iter().map(|p| p.height).max().unwrap_or(0);
         let weight = parts.iter().map(|p| p.weight).max().unwrap_or(1);
-        self.limited(Part {
+        self.limited(MeasuredNode {
             node: make(parts.into_iter().map(|p| p.node).collect()),
             height,
             weight,
         })
     }
 
-    fn limited(&self, part: Part) -> Result<Part, String> {
+    fn limited(&self, part: MeasuredNode) -> Result<MeasuredNode, String> {
         if part.height > MAX_HEIGHT {
             return Err(error("expression nests too deeply", self.whole));
         }
@@ -270,7 +274,7 @@ impl<'p> Parser<'p> {
         Ok(())
     }
 
-    fn finish(&self, frame: Frame) -> Result<Part, String> {
+    fn finish(&self, frame: Frame) -> Result<MeasuredNode, String> {
         let last = self.concat(frame.sequence)?;
         let mut alternatives = frame.alternatives;
         let mut part = if alternatives.is_empty() {
@@ -394,7 +398,7 @@ impl<'p> Parser<'p> {
                 return Err(bad_count(before, self.rest));
             }
         }
-        let part = self.limited(Part {
+        let part = self.limited(MeasuredNode {
             node: Node::Repeat {
                 node: Box::new(part.node),
                 min,

@@ -7,7 +7,7 @@ use rkube_client::events::Severity;
 
 use super::Engine;
 use crate::model::{Key, NodeInfo, PodInfo};
-use crate::plugins::Event;
+use crate::plugins::types::Event;
 use crate::watch::{Change, Message};
 
 impl Engine {

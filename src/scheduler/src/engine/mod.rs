@@ -41,7 +41,7 @@ enum Outcome {
 }
 
 /// A pod whose volumes are being bound or provisioned.
-struct Waiting {
+struct WaitingPod {
     queued: Queued,
     placement: Placement,
     claims: Vec<Key>,
@@ -59,7 +59,7 @@ pub struct Engine {
     /// Pods that are being bound, by UID.
     binding: HashMap<String, Queued>,
     /// Pods that wait for volumes, by UID.
-    waiting: HashMap<String, Waiting>,
+    waiting: HashMap<String, WaitingPod>,
     slots: Arc<Semaphore>,
     tasks: JoinSet<()>,
     messages: mpsc::UnboundedReceiver<Message>,

@@ -6,10 +6,10 @@ use std::time::Instant;
 use rkube_client::events::Severity;
 use rkube_component_helpers::time::instant_after;
 
-use super::{Engine, Outcome, Waiting};
+use super::{Engine, Outcome, WaitingPod};
 use crate::actions::is_gone;
 use crate::model::Key;
-use crate::plugins::Event;
+use crate::plugins::types::Event;
 use crate::plugins::volume_binding::Decision;
 use crate::queue::Queued;
 
@@ -40,7 +40,7 @@ impl Engine {
                         }
                     })
                     .collect();
-                let waiting = Waiting {
+                let waiting = WaitingPod {
                     queued,
                     placement,
                     claims,

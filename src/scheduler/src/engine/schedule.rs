@@ -9,11 +9,11 @@ use rkube_client::events::Severity;
 
 use super::outcomes::volumes_failed;
 use super::{Engine, Outcome};
-use crate::actions::{Actions, is_gone, said};
+use crate::actions::{Actions, api_message, is_gone};
 use crate::cycle::{self, FitError, Placement};
 use crate::model::PodInfo;
-use crate::plugins::PluginSet;
 use crate::plugins::default_preemption::Candidate;
+use crate::plugins::types::PluginSet;
 use crate::queue::Queued;
 
 /// Maximum number of pods scheduled before the loop yields to other tasks.
@@ -79,7 +79,7 @@ impl Engine {
                 Err(error) if is_gone(&error) => Outcome::Gone,
                 Err(error) => Outcome::Failed(format!(
                     "running Bind plugin \"DefaultBinder\": {}",
-                    said(&error)
+                    api_message(&error)
                 )),
             };
             let bound = matches!(outcome, Outcome::Bound);
@@ -108,7 +108,7 @@ impl Engine {
                 .await
             {
                 Ok(()) => Outcome::VolumesAsked(placement),
-                Err(error) => Outcome::Failed(volumes_failed(&said(&error))),
+                Err(error) => Outcome::Failed(volumes_failed(&api_message(&error))),
             };
             let _ = report.send((pod.uid.clone(), outcome));
         });

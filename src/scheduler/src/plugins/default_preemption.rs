@@ -8,7 +8,8 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
-use super::{Prepared, Rejection};
+use super::Prepared;
+use super::types::Rejection;
 use crate::cluster::{Budget, Cluster, View};
 use crate::model::{NodeInfo, PodInfo};
 
@@ -199,7 +200,8 @@ fn best(candidates: Vec<Candidate>) -> Option<Candidate> {
 mod tests {
     use super::*;
     use crate::model::testing::*;
-    use crate::plugins::{Plugin, node_resources_fit};
+    use crate::plugins::node_resources_fit;
+    use crate::plugins::types::Plugin;
     use rkube_component_helpers::label_selector::{Labels, Selector};
 
     fn placed(name: &str, cpu: &str, priority: i32, node: &str) -> Arc<PodInfo> {

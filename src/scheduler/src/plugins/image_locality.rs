@@ -1,6 +1,6 @@
 //! ImageLocality: prefers nodes that already have the pod's images.
 
-use super::MAX_SCORE;
+use super::types::MAX_SCORE;
 use crate::cluster::View;
 use crate::model::{NodeInfo, PodInfo};
 

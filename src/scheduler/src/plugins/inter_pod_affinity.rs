@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::{MAX_SCORE, Plugin, Rejection};
+use super::types::{MAX_SCORE, Plugin, Rejection};
 use crate::cluster::View;
 use crate::model::{AffinityTerm, NodeInfo, PodInfo};
 

@@ -1,6 +1,6 @@
 //! NodeAffinity: node selectors and node affinity.
 
-use super::{Plugin, Rejection};
+use super::types::{Plugin, Rejection};
 use crate::model::{NodeInfo, PodInfo};
 
 /// Returns whether the node matches the pod's selector and required affinity.

@@ -1,6 +1,6 @@
 //! NodeName: a pod with `spec.nodeName` fits only that node.
 
-use super::{Plugin, Rejection};
+use super::types::{Plugin, Rejection};
 use crate::model::{NodeInfo, PodInfo};
 
 /// Rejects the node if the pod names another one.

@@ -1,6 +1,6 @@
 //! NodePorts: each host port of a node can be used by only one pod.
 
-use super::{Plugin, Rejection};
+use super::types::{Plugin, Rejection};
 use crate::model::{NodeInfo, PodInfo};
 
 /// Rejects the node if one of the pod's host ports is in use.

@@ -1,7 +1,7 @@
 //! NodeResourcesBalancedAllocation: prefers nodes on which the pod brings the used fractions of CPU
 //! and memory closer together.
 
-use super::MAX_SCORE;
+use super::types::MAX_SCORE;
 use crate::model::{NodeInfo, PodInfo};
 
 /// Returns the balance of a node in which these amounts are taken: 100 if the used fractions of

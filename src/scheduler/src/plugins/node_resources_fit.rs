@@ -1,6 +1,6 @@
 //! NodeResourcesFit: a pod's requests must fit the node; emptier nodes are preferred.
 
-use super::{MAX_SCORE, Plugin, Rejection};
+use super::types::{MAX_SCORE, Plugin, Rejection};
 use crate::model::{NodeInfo, PodInfo};
 
 /// Rejects the node if the pod's requests exceed its free resources. Lists all insufficient

@@ -2,7 +2,7 @@
 
 use rkube_component_helpers::tolerations::tolerates;
 
-use super::{Plugin, Rejection};
+use super::types::{Plugin, Rejection};
 use crate::model::{NodeInfo, PodInfo};
 
 const TAINT: &str = "node.kubernetes.io/unschedulable";

@@ -2,7 +2,8 @@
 
 use std::collections::HashMap;
 
-use super::{MAX_SCORE, Plugin, Rejection, node_affinity, taint_toleration};
+use super::types::{MAX_SCORE, Plugin, Rejection};
+use super::{node_affinity, taint_toleration};
 use crate::cluster::View;
 use crate::model::{NodeInfo, PodInfo, Spread};
 use rkube_component_helpers::label_selector::Selector;

@@ -2,7 +2,7 @@
 
 use rkube_component_helpers::tolerations::{any_tolerates, tolerates_taint};
 
-use super::{Plugin, Rejection};
+use super::types::{Plugin, Rejection};
 use crate::model::{NodeInfo, PodInfo};
 
 /// Returns whether the pod tolerates every `NoSchedule` and `NoExecute` taint of the node.

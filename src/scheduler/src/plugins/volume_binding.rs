@@ -1,7 +1,7 @@
 //! VolumeBinding: bound volumes must be accessible from the node. Claims whose class waits for the
 //! first consumer are bound or provisioned for the chosen node.
 
-use super::{Plugin, Rejection};
+use super::types::{Plugin, Rejection};
 use crate::cluster::{Claim, Cluster, Volume};
 use crate::model::{Key, NodeInfo, PodInfo};
 

@@ -1,6 +1,6 @@
 //! VolumeRestrictions: disks that cannot be mounted twice, and `ReadWriteOncePod` claims.
 
-use super::{Plugin, Rejection};
+use super::types::{Plugin, Rejection};
 use crate::cluster::View;
 use crate::model::{NodeInfo, PodInfo};
 

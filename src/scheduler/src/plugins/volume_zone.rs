@@ -1,7 +1,7 @@
 //! VolumeZone: bound volumes must be in the node's zone and region.
 
+use super::types::{Plugin, Rejection};
 use super::volume_binding::Filter;
-use super::{Plugin, Rejection};
 use crate::model::NodeInfo;
 
 const KEYS: [&str; 4] = [

@@ -18,7 +18,7 @@ const MAX_CONDITIONS: usize = 64;
 const MAX_ANNOTATIONS: usize = 20;
 /// Longest expression of an audit annotation, in bytes.
 const MAX_ANNOTATION: usize = 5 << 10;
-/// What mutating policies can change; deletions are not among it.
+/// Operations that mutating policies can change; deletions are not among them.
 const MUTABLE: [&str; 4] = ["*", "CONNECT", "CREATE", "UPDATE"];
 
 fn is_blank(holder: &Value, key: &str) -> bool {

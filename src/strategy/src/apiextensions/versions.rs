@@ -7,7 +7,7 @@ use rkube_api::status::{FieldError, FieldErrorKind};
 use serde_json::Value;
 
 use super::version_schema;
-use crate::errors::{Errors, child, index, shown, shown_any, shown_text};
+use crate::errors::{Errors, child, index, show_fields, shown_any, shown_text};
 use crate::names;
 use crate::tree::{flag, list, same_at, text};
 
@@ -46,7 +46,7 @@ fn shown_versions(versions: &[Value]) -> String {
             true => "null".to_owned(),
             false => shown_any(version, key),
         };
-        shown(&[
+        show_fields(&[
             ("Name", shown_text(version, "name")),
             ("Served", flag(version, "served").to_string()),
             ("Storage", flag(version, "storage").to_string()),
@@ -99,7 +99,8 @@ pub(super) fn stored_versions(errors: &mut Errors, obj: &Object) {
     }
 }
 
-/// What upstream has once for the definition if it is equal in all versions, with the path there.
+/// Fields that upstream has once for the definition if it is equal in all versions, with the path
+/// there.
 const SHARED: [(&str, &str); 4] = [
     ("schema", "spec.validation"),
     ("subresources", "spec.subresources"),
@@ -121,7 +122,7 @@ pub fn hoist(definition: &Object, errors: &mut Vec<FieldError>) {
     for (key, to) in SHARED.iter().filter(|(key, _)| is_shared(versions, key)) {
         for i in 0..versions.len() {
             let from = format!("spec.versions[{i}].{key}");
-            // A missing schema is told of the version.
+            // A missing schema is reported for the version.
             let is_of = |error: &FieldError| {
                 error.field.strip_prefix(&from).is_some_and(|rest| {
                     rest.starts_with(['.', '['])

@@ -194,7 +194,7 @@ fn selector_and_labels(errors: &mut Errors, obj: &Object) {
         );
     }
     if !selector.is_null() && selectors::is_empty(selector) {
-        let shown = selectors::shown(selector);
+        let shown = selectors::show_selector(selector);
         let why = "empty selector is invalid for daemonset";
         errors.invalid_shown("spec.selector", &shown, why);
     }

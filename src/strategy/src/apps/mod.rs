@@ -11,7 +11,7 @@ use rkube_api::status::{FieldError, Status};
 use serde_json::{Value, json};
 
 use crate::Strategy;
-use crate::errors::{Errors, NOT_NEGATIVE, child, shown, shown_pointer, shown_text};
+use crate::errors::{Errors, NOT_NEGATIVE, child, show_fields, shown_pointer, shown_text};
 use crate::tree::{at, has, int, put, text};
 use crate::{names, selectors};
 
@@ -62,7 +62,7 @@ fn selector_and_labels(errors: &mut Errors, obj: &Object, what: &str, why: &str)
         mismatch(errors, obj);
         return true;
     }
-    let shown = selectors::shown(selector);
+    let shown = selectors::show_selector(selector);
     selectors::validate(errors, selector, "spec.selector");
     if selectors::is_empty(selector) {
         let why = format!("empty selector is invalid for {what}");
@@ -91,7 +91,7 @@ fn mismatch(errors: &mut Errors, obj: &Object) {
 fn immutable_selector(errors: &mut Errors, new: &Object, old: &Object) {
     let path = "spec.selector";
     if !crate::tree::same_at(new, old, path) {
-        let shown = selectors::shown(at(new, path));
+        let shown = selectors::show_selector(at(new, path));
         errors.invalid_shown(path, &shown, crate::errors::IMMUTABLE);
     }
 }
@@ -108,12 +108,12 @@ fn collision_count(errors: &mut Errors, new: &Object, old: &Object) {
 /// Returns the strategy of an update without details, as upstream's messages show it.
 fn shown_strategy(strategy: &Value) -> String {
     let rolling = |rolling: &Value| {
-        shown(&[
+        show_fields(&[
             ("MaxUnavailable", shown_number_or(rolling, "maxUnavailable")),
             ("MaxSurge", shown_number_or(rolling, "maxSurge")),
         ])
     };
-    shown(&[
+    show_fields(&[
         ("Type", shown_text(strategy, "type")),
         (
             "RollingUpdate",

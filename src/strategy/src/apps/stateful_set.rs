@@ -11,7 +11,9 @@ use super::{
     set_replicas, template_warnings,
 };
 use crate::core::{claims, pod_defaults, pod_validation};
-use crate::errors::{Errors, index, shown, shown_any, shown_number, shown_pointer, shown_text};
+use crate::errors::{
+    Errors, index, show_fields, shown_any, shown_number, shown_pointer, shown_text,
+};
 use crate::generic;
 use crate::tree::{
     at, at_mut, default_text, default_value, ensure, has, int, keep, list, list_mut, put, remove,
@@ -38,7 +40,7 @@ impl Strategy for StatefulSet {
         };
         default_text(spec, "podManagementPolicy", "OrderedReady");
         if let Some(strategy) = at_mut(spec, "updateStrategy") {
-            // As upstream, a strategy that is told with its type has no details by default.
+            // As upstream, a strategy that is given with its type has no details by default.
             if text(strategy, "type").is_empty() {
                 default_text(strategy, "type", "RollingUpdate");
                 ensure(strategy, "rollingUpdate");
@@ -260,7 +262,7 @@ fn validate(obj: &Object, rules: &Rules) -> Vec<FieldError> {
             }
         }
         _ => {
-            let shown = shown(&[
+            let shown = show_fields(&[
                 ("Type", shown_text(strategy, "type")),
                 (
                     "RollingUpdate",
@@ -305,7 +307,7 @@ fn validate(obj: &Object, rules: &Rules) -> Vec<FieldError> {
 }
 
 fn shown_rolling(rolling: &Value) -> String {
-    shown(&[
+    show_fields(&[
         ("Partition", shown_number(rolling, "partition")),
         ("MaxUnavailable", shown_any(rolling, "maxUnavailable")),
     ])
@@ -317,7 +319,7 @@ fn claim_warnings(claim: &Value, field: &str) -> Vec<String> {
         .into_iter()
         .filter_map(|kind| {
             let amounts = at(claim, &format!("spec.resources.{kind}"));
-            let amount = quantities::of(amounts.get("storage"));
+            let amount = quantities::read(amounts.get("storage"));
             (amount.milli_value() % 1000 != 0).then(|| {
                 format!(
                     "{field}.resources.{kind}[storage]: fractional byte value \"{amount}\" is invalid, must be an integer"

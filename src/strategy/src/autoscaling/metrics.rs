@@ -174,7 +174,7 @@ fn metric_target(errors: &mut Errors, target: &Value, field: &str) {
         );
     }
     for key in ["value", "averageValue"] {
-        let quantity = quantities::of(Some(at(target, key)));
+        let quantity = quantities::read(Some(at(target, key)));
         if has(target, key) && quantity.sign() <= 0 {
             errors.invalid(child(field, key), quantity.to_string(), "must be positive");
         }
@@ -190,7 +190,7 @@ fn metric_target(errors: &mut Errors, target: &Value, field: &str) {
     }
 }
 
-/// What the `apiVersion` of a reference must have.
+/// The rule for the API group in the `apiVersion` of a reference.
 #[derive(Clone, Copy)]
 pub(super) enum Group {
     Required,
@@ -265,7 +265,7 @@ pub(super) fn scaling_rules(errors: &mut Errors, rules: &Value, field: &str) {
     for (i, policy) in list(rules, "policies").iter().enumerate() {
         scaling_policy(errors, policy, &index(&policies, i));
     }
-    let tolerance = quantities::of(Some(at(rules, "tolerance")));
+    let tolerance = quantities::read(Some(at(rules, "tolerance")));
     if tolerance.sign() < 0 {
         errors.invalid(
             child(field, "tolerance"),

@@ -111,7 +111,7 @@ fn validate(errors: &mut Errors, obj: &Object, old: Option<&Object>) {
     super::spec::validate(errors, at(obj, path), path);
     let selector = "spec.jobTemplate.spec.selector";
     if has(obj, selector) {
-        let shown = selectors::shown(at(obj, selector));
+        let shown = selectors::show_selector(at(obj, selector));
         errors.invalid_shown(selector, &shown, "`selector` will be auto-generated");
     }
     let manual = "spec.jobTemplate.spec.manualSelector";

@@ -201,7 +201,7 @@ fn generated_selector(errors: &mut Errors, obj: &Object, prefixed: bool) {
         }
     }
     if selectors::is_sound(selector) && !selectors::matches(selector, Some(&expected)) {
-        let shown = selectors::shown(selector);
+        let shown = selectors::show_selector(selector);
         errors.invalid_shown("spec.selector", &shown, "`selector` not auto-generated");
     }
 }
@@ -261,7 +261,7 @@ fn update(errors: &mut Errors, new: &Object, old: &Object) {
     completions(errors, new, old);
     let path = "spec.selector";
     if !same_at(new, old, path) {
-        errors.invalid_shown(path, &selectors::shown(at(new, path)), IMMUTABLE);
+        errors.invalid_shown(path, &selectors::show_selector(at(new, path)), IMMUTABLE);
     }
     template_update(errors, new, old);
     for path in [

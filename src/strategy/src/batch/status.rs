@@ -12,7 +12,7 @@ use serde_json::Value;
 use super::success_policy::{indexes, overlap};
 use crate::apps::not_negative;
 use crate::conditions::is_true;
-use crate::errors::{Errors, IMMUTABLE, index, shown, shown_any};
+use crate::errors::{Errors, IMMUTABLE, index, show_fields, shown_any};
 use crate::tree::{at, flag, has, int, list, same_at, text};
 
 const CONDITIONS: &str = "status.conditions";
@@ -79,7 +79,7 @@ pub(super) fn validate(new: &Object, old: &Object) -> Vec<FieldError> {
     errors.0
 }
 
-/// Validates that the finished pods that are not counted yet are told once.
+/// Validates that each finished pod that is not counted yet is listed once.
 fn uncounted(errors: &mut Errors, obj: &Object) {
     let mut seen = BTreeSet::new();
     for key in ["succeeded", "failed"] {
@@ -167,7 +167,7 @@ fn finished(errors: &mut Errors, change: &Change<'_>) {
         .iter()
         .any(|key| !list(pods, key).is_empty());
     if (finishes || !same_at(change.new, change.old, path)) && any {
-        let shown = shown(&[
+        let shown = show_fields(&[
             ("Succeeded", shown_any(pods, "succeeded")),
             ("Failed", shown_any(pods, "failed")),
         ]);

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::errors::{Errors, NOT_NEGATIVE, child, index, shown, shown_any, shown_list};
+use crate::errors::{Errors, NOT_NEGATIVE, child, index, show_fields, shown_any, shown_list};
 use crate::tree::{at, has, int, list, text};
 
 /// Most rules of a policy.
@@ -18,12 +18,12 @@ pub(super) fn validate(errors: &mut Errors, spec: &Value, path: &str) {
     let base = child(path, "successPolicy");
     if text(spec, "completionMode") != "Indexed" {
         let rules = shown_list(at(spec, "successPolicy.rules"), |rule| {
-            shown(&[
+            show_fields(&[
                 ("SucceededIndexes", shown_any(rule, "succeededIndexes")),
                 ("SucceededCount", shown_any(rule, "succeededCount")),
             ])
         });
-        let shown = shown(&[("Rules", rules)]);
+        let shown = show_fields(&[("Rules", rules)]);
         errors.invalid_shown(base, &shown, "requires indexed completion mode");
         return;
     }

@@ -125,7 +125,7 @@ pub(super) fn fractional_bytes(
     path: &str,
     warnings: &mut Vec<String>,
 ) {
-    let amount = quantities::of(amounts.get(name));
+    let amount = quantities::read(amounts.get(name));
     if amount.milli_value() % 1000 != 0 {
         warnings.push(format!(
             "{}: fractional byte value \"{amount}\" is invalid, must be an integer",
@@ -189,7 +189,7 @@ pub(super) fn known_modes(errors: &mut Errors, spec: &Value, field: &str) {
     }
 }
 
-/// What a claim may keep because it has it already.
+/// Values that a claim may keep because it has them already.
 #[derive(Clone, Copy, Default)]
 struct Allowed {
     /// Malformed API groups of data sources.
@@ -245,7 +245,7 @@ fn next_spec(errors: &mut Errors, spec: &Value, allowed: Allowed, path: &str) {
 
 /// Validates that a quantity is above zero.
 pub(super) fn positive(errors: &mut Errors, amount: &Value, field: &str) {
-    let amount = quantities::of(Some(amount));
+    let amount = quantities::read(Some(amount));
     if amount.sign() <= 0 {
         errors.invalid(field, amount.to_string(), "must be greater than zero");
     }
@@ -253,7 +253,7 @@ pub(super) fn positive(errors: &mut Errors, amount: &Value, field: &str) {
 
 /// Validates that a quantity is not below zero, where the error shows a number.
 pub(super) fn not_negative(errors: &mut Errors, amount: &Value, field: &str) {
-    let amount = quantities::of(Some(amount)).value();
+    let amount = quantities::read(Some(amount)).value();
     if amount < 0 {
         errors.invalid(field, amount, "must be a valid resource quantity");
     }
@@ -390,10 +390,10 @@ fn claim_update(errors: &mut Errors, new: &Object, old: &Object) {
             "spec is immutable after creation except resources.requests and volumeAttributesClassName for bound claims",
         );
     }
-    let amount = |o: &Object| quantities::of(Some(&size(o)));
+    let amount = |o: &Object| quantities::read(Some(&size(o)));
     if amount(new) < amount(old) {
         // A failed expansion may be reverted to a size above the current capacity.
-        let floor = quantities::of(at(old, "status.capacity").get("storage"));
+        let floor = quantities::read(at(old, "status.capacity").get("storage"));
         if amount(new) <= floor {
             errors.forbidden(
                 "spec.resources.requests.storage",

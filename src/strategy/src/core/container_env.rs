@@ -230,7 +230,7 @@ fn divisor(errors: &mut Errors, reference: &Value, resource: &str, field: &str) 
     const UNITS: [&str; 13] = [
         "1", "1k", "1M", "1G", "1T", "1P", "1E", "1Ki", "1Mi", "1Gi", "1Ti", "1Pi", "1Ei",
     ];
-    if quantities::of(Some(at(reference, "divisor"))).is_zero() {
+    if quantities::read(Some(at(reference, "divisor"))).is_zero() {
         return;
     }
     let name = ["limits.", "requests."]

@@ -1,4 +1,4 @@
-//! What the rules of containers and of volumes have in common.
+//! Types that the rules of containers and of volumes have in common.
 
 use std::collections::BTreeSet;
 
@@ -12,7 +12,7 @@ pub(crate) struct Container<'a> {
     pub(crate) path: String,
 }
 
-/// What a pod spec is a part of.
+/// The kind of object that a pod spec is a part of.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Holder {
     /// A pod.
@@ -21,7 +21,7 @@ pub(crate) enum Holder {
     Template,
 }
 
-/// What a pod may keep because it has it already, although a new pod must not have it.
+/// Values that a pod may keep because it has them already, although a new pod must not have it.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Allowances {
     /// A cost of deletion that is no number.

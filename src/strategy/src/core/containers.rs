@@ -16,7 +16,7 @@ use crate::errors::{Errors, child, index};
 use crate::names;
 use crate::tree::{at, flag, has, int, list, text};
 
-/// What the validation of a container needs of its pod.
+/// The properties of a pod that the validation of its containers needs.
 #[derive(Clone, Copy)]
 struct OfPod<'p> {
     spec: &'p Value,

@@ -133,7 +133,7 @@ mod tests {
             ("localhost:5000/a/b:v1".to_owned(), "IfNotPresent"),
             ("a__b--c/d.e".to_owned(), "Always"),
             ("[::1]:5000/a".to_owned(), "Always"),
-            // What is no name has no tag.
+            // Text that is no name has no tag.
             (String::new(), "IfNotPresent"),
             ("A".to_owned(), "IfNotPresent"),
             (" i".to_owned(), "IfNotPresent"),

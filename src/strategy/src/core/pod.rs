@@ -261,7 +261,7 @@ fn profiles_from_annotations(pod: &mut Object) {
 
 /// Adds or replaces the condition of the same type. Keeps `lastTransitionTime` if the condition's
 /// status is unchanged.
-fn set_condition(pod: &mut Object, mut condition: Value) {
+fn set_condition(pod: &mut Object, condition: Value) {
     let status = crate::tree::ensure(pod, "status");
     let conditions = status
         .entry("conditions")
@@ -272,18 +272,7 @@ fn set_condition(pod: &mut Object, mut condition: Value) {
     let Some(conditions) = conditions.as_array_mut() else {
         return;
     };
-    match conditions
-        .iter_mut()
-        .find(|c| text(c, "type") == text(&condition, "type"))
-    {
-        Some(old) => {
-            if text(old, "status") == text(&condition, "status") {
-                keep(&mut condition, old, "lastTransitionTime");
-            }
-            *old = condition;
-        }
-        None => conditions.push(condition),
-    }
+    rkube_component_helpers::conditions::set_condition(conditions, condition);
 }
 
 /// Returns the IP addresses of a pod, the primary one first.

@@ -1,4 +1,4 @@
-//! What an update of a pod or of a template may keep (upstream:
+//! Values that an update of a pod or of a template may keep (upstream:
 //! `GetValidationOptionsFromPodSpecAndMeta`).
 
 use serde_json::Value;

@@ -13,7 +13,7 @@ use crate::tree::{at, has, int, keep, list, list_mut, map, put, remove, same, sa
 /// Upstream's message for changes of immutable fields, but for the difference that follows it.
 const FEW_FIELDS: &str = "pod updates may not change fields other than `spec.containers[*].image`,`spec.initContainers[*].image`,`spec.activeDeadlineSeconds`,`spec.tolerations` (only additions to existing tolerations),`spec.terminationGracePeriodSeconds` (allow it to be set to 1 if it was previously negative)";
 
-/// Where the required terms of node affinity are.
+/// Path of the required terms of node affinity.
 const NODE_TERMS: &str =
     "spec.affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution.nodeSelectorTerms";
 
@@ -139,7 +139,7 @@ fn settle_amounts(holder: &mut Value) {
         let plain: serde_json::Map<String, Value> = amounts
             .iter()
             .map(|(name, amount)| {
-                let amount = quantities::of(Some(amount));
+                let amount = quantities::read(Some(amount));
                 (name.clone(), json!([amount.value(), amount.milli_value()]))
             })
             .collect();

@@ -47,14 +47,14 @@ pub(crate) fn template_with(
     }
 }
 
-/// What has a pod spec.
+/// The object that has a pod spec.
 #[derive(Clone, Copy)]
 struct Of<'a> {
     /// The metadata of the pod; null in a template.
     metadata: &'a Value,
-    /// What has the spec.
+    /// The kind of object that has the spec.
     holder: Holder,
-    /// What it may keep.
+    /// The values that it may keep.
     allowed: Allowances,
 }
 
@@ -373,7 +373,7 @@ pub(crate) fn tolerations(errors: &mut Errors, spec: &Value, path: &str) {
                     );
                 }
             }
-            // What compares numbers is off by default, though not unknown.
+            // Comparison of numbers is off by default, though not unknown.
             "Lt" | "Gt" => errors.not_supported(
                 child(&field, "operator"),
                 operator,

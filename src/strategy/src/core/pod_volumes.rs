@@ -47,14 +47,14 @@ const KINDS: [&str; 30] = [
     "image",
 ];
 
-/// What the validation of a volume needs of its pod.
+/// The properties of a pod that the validation of its volumes needs.
 #[derive(Clone, Copy)]
 pub(super) struct OfPod<'a> {
     /// The name of the pod; empty in a template.
     pub(super) name: &'a str,
-    /// What has the pod's spec.
+    /// The kind of object that has the pod's spec.
     pub(super) holder: Holder,
-    /// What the pod had before.
+    /// The values that the pod had before.
     pub(super) allowed: Allowances,
 }
 
@@ -146,7 +146,7 @@ fn one_source(
     let name = text(volume, "name");
     match kind {
         "emptyDir" => {
-            if quantities::of(source.get("sizeLimit")).sign() < 0 {
+            if quantities::read(source.get("sizeLimit")).sign() < 0 {
                 errors.forbidden(
                     child(&field, "sizeLimit"),
                     "SizeLimit field must be a valid resource quantity",

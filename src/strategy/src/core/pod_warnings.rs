@@ -59,18 +59,18 @@ const ANNOTATIONS: [(&str, &str); 3] = [
     ),
 ];
 
-/// Where the terms are that must be met, and those that are preferred.
+/// Fields of the terms that must be met, and of those that are preferred.
 const REQUIRED: &str = "requiredDuringSchedulingIgnoredDuringExecution";
 const PREFERRED: &str = "preferredDuringSchedulingIgnoredDuringExecution";
 
 /// Returns the warnings about a new pod.
 pub(crate) fn pod(pod: &Value) -> Vec<String> {
-    of(pod, "", false)
+    holder_warnings(pod, "", false)
 }
 
 /// Returns the warnings about the template at a field.
 pub(crate) fn template(template: &Value, path: &str) -> Vec<String> {
-    of(template, path, true)
+    holder_warnings(template, path, true)
 }
 
 /// Returns the warnings about the spec of a template at a field. An update that leaves it as it is
@@ -80,10 +80,10 @@ pub(crate) fn pod_spec(spec: &Value, old: Option<&Value>, path: &str) -> Vec<Str
         return Vec::new();
     }
     let path = path.strip_suffix(".spec").unwrap_or(path);
-    of(&serde_json::json!({"spec": spec}), path, true)
+    holder_warnings(&serde_json::json!({"spec": spec}), path, true)
 }
 
-fn of(holder: &Value, path: &str, is_template: bool) -> Vec<String> {
+fn holder_warnings(holder: &Value, path: &str, is_template: bool) -> Vec<String> {
     let (meta, spec) = (at(holder, "metadata"), at(holder, "spec"));
     let annotations = child(path, "metadata.annotations");
     let path = &child(path, "spec");

@@ -130,7 +130,7 @@ fn limits_of(errors: &mut Errors, item: &Value, name: &str, field: &str) {
     let of = |list: &str| -> Option<Quantity> {
         let of_pods = !matches!(list, "default" | "defaultRequest");
         let amount = at(item, list).get(name).filter(|_| of_pods || !is_pod);
-        amount.map(|amount| quantities::of(Some(amount)))
+        amount.map(|amount| quantities::read(Some(amount)))
     };
     let word = |list: &str| match list {
         "defaultRequest" => "default request",
@@ -197,7 +197,7 @@ fn ratio_of(
 ) {
     /// Most whole units whose thousandths fit into the number.
     const MAX_MILLI: i64 = i64::MAX / 1000;
-    if ratio < quantities::of(Some(&"1".into())) {
+    if ratio < quantities::read(Some(&"1".into())) {
         let detail = format!("ratio {ratio} is less than 1");
         errors.invalid(path.clone(), ratio.to_string(), detail);
     }
@@ -278,7 +278,7 @@ impl Strategy for ResourceQuota {
             return Vec::new();
         }
         let hard = at(new, "spec.hard");
-        let amount = |name: &str| hard.get(name).map(|amount| quantities::of(Some(amount)));
+        let amount = |name: &str| hard.get(name).map(|amount| quantities::read(Some(amount)));
         let mut warnings = Vec::new();
         for name in ["cpu", "memory", "storage", "ephemeral-storage"] {
             let (mut key, limit_key) = (format!("requests.{name}"), format!("limits.{name}"));

@@ -88,7 +88,7 @@ pub(super) fn is_whole_pages(name: &str, amount: &Value) -> bool {
     Quantity::parse(size).is_ok_and(|page| {
         page.sign() > 0
             && page.milli_value() % 1000 == 0
-            && quantities::of(Some(amount)).value() % page.value() == 0
+            && quantities::read(Some(amount)).value() % page.value() == 0
     })
 }
 
@@ -124,7 +124,7 @@ impl Rules {
     /// Validates that an amount of huge pages is a multiple of a page.
     fn pages(self, errors: &mut Errors, name: &str, amount: &Value, field: &str) {
         if !self.parts_of_huge_pages && !is_whole_pages(name, amount) {
-            let amount = quantities::of(Some(amount)).to_string();
+            let amount = quantities::read(Some(amount)).to_string();
             let detail = format!("{amount} is not positive integer multiple of {name}");
             errors.invalid(field, amount, detail);
         }
@@ -142,9 +142,9 @@ impl Rules {
         for (name, amount) in entries(requirements, "requests") {
             let field = keyed(&requests_path, name);
             self.entry(errors, name, amount, &field);
-            let request = quantities::of(Some(amount));
+            let request = quantities::read(Some(amount));
             // As upstream, these errors have the field of the list, not of the entry.
-            match limits.get(name).map(|limit| quantities::of(Some(limit))) {
+            match limits.get(name).map(|limit| quantities::read(Some(limit))) {
                 Some(limit) if request != limit && !may_be_overcommitted(name) => errors.invalid(
                     requests_path.clone(),
                     request.to_string(),
@@ -248,7 +248,7 @@ pub(super) fn of_pod(errors: &mut Errors, spec: &Value, parts: bool, path: &str)
     claims(errors, resources, spec, path);
     let of = |side: &str, name: &str| {
         let amount = at(resources, side).get(name);
-        amount.map(|amount| quantities::of(Some(amount)))
+        amount.map(|amount| quantities::read(Some(amount)))
     };
     let mut below = |side: Side, key: &str, applies: fn(&str) -> bool| {
         for (name, sum) in resource::aggregate_object_containers(spec, side).0 {
@@ -268,7 +268,7 @@ pub(super) fn of_pod(errors: &mut Errors, spec: &Value, parts: bool, path: &str)
     below(Side::Limits, "limits", is_hugepages);
     for (i, container) in list(spec, "containers").iter().enumerate() {
         for (name, limit) in entries(container, "resources.limits") {
-            let limit = quantities::of(Some(limit));
+            let limit = quantities::read(Some(limit));
             let Some(whole) = of("limits", name).filter(|whole| limit > *whole) else {
                 continue;
             };

@@ -59,7 +59,7 @@ impl Strategy for Service {
     fn prepare_update(&self, _ctx: &Context<'_>, new: &mut Object, old: &Object) {
         generic::prepare_update_plain(new, old);
         keep(new, old, "status");
-        // What is cleared must be so in both fields before it is kept.
+        // A value must be cleared in both fields to stay cleared.
         mirror_cluster_ips(new, Some(old));
         carry_over(new, old);
         drop_unused(new, old);
@@ -151,7 +151,7 @@ impl Strategy for Service {
             Some(old) if same_at(new, old, "spec") && !same_at(new, old, "status") => {
                 super::service_warnings::of_status(new)
             }
-            _ => super::service_warnings::of(new),
+            _ => super::service_warnings::warnings_of(new),
         }
     }
 

@@ -12,7 +12,7 @@ const OLD_TOPOLOGY_ANNOTATION: &str = "service.kubernetes.io/topology-aware-hint
 
 /// Returns what is deprecated, ignored or oddly written in a service (upstream:
 /// `GetWarningsForService`).
-pub(super) fn of(service: &Object) -> Vec<String> {
+pub(super) fn warnings_of(service: &Object) -> Vec<String> {
     let mut warnings = Vec::new();
     let annotations = at(service, "metadata.annotations");
     if annotations.get(OLD_TOPOLOGY_ANNOTATION).is_some() {
@@ -133,7 +133,7 @@ mod tests {
                 ],
             ),
         ] {
-            assert_eq!(of(&service), want, "{service}");
+            assert_eq!(warnings_of(&service), want, "{service}");
         }
     }
 }

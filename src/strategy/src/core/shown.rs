@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use crate::tree::at;
 
-/// What a field has in upstream's internal type.
+/// The form of a field in upstream's internal type.
 pub(super) enum Form {
     /// A value that is null if it is unset.
     Optional,

@@ -7,7 +7,8 @@ use crate::errors::{Errors, child, keyed};
 use crate::names;
 use crate::tree::{at, entries, flag, has, int, list, text};
 
-/// What has a volume source. The sources of persistent volumes name secrets of any namespace.
+/// The kind of object that has a volume source. The sources of persistent volumes name secrets of
+/// any namespace.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Owner {
     /// A pod, or a template of pods.
@@ -16,7 +17,7 @@ pub(crate) enum Owner {
     PersistentVolume,
 }
 
-/// Most characters of the name of an iSCSI volume with its portal, for an initiator of its own.
+/// Most characters of the name of an iSCSI volume with its portal, for a separate initiator.
 const MAX_ISCSI_NAME: usize = 64;
 
 /// Validates a source of the given kind; `path` is that of the volume, whose name is `name`.

@@ -74,21 +74,21 @@ pub(super) fn plugin(volume: &Value, path: &str, warnings: &mut Vec<String>) {
 
 /// A path in a volume, and where it is from in a projected one.
 #[derive(Clone, PartialEq, Eq)]
-struct Place<'a> {
+struct VolumePath<'a> {
     path: &'a str,
     source: String,
 }
 
-impl<'a> Place<'a> {
+impl<'a> VolumePath<'a> {
     fn new(path: &'a str, source: &str) -> Self {
-        Place {
+        VolumePath {
             path: path.trim_end_matches('/'),
             source: source.to_owned(),
         }
     }
 }
 
-impl std::fmt::Display for Place<'_> {
+impl std::fmt::Display for VolumePath<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self.source.as_str() {
             "" => write!(f, "{:?}", self.path),
@@ -98,20 +98,20 @@ impl std::fmt::Display for Place<'_> {
 }
 
 /// Returns the paths of the items of a source.
-fn items<'a>(holder: &'a Value, source: &str) -> Vec<Place<'a>> {
+fn items<'a>(holder: &'a Value, source: &str) -> Vec<VolumePath<'a>> {
     list(holder, "items")
         .iter()
-        .map(|item| Place::new(text(item, "path"), source))
+        .map(|item| VolumePath::new(text(item, "path"), source))
         .collect()
 }
 
 /// Returns which of the paths before it a path hides or is hidden by.
-fn collisions(place: &Place<'_>, before: &[Place<'_>]) -> Vec<String> {
+fn collisions(place: &VolumePath<'_>, before: &[VolumePath<'_>]) -> Vec<String> {
     let within = |path: &str, directory: &str| {
         path.strip_prefix(directory)
             .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
     };
-    let meets = |other: &&Place<'_>| {
+    let meets = |other: &&VolumePath<'_>| {
         !place.path.is_empty()
             && !other.path.is_empty()
             && (within(place.path, other.path) || within(other.path, place.path))
@@ -126,7 +126,7 @@ fn collisions(place: &Place<'_>, before: &[Place<'_>]) -> Vec<String> {
 pub(super) fn overlaps(volumes: &[Value], warnings: &mut Vec<String>) {
     for volume in volumes {
         let name = text(volume, "name");
-        let mut warn = |what: &str, places: &[Place<'_>]| {
+        let mut warn = |what: &str, places: &[VolumePath<'_>]| {
             for (i, place) in places.iter().enumerate() {
                 warnings.extend(collisions(place, &places[..i]).iter().map(|collision| {
                     format!("volume {name:?} ({what}): overlapping paths: {collision}")
@@ -148,7 +148,7 @@ pub(super) fn overlaps(volumes: &[Value], warnings: &mut Vec<String>) {
 
 fn projected(volume: &Value, warnings: &mut Vec<String>) {
     let name = text(volume, "name");
-    let mut places: Vec<Place<'_>> = Vec::new();
+    let mut places: Vec<VolumePath<'_>> = Vec::new();
     for source in list(volume, "projected.sources") {
         let kinds = ["configMap", "secret", "downwardAPI", "serviceAccountToken"];
         if !kinds.iter().any(|kind| has(source, kind)) {
@@ -170,7 +170,7 @@ fn projected(volume: &Value, warnings: &mut Vec<String>) {
             items(at(source, "downwardAPI"), "DownwardAPI")
         } else if has(source, "serviceAccountToken") {
             let path = text(source, "serviceAccountToken.path");
-            vec![Place::new(path, "ServiceAccountToken")]
+            vec![VolumePath::new(path, "ServiceAccountToken")]
         } else {
             Vec::new()
         };

@@ -5,7 +5,8 @@ use rkube_api::status::FieldError;
 use serde_json::{Value, json};
 
 use crate::errors::{
-    Errors, child, index, shown, shown_any, shown_list, shown_number, shown_pointer, shown_text,
+    Errors, child, index, show_fields, shown_any, shown_list, shown_number, shown_pointer,
+    shown_text,
 };
 use crate::names;
 use crate::tree::{at, flag, has, int, list, same, text};
@@ -99,16 +100,16 @@ fn mandatory(errors: &mut Errors, obj: &Object, name: &str) {
 }
 
 fn shown_method(method: &Value) -> String {
-    shown(&[("Type", shown_text(method, "type"))])
+    show_fields(&[("Type", shown_text(method, "type"))])
 }
 
 fn shown_spec(spec: &Value) -> String {
     let level = at(spec, "priorityLevelConfiguration");
     let method = at(spec, "distinguisherMethod");
-    shown(&[
+    show_fields(&[
         (
             "PriorityLevelConfiguration",
-            shown(&[("Name", shown_text(level, "name"))]),
+            show_fields(&[("Name", shown_text(level, "name"))]),
         ),
         (
             "MatchingPrecedence",
@@ -120,12 +121,12 @@ fn shown_spec(spec: &Value) -> String {
 }
 
 fn shown_rule(rule: &Value) -> String {
-    shown(&[
+    show_fields(&[
         ("Subjects", shown_list(at(rule, "subjects"), shown_subject)),
         (
             "ResourceRules",
             shown_list(at(rule, "resourceRules"), |rule| {
-                shown(&[
+                show_fields(&[
                     ("Verbs", shown_any(rule, "verbs")),
                     ("APIGroups", shown_any(rule, "apiGroups")),
                     ("Resources", shown_any(rule, "resources")),
@@ -137,7 +138,7 @@ fn shown_rule(rule: &Value) -> String {
         (
             "NonResourceRules",
             shown_list(at(rule, "nonResourceRules"), |rule| {
-                shown(&[
+                show_fields(&[
                     ("Verbs", shown_any(rule, "verbs")),
                     ("NonResourceURLs", shown_any(rule, "nonResourceURLs")),
                 ])
@@ -147,14 +148,14 @@ fn shown_rule(rule: &Value) -> String {
 }
 
 fn shown_subject(subject: &Value) -> String {
-    let named = |value: &Value| shown(&[("Name", shown_text(value, "name"))]);
+    let named = |value: &Value| show_fields(&[("Name", shown_text(value, "name"))]);
     let account = |value: &Value| {
-        shown(&[
+        show_fields(&[
             ("Namespace", shown_text(value, "namespace")),
             ("Name", shown_text(value, "name")),
         ])
     };
-    shown(&[
+    show_fields(&[
         ("Kind", shown_text(subject, "kind")),
         ("User", shown_pointer(at(subject, "user"), named)),
         ("Group", shown_pointer(at(subject, "group"), named)),

@@ -11,7 +11,7 @@ const MAX_AMOUNTS: usize = 10;
 
 fn quantity(value: &Value, path: &str) -> Option<Quantity> {
     let value = at(value, path);
-    (!value.is_null()).then(|| crate::quantities::of(Some(value)))
+    (!value.is_null()).then(|| crate::quantities::read(Some(value)))
 }
 
 /// Validates a capacity, with the policy for requests if the device can be `shared`.
@@ -59,7 +59,7 @@ fn valid_amounts(
 ) {
     let amounts: Vec<Quantity> = amounts
         .iter()
-        .map(|value| crate::quantities::of(Some(value)))
+        .map(|value| crate::quantities::read(Some(value)))
         .collect();
     for (i, pair) in amounts.windows(2).enumerate() {
         if pair[0] > pair[1] {

@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::capacity;
 use super::common::{binding_conditions, distinct, label, limited, pool, qualified_name, taint};
 use crate::core::pod_affinity;
-use crate::errors::{Errors, IMMUTABLE, child, keyed, shown, shown_any};
+use crate::errors::{Errors, IMMUTABLE, child, keyed, show_fields, shown_any};
 use crate::names;
 use crate::tree::{as_map, at, entries, flag, has, int, list, remove, same_at, text};
 
@@ -326,7 +326,7 @@ fn attribute(errors: &mut Errors, attribute: &Value, field: &str) {
         _ => {
             let value = |key: &str| shown_any(attribute, key);
             let none = || "null".to_owned();
-            let all = shown(&[
+            let all = show_fields(&[
                 ("IntValue", value("int")),
                 ("BoolValue", value("bool")),
                 ("StringValue", value("string")),

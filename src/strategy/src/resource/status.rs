@@ -12,7 +12,7 @@ use super::common::{
 };
 use crate::core::pod_affinity;
 use crate::core::service::immutable;
-use crate::errors::{Errors, child, shown, shown_text};
+use crate::errors::{Errors, child, show_fields, shown_text};
 use crate::generic::deleting;
 use crate::tree::{at, has, list, put, remove, same, text};
 use crate::{conditions, names};
@@ -24,7 +24,7 @@ const MAX_CONDITIONS: usize = 8;
 /// Most addresses of a device.
 const MAX_ADDRESSES: usize = 16;
 
-/// What identifies a device, or the share of one.
+/// The identity of a device, or of the share of one.
 type Id<'a> = (&'a str, &'a str, &'a str, Option<&'a str>);
 
 fn id(device: &Value) -> Id<'_> {
@@ -241,7 +241,7 @@ fn devices(errors: &mut Errors, obj: &Object) {
 }
 
 fn shown_id(device: &Value) -> String {
-    shown(&[
+    show_fields(&[
         ("Driver", shown_text(device, "driver")),
         ("Pool", shown_text(device, "pool")),
         ("Device", shown_text(device, "device")),

@@ -17,7 +17,7 @@ const LIMITS: [i64; 7] = [
     i64::MAX,
 ];
 
-/// What a value of every type is made of.
+/// The parts from which a value of every type is made.
 #[derive(Clone, Copy)]
 struct Fill {
     number: i64,

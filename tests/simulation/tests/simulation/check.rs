@@ -1,4 +1,4 @@
-//! What must hold once nothing fails any more and the user has what was asked for.
+//! Conditions that must hold once nothing fails any more and the user has the wanted objects.
 
 use std::collections::BTreeSet;
 
@@ -19,7 +19,7 @@ const KINDS: [&str; 6] = [
     "controllerrevisions",
 ];
 
-struct Found {
+struct ListedObjects {
     pods: Vec<Value>,
     owners: Vec<(&'static str, Value)>,
 }
@@ -31,7 +31,7 @@ pub async fn settled(client: &Client, wanted: &Wanted, nodes: usize) -> Result<(
         let list = list.map_err(|e| format!("cannot list {path}: {e}"))?;
         Ok(list["items"].as_array().cloned().unwrap_or_default())
     };
-    let mut found = Found {
+    let mut found = ListedObjects {
         pods: list(path("pods")).await?,
         owners: Vec::new(),
     };
@@ -60,7 +60,7 @@ fn nodes_are_well(nodes: &[Value]) -> Result<(), String> {
     Ok(())
 }
 
-impl Found {
+impl ListedObjects {
     /// Nothing is being deleted, and no dependent is without its owner.
     fn collected(&self) -> Result<(), String> {
         let uids: BTreeSet<&str> = self.owners.iter().map(|(_, o)| uid(o)).collect();

@@ -8,7 +8,7 @@ use std::cell::Cell;
 use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
 use std::time::Duration;
 
-/// Where simulated time begins: 2026-01-01, and a machine that has run for a while.
+/// Start of simulated time: 2026-01-01, and a machine that has run for a while.
 const WALL_START: u64 = 1_767_225_600 * NANOS;
 const BOOT: u64 = 1_000_000 * NANOS;
 const NANOS: u64 = 1_000_000_000;

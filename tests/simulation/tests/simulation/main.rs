@@ -19,7 +19,7 @@ mod user;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 
-use plane::{Authority, World};
+use plane::{Authority, Simulation};
 
 /// The number of runs without a setting.
 const SEEDS: u64 = 10;
@@ -27,7 +27,7 @@ const SEEDS: u64 = 10;
 const ONE: &str = "the_control_plane_survives_whatever_fails";
 const SEED: &str = "RKUBE_SIM_SEED";
 
-/// Runs a simulation on a thread of its own, and returns the digest of what was written.
+/// Runs a simulation on a separate thread, and returns the digest of what was written.
 fn simulate(seed: u64) -> u64 {
     // Before the thread takes the first random number of its seed.
     let authority = Arc::new(Authority::new());
@@ -36,7 +36,7 @@ fn simulate(seed: u64) -> u64 {
         .stack_size(16 << 20)
         .spawn(move || {
             clock::begin(seed);
-            World::new(seed, authority).run()
+            Simulation::new(seed, authority).run()
         })
         .expect("a thread");
     match thread.join() {
@@ -94,7 +94,7 @@ fn the_control_plane_survives_whatever_fails() {
     }
 }
 
-/// What a seed leads to can be looked at again.
+/// Checks that a seed always leads to the same outcome.
 #[test]
 fn a_seed_always_leads_to_the_same() {
     let run = || outcome(3, process(3));

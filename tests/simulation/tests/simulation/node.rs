@@ -16,11 +16,11 @@ use tokio::time::Instant;
 
 use crate::api::{self, Event, name, text, uid};
 
-/// The label by which a pod's containers are told how to end: `succeed`, `fail` or `flaky`.
+/// The label that sets how a pod's containers end: `succeed`, `fail` or `flaky`.
 pub const SCRIPT: &str = "script";
 const LEASE_PERIOD: Duration = Duration::from_secs(10);
-/// How long the agent waits after a request that failed.
-const RETRY: Duration = Duration::from_secs(1);
+/// Time that the agent waits after a request that failed.
+const RETRY_PERIOD: Duration = Duration::from_secs(1);
 
 /// A node. It outlives the control plane's processes.
 pub struct Node {
@@ -28,7 +28,7 @@ pub struct Node {
     random: Random,
     /// The addresses that were given out.
     addresses: u64,
-    /// What is known of each pod, by uid.
+    /// State of each pod, by uid.
     pods: BTreeMap<String, Pod>,
     /// When the node can be reached again, in simulated time.
     pub away_until: Rc<Cell<Duration>>,
@@ -39,7 +39,7 @@ struct Pod {
     address: Option<String>,
     /// When the agent acts on it next.
     due: Option<Instant>,
-    /// How its containers have ended.
+    /// The outcome of its containers.
     ended: Option<&'static str>,
 }
 
@@ -61,7 +61,7 @@ impl Node {
             if let Err(error) = self.serve(&client).await {
                 tracing_note(&self.name, &error);
             }
-            tokio::time::sleep(RETRY).await;
+            tokio::time::sleep(RETRY_PERIOD).await;
         }
     }
 
@@ -184,7 +184,7 @@ impl Node {
             let result = self.step(client, &uid).await;
             if let (Err(error), Some(pod)) = (result, self.pods.get_mut(&uid)) {
                 tracing_note(&self.name, &error);
-                pod.due = Some(Instant::now() + RETRY);
+                pod.due = Some(Instant::now() + RETRY_PERIOD);
             }
         }
     }
@@ -207,7 +207,7 @@ impl Node {
                 pod.ended.get_or_insert("Failed");
             } else {
                 let options = json!({"gracePeriodSeconds": 0, "preconditions": {"uid": uid}});
-                return gone(api::delete(client, &path, options).await);
+                return ignore_missing(api::delete(client, &path, options).await);
             }
         }
         if is_over {
@@ -215,7 +215,7 @@ impl Node {
         }
         if pod.address.is_none() {
             let Some(base) = cidr.strip_suffix(".0/24") else {
-                pod.due = Some(Instant::now() + RETRY);
+                pod.due = Some(Instant::now() + RETRY_PERIOD);
                 return Ok(());
             };
             self.addresses = self.addresses % 250 + 1;
@@ -234,12 +234,12 @@ impl Node {
         let now = &crate::clock::wall()[..19];
         let status = status(pod, &format!("{now}Z"));
         let body = json!({"metadata": {"uid": uid}, "status": status});
-        gone(api::patch(client, &format!("{path}/status"), body).await)
+        ignore_missing(api::patch(client, &format!("{path}/status"), body).await)
     }
 }
 
-/// What has gone, or was replaced by another of the name, needs nothing more.
-fn gone(result: Result<Value, kube::Error>) -> Result<(), kube::Error> {
+/// Ignores that an object has gone, or was replaced by another of the name.
+fn ignore_missing(result: Result<Value, kube::Error>) -> Result<(), kube::Error> {
     match result {
         Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(()),
         Err(error) => Err(error),

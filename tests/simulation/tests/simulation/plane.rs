@@ -23,10 +23,10 @@ use crate::user::User;
 const NODES: usize = 3;
 /// The number of the user's requests.
 const REQUESTS: usize = 14;
-/// How long the control plane may take to come to rest, in simulated time.
-const PATIENCE: Duration = Duration::from_secs(3600);
+/// Maximum time for the control plane to come to rest, in simulated time.
+const SETTLE_TIMEOUT: Duration = Duration::from_secs(3600);
 /// For how long nothing may change for it to be at rest.
-const REST: Duration = Duration::from_secs(30);
+const QUIET_PERIOD: Duration = Duration::from_secs(30);
 
 /// The certificates of the control plane.
 pub struct Authority {
@@ -71,7 +71,7 @@ impl Authority {
     }
 }
 
-/// What ends a process of the control plane.
+/// The reason for the end of a process of the control plane.
 #[derive(Debug, PartialEq, Eq)]
 enum End {
     /// It is killed; what it wrote is in the system's cache.
@@ -84,8 +84,8 @@ enum End {
     Done,
 }
 
-/// What outlives the processes.
-pub struct World {
+/// The state that outlives the processes.
+pub struct Simulation {
     authority: Arc<Authority>,
     disk: SimDisk,
     random: Random,
@@ -96,17 +96,17 @@ pub struct World {
     watched: RefCell<Vec<Watched>>,
 }
 
-/// What a watch through the API has shown of pods.
+/// The pods that a watch through the API has shown.
 struct Watched {
     /// The revision that it began after.
     after: u64,
     revisions: Vec<u64>,
 }
 
-impl World {
-    pub fn new(seed: u64, authority: Arc<Authority>) -> World {
+impl Simulation {
+    pub fn new(seed: u64, authority: Arc<Authority>) -> Simulation {
         let mut random = Random::new(seed);
-        World {
+        Simulation {
             authority,
             disk: SimDisk::new(random.number()),
             trace: RefCell::default(),
@@ -196,7 +196,7 @@ impl World {
             slow.set(false);
             disk.limit(None);
             away.iter().for_each(|away| away.set(Duration::ZERO));
-            rest(&client, user, trace).await;
+            wait_until_quiet(&client, user, trace).await;
         };
         let watch = watch_pods(&client, &self.watched);
         tokio::select! {
@@ -319,18 +319,18 @@ async fn faults(
 }
 
 /// Waits until the user has what was asked for, and nothing changes any more.
-async fn rest(client: &Client, user: &User, trace: &RefCell<Trace>) {
+async fn wait_until_quiet(client: &Client, user: &User, trace: &RefCell<Trace>) {
     let began = crate::clock::now();
     loop {
         tokio::time::sleep(Duration::from_secs(10)).await;
         let quiet_since = trace.borrow().last_change;
-        let quiet = crate::clock::now() - quiet_since >= REST;
+        let quiet = crate::clock::now() - quiet_since >= QUIET_PERIOD;
         let settled = check::settled(client, &user.wanted, NODES).await;
         if quiet && settled.is_ok() {
             return;
         }
         assert!(
-            crate::clock::now() - began < PATIENCE,
+            crate::clock::now() - began < SETTLE_TIMEOUT,
             "no rest: {settled:?}; last change at {quiet_since:?}"
         );
     }

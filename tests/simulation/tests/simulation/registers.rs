@@ -20,7 +20,7 @@ use crate::user::path;
 const CLIENTS: u64 = 3;
 const OBJECTS: u64 = 2;
 
-/// What all clients have seen. It outlives the control plane's processes.
+/// The history that all clients have seen. It outlives the control plane's processes.
 #[derive(Default)]
 pub struct Registers {
     /// The newest revision of each object in an answer, while the object exists.
@@ -125,7 +125,7 @@ impl Registers {
         if let Ok(written) = written {
             let (revision, new) = self.note(name, &written, sent, true);
             assert_eq!(new, value + 1);
-            // Nobody has written between what was read and this.
+            // There was no other write between the read and this one.
             let range = (name.to_owned(), base + 1)..(name.to_owned(), revision);
             let between = self
                 .values

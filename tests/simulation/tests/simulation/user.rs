@@ -27,13 +27,13 @@ struct Request {
     act: Act,
 }
 
-/// What the user wants, by resource and name.
+/// The objects that the user wants, by resource and name.
 pub type Wanted = BTreeMap<(&'static str, String), Value>;
 
 /// The user. It outlives the control plane's processes, and repeats what was not answered.
 pub struct User {
     requests: VecDeque<Request>,
-    /// What has been created and not deleted, in its wanted state.
+    /// The objects that were created and not deleted, in their wanted state.
     pub wanted: Wanted,
 }
 

@@ -7,7 +7,7 @@ use serde_json::Value;
 use crate::apply::path::PathElement;
 use crate::schema::{Kind, ListType, Type};
 
-/// How a value is treated. Without a type it is deduced from the value: maps are merged
+/// The treatment of a value. Without a type it is deduced from the value: maps are merged
 /// field by field, lists are atomic.
 pub(super) enum Atom {
     /// A value without parts.

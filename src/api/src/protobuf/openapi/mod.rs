@@ -42,7 +42,7 @@ fn message(kind: &Message, value: &Value) -> Vec<u8> {
     let mut out = Vec::new();
     for (key, value) in entries(value) {
         if let Some((_, number, shape)) = kind.fields.iter().find(|(name, ..)| name == key) {
-            put(&mut out, *number, *shape, value);
+            put_field(&mut out, *number, *shape, value);
         } else if kind.extensions != 0 && key.starts_with("x-") {
             put_bytes(&mut out, kind.extensions, &pair(key, &any(value)));
         }
@@ -139,7 +139,7 @@ fn security(value: &Value) -> Vec<u8> {
 }
 
 /// Appends a field.
-fn put(out: &mut Vec<u8>, number: u32, shape: Shape, value: &Value) {
+fn put_field(out: &mut Vec<u8>, number: u32, shape: Shape, value: &Value) {
     match shape {
         Shape::Text => put_bytes(out, number, text(value).as_bytes()),
         Shape::Texts => items(value)
@@ -186,7 +186,7 @@ fn put(out: &mut Vec<u8>, number: u32, shape: Shape, value: &Value) {
             for requirement in items(value) {
                 let names = pairs(requirement, 1, |scopes| {
                     let mut out = Vec::new();
-                    put(&mut out, 1, Shape::Texts, scopes);
+                    put_field(&mut out, 1, Shape::Texts, scopes);
                     out
                 });
                 put_bytes(out, number, &names);

@@ -77,7 +77,7 @@ fn what_else_a_request_asks_for_does_not_matter() {
         key: &key.serialize_pem(),
         lifetime: Duration::from_secs(3600),
     };
-    // A subject key identifier, "I am a CA", and an extension that nobody knows; all of them
+    // A subject key identifier, "I am a CA", and an unknown extension; all of them
     // critical, which Go does not mind in requests.
     let extensions = [
         (&[2, 5, 29, 14][..], &[0x04, 0x02, 0xab, 0xcd][..]),

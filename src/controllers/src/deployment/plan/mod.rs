@@ -149,7 +149,7 @@ fn clean_up(state: &mut State) {
     let surplus = old
         .len()
         .saturating_sub(usize::try_from(limit).unwrap_or(0));
-    old.sort_by_key(|index| revision::of(&state.sets[*index].metadata));
+    old.sort_by_key(|index| revision::revision_of(&state.sets[*index].metadata));
     for index in old.into_iter().take(surplus) {
         let set = &state.sets[index];
         let status = set.status.clone().unwrap_or_default();

@@ -57,14 +57,14 @@ fn deployment(replicas: i32, image: &str) -> Deployment {
 }
 
 /// A simulated cluster that applies plans and makes pods available on request.
-struct World {
+struct SimulatedCluster {
     deployment: Deployment,
     sets: Vec<ReplicaSet>,
     now: i64,
     log: Vec<String>,
 }
 
-impl World {
+impl SimulatedCluster {
     fn new(deployment: Deployment) -> Self {
         Self {
             deployment,
@@ -158,7 +158,7 @@ impl World {
 
 #[test]
 fn a_new_deployment_makes_one_set_of_full_size() {
-    let mut world = World::new(deployment(3, "a"));
+    let mut world = SimulatedCluster::new(deployment(3, "a"));
     world.step();
     assert_eq!(world.sizes(), [3]);
     assert!(world.log[0].starts_with("Scaled up replica set web-"));
@@ -186,7 +186,7 @@ fn a_new_deployment_makes_one_set_of_full_size() {
 
 #[test]
 fn a_rolling_update_keeps_its_bounds() {
-    let mut world = World::new(deployment(4, "a"));
+    let mut world = SimulatedCluster::new(deployment(4, "a"));
     world.settle();
     world.set_image("b");
     for _ in 0..50 {
@@ -212,7 +212,7 @@ fn a_rolling_update_keeps_its_bounds() {
 
 #[test]
 fn a_broken_update_stops_and_times_out() {
-    let mut world = World::new(deployment(4, "a"));
+    let mut world = SimulatedCluster::new(deployment(4, "a"));
     world.settle();
     world.set_image("b");
     for _ in 0..10 {
@@ -230,7 +230,7 @@ fn a_broken_update_stops_and_times_out() {
 
 #[test]
 fn going_back_renumbers_the_old_set() {
-    let mut world = World::new(deployment(2, "a"));
+    let mut world = SimulatedCluster::new(deployment(2, "a"));
     world.settle();
     world.set_image("b");
     world.settle();
@@ -247,7 +247,7 @@ fn going_back_renumbers_the_old_set() {
 
 #[test]
 fn history_is_kept_to_its_limit() {
-    let mut world = World::new(deployment(1, "v0"));
+    let mut world = SimulatedCluster::new(deployment(1, "v0"));
     world.settle();
     for i in 1..6 {
         world.set_image(&format!("v{i}"));
@@ -258,7 +258,7 @@ fn history_is_kept_to_its_limit() {
 
 #[test]
 fn a_paused_deployment_scales_but_does_not_roll() {
-    let mut world = World::new(deployment(2, "a"));
+    let mut world = SimulatedCluster::new(deployment(2, "a"));
     world.settle();
     world.deployment.spec.as_mut().unwrap().paused = Some(true);
     world.set_image("b");
@@ -278,7 +278,7 @@ fn a_paused_deployment_scales_but_does_not_roll() {
 
 #[test]
 fn scaling_during_a_rollout_is_proportional() {
-    let mut world = World::new(deployment(8, "a"));
+    let mut world = SimulatedCluster::new(deployment(8, "a"));
     world.settle();
     world.set_image("b");
     for _ in 0..6 {
@@ -294,7 +294,7 @@ fn scaling_during_a_rollout_is_proportional() {
 
 #[test]
 fn recreate_waits_for_the_last_old_pod() {
-    let mut world = World::new(deployment(2, "a"));
+    let mut world = SimulatedCluster::new(deployment(2, "a"));
     let strategy = DeploymentStrategy {
         type_: Some("Recreate".into()),
         rolling_update: None,

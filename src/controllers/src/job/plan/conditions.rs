@@ -3,24 +3,21 @@
 use jiff::Timestamp;
 use k8s_openapi::api::batch::v1::{JobCondition, JobStatus};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use rkube_component_helpers::conditions::find_condition;
 
 /// Returns whether the job has this condition with status true.
-pub fn has(status: &JobStatus, kind: &str) -> bool {
+pub fn has_condition(status: &JobStatus, kind: &str) -> bool {
     find(status, kind).is_some_and(|condition| condition.status == "True")
 }
 
 /// Returns the condition of this type.
 pub(super) fn find<'a>(status: &'a JobStatus, kind: &str) -> Option<&'a JobCondition> {
-    status
-        .conditions
-        .iter()
-        .flatten()
-        .find(|condition| condition.type_ == kind)
+    find_condition(status.conditions.as_deref().unwrap_or_default(), kind)
 }
 
 /// Returns whether the job is complete or has failed.
 pub fn is_finished(status: &JobStatus) -> bool {
-    has(status, "Complete") || has(status, "Failed")
+    has_condition(status, "Complete") || has_condition(status, "Failed")
 }
 
 /// Returns a new condition.
@@ -55,7 +52,7 @@ pub(super) fn set(status: &mut JobStatus, new: JobCondition) {
 }
 
 /// Returns whether two statuses are equal, with absent numbers as zero.
-pub fn same(a: &JobStatus, b: &JobStatus) -> bool {
+pub fn is_same_status(a: &JobStatus, b: &JobStatus) -> bool {
     let numbers = |s: &JobStatus| {
         [s.active, s.failed, s.ready, s.succeeded, s.terminating].map(|n| n.unwrap_or(0))
     };

@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::batch::v1::JobStatus;
 use k8s_openapi::api::core::v1::Pod;
 
-use super::{BURST, Backoff, Sync, has};
+use super::{BURST, Backoff, Sync, has_condition};
 use crate::common::pods;
 use crate::job::failure::{Verdict, judge};
 use crate::job::{indexes, pods as job_pods};
@@ -173,11 +173,11 @@ impl Sync<'_> {
 
     /// Notes in the status which pods have terminated, and plans to remove their finalizers.
     ///
-    /// Once the job's end is decided, its other pods are deleted, and nobody waits for them: they
+    /// Once the job's end is decided, its other pods are deleted without waiting for them: they
     /// count as failed, unless the job has succeeded.
     pub(super) fn track(&mut self, owned: &[Arc<Pod>], ended: &Ended) {
-        let failing = has(&self.plan.status, "FailureTarget");
-        let over = failing || has(&self.plan.status, "SuccessCriteriaMet");
+        let failing = has_condition(&self.plan.status, "FailureTarget");
+        let over = failing || has_condition(&self.plan.status, "SuccessCriteriaMet");
         let mut uncounted = self
             .plan
             .status

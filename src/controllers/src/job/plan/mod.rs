@@ -15,7 +15,7 @@ mod conditions;
 mod count;
 
 pub use backoff::Backoff;
-pub use conditions::{has, is_finished, same};
+pub use conditions::{has_condition, is_finished, is_same_status};
 
 use backoff::wait;
 use conditions::{condition, find, set};
@@ -73,7 +73,7 @@ pub fn plan(job: &Job, owned: &[Arc<Pod>], backoff: &mut Backoff, now: Timestamp
     };
     let deleting = job.metadata.deletion_timestamp.is_some();
     if deleting || is_finished(&sync.plan.status) {
-        // Nobody counts the pods of a job that is being deleted. They may outlive it.
+        // The pods of a job that is being deleted are not counted. They may outlive it.
         let ended = |pod: &&Arc<Pod>| {
             job_pods::is_tracked(pod)
                 && (deleting || pods::is_terminal(pod) || pods::is_deleting(pod))
@@ -105,8 +105,8 @@ impl Sync<'_> {
         let mut running = active.len() as i32;
 
         self.judge(&ended, &active);
-        let failing = has(&self.plan.status, "FailureTarget");
-        let succeeding = has(&self.plan.status, "SuccessCriteriaMet");
+        let failing = has_condition(&self.plan.status, "FailureTarget");
+        let succeeding = has_condition(&self.plan.status, "SuccessCriteriaMet");
         if failing || succeeding {
             self.plan.delete.extend(active.iter().take(BURST).cloned());
             running -= self.plan.delete.len() as i32;
@@ -134,7 +134,8 @@ impl Sync<'_> {
     }
 
     fn fail(&mut self, reason: &str, message: &str) {
-        if !has(&self.plan.status, "FailureTarget") && !has(&self.plan.status, "SuccessCriteriaMet")
+        if !has_condition(&self.plan.status, "FailureTarget")
+            && !has_condition(&self.plan.status, "SuccessCriteriaMet")
         {
             set(
                 &mut self.plan.status,
@@ -159,7 +160,7 @@ impl Sync<'_> {
                 "Job was active longer than specified deadline",
             );
         }
-        if !self.indexed || has(&self.plan.status, "FailureTarget") {
+        if !self.indexed || has_condition(&self.plan.status, "FailureTarget") {
             return;
         }
         let completions = self.spec.completions.unwrap_or(0);
@@ -178,7 +179,7 @@ impl Sync<'_> {
         }
         if let Some(policy) = &self.spec.success_policy
             && !ended.succeeded_indexes.is_empty()
-            && !has(&self.plan.status, "SuccessCriteriaMet")
+            && !has_condition(&self.plan.status, "SuccessCriteriaMet")
         {
             for (number, rule) in policy.rules.iter().enumerate() {
                 let wanted = rule
@@ -194,7 +195,7 @@ impl Sync<'_> {
                     (None, Some(wanted)) if !wanted.is_empty() => indexes::size(wanted),
                     (None, _) => continue,
                 };
-                if hits >= needed && !has(&self.plan.status, "FailureTarget") {
+                if hits >= needed && !has_condition(&self.plan.status, "FailureTarget") {
                     let message = format!("Matched rules at index {number}");
                     set(
                         &mut self.plan.status,

@@ -26,7 +26,7 @@ fn job(completions: Option<i32>, parallelism: i32, mode: &str) -> Job {
 }
 
 /// A simulated job with its pods, which carries out plans.
-struct World {
+struct SimulatedJob {
     job: Job,
     pods: Vec<Arc<Pod>>,
     backoff: Backoff,
@@ -35,7 +35,7 @@ struct World {
     events: Vec<String>,
 }
 
-impl World {
+impl SimulatedJob {
     fn new(job: Job) -> Self {
         Self {
             job,
@@ -112,7 +112,7 @@ impl World {
 
 #[test]
 fn a_job_runs_its_pods_and_completes() {
-    let mut world = World::new(job(Some(3), 2, "NonIndexed"));
+    let mut world = SimulatedJob::new(job(Some(3), 2, "NonIndexed"));
     world.settle();
     assert_eq!((world.active(), world.status().active), (2, Some(2)));
     world.end(|_| true, "Succeeded");
@@ -122,7 +122,7 @@ fn a_job_runs_its_pods_and_completes() {
     world.settle();
     let status = world.status();
     assert_eq!(status.succeeded, Some(3));
-    assert!(has(&status, "Complete") && has(&status, "SuccessCriteriaMet"));
+    assert!(has_condition(&status, "Complete") && has_condition(&status, "SuccessCriteriaMet"));
     assert!(status.completion_time.is_some());
     assert_eq!(world.events, ["Completed"]);
     assert!(world.pods.iter().all(|pod| !job_pods::is_tracked(pod)));
@@ -130,7 +130,7 @@ fn a_job_runs_its_pods_and_completes() {
 
 #[test]
 fn a_pod_is_counted_once_whenever_the_controller_dies() {
-    let mut world = World::new(job(Some(2), 2, "NonIndexed"));
+    let mut world = SimulatedJob::new(job(Some(2), 2, "NonIndexed"));
     world.settle();
     world.end(|_| true, "Succeeded");
     // The status is written, but the finalizers are not removed yet.
@@ -142,7 +142,7 @@ fn a_pod_is_counted_once_whenever_the_controller_dies() {
 
 #[test]
 fn failures_wait_and_then_end_the_job() {
-    let mut world = World::new(job(Some(1), 1, "NonIndexed"));
+    let mut world = SimulatedJob::new(job(Some(1), 1, "NonIndexed"));
     world.settle();
     for failures in 1..=2 {
         world.end(|_| true, "Failed");
@@ -169,12 +169,12 @@ fn failures_wait_and_then_end_the_job() {
 
 #[test]
 fn a_suspended_job_has_no_pods() {
-    let mut world = World::new(job(Some(2), 2, "NonIndexed"));
+    let mut world = SimulatedJob::new(job(Some(2), 2, "NonIndexed"));
     world.settle();
     world.job.spec.as_mut().unwrap().suspend = Some(true);
     world.settle();
     assert_eq!(world.active(), 0);
-    assert!(has(&world.status(), "Suspended"));
+    assert!(has_condition(&world.status(), "Suspended"));
     assert_eq!(world.status().start_time, None);
     assert_eq!(world.status().failed.unwrap_or(0), 0);
     world.job.spec.as_mut().unwrap().suspend = Some(false);
@@ -185,7 +185,7 @@ fn a_suspended_job_has_no_pods() {
 
 #[test]
 fn the_deadline_ends_the_job() {
-    let mut world = World::new(job(Some(1), 1, "NonIndexed"));
+    let mut world = SimulatedJob::new(job(Some(1), 1, "NonIndexed"));
     world.job.spec.as_mut().unwrap().active_deadline_seconds = Some(30);
     let plan = world.step();
     assert_eq!(plan.requeue, Some(Duration::from_secs(30)));
@@ -202,7 +202,7 @@ fn the_deadline_ends_the_job() {
 
 #[test]
 fn each_index_completes_once() {
-    let mut world = World::new(job(Some(3), 3, "Indexed"));
+    let mut world = SimulatedJob::new(job(Some(3), 3, "Indexed"));
     world.settle();
     let mut seen: Vec<_> = world
         .pods
@@ -217,12 +217,12 @@ fn each_index_completes_once() {
     world.end(|_| true, "Succeeded");
     world.settle();
     assert_eq!(world.status().completed_indexes.as_deref(), Some("0-2"));
-    assert!(has(&world.status(), "Complete"));
+    assert!(has_condition(&world.status(), "Complete"));
 }
 
 #[test]
 fn an_index_may_fail_alone() {
-    let mut world = World::new(job(Some(2), 2, "Indexed"));
+    let mut world = SimulatedJob::new(job(Some(2), 2, "Indexed"));
     world.job.spec.as_mut().unwrap().backoff_limit_per_index = Some(0);
     world.job.spec.as_mut().unwrap().backoff_limit = Some(i32::MAX);
     world.settle();
@@ -241,7 +241,7 @@ fn an_index_may_fail_alone() {
 
 #[test]
 fn a_success_policy_ends_the_job_early() {
-    let mut world = World::new(job(Some(3), 3, "Indexed"));
+    let mut world = SimulatedJob::new(job(Some(3), 3, "Indexed"));
     world.job.spec.as_mut().unwrap().success_policy = Some(SuccessPolicy {
         rules: vec![SuccessPolicyRule {
             succeeded_indexes: Some("0".into()),
@@ -261,17 +261,17 @@ fn a_success_policy_ends_the_job_early() {
 
 #[test]
 fn a_work_queue_ends_with_its_first_success() {
-    let mut world = World::new(job(None, 3, "NonIndexed"));
+    let mut world = SimulatedJob::new(job(None, 3, "NonIndexed"));
     world.settle();
     assert_eq!(world.active(), 3);
     let first = world.pods[0].metadata.uid.clone();
     world.end(|pod| pod.metadata.uid == first, "Succeeded");
     world.settle();
     assert_eq!(world.active(), 2);
-    assert!(!has(&world.status(), "Complete"));
+    assert!(!has_condition(&world.status(), "Complete"));
     world.end(|_| true, "Succeeded");
     world.settle();
-    assert!(has(&world.status(), "Complete"));
+    assert!(has_condition(&world.status(), "Complete"));
     assert_eq!(world.status().succeeded, Some(3));
 }
 
@@ -334,7 +334,7 @@ fn any_numbers_can_be_planned_with() {
                     plan(job, owned, &mut backoff, at(100));
                 }
             }
-            crate::job::ttl::left(job, at(100));
+            crate::job::ttl::time_to_deletion(job, at(100));
         });
     }
 }
@@ -348,28 +348,28 @@ fn pods_that_a_success_policy_makes_needless_are_no_failures() {
             succeeded_indexes: None,
         }],
     });
-    let mut world = World::new(job);
+    let mut world = SimulatedJob::new(job);
     world.settle();
     world.end(|pod| job_pods::index(pod) == Some(1), "Succeeded");
     let plan = world.step();
-    // The finalizers of the others are removed at once, so that nobody counts them later.
+    // The finalizers of the others are removed at once, so that they are not counted later.
     assert_eq!((plan.delete.len(), plan.release.len()), (2, 3));
     world.settle();
     let status = world.status();
-    assert!(has(&status, "Complete"));
+    assert!(has_condition(&status, "Complete"));
     assert_eq!((status.succeeded, status.failed), (Some(1), Some(0)));
 }
 
 #[test]
 fn pods_that_a_failure_makes_needless_are_failures() {
-    let mut world = World::new(job(Some(3), 3, "NonIndexed"));
+    let mut world = SimulatedJob::new(job(Some(3), 3, "NonIndexed"));
     world.job.spec.as_mut().unwrap().backoff_limit = Some(0);
     world.settle();
     let first = world.pods[0].metadata.uid.clone();
     world.end(|pod| pod.metadata.uid == first, "Failed");
     world.settle();
     let status = world.status();
-    assert!(has(&status, "Failed"));
+    assert!(has_condition(&status, "Failed"));
     assert_eq!(status.failed, Some(3));
 }
 
@@ -377,7 +377,7 @@ fn pods_that_a_failure_makes_needless_are_failures() {
 fn an_index_waits_for_its_turn_with_its_failed_pod() {
     let mut job = job(Some(3), 1, "Indexed");
     job.spec.as_mut().unwrap().backoff_limit_per_index = Some(1);
-    let mut world = World::new(job);
+    let mut world = SimulatedJob::new(job);
     world.settle();
     world.end(|_| true, "Failed");
     world.settle();
@@ -403,7 +403,7 @@ fn ignored_failures_are_waited_for_and_noted() {
         ]}))
         .unwrap(),
     );
-    let mut world = World::new(job);
+    let mut world = SimulatedJob::new(job);
     world.settle();
     world.end(|_| true, "Failed");
     let disrupted = json!([{"type": "DisruptionTarget", "status": "True"}]);
@@ -422,7 +422,7 @@ fn ignored_failures_are_waited_for_and_noted() {
 
 #[test]
 fn nobody_is_active_in_a_back_off() {
-    let mut world = World::new(job(Some(4), 2, "NonIndexed"));
+    let mut world = SimulatedJob::new(job(Some(4), 2, "NonIndexed"));
     world.settle();
     let first = world.pods[0].metadata.uid.clone();
     world.end(|pod| pod.metadata.uid == first, "Failed");
@@ -432,7 +432,7 @@ fn nobody_is_active_in_a_back_off() {
 
 #[test]
 fn the_pods_of_a_deleted_job_are_let_go() {
-    let mut world = World::new(job(Some(1), 1, "NonIndexed"));
+    let mut world = SimulatedJob::new(job(Some(1), 1, "NonIndexed"));
     world.settle();
     world.job.metadata.deletion_timestamp = Some(Time(at(1001)));
     assert_eq!(world.step().release.len(), 1);

@@ -39,7 +39,7 @@ fn waits_for(waiting: &[&str]) -> (&'static str, String) {
 }
 
 /// Interval at which unbound claims are looked at again, and their events repeated.
-const RESYNC: Duration = Duration::from_secs(15);
+const RESYNC_PERIOD: Duration = Duration::from_secs(15);
 
 impl Binder {
     pub(super) async fn sync_claim(&self, key: Key) -> Result<()> {
@@ -48,7 +48,7 @@ impl Binder {
             return Ok(());
         };
         if !is_bound(&claim) {
-            self.queue.add_after(Item::Claim(key), RESYNC);
+            self.queue.add_after(Item::Claim(key), RESYNC_PERIOD);
         }
         if is_bound(&claim) {
             return self.check_bound(&claim).await;
@@ -311,7 +311,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn delayed_claims_tell_what_they_wait_for() {
+    fn delayed_claims_report_the_reason_for_waiting() {
         for (waiting, reason, text) in [
             (
                 &[][..],

@@ -18,7 +18,7 @@ const NAME: &str = "persistentvolume-controller";
 /// Annotation on a claim whose binding is complete.
 const BIND_COMPLETED: &str = "pv.kubernetes.io/bind-completed";
 
-/// What the binder processes.
+/// An item that the binder processes.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Item {
     /// A claim.
@@ -65,7 +65,7 @@ impl Controller for Binder {
         let informers = &self.ctx.informers;
         let claims = informers.claims.clone();
         watches
-            .on(&informers.claims, |change, queue| {
+            .watches(&informers.claims, |change, queue| {
                 let claim = change.object();
                 queue.add(Item::Claim(Key::of(&claim.metadata)));
                 let volume = claim
@@ -76,15 +76,15 @@ impl Controller for Binder {
                     queue.add(Item::Volume(volume));
                 }
             })
-            .on(&informers.volumes, move |change, queue| {
+            .watches(&informers.volumes, move |change, queue| {
                 enqueue_volume(queue, &claims, change.object());
             });
         let claims = informers.claims.clone();
         watches
-            .on(&informers.storage_classes, move |_, queue| {
+            .watches(&informers.storage_classes, move |_, queue| {
                 enqueue_unbound(queue, &claims);
             })
-            .on(&informers.pods, enqueue_first_consumer)
+            .watches(&informers.pods, enqueue_first_consumer)
             .reads(&informers.nodes);
     }
 

@@ -11,9 +11,9 @@ use super::{Binder, NAME, is_bound, volume_of};
 use crate::context::{Deletion, Error, Result, optional};
 use crate::events::Severity::Warning;
 use crate::volumes::provisioner::{self, DELETION_PROTECTION};
-use crate::volumes::reclaim::{delete_data, has_place};
+use crate::volumes::reclaim::{delete_data, has_data_location};
 
-/// What is to be done with a volume whose claim is gone.
+/// The fate of a volume whose claim is gone.
 #[derive(Debug, PartialEq, Eq)]
 enum Reclaim {
     /// Nothing: it is retained, or its external provisioner deletes it.
@@ -38,7 +38,7 @@ fn reclaim(volume: &PersistentVolume) -> Reclaim {
         }
         _ => return Reclaim::Leave,
     }
-    match provisioner::of(volume) {
+    match provisioner::provisioner_of(volume) {
         Some(provisioner::NAME) => Reclaim::Delete,
         Some(built_in) if built_in.starts_with("kubernetes.io/") => {
             let text = format!("no volume plugin matched name: {built_in}");
@@ -79,10 +79,10 @@ const VOLUME_FAILED_DELETE: &str = "VolumeFailedDelete";
 /// are being deleted get no new finalizers. A volume that only has the provisioner's annotation has
 /// no data below `root`, and gets none either.
 fn protected(volume: &PersistentVolume, root: &Path) -> Option<Vec<String>> {
-    if provisioner::of(volume) != Some(provisioner::NAME) {
+    if provisioner::provisioner_of(volume) != Some(provisioner::NAME) {
         return None;
     }
-    let wanted = reclaim(volume) == Reclaim::Delete && has_place(volume, root);
+    let wanted = reclaim(volume) == Reclaim::Delete && has_data_location(volume, root);
     let mut finalizers = volume.metadata.finalizers.clone().unwrap_or_default();
     if wanted == is_protected(volume) || wanted && volume.metadata.deletion_timestamp.is_some() {
         return None;
@@ -108,7 +108,7 @@ fn claimed_by(volume: &PersistentVolume) -> Option<&ObjectReference> {
     Some(reference)
 }
 
-/// How a volume's claim is related to it.
+/// The relation of a volume's claim to the volume.
 enum Claim {
     /// Bound to this volume.
     Here,
@@ -130,8 +130,7 @@ impl Binder {
         };
         let Some(reference) = claimed_by(&volume) else {
             if volume.metadata.deletion_timestamp.is_some() && is_protected(&volume) {
-                // Nobody has told that the data are no longer needed: a user may want to make the
-                // object anew.
+                // The data may still be needed: a user may want to create the object again.
                 return self.unprotect(volume.metadata.clone()).await;
             }
             return self
@@ -146,7 +145,7 @@ impl Binder {
                 .map(drop),
             Claim::Unbound => Ok(()),
             Claim::Elsewhere => {
-                let ours = provisioner::of(&volume).is_some();
+                let ours = provisioner::provisioner_of(&volume).is_some();
                 if ours && reclaim(&volume) == Reclaim::Delete {
                     return self.release(&volume).await;
                 }

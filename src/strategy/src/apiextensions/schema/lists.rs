@@ -1,4 +1,4 @@
-//! How lists and maps are merged: their types, and the keys of their items.
+//! Merging of lists and maps: their types, and the keys of their items.
 
 use serde_json::Value;
 

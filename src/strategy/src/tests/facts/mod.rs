@@ -84,7 +84,7 @@ fn defaults() {
     report(&wrong);
 }
 
-/// What a client sends in a create, or in an update of the base, and what is stored of it.
+/// Compares the object that a create, or an update of the base, sends with the one that is stored.
 #[test]
 fn preparation() {
     let mut wrong = Vec::new();

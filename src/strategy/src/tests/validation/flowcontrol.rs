@@ -205,7 +205,7 @@ fn rules_of_flow_schemas() {
     assert_item(SCHEMA, schema(), (urls, path), wrap, cases);
 }
 
-/// The schemas that the server makes are valid, and nobody changes them.
+/// The schemas that the server makes are valid, and cannot be changed.
 #[test]
 fn mandatory_flow_schemas() {
     let everything = json!({

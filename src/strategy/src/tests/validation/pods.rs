@@ -271,7 +271,7 @@ const HOST_NETWORK: &[Case<'_>] = &[
 
 /// Cases that patch the only container of a template.
 const TEMPLATE: &[Case<'_>] = &[
-    // What only pods must have.
+    // Fields that only pods must have.
     (
         r#"{"template": {"spec": {"hostNetwork": true, "containers": [{"name": "c", "image": " i", "imagePullPolicy": "Always", "terminationMessagePolicy": "File",
             "ports": [{"containerPort": 80, "protocol": "TCP"}]}]}}}"#,

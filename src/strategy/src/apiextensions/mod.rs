@@ -152,7 +152,7 @@ impl Strategy for Crd {
         if !flag(old, "spec.preserveUnknownFields") {
             preserve_unknown_fields(&mut errors, new);
         }
-        // What was accepted once stays accepted.
+        // A value that was accepted once stays accepted.
         let mut before = Errors::new();
         definition(&mut before, old);
         errors.0.retain(|error| !before.0.contains(error));

@@ -241,8 +241,8 @@ fn restricts_more_than_names(metadata: &Value) -> bool {
         })
 }
 
-/// Where a schema has `anyOf` of integer and string, the only types in a combination that are
-/// structural.
+/// The place where a schema has `anyOf` of integer and string, the only types in a combination that
+/// are structural.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Pattern {
     None,

@@ -29,8 +29,8 @@ pub(crate) fn strategy_for(kind: &str) -> Option<&'static dyn Strategy> {
 
 static MUTATING: Rules = Rules {
     default: |obj| webhooks(obj, true),
-    validate_new: |obj| validate(obj, Lenient::default()),
-    validate_update: |new, old| validate(new, Lenient::of(new, old)),
+    validate_new: |obj| validate(obj, WebhookAllowances::default()),
+    validate_update: |new, old| validate(new, WebhookAllowances::of(new, old)),
     warnings: static_suffix,
     generation: Generation::Counted,
     unconditional: false,
@@ -39,8 +39,8 @@ static MUTATING: Rules = Rules {
 
 static VALIDATING: Rules = Rules {
     default: |obj| webhooks(obj, false),
-    validate_new: |obj| validate(obj, Lenient::default()),
-    validate_update: |new, old| validate(new, Lenient::of(new, old)),
+    validate_new: |obj| validate(obj, WebhookAllowances::default()),
+    validate_update: |new, old| validate(new, WebhookAllowances::of(new, old)),
     warnings: static_suffix,
     generation: Generation::Counted,
     unconditional: false,
@@ -81,22 +81,22 @@ fn default_scopes(holder: &mut Value, path: &str) {
     }
 }
 
-/// What an update does not ask of webhooks because the old ones lack it already.
+/// Rules that an update of webhooks need not meet because the old ones break them already.
 #[derive(Clone, Copy, Default)]
-struct Lenient {
+struct WebhookAllowances {
     side_effects: bool,
     review_versions: bool,
     names: bool,
     conditions: bool,
 }
 
-impl Lenient {
+impl WebhookAllowances {
     /// Returns what the old configuration lacks.
-    fn of(new: &Object, old: &Object) -> Lenient {
+    fn of(new: &Object, old: &Object) -> WebhookAllowances {
         let hooks = list(old, "webhooks");
         let mut seen = BTreeSet::new();
         let now = list(new, "webhooks");
-        Lenient {
+        WebhookAllowances {
             side_effects: hooks
                 .iter()
                 .any(|hook| !NO_SIDE_EFFECTS.contains(&text(hook, "sideEffects"))),
@@ -121,16 +121,16 @@ fn is_review_version(version: &Value) -> bool {
     version == "v1" || version == "v1beta1"
 }
 
-fn validate(obj: &Object, lenient: Lenient) -> Vec<FieldError> {
+fn validate(obj: &Object, allowances: WebhookAllowances) -> Vec<FieldError> {
     let mut errors = Errors::new();
     let mut seen = BTreeSet::new();
     for (i, hook) in list(obj, "webhooks").iter().enumerate() {
         let field = index("webhooks", i);
         let name = text(hook, "name");
         qualified_name(&mut errors, name, &child(&field, "name"));
-        webhook(&mut errors, hook, lenient, &field);
-        review_versions(&mut errors, hook, lenient, &field);
-        if !name.is_empty() && !seen.insert(name) && !lenient.names {
+        webhook(&mut errors, hook, allowances, &field);
+        review_versions(&mut errors, hook, allowances, &field);
+        if !name.is_empty() && !seen.insert(name) && !allowances.names {
             errors.duplicate(child(&field, "name"), name);
         }
     }
@@ -150,7 +150,7 @@ fn qualified_name(errors: &mut Errors, name: &str, field: &str) {
     }
 }
 
-fn review_versions(errors: &mut Errors, hook: &Value, lenient: Lenient, field: &str) {
+fn review_versions(errors: &mut Errors, hook: &Value, allowances: WebhookAllowances, field: &str) {
     let field = child(field, "admissionReviewVersions");
     let versions = list(hook, "admissionReviewVersions");
     if versions.is_empty() {
@@ -166,20 +166,20 @@ fn review_versions(errors: &mut Errors, hook: &Value, lenient: Lenient, field: &
             errors.invalid_each(&path, name, names::dns1035_label(name));
         }
     }
-    if !lenient.review_versions && !versions.iter().any(is_review_version) {
+    if !allowances.review_versions && !versions.iter().any(is_review_version) {
         let why = "must include at least one of v1, v1beta1";
         errors.invalid(field, versions.to_vec(), why);
     }
 }
 
 /// Validates a webhook, except its name and the versions of its reviews.
-fn webhook(errors: &mut Errors, hook: &Value, lenient: Lenient, field: &str) {
+fn webhook(errors: &mut Errors, hook: &Value, allowances: WebhookAllowances, field: &str) {
     for (j, rule) in list(hook, "rules").iter().enumerate() {
         rules::validate(errors, rule, &index(&child(field, "rules"), j));
     }
     one_of(errors, hook, "failurePolicy", &["Fail", "Ignore"], field);
     one_of(errors, hook, "matchPolicy", &["Equivalent", "Exact"], field);
-    let effects: &[&str] = match lenient.side_effects {
+    let effects: &[&str] = match allowances.side_effects {
         true => &["None", "NoneOnDryRun", "Some", "Unknown"],
         false => &NO_SIDE_EFFECTS,
     };
@@ -204,7 +204,7 @@ fn webhook(errors: &mut Errors, hook: &Value, lenient: Lenient, field: &str) {
         }
     }
     client_config(errors, hook, &child(field, "clientConfig"));
-    if !lenient.conditions {
+    if !allowances.conditions {
         policies::match_conditions(errors, hook, &child(field, "matchConditions"));
     }
     one_of(

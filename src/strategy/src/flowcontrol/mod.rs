@@ -7,7 +7,9 @@ use rkube_api::status::FieldError;
 use serde_json::{Value, json};
 
 use crate::Strategy;
-use crate::errors::{Errors, child, shown, shown_any, shown_number, shown_pointer, shown_text};
+use crate::errors::{
+    Errors, child, show_fields, shown_any, shown_number, shown_pointer, shown_text,
+};
 use crate::generic::{Rules, StatusMetadata};
 use crate::tree::{at, at_mut, default_number, default_value, ensure, has, int, list, same, text};
 
@@ -147,7 +149,7 @@ fn mandatory_level(errors: &mut Errors, obj: &Object, name: &str) {
 fn shown_level(spec: &Value) -> String {
     let queuing = |queuing: &Value| {
         let number = |key| shown_number(queuing, key);
-        shown(&[
+        show_fields(&[
             ("Queues", number("queues")),
             ("HandSize", number("handSize")),
             ("QueueLengthLimit", number("queueLengthLimit")),
@@ -155,11 +157,11 @@ fn shown_level(spec: &Value) -> String {
     };
     let limited = |limited: &Value| {
         let response = at(limited, "limitResponse");
-        let response = shown(&[
+        let response = show_fields(&[
             ("Type", shown_text(response, "type")),
             ("Queuing", shown_pointer(at(response, "queuing"), queuing)),
         ]);
-        shown(&[
+        show_fields(&[
             (
                 "NominalConcurrencyShares",
                 shown_number(limited, "nominalConcurrencyShares"),
@@ -173,7 +175,7 @@ fn shown_level(spec: &Value) -> String {
         ])
     };
     let exempt = |exempt: &Value| {
-        shown(&[
+        show_fields(&[
             (
                 "NominalConcurrencyShares",
                 shown_any(exempt, "nominalConcurrencyShares"),
@@ -181,7 +183,7 @@ fn shown_level(spec: &Value) -> String {
             ("LendablePercent", shown_any(exempt, "lendablePercent")),
         ])
     };
-    shown(&[
+    show_fields(&[
         ("Type", shown_text(spec, "type")),
         ("Limited", shown_pointer(at(spec, "limited"), limited)),
         ("Exempt", shown_pointer(at(spec, "exempt"), exempt)),

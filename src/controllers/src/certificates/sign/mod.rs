@@ -27,7 +27,7 @@ const BACKDATE: u64 = 5 * 60;
 /// Certificates with a shorter lifetime get all of it from now on.
 const SHORT_LIVED: Duration = Duration::from_secs(8 * 3600);
 /// The shortest lifetime that a request can ask for.
-const SHORTEST: Duration = Duration::from_secs(600);
+const MIN_LIFETIME: Duration = Duration::from_secs(600);
 
 /// The CA that signs requests.
 pub struct Authority<'a> {
@@ -363,7 +363,7 @@ fn issue(
         .and_then(|seconds| u64::try_from(seconds).ok())
         .map(Duration::from_secs);
     let lifetime = asked.map_or(authority.lifetime, |asked| {
-        asked.max(SHORTEST).min(authority.lifetime)
+        asked.max(MIN_LIFETIME).min(authority.lifetime)
     });
     let (begin, end) = period(now, lifetime, expiry(authority)?);
     let moment = |seconds: u64| rcgen::date_time_ymd(1970, 1, 1) + Duration::from_secs(seconds);

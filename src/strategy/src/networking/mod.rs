@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::core::service::{immutable, load_balancer_status};
 use crate::errors::{
-    Errors, IMMUTABLE, child, index, ratcheted, shown, shown_any, shown_pointer, shown_text,
+    Errors, IMMUTABLE, child, index, ratcheted, show_fields, shown_any, shown_pointer, shown_text,
 };
 use crate::generic::{self, Generation, Rules, StatusMetadata};
 use crate::tree::{at, default_value, has, int, keep, list, put, same_at, text};
@@ -50,7 +50,7 @@ impl Strategy for Ingress {
     fn validate_create(&self, obj: &Object) -> Vec<FieldError> {
         let mut errors = Errors::new();
         let annotated = at(obj, "metadata.annotations").get(CLASS_ANNOTATION);
-        ingress(&mut errors, obj, Lenient::default());
+        ingress(&mut errors, obj, IngressAllowances::default());
         if let Some(class) = annotated
             && has(obj, "spec.ingressClassName")
             && class != at(obj, "spec.ingressClassName")
@@ -66,7 +66,7 @@ impl Strategy for Ingress {
 
     fn validate_update(&self, new: &Object, old: &Object) -> Vec<FieldError> {
         let mut errors = Errors::new();
-        ingress(&mut errors, new, Lenient::of(old));
+        ingress(&mut errors, new, IngressAllowances::of(old));
         errors.0
     }
 
@@ -96,15 +96,15 @@ impl Strategy for Ingress {
     }
 }
 
-/// What an update does not ask of an ingress because the old one lacks it already.
+/// Rules that an update of an ingress need not meet because the old one breaks them already.
 #[derive(Clone, Copy, Default)]
-struct Lenient {
+struct IngressAllowances {
     secrets: bool,
     wildcards: bool,
 }
 
-impl Lenient {
-    fn of(old: &Object) -> Lenient {
+impl IngressAllowances {
+    fn of(old: &Object) -> IngressAllowances {
         let bad_secret = |tls: &Value| {
             let secret = text(tls, "secretName");
             !secret.is_empty() && !names::dns1123_subdomain(secret).is_empty()
@@ -114,14 +114,14 @@ impl Lenient {
             http(&mut errors, rule, "");
             text(rule, "host").contains('*') && !errors.0.is_empty()
         };
-        Lenient {
+        IngressAllowances {
             secrets: list(old, "spec.tls").iter().any(bad_secret),
             wildcards: list(old, "spec.rules").iter().any(bad_wildcard),
         }
     }
 }
 
-fn ingress(errors: &mut Errors, obj: &Object, lenient: Lenient) {
+fn ingress(errors: &mut Errors, obj: &Object, allowances: IngressAllowances) {
     let rules = list(obj, "spec.rules");
     if rules.is_empty() && !has(obj, "spec.defaultBackend") {
         errors.invalid(
@@ -151,7 +151,7 @@ fn ingress(errors: &mut Errors, obj: &Object, lenient: Lenient) {
                 errors.invalid_each(&field, host, names::dns1123_subdomain(host));
             }
         }
-        if !(lenient.wildcards && host.contains('*')) {
+        if !(allowances.wildcards && host.contains('*')) {
             http(errors, rule, &field);
         }
     }
@@ -167,7 +167,7 @@ fn ingress(errors: &mut Errors, obj: &Object, lenient: Lenient) {
             errors.invalid_each(&field, host, problems);
         }
         let secret = text(tls, "secretName");
-        if !secret.is_empty() && !lenient.secrets {
+        if !secret.is_empty() && !allowances.secrets {
             errors.invalid_each(
                 &format!("spec.tls[{i}].secretName"),
                 secret,
@@ -396,7 +396,7 @@ fn service_cidr(obj: &Object) -> Vec<FieldError> {
     if ranges.is_empty() {
         errors.required(field, "at least one CIDR required");
     } else if ranges.len() > 2 {
-        let shown = shown(&[("CIDRs", shown_any(obj, field))]);
+        let shown = show_fields(&[("CIDRs", shown_any(obj, field))]);
         errors.invalid_shown(field, &shown, "may only hold up to 2 values");
     } else {
         for (i, range) in ranges.iter().enumerate() {
@@ -431,7 +431,7 @@ static IP_ADDRESS: Rules = Rules {
         let field = "spec.parentRef";
         if !same_at(new, old, field) {
             let shown = shown_pointer(at(new, field), |parent| {
-                shown(&[
+                show_fields(&[
                     ("Group", shown_text(parent, "group")),
                     ("Resource", shown_text(parent, "resource")),
                     ("Namespace", shown_text(parent, "namespace")),
