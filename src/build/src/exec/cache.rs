@@ -8,7 +8,7 @@ use rkube_fsutil::write_atomic;
 use rkube_runtime::build::Layer;
 use serde::{Deserialize, Serialize};
 
-use super::failed_at;
+use super::errors::failed_at;
 use crate::error::{BuildError, Result};
 
 /// A cached step.
