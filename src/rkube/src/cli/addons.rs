@@ -4,8 +4,9 @@ use rkube_cluster::addons::{self, Addon, Entry, Manifest, Status};
 use rkube_cluster::{Home, Profile, Progress};
 use rkube_failure::{Failure, Kind, command};
 
-use super::minikube::{Rest, unsupported};
+use super::minikube::Rest;
 use super::output::table;
+use super::unsupported::unsupported;
 use super::{Global, Output};
 
 #[derive(clap::Args)]

@@ -9,6 +9,7 @@ use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, ArgMatches, Command, CommandFactory, FromArgMatches};
 
 use super::settings::Settings;
+use super::values::parse_bool;
 use super::{Cli, k3d, minikube};
 
 /// A parsed command line.
@@ -195,15 +196,6 @@ fn with_value(arg: Arg) -> Arg {
         .default_value("false")
         .hide_default_value(true)
         .value_parser(parse_bool)
-}
-
-/// Parses a truth value as Go's `strconv.ParseBool` does.
-pub fn parse_bool(text: &str) -> Result<bool, String> {
-    match text {
-        "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(true),
-        "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(false),
-        _ => Err(format!("'{text}' is neither true nor false")),
-    }
 }
 
 /// Lets a flag take its value from the environment, as `RKUBE_FLAG`, or from the user's settings.

@@ -106,7 +106,7 @@ async fn open(path: &Path, profile: &Profile) -> Result<(tokio::fs::File, u32), 
     let file = tokio::fs::File::open(path).await.map_err(failed)?;
     let meta = file.metadata().await.map_err(failed)?;
     if meta.is_dir() {
-        return Err(super::minikube::unsupported(
+        return Err(super::unsupported::unsupported(
             format!(
                 "{} is a directory, and only files are copied",
                 path.display()

@@ -13,8 +13,9 @@ use rkube_failure::{Failure, Kind, Source};
 
 use super::file::{self, File};
 use super::start_values::{
-    Extra, Limit, MountFlag, Wait, driver, extras, mounts, parse_duration, parse_extra, parse_nodes,
+    Extra, Limit, MountFlag, Wait, driver, extras, mounts, parse_extra, parse_nodes,
 };
+use super::values::parse_duration;
 use super::yaml::Document;
 use super::{Global, Output, interrupted, usage_failure};
 

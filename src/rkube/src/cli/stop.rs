@@ -7,7 +7,7 @@ use rkube_cluster::Fate;
 use rkube_cluster::Home;
 use rkube_failure::Failure;
 
-use super::start_values::parse_duration;
+use super::values::parse_duration;
 use super::{Global, Output};
 
 /// How long the process that waits may take to begin.
@@ -137,7 +137,7 @@ async fn schedule(
     _delay: Duration,
     _output: &Output,
 ) -> Result<(), Failure> {
-    Err(super::minikube::unsupported(
+    Err(super::unsupported::unsupported(
         "--schedule is not supported on this system",
         format!("stop it now with: {}", rkube_failure::command("stop", name)),
     ))

@@ -25,7 +25,7 @@ mod transfer;
 use rkube_cluster::{Home, Profile};
 use rkube_failure::Failure;
 
-use super::minikube::unsupported;
+use super::unsupported::unsupported;
 use super::{Global, Output};
 use shell::{Shell, Variables};
 

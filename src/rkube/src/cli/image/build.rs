@@ -16,7 +16,8 @@ use tokio_util::io::SyncIoBridge;
 use super::screen::Screen;
 use super::source::{self, Context};
 use super::transfer;
-use crate::cli::{Global, Output, minikube};
+use crate::cli::unsupported::unsupported;
+use crate::cli::{Global, Output};
 
 /// Size of the buffers between the connection and what feeds or reads it.
 const PIPE: usize = 256 << 10;
@@ -145,7 +146,7 @@ impl Args {
                 "quiet" | "q" => self.quiet = value.as_deref() != Some("false"),
                 "progress" | "rm" | "force-rm" => {}
                 _ => {
-                    return Err(minikube::unsupported(
+                    return Err(unsupported(
                         format!("--build-opt={option} is not supported"),
                         "list the options with: rkube image build --help",
                     ));
@@ -157,7 +158,7 @@ impl Args {
                 variable.as_str(),
                 "DOCKER_BUILDKIT=1" | "BUILDKIT_PROGRESS=plain"
             ) {
-                return Err(minikube::unsupported(
+                return Err(unsupported(
                     format!(
                         "--build-env={variable} is not supported: no other program builds the image"
                     ),
@@ -184,10 +185,7 @@ impl Args {
         ];
         for (given, flag, advice) in missing {
             if given {
-                return Err(minikube::unsupported(
-                    format!("{flag} is not supported"),
-                    advice,
-                ));
+                return Err(unsupported(format!("{flag} is not supported"), advice));
             }
         }
         Ok(())
@@ -297,7 +295,7 @@ pub(in crate::cli) fn check_platform(platform: &str) -> Result<(), Failure> {
     rkube_build::plan::check_platform(platform, architecture()).map_err(|e| {
         let advice =
             "build for another platform with the engine of this machine (docker build --platform)";
-        minikube::unsupported(e.message, advice)
+        unsupported(e.message, advice)
     })
 }
 

@@ -163,7 +163,7 @@ impl Flags {
         most: fn() -> Option<u64>,
     ) -> Result<Nodes, Failure> {
         if self.servers.is_some_and(|servers| servers != 1) {
-            return Err(super::minikube::unsupported(
+            return Err(super::unsupported::unsupported(
                 "a cluster has one control-plane node (--servers=1)",
                 "add workers with --agents",
             ));

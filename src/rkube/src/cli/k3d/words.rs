@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use rkube_failure::Failure;
 
 use crate::cli::line::place_of_command;
-use crate::cli::minikube::unsupported;
+use crate::cli::unsupported::unsupported;
 
 /// Flags of a command of k3d's that take a value, and what they are here.
 type Values = &'static [(&'static str, &'static str)];

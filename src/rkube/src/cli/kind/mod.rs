@@ -21,7 +21,8 @@ use rkube_failure::{Failure, Kind, Source};
 
 use super::output::{Format, Place};
 use super::settings::Settings;
-use super::start_values::parse_duration;
+use super::unsupported::unsupported;
+use super::values::parse_duration;
 use super::{Output, args, export, minikube, usage};
 
 /// The version of kind whose commands and flags these are.
@@ -311,7 +312,7 @@ async fn run(
         } => load(home, args, output).await,
         Command::Build {
             what: Build::NodeImage { rest: _ },
-        } => Err(minikube::unsupported(
+        } => Err(unsupported(
             "node images are not needed, and cannot be built: nodes run no image",
             format!(
                 "leave the step and --image out; rkube implements Kubernetes {} itself",
@@ -523,7 +524,7 @@ async fn load(home: &Home, args: LoadArgs, output: &Output) -> Result<(), Failur
         .iter()
         .all(|node| args.nodes.contains(&node.name));
     if !args.nodes.is_empty() && !all {
-        return Err(minikube::unsupported(
+        return Err(unsupported(
             "--nodes is not supported for some of the nodes: images are loaded into all of them",
             "leave the flag out",
         ));
