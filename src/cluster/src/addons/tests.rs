@@ -46,7 +46,7 @@ fn serve_with(answer: impl Fn(&str) -> Vec<u8> + Send + 'static) -> String {
 struct Cluster {
     client: Client,
     home: Home,
-    _folder: tempfile::TempDir,
+    _directory: tempfile::TempDir,
 }
 
 /// Records the steps that are reported.
@@ -72,8 +72,9 @@ impl Cluster {
     }
 
     async fn without_controllers() -> (Self, Arc<ApiServer>, String) {
-        let folder = tempfile::tempdir().unwrap();
-        let store = EmbeddedStore::open(&folder.path().join("store"), EmbeddedOptions::default());
+        let directory = tempfile::tempdir().unwrap();
+        let store =
+            EmbeddedStore::open(&directory.path().join("store"), EmbeddedOptions::default());
         let (pki, ca) = authority();
         let config = Config {
             store: store.unwrap(),
@@ -89,8 +90,8 @@ impl Cluster {
         let server = ApiServer::new(config).await.unwrap();
         let cluster = Self {
             client: server.client("tester", &["system:masters"]),
-            home: Home::at(folder.path().join("home")),
-            _folder: folder,
+            home: Home::at(directory.path().join("home")),
+            _directory: directory,
         };
         (cluster, server, ca)
     }

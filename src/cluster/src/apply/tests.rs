@@ -197,7 +197,7 @@ fn what_cannot_be_done_is_known_before_the_first_step() {
     check_all(&profile, with(&[], &[&mount(&gone)])).unwrap_err();
     let twice = with(&[], &[&mount(&there), &mount(&there)]);
     assert_eq!(check_all(&profile, twice).unwrap_err().kind, Kind::Usage);
-    // Folders of nodes that stay are looked at only if one is added.
+    // Directories of nodes that stay are looked at only if one is added.
     profile.mounts.push(mount(&gone).parse().unwrap());
     check(&profile, &[Step::Registries(Vec::new())]).unwrap();
     let step = Step::Mount {
@@ -238,7 +238,7 @@ fn workers_that_are_down_start_unless_they_go() {
 }
 
 #[test]
-fn folders_have_commands_and_wait_for_those_in_their_place() {
+fn directories_have_commands_and_wait_for_those_in_their_place() {
     let mount = |node: Option<&str>, text: &str| Step::Mount {
         node: node.map(str::to_owned),
         mount: text.parse().unwrap(),

@@ -171,7 +171,7 @@ pub async fn run(home: &Home, global: &Global, args: Args, output: &Output) -> R
             }
             // The driver cannot do it while the node runs.
             Err(e) if e.kind == Kind::Conflict && e.source == Source::Driver => {
-                // Only folders are refused so.
+                // Only directories are refused so.
                 match step {
                     Some(step) if step.command().is_some() => waiting.push(step),
                     _ => {
@@ -210,7 +210,7 @@ fn not_done(report: &Report, profile: &Profile) -> Failure {
         Source::Driver,
         Kind::Conflict,
         format!(
-            "{count} change{} not done: the driver {driver} cannot change the folders of a running node",
+            "{count} change{} not done: the driver {driver} cannot change the directories of a running node",
             if count == 1 { " was" } else { "s were" }
         ),
     )
@@ -342,9 +342,9 @@ async fn actions(
                 all.insert(0, Action::Disable(entry.name.clone()));
             }
         }
-        // The content of a folder may have changed without its version.
+        // The content of a directory may have changed without its version.
         let is_same = |addon: &Addon| {
-            !matches!(addon.origin, Origin::Folder(_))
+            !matches!(addon.origin, Origin::Directory(_))
                 && there.iter().any(|entry| {
                     let same = entry.enabled_version.as_ref() == Some(&addon.version);
                     entry.name == addon.name && entry.status == Status::Enabled && same

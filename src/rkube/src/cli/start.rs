@@ -74,8 +74,8 @@ pub struct Args {
     /// repeated (drivers docker and qemu)
     #[arg(long, value_name = "PORTS", value_delimiter = ',')]
     ports: Vec<PortMapping>,
-    /// Folder or file of this machine that all nodes see, HOST:NODE[:ro]; can be repeated (drivers
-    /// native and docker)
+    /// Directory or file of this machine that all nodes see, HOST:NODE[:ro]; can be repeated
+    /// (drivers native and docker)
     #[arg(long, value_name = "MOUNT")]
     mount_string: Vec<HostMount>,
     /// As --mount-string, with an equals sign: --mount=HOST:NODE[:ro]

@@ -95,20 +95,20 @@ impl Wait {
 pub(super) enum MountFlag {
     /// minikube's switch, which needs `--mount-string`.
     Switch(bool),
-    /// A folder.
-    Folder(HostMount),
+    /// A directory.
+    Directory(HostMount),
 }
 
 impl MountFlag {
     pub(super) fn parse(text: &str) -> Result<Self, String> {
         match parse_bool(text) {
             Ok(on) => Ok(Self::Switch(on)),
-            Err(_) => text.parse().map(Self::Folder),
+            Err(_) => text.parse().map(Self::Directory),
         }
     }
 }
 
-/// Returns the folders of `--mount-string` and `--mount`.
+/// Returns the directories of `--mount-string` and `--mount`.
 pub(super) fn mounts(
     strings: Vec<HostMount>,
     flags: Vec<MountFlag>,
@@ -117,11 +117,11 @@ pub(super) fn mounts(
     let switched = flags.contains(&MountFlag::Switch(true));
     let mut mounts = strings;
     mounts.extend(flags.into_iter().filter_map(|flag| match flag {
-        MountFlag::Folder(mount) => Some(mount),
+        MountFlag::Directory(mount) => Some(mount),
         MountFlag::Switch(_) => None,
     }));
     if switched && mounts.is_empty() {
-        output.warn("--mount has no effect: name the folder with --mount-string HOST:NODE");
+        output.warn("--mount has no effect: name the directory with --mount-string HOST:NODE");
     }
     mounts
 }

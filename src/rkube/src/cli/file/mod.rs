@@ -41,7 +41,7 @@ pub struct File {
     pub driver: Option<String>,
     /// The nodes, of which the first one runs the control plane; empty if the file has none.
     pub nodes: Vec<NodeSpec>,
-    /// Folders of this machine that all nodes see.
+    /// Directories of this machine that all nodes see.
     pub mounts: Vec<HostMount>,
     /// Address range of nodes.
     pub subnet: Option<Ipv4Net>,
@@ -384,6 +384,6 @@ pub fn manifests(names: &[String]) -> Result<Option<Addon>, Failure> {
         homepage: String::new(),
         namespace: None,
         manifests,
-        origin: Origin::Folder(root),
+        origin: Origin::Directory(root),
     }))
 }

@@ -385,7 +385,7 @@ pub fn image_note(image: &str) -> Result<Option<String>, String> {
 
 fn mount_of(mount: Mount) -> Result<HostMount, (&'static str, String)> {
     if mount.selinux_relabel {
-        let why = "folders are not relabelled".to_owned();
+        let why = "directories are not relabelled".to_owned();
         return Err((".selinuxRelabel", why));
     }
     if !matches!(mount.propagation.as_deref(), None | Some("" | "None")) {
