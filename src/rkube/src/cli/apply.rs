@@ -19,7 +19,7 @@ const MANIFESTS: &str = "manifests";
 
 #[derive(clap::Args)]
 #[command(
-    after_help = "Lists that the file does not have stay as they are; of a list that it has, the cluster keeps nothing else. `rkube config init` prints the file of a cluster that exists."
+    after_help = "A list that the file leaves out stays as it is. A list in the file replaces that of the cluster. `rkube config init` prints the file of a cluster that exists."
 )]
 pub struct Args {
     /// YAML file that describes the cluster; - for standard input

@@ -26,7 +26,7 @@ pub enum Format {
     Json,
     /// Results as YAML
     Yaml,
-    /// Names only, one a line; for lists
+    /// Names only, one per line; for lists
     Name,
 }
 

@@ -11,7 +11,7 @@ use super::{Global, Output, status};
 #[derive(clap::Args)]
 #[command(args_conflicts_with_subcommands = true)]
 pub struct Args {
-    /// Name of the profile that commands without -p act on from now on; 'default' for 'rkube'
+    /// Name of the profile that commands without -p use from now on; 'default' means 'rkube'
     /// [default: print the current one]
     name: Option<String>,
     #[command(subcommand)]

@@ -107,7 +107,7 @@ pub struct Args {
         value_name = "STORE"
     )]
     store: String,
-    /// Certificate (PEM) of the CA that etcd's server certificate is from, with --store
+    /// CA certificate (PEM) that signed etcd's server certificate, with --store
     #[arg(long, value_name = "FILE")]
     store_ca: Option<std::path::PathBuf>,
     /// Client certificate for etcd (PEM)
@@ -119,7 +119,7 @@ pub struct Args {
     /// Do not switch kubectl's current context to this cluster
     #[arg(long)]
     keep_context: bool,
-    /// What to wait for: all or true, none or false, or components, which are all waited for
+    /// Components to wait for: all (or true), none (or false), or names, any of which means all
     #[arg(long, default_value = "all", value_name = "WHAT", value_parser = Wait::parse)]
     wait: Wait,
     /// Namespace of the cluster's context in the kubeconfig

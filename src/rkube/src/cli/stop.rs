@@ -25,7 +25,7 @@ pub struct Args {
     /// Do not stop the cluster, and cancel the stop that is scheduled
     #[arg(long)]
     cancel_scheduled: bool,
-    /// Wait for the time of this schedule. Run by --schedule in a process of its own
+    /// Wait for the time of this schedule. Run by --schedule in a separate process
     #[arg(long, hide = true, value_name = "ID")]
     scheduled: Option<String>,
 }

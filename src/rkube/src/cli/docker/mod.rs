@@ -37,7 +37,7 @@ pub struct Args {
     /// Print what sets the variables back
     #[arg(short, long)]
     unset: bool,
-    /// Serve the socket, as a process of its own.
+    /// Serve the socket, as a separate process.
     #[arg(long, hide = true)]
     serve: bool,
 }

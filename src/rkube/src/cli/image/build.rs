@@ -67,7 +67,7 @@ pub struct Args {
     /// Print nothing but the image's ID
     #[arg(short, long)]
     quiet: bool,
-    /// How progress is shown
+    /// Display of progress
     #[arg(long, default_value = "auto", value_name = "FORM")]
     progress: Form,
     /// Node that runs the steps [default: the control-plane node]

@@ -15,8 +15,8 @@ const PIPE: usize = 64 << 10;
 /// What `rkube image push --help` says in addition to the flags.
 pub const HELP: &str = "\
 The node sends what the registry lacks. Credentials are those of 'docker login' and 'podman login' on \
-this machine, also from credential helpers. A registry without TLS is one of the cluster's \
---insecure-registry.";
+this machine, also from credential helpers. A registry without TLS must be given to the cluster \
+with --insecure-registry.";
 
 #[derive(clap::Args)]
 pub struct Args {

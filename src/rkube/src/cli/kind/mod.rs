@@ -132,7 +132,7 @@ struct CreateArgs {
     /// Keep the nodes if the creation fails
     #[arg(long)]
     retain: bool,
-    /// How long to wait for the nodes to be ready [default: 6m]
+    /// Time to wait for the nodes to be ready [default: 6m]
     #[arg(long, value_name = "TIME", value_parser = parse_duration)]
     wait: Option<Duration>,
     #[command(flatten)]
