@@ -1,6 +1,6 @@
 //! The socket at which `rkube docker-env` offers the images of a cluster to Docker's clients.
 //!
-//! A process of its own serves it, and holds a lock file meanwhile. It ends by itself when the socket
+//! A separate process serves it, and holds a lock file meanwhile. It ends by itself when the socket
 //! is removed, which every stop does and every delete.
 
 use std::path::PathBuf;
@@ -14,7 +14,7 @@ pub fn docker_socket(home: &Home, name: &str) -> PathBuf {
     home.profile_dir(name).join("docker.sock")
 }
 
-/// Removes the socket of a profile, so that whoever serves it ends.
+/// Removes the socket of a profile, so that the process that serves it ends.
 pub(crate) fn withdraw(home: &Home, name: &str) -> Result<(), Failure> {
     let path = docker_socket(home, name);
     match std::fs::remove_file(&path) {
@@ -43,9 +43,9 @@ mod unix {
 
     /// Longest path of a socket on the systems that rkube runs on, in bytes.
     const LONGEST: usize = 103;
-    /// How long a new process waits for one that ends.
+    /// The time that a new process waits for one that ends.
     const PATIENCE: Duration = Duration::from_secs(5);
-    /// How often it looks.
+    /// The period of its checks.
     const PERIOD: Duration = Duration::from_millis(50);
 
     /// Whether a process serves the socket of a profile.

@@ -346,7 +346,7 @@ fn replace(path: &Path, content: &[u8], mode: u32, durable: bool) -> Result<(), 
     let temporary = PathBuf::from(temporary);
     let _owner = act_for_owner_of(path);
     let write = || {
-        // What an interrupted command left may have another mode.
+        // A remainder of an interrupted command may have another mode.
         match fs::remove_file(&temporary) {
             Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(e),
             _ => {}

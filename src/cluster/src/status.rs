@@ -16,7 +16,7 @@ use crate::profile::Profile;
 use crate::ready::is_ready;
 use crate::schedule;
 
-/// How long the API server may take to respond.
+/// The time that the API server may take to respond.
 const API_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// A cluster's state.

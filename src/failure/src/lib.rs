@@ -27,7 +27,7 @@ pub fn command(words: &str, profile: &str) -> String {
         return format!("rkube {words}");
     }
     match words.split_once(" -- ") {
-        // What follows the dashes is not rkube's.
+        // Words after the dashes do not belong to rkube.
         Some((own, rest)) => format!("rkube {own} -p {profile} -- {rest}"),
         None => format!("rkube {words} -p {profile}"),
     }
@@ -110,9 +110,9 @@ pub struct Failure {
     pub source: Source,
     /// The kind of problem.
     pub kind: Kind,
-    /// What failed and why: one sentence without a full stop.
+    /// The failure and its reason: one sentence without a full stop.
     pub message: String,
-    /// What to do next.
+    /// The next step for the user.
     pub advice: Option<String>,
 }
 

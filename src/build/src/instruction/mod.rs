@@ -14,7 +14,7 @@ pub enum CommandLine {
     Shell(String),
 }
 
-/// What `COPY` and `ADD` have in common.
+/// The common part of `COPY` and `ADD`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Copy {
     /// Whether it is `ADD`.
@@ -23,7 +23,7 @@ pub struct Copy {
     pub sources: Vec<String>,
     /// Files that are written in the Dockerfile.
     pub heredocs: Vec<HereDoc>,
-    /// Where they go.
+    /// The destination.
     pub destination: String,
     /// The stage or image of the sources (`--from`).
     pub from: Option<String>,

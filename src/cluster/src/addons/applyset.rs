@@ -180,7 +180,7 @@ impl Parent {
     }
 }
 
-/// How to proceed with an object of an addon that may already exist.
+/// The way to proceed with an object of an addon that may already exist.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Claim {
     /// Apply it as a member of the set.

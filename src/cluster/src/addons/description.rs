@@ -23,7 +23,7 @@ pub struct Addon {
     pub namespace: Option<String>,
     /// The manifests, in the order in which they are applied.
     pub manifests: Vec<Manifest>,
-    /// Where the addon was found.
+    /// The place where the addon was found.
     pub origin: Origin,
 }
 

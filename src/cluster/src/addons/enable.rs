@@ -15,9 +15,9 @@ use super::server::{Server, failure, title};
 use super::{fetch, remove};
 use crate::Progress;
 
-/// How long the server may take to serve the kinds of new definitions.
+/// The time that the server may take to serve the kinds of new definitions.
 const DEFINITION_TIMEOUT: Duration = Duration::from_secs(30);
-/// How often that is checked.
+/// The period of the checks of that.
 const LOOK: Duration = Duration::from_millis(50);
 
 /// Metadata fields that the server sets, present in manifests that were read from a cluster.

@@ -11,9 +11,9 @@ use crate::files::io_failure;
 
 /// Maximum size of a manifest, in bytes. The largest known ones have 3 MB.
 const MAX_SIZE: u64 = 16 << 20;
-/// How long a server may take to accept a connection.
+/// The time that a server may take to accept a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long a server may send no data.
+/// The time for which a server may send no data.
 const STALL_TIMEOUT: Duration = Duration::from_secs(20);
 /// Timeout of a complete download.
 const DOWNLOAD_TIMEOUT: Duration = Duration::from_secs(300);

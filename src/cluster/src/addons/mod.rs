@@ -28,9 +28,9 @@ use crate::{Progress, access, ready};
 pub use description::{Addon, Manifest, Origin};
 pub(crate) use fetch::client as http_client;
 
-/// How long the API server may take to respond when addons are listed.
+/// The time that the API server may take to respond when addons are listed.
 const LIST_TIMEOUT: Duration = Duration::from_secs(3);
-/// How long the API server may take to become ready after a start.
+/// The time that the API server may take to become ready after a start.
 const READY_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The status of an addon in a cluster.

@@ -12,7 +12,7 @@ use crate::Progress;
 
 /// Timeout of the removal. Pods have a grace period of 30 seconds.
 const LIMIT: Duration = Duration::from_secs(120);
-/// How often it is checked whether an object is gone.
+/// The period of the checks whether an object is gone.
 const LOOK: Duration = Duration::from_millis(50);
 
 /// Disables an addon; returns `None` if it is not enabled. Can be repeated after a failure.

@@ -24,7 +24,7 @@ use crate::{Progress, access, directories, nodes, pause, publish};
 /// The number of attempts of a write that conflicts with another one.
 const ATTEMPTS: usize = 10;
 
-/// What a file says about a cluster; `None` is what it does not mention.
+/// The settings of a cluster in a file; `None` for those that it does not mention.
 #[derive(Clone, Debug, Default)]
 pub struct Wanted {
     /// The nodes, the first of which runs the control plane.
@@ -70,7 +70,7 @@ pub enum Step {
         /// Taints to remove.
         remove: Vec<Taint>,
     },
-    /// A worker that the profile has and that does not run, though nobody has stopped it.
+    /// A worker that the profile has and that does not run, although it was not stopped.
     Start(String),
     /// A node to add.
     Add(NodeSpec),
@@ -259,7 +259,7 @@ fn twice(port: &PortMapping) -> Failure {
 
 /// Puts steps into the order in which to do them.
 fn sort(steps: &mut [Step]) {
-    // What takes something away makes room for what comes in its place.
+    // Steps that remove something make room for those that replace it.
     steps.sort_by_key(|step| match step {
         Step::Unmount { .. } => 0,
         Step::Mount { .. } => 1,

@@ -110,7 +110,7 @@ pub struct Node {
     pub stopped: bool,
 }
 
-/// What distinguishes a node of a new cluster.
+/// The properties that distinguish a node of a new cluster.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NodeSpec {
     /// CPU limit in millicores.

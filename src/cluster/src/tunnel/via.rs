@@ -40,7 +40,7 @@ pub(super) struct Places {
 pub(super) struct Slices {
     /// By `namespace/name` of the slice: its service and the nodes of its endpoints.
     known: BTreeMap<String, (String, Places)>,
-    /// What a new list has so far.
+    /// The items of a new list so far.
     listed: BTreeMap<String, (String, Places)>,
     /// Whether a list was complete once.
     complete: bool,

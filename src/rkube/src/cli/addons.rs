@@ -68,7 +68,7 @@ enum Command {
     },
 }
 
-/// What minikube calls its addons, and what they are here.
+/// The counterpart of an addon of minikube's.
 enum Known {
     /// An addon of another name.
     Named(&'static str),

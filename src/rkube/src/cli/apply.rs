@@ -76,11 +76,11 @@ impl std::fmt::Display for Action {
 struct Report {
     profile: String,
     dry_run: bool,
-    /// What was done, or would be.
+    /// Changes that were made, or would be.
     changes: Vec<String>,
-    /// What takes effect with the next start.
+    /// Changes that take effect at the next start.
     restart: Vec<String>,
-    /// What the driver cannot do while the cluster runs, and so was not done.
+    /// Changes that the driver cannot make while the cluster runs, and that were not made.
     not_done: Vec<String>,
     /// The commands that do it: they stop the cluster, change it and start it.
     commands: Vec<String>,

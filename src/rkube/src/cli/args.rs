@@ -16,9 +16,9 @@ use super::{Cli, k3d, minikube};
 pub struct Parsed {
     /// The command.
     pub cli: Cli,
-    /// What was found about flags of minikube's.
+    /// Findings about flags of minikube's.
     pub findings: minikube::Findings,
-    /// What the log of commands may hold of the line.
+    /// The part of the line that the log of commands may hold.
     pub line: super::audit::Line,
 }
 
@@ -227,7 +227,7 @@ fn variable(flag: &str) -> String {
 pub struct Property {
     /// The flag without dashes.
     pub name: String,
-    /// What it does.
+    /// Its description.
     pub help: String,
     /// The environment variable of the same meaning.
     pub variable: String,

@@ -58,7 +58,7 @@ pub struct Begun {
     start: SystemTime,
 }
 
-/// What is logged of a command line, without secrets.
+/// The logged part of a command line, without secrets.
 pub struct Line {
     /// The name of the command, no alias.
     pub command: String,

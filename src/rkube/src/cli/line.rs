@@ -24,9 +24,9 @@ const ASSIGNMENTS: &[&str] = &[
 
 /// A word that is a flag.
 struct Flag<'a> {
-    /// What it is; `None` if no command of the line knows it.
+    /// Its definition; `None` if no command of the line knows it.
     arg: Option<&'a Arg>,
-    /// Where its value begins in the word.
+    /// The position of its value in the word.
     value: Option<usize>,
     /// Whether its value is the next word.
     next: bool,

@@ -30,7 +30,7 @@ pub enum Format {
     Name,
 }
 
-/// Where messages go. Results are always written to standard output.
+/// The destination of messages. Results are always written to standard output.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Place {
     /// Standard output.

@@ -173,7 +173,7 @@ const OF_FILE: &[&str] = &[
     "store-key",
 ];
 
-/// What a start does, and what it does when the cluster is ready.
+/// The steps of a start, and those after the cluster is ready.
 pub(super) struct Plan {
     pub(super) options: StartOptions,
     namespace: Option<String>,

@@ -54,7 +54,7 @@ impl Limit {
     }
 }
 
-/// What `--wait` waits for.
+/// The target of `--wait`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Wait {
     /// The API server and all nodes.

@@ -10,7 +10,7 @@ use rkube_failure::Failure;
 use super::values::parse_duration;
 use super::{Global, Output};
 
-/// How long the process that waits may take to begin.
+/// The time that the waiting process may take to begin.
 #[cfg(unix)]
 const BEGIN_TIMEOUT: Duration = Duration::from_secs(20);
 

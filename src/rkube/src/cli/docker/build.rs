@@ -169,7 +169,7 @@ pub async fn run(
     };
     tokio::task::spawn_local(async move {
         tokio::select! {
-            // What runs on the node ends with its connection.
+            // The build on the node ends with its connection.
             () = messages.closed() => {}
             built = building => match built {
                 Ok(built) => finish(&built, quiet).iter().for_each(|m| messages.send(m)),

@@ -55,7 +55,7 @@ pub async fn all(endpoint: &Endpoint, profile: &Profile) -> Result<Vec<Image>, F
     })
 }
 
-/// How an image was named.
+/// The form of an image's name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum By {
     Name,
@@ -226,7 +226,7 @@ pub async fn tag(endpoint: &Endpoint, name: &str, query: &Query) -> Result<Respo
     Ok(reply::empty(StatusCode::CREATED))
 }
 
-/// What a removal does.
+/// The effect of a removal.
 #[derive(Debug, PartialEq, Eq)]
 enum Removal {
     /// Only this name goes.

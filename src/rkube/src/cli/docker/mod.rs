@@ -1,6 +1,6 @@
 //! `rkube docker-env`: the images of a cluster for Docker's clients.
 //!
-//! A process of its own serves a part of the Docker Engine API at a socket of the profile: that of
+//! A separate process serves a part of the Docker Engine API at a socket of the profile: that of
 //! images and of the classic builder. It runs the same commands on the nodes as `rkube image`.
 
 mod shell;
@@ -42,7 +42,7 @@ pub struct Args {
     serve: bool,
 }
 
-/// What `rkube docker-env --help` says in addition to the flags.
+/// The text of `rkube docker-env --help` after the flags.
 pub const HELP: &str = "\
 Afterwards, docker build, images, tag, push, pull, load, save, rmi and ps of this shell act on the \
 images and containers of the cluster. The classic builder is used (DOCKER_BUILDKIT=0). Containers \
@@ -69,7 +69,7 @@ pub async fn run(home: &Home, global: &Global, args: Args, output: &Output) -> R
     Ok(())
 }
 
-/// Refuses `rkube podman-env`: Podman's client speaks an API of its own.
+/// Refuses `rkube podman-env`: Podman's client speaks a different API.
 pub fn podman(profile: &str) -> Failure {
     unsupported(
         "'podman-env' is not supported: Podman's remote client speaks an API that the nodes do not have",
@@ -95,7 +95,7 @@ async fn start(home: &Home, profile: &Profile) -> Result<(), Failure> {
 
     use rkube_failure::{Kind, Source};
 
-    /// How long the process may take to listen.
+    /// The time that the process may take to listen.
     const BEGIN_TIMEOUT: Duration = Duration::from_secs(15);
 
     let failed = |why: String| {

@@ -19,10 +19,10 @@ use super::reply::{self, Body, Error};
 use super::request::{self, Query};
 use super::{build, containers, images, system, transfer};
 
-/// How often the process looks whether clients still find it.
+/// The period of the checks whether clients still find the process.
 const PERIOD: Duration = Duration::from_secs(1);
 
-/// What all requests share.
+/// The state that all requests share.
 pub struct Endpoint {
     pub home: Home,
     /// The name of the profile, whose nodes may change.

@@ -101,7 +101,7 @@ pub async fn save<'a>(
     let (reader, writer) = tokio::io::duplex(PIPE);
     let (tell, told) = tokio::sync::oneshot::channel::<Failure>();
     let home = endpoint.home.clone();
-    // It ends if nobody reads any more.
+    // It ends if the reader is gone.
     tokio::task::spawn_local(async move {
         let saved = async {
             let node = Endpoint::node(&profile)?;
@@ -129,7 +129,7 @@ pub async fn save<'a>(
     ))
 }
 
-/// What clients send as `X-Registry-Auth`.
+/// The content of the header `X-Registry-Auth`.
 #[derive(Default, Deserialize)]
 #[serde(rename_all = "lowercase", default)]
 struct Auth {

@@ -32,7 +32,7 @@ const ZONE: &str = "topology.kubernetes.io/zone";
 /// The JSON Schema of the format.
 pub const SCHEMA: &str = include_str!("schema.json");
 
-/// What a file asks for.
+/// The contents of a cluster file.
 #[derive(Debug, Default)]
 pub struct File {
     /// The profile's name.
@@ -80,7 +80,7 @@ impl File {
     }
 }
 
-/// What every document has.
+/// The fields that every document has.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Head {

@@ -96,7 +96,7 @@ pub struct Args {
     ssh: Vec<String>,
 }
 
-/// What shows the progress of a build.
+/// The display of a build's progress.
 pub(in crate::cli) trait Viewer {
     /// Shows a line that belongs to no step.
     fn note(&mut self, text: &str);
@@ -104,7 +104,7 @@ pub(in crate::cli) trait Viewer {
     fn show(&mut self, event: &Event);
 }
 
-/// How progress is shown.
+/// The form in which progress is shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 enum Form {
     /// As lines

@@ -97,7 +97,7 @@ enum Command {
     Push(push::Args),
 }
 
-/// What `rkube image build --help` says in addition to the flags.
+/// The text of `rkube image build --help` after the flags.
 const BUILD_HELP: &str = "\
 The steps run in a node, with its network, the capabilities that Docker gives and no privileges. \
 Results of steps are kept on the node; 'rkube image prune' removes them. The exit code is 1 if the \

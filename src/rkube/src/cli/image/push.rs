@@ -12,7 +12,7 @@ use crate::cli::{Global, Output};
 /// Size of the buffer between the connection and what reads it.
 const PIPE: usize = 64 << 10;
 
-/// What `rkube image push --help` says in addition to the flags.
+/// The text of `rkube image push --help` after the flags.
 pub const HELP: &str = "\
 The node sends what the registry lacks. Credentials are those of 'docker login' and 'podman login' on \
 this machine, also from credential helpers. A registry without TLS must be given to the cluster \
@@ -30,7 +30,7 @@ pub struct Args {
     node: Option<String>,
 }
 
-/// What the command line asks a node for. A JSON document on standard input, because of the
+/// The request of the command line to a node. A JSON document on standard input, because of the
 /// credentials.
 #[derive(Serialize, Deserialize)]
 pub struct Request {
@@ -39,7 +39,7 @@ pub struct Request {
     pub credentials: Vec<Credential>,
 }
 
-/// What a node says during a push: a JSON document per line.
+/// The messages of a node during a push: a JSON document per line.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Event {
@@ -77,7 +77,7 @@ pub struct Pushed {
     pub same: bool,
 }
 
-/// What a push has done so far.
+/// The progress of a push so far.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(in crate::cli) struct Tally {
     layers: usize,

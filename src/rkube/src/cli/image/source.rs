@@ -15,7 +15,7 @@ const MAX_DOCKERFILE: u64 = 16 << 20;
 /// A context on this machine.
 pub struct Context {
     place: Place,
-    /// What is not sent.
+    /// Patterns of files that are not sent.
     pub excluded: Matcher,
     /// The text of the Dockerfile.
     pub dockerfile: String,

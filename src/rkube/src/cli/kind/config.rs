@@ -20,7 +20,7 @@ const API_VERSION: &str = "kind.x-k8s.io/v1alpha4";
 /// The taint of control-plane nodes that have workers.
 const CONTROL_PLANE: &str = "node-role.kubernetes.io/control-plane";
 
-/// What a configuration asks for.
+/// The contents of a configuration.
 #[derive(Debug, Default, PartialEq)]
 pub struct Config {
     /// The cluster's name.
@@ -31,7 +31,7 @@ pub struct Config {
     pub pods: Option<Ipv4Net>,
     /// Address range of services.
     pub services: Option<Ipv4Net>,
-    /// What the user should know.
+    /// Warnings for the user.
     pub notes: Vec<String>,
 }
 

@@ -29,7 +29,7 @@ use super::{Output, args, export, minikube, usage};
 const VERSION: &str = "0.33.0";
 /// The name of a cluster that is given none.
 const DEFAULT_NAME: &str = "kind";
-/// How long a new cluster may take to be ready if `--wait` is not given.
+/// The time that a new cluster may take to be ready if `--wait` is not given.
 const READY_TIMEOUT: Duration = Duration::from_secs(360);
 
 /// Creates and manages local Kubernetes clusters, with kind's commands

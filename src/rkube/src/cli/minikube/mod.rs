@@ -25,11 +25,11 @@ struct Flag {
     short: Option<char>,
     /// Whether it takes a value; otherwise it may have `=true` or `=false`.
     takes_value: bool,
-    /// What becomes of it.
+    /// Its treatment.
     rule: Rule,
 }
 
-/// What becomes of a flag.
+/// The treatment of a flag.
 enum Rule {
     /// It changes nothing, for this reason.
     Harmless(&'static str),
@@ -39,7 +39,7 @@ enum Rule {
     Depends(fn(&str) -> Verdict),
 }
 
-/// What becomes of a flag with its value.
+/// The treatment of a flag with its value.
 #[derive(Debug, PartialEq, Eq)]
 enum Verdict {
     /// Nothing needs to be said.

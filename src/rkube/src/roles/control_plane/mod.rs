@@ -91,7 +91,8 @@ pub async fn run(config: NodeConfig) -> anyhow::Result<()> {
     })
     .await?;
 
-    // What expired while the cluster was stopped is renewed before the first connection.
+    // Certificates that expired while the cluster was stopped are renewed before the first
+    // connection.
     let renewal = renewal::Renewal::read(pki_dir)?;
     let own = server.certificates().clone();
     renewal.renew_own(&own)?;

@@ -14,7 +14,7 @@ use rkube_config::{NodeAddress, NodeConfig, paths};
 
 const CONTROL_PLANE: &str = "node-role.kubernetes.io/control-plane";
 const WORKER: &str = "node-role.kubernetes.io/worker";
-/// How often a write is repeated that conflicts with another one.
+/// The number of attempts of a write that conflicts with another one.
 const ATTEMPTS: usize = 10;
 
 /// Labels and taints all nodes until the watch ends. `config` is that of the control-plane node.

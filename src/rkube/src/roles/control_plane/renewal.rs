@@ -16,12 +16,12 @@ use kube::api::ListParams;
 use rkube_apiserver::Certificates;
 use rkube_x509::{Certificate, Issuer, LIFETIME, Renewable, Roots, Usage, to_pem, verify};
 
-/// How often certificates are looked at.
+/// The period of the checks of certificates.
 const PERIOD: Duration = Duration::from_secs(3600);
 /// The time limit for a node's answers.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// What signs the cluster's certificates.
+/// The signers of the cluster's certificates.
 pub struct Renewal {
     ca: Issuer,
     roots: Roots,
