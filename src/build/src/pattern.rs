@@ -7,7 +7,7 @@ struct Class {
     ranges: Vec<(char, char)>,
 }
 
-/// A part of a pattern.
+/// An element of a pattern.
 #[derive(Clone, Debug)]
 enum Part {
     Is(char),

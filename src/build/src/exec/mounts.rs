@@ -145,8 +145,8 @@ impl Running<'_> {
         Ok(key.finish())
     }
 
-    /// Sees to it that cache mounts are not removed while the step runs, see [`super::prune`].
-    /// Takes the locks of those that no other step may use meanwhile: each once, and in
+    /// Prevents that cache mounts are removed while the step runs, see [`super::prune`].
+    /// Takes the locks of those that no other step may use meanwhile. Each is taken once, and in
     /// the same order in all steps, so that no two wait for each other.
     async fn lock_caches(&self, run: &Run, mounts: &mut Mounts) -> Result<()> {
         let mut names = std::collections::BTreeSet::new();

@@ -1,5 +1,7 @@
-//! The objects of an addon as an ApplySet (KEP-3659): members have a label with the identity of
-//! their parent, and the parent lists the kinds and namespaces of its members.
+//! The objects of an addon as an ApplySet (KEP-3659).
+//!
+//! Members have a label with the identity of their parent. The parent lists the kinds and namespaces
+//! of its members.
 
 use std::collections::{BTreeMap, BTreeSet};
 

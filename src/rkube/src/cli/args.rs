@@ -1,7 +1,7 @@
 //! From words to a command: flags, environment, the user's settings and defaults, in this order.
 //!
-//! Flags are read as minikube reads them: a switch may have a value (`--all=false`), a flag may be
-//! repeated (the last one counts), and flags of minikube's that rkube does not have are known.
+//! Flags are read as minikube reads them. A switch may have a value (`--all=false`), and a flag may be
+//! repeated (the last one counts). Flags of minikube's that rkube does not have are known.
 
 use std::ffi::OsString;
 

@@ -125,8 +125,8 @@ pub fn place_of_command(parser: &Command, words: &[&str]) -> Option<usize> {
     None
 }
 
-/// Returns what is logged of the words beside the name of the command: no words for other programs, no
-/// values that may be secrets, no users and passwords in URLs.
+/// Returns the logged form of the words beside the name of the command. It has no words for other
+/// programs, no values that may be secrets, and no users and passwords in URLs.
 pub fn logged(parser: &Command, words: &[String]) -> String {
     let mut levels = vec![parser];
     let mut all: Vec<String> = Vec::new();

@@ -2,7 +2,7 @@
 //!
 //! With `-o json`, steps, warnings and errors go to standard output as
 //! CloudEvents (<https://cloudevents.io>), one per line, with the types that
-//! minikube uses; results are plain JSON documents.
+//! minikube uses. Results are plain JSON documents.
 
 use std::io::IsTerminal;
 use std::process::ExitCode;

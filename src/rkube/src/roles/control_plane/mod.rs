@@ -1,8 +1,8 @@
 //! Store, API server, controllers and scheduler in one process.
 //!
 //! Controllers and scheduler use the API server through in-process clients without
-//! sockets. Each client has its own user name, which audit and managed fields show, and
-//! the rights that upstream's bootstrap roles give it: each controller has its service
+//! sockets. Each client has its own user name, which audit and managed fields show. It has
+//! the rights that upstream's bootstrap roles give it; each controller has its service
 //! account. A controller that can be tricked into a request thus meets RBAC. Only what
 //! rkube adds (default objects, labels of node roles) acts as `system:masters`.
 
@@ -23,7 +23,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 /// Opens the embedded store. A damaged one is replaced by an empty one if a snapshot is staged at
-/// `restored`, whose objects replace all that is in the store in any case.
+/// `restored`. The snapshot's objects replace the content of the store in any case.
 fn open_embedded(dir: &Path, restored: &Path) -> anyhow::Result<Arc<dyn Store>> {
     let open = || EmbeddedStore::open(dir, EmbeddedOptions::default());
     match open() {

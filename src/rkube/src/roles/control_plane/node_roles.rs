@@ -1,8 +1,8 @@
-//! Sets what a node may not say about itself when it registers (NodeRestriction): the labels that
-//! `kubectl get nodes` shows as roles, and the labels and taints of the profile.
+//! Sets the labels and taints that a node may not set when it registers (NodeRestriction).
 //!
-//! kubeadm sets them during installation. Those of the profile are set once, with the roles, so
-//! that what users change later is kept.
+//! These are the labels that `kubectl get nodes` shows as roles, and the labels and taints of the
+//! profile. kubeadm sets them during installation. Those of the profile are set once, with the
+//! roles, so that what users change later is kept.
 
 use futures::StreamExt;
 use k8s_openapi::api::core::v1::{Node, Taint};
