@@ -18,7 +18,7 @@ use crate::profile::Profile;
 
 /// The period of the process's checks of the clock and the file. The clock may jump when a laptop
 /// wakes.
-const PERIOD: Duration = Duration::from_millis(500);
+const CHECK_PERIOD: Duration = Duration::from_millis(500);
 /// The number of attempts of a stop that another command or the driver prevents.
 const ATTEMPTS: u32 = 120;
 /// The time in which the process tries to lock the file, which readers hold for a moment.
@@ -179,7 +179,7 @@ pub async fn wait_and_stop(
             }
             _ => return Ok(()),
         }
-        tokio::time::sleep(PERIOD).await;
+        tokio::time::sleep(CHECK_PERIOD).await;
     }
     let mut attempt = 1;
     loop {
@@ -187,7 +187,7 @@ pub async fn wait_and_stop(
             Err(e) if e.kind == Kind::Conflict && attempt < ATTEMPTS => attempt += 1,
             done => return done,
         }
-        tokio::time::sleep(PERIOD).await;
+        tokio::time::sleep(CHECK_PERIOD).await;
     }
 }
 

@@ -561,7 +561,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_unfinished_goes() {
+    fn unfinished_snapshots_are_removed() {
         let dir = tempfile::tempdir().unwrap();
         let (own, kept) = (dir.path().join(".a"), dir.path().join("a"));
         drop(Unfinished::new(own.clone()).unwrap());
@@ -574,7 +574,7 @@ mod tests {
     }
 
     #[test]
-    fn damage_is_told() {
+    fn damage_is_reported() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join(DESCRIPTION);
         let kind = |text: &str| {

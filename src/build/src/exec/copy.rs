@@ -524,7 +524,7 @@ mod tests {
     }
 
     #[test]
-    fn archives_are_told_by_their_content() {
+    fn archives_are_recognized_by_their_content() {
         let dir = tempfile::tempdir().unwrap();
         let root = dir.path().canonicalize().unwrap();
         let mut tar = tar::Builder::new(Vec::new());

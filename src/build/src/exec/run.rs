@@ -18,7 +18,7 @@ use crate::lines::{HereDoc, opening};
 use crate::pattern::Matcher;
 
 /// The period in which a step's output is read.
-const POLL: Duration = Duration::from_millis(30);
+const POLL_PERIOD: Duration = Duration::from_millis(30);
 /// The path at which scripts of here-documents are mounted.
 pub const PIPES: &str = "/dev/pipes";
 
@@ -182,7 +182,7 @@ impl Running<'_> {
             loop {
                 tokio::select! {
                     status = &mut wait => break status.map_err(failed)?,
-                    () = tokio::time::sleep(POLL) => {}
+                    () = tokio::time::sleep(POLL_PERIOD) => {}
                 }
                 tail.read(|line| self.build.progress.line(step, line));
             }

@@ -204,12 +204,12 @@ pub fn parse(statement: &Statement, escape: char) -> Result<Located> {
     Ok(Located {
         instruction,
         lines: statement.lines,
-        shown: shown(statement),
+        shown: format_statement(statement),
     })
 }
 
 /// Returns an instruction on one line.
-fn shown(statement: &Statement) -> String {
+fn format_statement(statement: &Statement) -> String {
     let mut words = vec![statement.keyword.as_str()];
     words.extend(statement.flags.iter().map(String::as_str));
     words.extend(statement.args.split_whitespace());

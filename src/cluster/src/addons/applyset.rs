@@ -246,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn a_parent_is_what_was_written() {
+    fn a_parent_is_read_as_it_was_written() {
         let scope = Scope {
             kinds: ["Service", "Deployment.apps", "Thing.example.com"]
                 .map(GroupKind::parse)
@@ -275,7 +275,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_the_addon_made_is_its_own() {
+    fn only_objects_of_the_addon_are_its_own() {
         let labels = |owner: &str| BTreeMap::from([(PART_OF.to_owned(), owner.to_owned())]);
         let none = BTreeMap::new();
         let (ours, theirs) = (labels("me"), labels("other"));

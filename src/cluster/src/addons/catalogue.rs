@@ -45,12 +45,12 @@ pub struct Damaged {
 }
 
 /// Returns all addons, sorted by name. The user's addons replace built-in ones.
-pub(super) fn all(home: &Home) -> Result<Vec<Result<Addon, Damaged>>, Failure> {
+pub(super) fn read_all(home: &Home) -> Result<Vec<Result<Addon, Damaged>>, Failure> {
     let name_of = |entry: &Result<Addon, Damaged>| match entry {
         Ok(addon) => addon.name.clone(),
         Err(damaged) => damaged.name.clone(),
     };
-    let mut found = own(home)?;
+    let mut found = read_own(home)?;
     for files in BUILT_IN {
         let addon = built_in(files)?;
         if !found.iter().any(|f| name_of(f) == addon.name) {
@@ -69,7 +69,7 @@ pub(super) fn find(home: &Home, wanted: &str) -> Result<Addon, Failure> {
         return read(&directory);
     }
     check_name(wanted)?;
-    let entries = all(home)?;
+    let entries = read_all(home)?;
     let mut known = Vec::new();
     for entry in entries {
         match entry {
@@ -99,7 +99,7 @@ fn built_in(files: Files) -> Result<Addon, Failure> {
 }
 
 /// Reads the user's addons.
-fn own(home: &Home) -> Result<Vec<Result<Addon, Damaged>>, Failure> {
+fn read_own(home: &Home) -> Result<Vec<Result<Addon, Damaged>>, Failure> {
     let dir = directory(home);
     let entries = match fs::read_dir(&dir) {
         Ok(entries) => entries,
@@ -196,7 +196,7 @@ mod tests {
         write(&home, "Not.A.Name", "");
         assert_eq!(find(&home, "mine").unwrap().version, "v9");
         assert_eq!(find(&home, "demo").unwrap().version, "v9");
-        let names: Vec<String> = all(&home)
+        let names: Vec<String> = read_all(&home)
             .unwrap()
             .into_iter()
             .map(|e| e.map_or_else(|d| format!("!{}", d.name), |a| a.name))

@@ -240,7 +240,7 @@ manifests:
     }
 
     #[test]
-    fn what_is_wrong_is_named() {
+    fn errors_name_the_field() {
         let cases = [
             ("name: tool", "name: Tool", "'Tool' cannot name an addon"),
             ("name: tool", "name: ../up", "cannot name an addon"),

@@ -18,7 +18,7 @@ use crate::Progress;
 /// The time that the server may take to serve the kinds of new definitions.
 const DEFINITION_TIMEOUT: Duration = Duration::from_secs(30);
 /// The period of the checks of that.
-const LOOK: Duration = Duration::from_millis(50);
+const CHECK_PERIOD: Duration = Duration::from_millis(50);
 
 /// Metadata fields that the server sets, present in manifests that were read from a cluster.
 const SERVERS_FIELDS: &[&str] = &[
@@ -249,7 +249,7 @@ async fn wait_for_definitions(
             )
             .advise("see the status of its definition: kubectl get crd -o yaml"));
         }
-        tokio::time::sleep(LOOK).await;
+        tokio::time::sleep(CHECK_PERIOD).await;
     }
 }
 
@@ -282,7 +282,7 @@ async fn wait_until_established(
                 format!("the definition {name} does not take effect: {why}"),
             ));
         }
-        tokio::time::sleep(LOOK).await;
+        tokio::time::sleep(CHECK_PERIOD).await;
     }
 }
 

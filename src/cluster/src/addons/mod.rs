@@ -75,7 +75,7 @@ pub fn find(home: &Home, wanted: &str) -> Result<Addon, Failure> {
 
 /// Returns the names of all addons that can be enabled.
 pub fn names(home: &Home) -> Result<Vec<String>, Failure> {
-    let all = catalogue::all(home)?;
+    let all = catalogue::read_all(home)?;
     Ok(all.into_iter().flatten().map(|addon| addon.name).collect())
 }
 
@@ -85,7 +85,7 @@ pub async fn list(home: &Home, profile: Option<&Profile>) -> Result<Vec<Entry>, 
         Some(profile) => parents(home, profile).await?,
         None => None,
     };
-    Ok(entries(catalogue::all(home)?, parents.as_deref()))
+    Ok(entries(catalogue::read_all(home)?, parents.as_deref()))
 }
 
 /// Returns the sets in a cluster; `None` if it is not running or does not respond.

@@ -51,9 +51,9 @@ struct Cluster {
 
 /// Records the steps that are reported.
 #[derive(Default)]
-struct Told(Mutex<Vec<String>>);
+struct RecordedSteps(Mutex<Vec<String>>);
 
-impl Progress for Told {
+impl Progress for RecordedSteps {
     fn step(&self, name: &str, _: &str) {
         self.0.lock().unwrap().push(name.to_owned());
     }
@@ -111,19 +111,19 @@ impl Cluster {
     }
 
     async fn enable(&self, name: &str) -> Result<Vec<String>, Failure> {
-        let told = Told::default();
+        let steps = RecordedSteps::default();
         let addon = find(&self.home, name)?;
-        enable::enable(self.client.clone(), &addon, &told).await?;
-        Ok(told.0.into_inner().unwrap())
+        enable::enable(self.client.clone(), &addon, &steps).await?;
+        Ok(steps.0.into_inner().unwrap())
     }
 
     async fn disable(&self, name: &str) -> Result<Option<()>, Failure> {
-        remove::disable(self.client.clone(), name, &Told::default()).await
+        remove::disable(self.client.clone(), name, &RecordedSteps::default()).await
     }
 
     async fn status(&self, name: &str) -> Status {
         let parents = server::parents(self.client.clone()).await.unwrap();
-        let entries = entries(catalogue::all(&self.home).unwrap(), Some(&parents));
+        let entries = entries(catalogue::read_all(&self.home).unwrap(), Some(&parents));
         entries.iter().find(|e| e.name == name).unwrap().status
     }
 
@@ -326,7 +326,7 @@ async fn an_addon_without_objects_is_disabled_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_somebody_elses_stays() {
+async fn objects_of_other_owners_stay() {
     let cluster = Cluster::start().await;
     cluster.create_namespace("shared").await;
     let objects = "
@@ -389,7 +389,7 @@ async fn what_is_somebody_elses_stays() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_cannot_be_applied_is_named() {
+async fn objects_that_cannot_be_applied_are_named() {
     let cluster = Cluster::start().await;
     let cases = [
         (
@@ -474,7 +474,7 @@ async fn built_in_addons_are_applied_whole() {
         answer.extend(std::fs::read(files.join(&path[1..])).unwrap());
         answer
     });
-    for found in catalogue::all(&cluster.home).unwrap() {
+    for found in catalogue::read_all(&cluster.home).unwrap() {
         let mut addon = found.unwrap();
         let mut missing = false;
         for manifest in &mut addon.manifests {
@@ -489,7 +489,8 @@ async fn built_in_addons_are_applied_whole() {
             continue;
         }
         for _ in 0..2 {
-            let enabled = enable::enable(cluster.client.clone(), &addon, &Told::default()).await;
+            let enabled =
+                enable::enable(cluster.client.clone(), &addon, &RecordedSteps::default()).await;
             enabled.unwrap_or_else(|e| panic!("{}: {e}", addon.name));
         }
         cluster.disable(&addon.name).await.unwrap().unwrap();

@@ -26,7 +26,7 @@ const ATTEMPTS: usize = 10;
 
 /// The settings of a cluster in a file; `None` for those that it does not mention.
 #[derive(Clone, Debug, Default)]
-pub struct Wanted {
+pub struct DesiredState {
     /// The nodes, the first of which runs the control plane.
     pub nodes: Option<Vec<NodeSpec>>,
     /// Directories that all nodes see.
@@ -148,7 +148,7 @@ impl Step {
 ///
 /// # Errors
 /// Fails with the reason if the control-plane node would have to be another one.
-pub fn changes(profile: &Profile, wanted: &Wanted) -> Result<Vec<Step>, String> {
+pub fn changes(profile: &Profile, wanted: &DesiredState) -> Result<Vec<Step>, String> {
     let mut steps = Vec::new();
     if let Some(mounts) = &wanted.mounts {
         mount_steps(None, &profile.mounts, mounts, &mut steps);

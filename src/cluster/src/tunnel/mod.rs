@@ -195,12 +195,12 @@ pub async fn run(
                     report(Change::Trouble(what));
                 }
             }
-            Some(Ok(Seen::Slice(event))) => {
+            Some(Ok(WatchEvent::Slice(event))) => {
                 if tunnel.slices.apply(*event) {
                     tunnel.lead(&mut report);
                 }
             }
-            Some(Ok(Seen::Service(event))) => {
+            Some(Ok(WatchEvent::Service(event))) => {
                 if matches!(*event, watcher::Event::InitDone) {
                     outage = Outage::default();
                 }
@@ -213,7 +213,7 @@ pub async fn run(
 }
 
 /// The objects that the tunnel watches.
-enum Seen {
+enum WatchEvent {
     /// A service.
     Service(Box<watcher::Event<Service>>),
     /// Endpoints of a service.
@@ -348,14 +348,14 @@ struct Tunnel {
 
 impl Tunnel {
     /// Watches services and their endpoints from now on.
-    fn events(&self) -> BoxStream<'static, watcher::Result<Seen>> {
+    fn events(&self) -> BoxStream<'static, watcher::Result<WatchEvent>> {
         let services: Api<Service> = Api::all(self.client.clone());
         let slices: Api<EndpointSlice> = Api::all(self.client.clone());
         let services = watcher(services, watcher::Config::default());
         let slices = watcher(slices, watcher::Config::default());
         futures::stream::select(
-            services.map(|event| event.map(|event| Seen::Service(Box::new(event)))),
-            slices.map(|event| event.map(|event| Seen::Slice(Box::new(event)))),
+            services.map(|event| event.map(|event| WatchEvent::Service(Box::new(event)))),
+            slices.map(|event| event.map(|event| WatchEvent::Slice(Box::new(event)))),
         )
         .boxed()
     }

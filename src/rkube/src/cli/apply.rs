@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use rkube_cluster::addons::{self, Addon, Origin, Status};
-use rkube_cluster::apply::{self, Step, Wanted};
+use rkube_cluster::apply::{self, DesiredState, Step};
 use rkube_cluster::{
     Home, Kubeconfig, Profile, default_kubeconfig, io_failure, make_private_dir, write_private,
 };
@@ -309,7 +309,7 @@ async fn actions(
 ) -> Result<Actions, Failure> {
     let (has_mounts, has_registries) = (file.has("mounts"), file.has("insecureRegistries"));
     let (has_addons, has_manifests) = (file.has("addons"), file.has("manifests"));
-    let wanted = Wanted {
+    let wanted = DesiredState {
         nodes: Some(file.nodes).filter(|nodes| !nodes.is_empty()),
         mounts: Some(file.mounts).filter(|_| has_mounts),
         insecure_registries: Some(file.insecure_registries).filter(|_| has_registries),
@@ -425,7 +425,7 @@ mod tests {
     }
 
     #[test]
-    fn the_report_names_changes_and_what_waits() {
+    fn the_report_names_changes_and_those_that_wait() {
         let mut report = report(true);
         assert!(text(&report).contains("nothing to change"));
         report
@@ -447,7 +447,7 @@ mod tests {
     }
 
     #[test]
-    fn what_waits_for_a_stop_has_its_commands() {
+    fn changes_that_need_a_stop_have_commands() {
         let unmount = Step::Unmount {
             node: None,
             path: "/b".into(),
@@ -476,7 +476,7 @@ mod tests {
     }
 
     #[test]
-    fn lists_are_told_from_missing_ones() {
+    fn empty_and_missing_lists_are_distinguished() {
         let head = "apiVersion: rkube.dev/v1alpha1\nkind: Cluster\n";
         let read =
             |rest: &str| file::read(&Document::new("c.yaml", format!("{head}{rest}"))).unwrap();

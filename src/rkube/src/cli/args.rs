@@ -315,7 +315,7 @@ mod tests {
     }
 
     #[test]
-    fn flags_are_told_from_defaults() {
+    fn flags_and_defaults_are_distinguished() {
         let words = [
             "rkube",
             "-p",
@@ -333,7 +333,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_value_tells_what_is_valid() {
+    fn the_error_of_a_wrong_value_lists_valid_ones() {
         for (line, part) in [
             (
                 "logs -n x",

@@ -196,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn problems_are_told_by_their_level() {
+    fn problems_are_found_by_their_level() {
         assert!(is_problem(
             "2026-01-01T00:00:00Z  WARN rkube_node: no space"
         ));

@@ -129,7 +129,7 @@ async fn entries(home: &Home, light: bool) -> Result<Vec<Entry>, Failure> {
         let status = match &profile {
             Ok(_) if light => "Skipped".to_owned(),
             Ok(profile) => match rkube_cluster::status(home, profile, &kubeconfig).await {
-                Ok(status) => word(&status).to_owned(),
+                Ok(status) => state_name(&status).to_owned(),
                 // Such as a container engine that is not running.
                 Err(e) => format!("Unknown: {}", e.message),
             },
@@ -150,7 +150,7 @@ async fn entries(home: &Home, light: bool) -> Result<Vec<Entry>, Failure> {
 }
 
 /// Returns the state of a cluster in one word.
-fn word(status: &ClusterStatus) -> &'static str {
+fn state_name(status: &ClusterStatus) -> &'static str {
     match status.nodes.iter().filter(|n| n.host == "Running").count() {
         0 => "Stopped",
         _ if status.is_paused() => "Paused",

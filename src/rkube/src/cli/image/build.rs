@@ -20,7 +20,7 @@ use crate::cli::unsupported::unsupported;
 use crate::cli::{Global, Output};
 
 /// Size of the buffers between the connection and what feeds or reads it.
-const PIPE: usize = 256 << 10;
+const PIPE_BYTES: usize = 256 << 10;
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -401,8 +401,8 @@ pub(in crate::cli) async fn on_builder(
 ) -> Result<Result<Built, rkube_build::BuildError>, Failure> {
     let mut header = serde_json::to_vec(request).map_err(|e| usage(e.to_string()))?;
     header.push(b'\n');
-    let (input, feeder) = tokio::io::duplex(PIPE);
-    let (printed, events) = tokio::io::duplex(PIPE);
+    let (input, feeder) = tokio::io::duplex(PIPE_BYTES);
+    let (printed, events) = tokio::io::duplex(PIPE_BYTES);
     let bridge = SyncIoBridge::new(feeder);
     let (dir, excluded) = (context.dir().to_path_buf(), context.excluded.clone());
     // The writer is kept: the node takes the end of its input for the end of this process.
@@ -466,14 +466,14 @@ pub(in crate::cli) async fn on_builder(
 }
 
 /// A writer to the connection, and the result of what was written to it.
-type Sent = (SyncIoBridge<tokio::io::DuplexStream>, std::io::Result<()>);
+type SendResult = (SyncIoBridge<tokio::io::DuplexStream>, std::io::Result<()>);
 
 fn send(
     mut bridge: SyncIoBridge<tokio::io::DuplexStream>,
     header: &[u8],
     dir: &Path,
     excluded: &Matcher,
-) -> Sent {
+) -> SendResult {
     let result = bridge
         .write_all(header)
         .and_then(|()| context::write(dir, excluded, &mut bridge).map(drop))

@@ -6,11 +6,11 @@ use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 
 use super::credentials::{self, Credential};
-use super::{mib, remote_failure, word};
+use super::{check_name, mib, remote_failure};
 use crate::cli::{Global, Output};
 
 /// Size of the buffer between the connection and what reads it.
-const PIPE: usize = 64 << 10;
+const PIPE_BYTES: usize = 64 << 10;
 
 /// The text of `rkube image push --help` after the flags.
 pub const HELP: &str = "\
@@ -139,8 +139,8 @@ pub(super) async fn push(
     (image, target): (&str, Option<&str>),
     output: &Output,
 ) -> Result<(), Failure> {
-    word(image)?;
-    let registry = registry(word(target.unwrap_or(image))?);
+    check_name(image)?;
+    let registry = registry(check_name(target.unwrap_or(image))?);
     let request = Request {
         image: image.to_owned(),
         target: target.map(str::to_owned),
@@ -239,7 +239,7 @@ pub(in crate::cli) async fn on_pusher(
 ) -> Result<(Pushed, Tally), Failure> {
     let failed = |what: String| Failure::new(Source::Runtime, Kind::Error, what);
     let input = serde_json::to_vec(request).map_err(|e| failed(e.to_string()))?;
-    let (printed, events) = tokio::io::duplex(PIPE);
+    let (printed, events) = tokio::io::duplex(PIPE_BYTES);
     let command = async {
         let printed = printed;
         let input = Some(std::io::Cursor::new(input));
@@ -299,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn failures_say_what_to_do() {
+    fn failures_have_advice() {
         let failure = |kind, text: &str| Failure::new(Source::Runtime, kind, text.to_owned());
         let advice = |failure, registry: &str, anonymous| {
             advise(failure, registry, anonymous)

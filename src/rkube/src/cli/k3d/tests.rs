@@ -145,7 +145,7 @@ fn filters_choose_nodes() {
 }
 
 #[test]
-fn what_no_node_is_for_is_refused() {
+fn flags_without_a_node_are_refused() {
     for (line, count, code, part) in [
         ("--servers 3", None, 16, "one control-plane node"),
         ("--agents 1", Some(2), 14, "cannot be combined"),

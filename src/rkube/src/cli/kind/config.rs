@@ -481,7 +481,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_supported_is_refused_with_its_place() {
+    fn unsupported_fields_are_refused_with_their_paths() {
         for (rest, place) in [
             ("featureGates: {A: true}", "kind.yaml:3:15: featureGates: "),
             ("runtimeConfig: {api/all: 'true'}", "3:16: runtimeConfig: "),

@@ -19,7 +19,7 @@ use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use rkube_cluster::{Home, Kubeconfig, Profile, default_kubeconfig, io_failure};
 use rkube_failure::{Failure, Kind, Source};
 
-use super::output::{Format, Place};
+use super::output::{Destination, Format};
 use super::settings::Settings;
 use super::unsupported::unsupported;
 use super::values::parse_duration;
@@ -269,9 +269,9 @@ pub fn main(words: Vec<OsString>, settings: &Settings) -> ExitCode {
         Err(e) => return usage(&e),
     };
     let place = if cli.quiet {
-        Place::Nowhere
+        Destination::Nowhere
     } else {
-        Place::Stderr
+        Destination::Stderr
     };
     let output = Output::at(Format::Text, place);
     if cli.version {

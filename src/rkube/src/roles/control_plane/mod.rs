@@ -172,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn a_damaged_store_is_an_error_that_says_what_to_do() {
+    fn a_damaged_store_is_an_error_with_advice() {
         let dir = damaged();
         let error = open_embedded(dir.path(), &dir.path().join("none"));
         let error = format!("{:#}", error.err().unwrap());
