@@ -1,6 +1,6 @@
 //! Converts the page's sources into assets that are part of the binary.
 //!
-//! Removes comments and indentation from scripts and style sheets, compresses all files, and adds a
+//! Removes comments and indentation from scripts and style sheets, and compresses all files. Adds a
 //! list of modules to preload and the inline script to the page.
 
 use std::fmt::Write as _;

@@ -35,13 +35,13 @@ struct Writer<'a, W: Write> {
     bytes: u64,
 }
 
-fn at<T>(result: io::Result<T>, path: &Path) -> io::Result<T> {
+fn with_path<T>(result: io::Result<T>, path: &Path) -> io::Result<T> {
     result.map_err(|e| io::Error::new(e.kind(), format!("{}: {e}", path.display())))
 }
 
 impl<W: Write> Writer<'_, W> {
     fn directory(&mut self, dir: &Path, name: &str) -> io::Result<()> {
-        let mut entries: Vec<_> = at(
+        let mut entries: Vec<_> = with_path(
             fs::read_dir(dir).and_then(|entries| entries.collect::<io::Result<_>>()),
             dir,
         )?;
@@ -66,7 +66,7 @@ impl<W: Write> Writer<'_, W> {
     }
 
     fn entry(&mut self, path: &Path, name: String) -> io::Result<()> {
-        let metadata = at(fs::symlink_metadata(path), path)?;
+        let metadata = with_path(fs::symlink_metadata(path), path)?;
         let excluded = self.excluded.matches(&name);
         if metadata.is_dir() {
             if excluded && !self.excluded.has_exceptions() {
@@ -92,23 +92,23 @@ impl<W: Write> Writer<'_, W> {
         self.write_pending()?;
         let mut header = header(&metadata);
         if metadata.is_symlink() {
-            let target = at(fs::read_link(path), path)?;
+            let target = with_path(fs::read_link(path), path)?;
             header.set_entry_type(EntryType::Symlink);
             header.set_size(0);
-            return at(self.tar.append_link(&mut header, &name, target), path);
+            return with_path(self.tar.append_link(&mut header, &name, target), path);
         }
         if !metadata.is_file() {
             // Sockets and devices of this machine have no meaning in an image.
             return Ok(());
         }
-        let file = at(File::open(path), path)?;
+        let file = with_path(File::open(path), path)?;
         header.set_size(metadata.len());
         self.bytes += metadata.len();
         let exact = Exact {
             file: file.take(metadata.len()),
             left: metadata.len(),
         };
-        at(self.tar.append_data(&mut header, &name, exact), path)
+        with_path(self.tar.append_data(&mut header, &name, exact), path)
     }
 
     /// Writes the excluded directories that turned out to hold something.
@@ -120,11 +120,11 @@ impl<W: Write> Writer<'_, W> {
     }
 
     fn write_directory(&mut self, path: &Path, name: &str) -> io::Result<()> {
-        let metadata = at(fs::symlink_metadata(path), path)?;
+        let metadata = with_path(fs::symlink_metadata(path), path)?;
         let mut header = header(&metadata);
         header.set_entry_type(EntryType::Directory);
         header.set_size(0);
-        at(
+        with_path(
             self.tar
                 .append_data(&mut header, format!("{name}/"), io::empty()),
             path,

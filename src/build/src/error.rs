@@ -1,10 +1,10 @@
 //! The error of a build.
 
-/// What a build failed for, with the lines of the Dockerfile that it happened at.
+/// The error of a build, with the lines of the Dockerfile at which it happened.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, serde::Serialize, serde::Deserialize)]
 #[error("{message}")]
 pub struct BuildError {
-    /// What failed and why.
+    /// The failure and its reason.
     pub message: String,
     /// First and last line of the instruction, from 1; absent if no instruction is to blame.
     pub lines: Option<(usize, usize)>,

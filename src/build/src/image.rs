@@ -47,7 +47,7 @@ pub struct RootFs {
     pub diff_ids: Vec<String>,
 }
 
-/// How an instruction came about.
+/// The instruction that made a layer.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 #[expect(

@@ -8,7 +8,7 @@ use crate::glob::{glob, glob_matches, trim};
 /// The variables of an expansion.
 pub type Lookup<'a> = &'a dyn Fn(&str) -> Option<String>;
 
-/// How a text is expanded.
+/// The rules by which a text is expanded.
 #[derive(Clone, Copy, Debug)]
 pub struct Lexer {
     /// The character that takes the meaning from the next one.

@@ -253,7 +253,7 @@ fn heredocs(statement: &Statement, line: &str, escape: char) -> Vec<HereDoc> {
         skip_unset: true,
         ..Lexer::new(escape)
     };
-    // What is no well-formed shell word opens none either; the shell reports it.
+    // A malformed shell word opens none either; the shell reports it.
     let words = lexer.expand(&args, &|_| None).map(|e| e.words);
     words
         .unwrap_or_default()

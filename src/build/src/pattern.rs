@@ -7,9 +7,9 @@ struct Class {
     ranges: Vec<(char, char)>,
 }
 
-/// A part of a pattern.
+/// An element of a pattern.
 #[derive(Clone, Debug)]
-enum Part {
+enum Element {
     Is(char),
     /// Any character but a slash.
     One,
@@ -24,7 +24,7 @@ enum Part {
 
 /// A compiled pattern.
 #[derive(Clone, Debug)]
-pub struct Pattern(Vec<Part>);
+pub struct Pattern(Vec<Element>);
 
 impl Pattern {
     /// Compiles a pattern in the form of Go's `filepath.Match`: `*`, `?`, classes and escapes.
@@ -50,24 +50,24 @@ impl Pattern {
                     // A slash after the stars belongs to them.
                     i += usize::from(chars.get(i) == Some(&'/'));
                     if i == chars.len() {
-                        Part::Deep
+                        Element::Deep
                     } else {
-                        Part::Dirs
+                        Element::Dirs
                     }
                 }
-                '*' => Part::Star,
-                '?' => Part::One,
+                '*' => Element::Star,
+                '?' => Element::One,
                 '\\' => {
                     let escaped = *chars.get(i).ok_or_else(bad)?;
                     i += 1;
-                    Part::Is(escaped)
+                    Element::Is(escaped)
                 }
                 '[' => {
                     let (class, next) = class(&chars, i).ok_or_else(bad)?;
                     i = next;
-                    Part::Class(class)
+                    Element::Class(class)
                 }
-                c => Part::Is(c),
+                c => Element::Is(c),
             });
         }
         Ok(Self(parts))
@@ -90,7 +90,7 @@ impl Pattern {
     }
 }
 
-impl Part {
+impl Element {
     /// Marks the positions that the part can end at if it begins at `start`.
     fn advance(&self, text: &[char], start: usize, ends: &mut [bool]) {
         let rest = &text[start..];

@@ -7,7 +7,7 @@ use crate::instruction::{self, Instruction, Located};
 use crate::lex::Lexer;
 use crate::lines;
 
-/// What a stage starts with.
+/// The base of a stage.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Base {
     /// Nothing (`FROM scratch`).
@@ -23,7 +23,7 @@ pub enum Base {
 pub struct Stage {
     /// Its name; in messages, unnamed stages are called `stage-N`.
     pub name: Option<String>,
-    /// What it starts with.
+    /// The base.
     pub base: Base,
     /// Its `FROM`.
     pub from: Located,
@@ -31,7 +31,7 @@ pub struct Stage {
     pub steps: Vec<Located>,
 }
 
-/// What decides which stages are built, and how.
+/// The settings that decide which stages are built, and how.
 #[derive(Clone, Debug, Default)]
 pub struct Settings {
     /// Values of `ARG`s.
@@ -55,7 +55,7 @@ pub struct Plan {
     pub target: usize,
     /// Stages that the target needs, itself included.
     pub needed: BTreeSet<usize>,
-    /// What a person should know.
+    /// Warnings for the user.
     pub warnings: Vec<String>,
 }
 

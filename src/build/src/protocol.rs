@@ -1,4 +1,4 @@
-//! What the command line and the node tell each other: a request, then events, one JSON document
+//! The messages between the command line and the node: a request, then events, one JSON document
 //! per line.
 
 use std::collections::BTreeMap;
@@ -48,7 +48,7 @@ pub struct Built {
     pub layers: Vec<String>,
 }
 
-/// What happens during a build.
+/// An event during a build.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Event {
@@ -84,7 +84,7 @@ pub enum Event {
     Failed {
         /// Number of the step.
         id: usize,
-        /// What failed.
+        /// The error.
         message: String,
     },
     /// A step was not finished, because another one has failed.

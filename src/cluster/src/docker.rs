@@ -1,6 +1,6 @@
 //! The socket at which `rkube docker-env` offers the images of a cluster to Docker's clients.
 //!
-//! A process of its own serves it, and holds a lock file meanwhile. It ends by itself when the socket
+//! A separate process serves it, and holds a lock file meanwhile. It ends by itself when the socket
 //! is removed, which every stop does and every delete.
 
 use std::path::PathBuf;
@@ -14,7 +14,7 @@ pub fn docker_socket(home: &Home, name: &str) -> PathBuf {
     home.profile_dir(name).join("docker.sock")
 }
 
-/// Removes the socket of a profile, so that whoever serves it ends.
+/// Removes the socket of a profile, so that the process that serves it ends.
 pub(crate) fn withdraw(home: &Home, name: &str) -> Result<(), Failure> {
     let path = docker_socket(home, name);
     match std::fs::remove_file(&path) {
@@ -42,11 +42,11 @@ mod unix {
     use crate::sudo::act_for_owner_of;
 
     /// Longest path of a socket on the systems that rkube runs on, in bytes.
-    const LONGEST: usize = 103;
-    /// How long a new process waits for one that ends.
-    const PATIENCE: Duration = Duration::from_secs(5);
-    /// How often it looks.
-    const PERIOD: Duration = Duration::from_millis(50);
+    const MAX_PATH_BYTES: usize = 103;
+    /// The time that a new process waits for one that ends.
+    const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
+    /// The period of its checks.
+    const LOCK_PERIOD: Duration = Duration::from_millis(50);
 
     /// Whether a process serves the socket of a profile.
     pub fn docker_socket_answers(home: &Home, name: &str) -> bool {
@@ -71,9 +71,9 @@ mod unix {
             profile: &Profile,
         ) -> Result<Option<(Self, UnixListener)>, Failure> {
             let path = docker_socket(home, &profile.name);
-            if path.as_os_str().len() > LONGEST {
+            if path.as_os_str().len() > MAX_PATH_BYTES {
                 let message = format!(
-                    "{} is too long for the path of a socket (at most {LONGEST} bytes)",
+                    "{} is too long for the path of a socket (at most {MAX_PATH_BYTES} bytes)",
                     path.display()
                 );
                 return Err(Failure::new(Source::Program, Kind::Config, message)
@@ -111,7 +111,7 @@ mod unix {
     /// Takes the lock of the serving process; `None` if another process keeps it and serves.
     async fn take(home: &Home, name: &str) -> Result<Option<Lock>, Failure> {
         let path = home.profile_dir(name).join("docker.lock");
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + LOCK_TIMEOUT;
         loop {
             let opened = {
                 let _owner = act_for_owner_of(&path);
@@ -129,7 +129,7 @@ mod unix {
                 }
                 // It begins, or it ends because its socket was removed.
                 Err(TryLockError::WouldBlock) if Instant::now() < deadline => {
-                    tokio::time::sleep(PERIOD).await;
+                    tokio::time::sleep(LOCK_PERIOD).await;
                 }
                 Err(TryLockError::WouldBlock) => {
                     let message = format!("another process keeps {} locked", path.display());

@@ -16,7 +16,7 @@ use crate::kubeconfig::Kubeconfig;
 use crate::profile::Profile;
 use crate::{Progress, access};
 
-/// How long the API server may take for one answer.
+/// The time that the API server may take for one answer.
 const API_TIMEOUT: Duration = Duration::from_secs(20);
 /// The largest part of a container's log that is kept, in bytes: the end.
 const LOG_LIMIT: usize = 16 << 20;
@@ -47,12 +47,12 @@ const KINDS: &[(&str, &str)] = &[
     ("events", "/api/v1/events"),
 ];
 
-/// What was written.
+/// The result of an export.
 #[derive(Debug)]
 pub struct Exported {
     /// Number of files.
     pub files: usize,
-    /// What could not be had, and why.
+    /// Items that could not be read, with the reasons.
     pub missing: Vec<String>,
 }
 

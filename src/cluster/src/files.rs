@@ -228,7 +228,7 @@ mod rights {
     }
 
     /// Sets the mode of new directories.
-    pub fn folder(builder: &mut DirBuilder, mode: u32) {
+    pub fn directory(builder: &mut DirBuilder, mode: u32) {
         builder.mode(mode);
     }
 
@@ -252,7 +252,7 @@ mod rights {
     pub fn file(_options: &mut OpenOptions, _mode: u32) {}
 
     /// Does nothing.
-    pub fn folder(_builder: &mut DirBuilder, _mode: u32) {}
+    pub fn directory(_builder: &mut DirBuilder, _mode: u32) {}
 
     /// Returns `None`.
     pub fn of(_path: &Path) -> Option<u32> {
@@ -300,7 +300,7 @@ pub fn io_failure(action: &str, path: &Path, e: &std::io::Error) -> Failure {
 pub fn make_private_dir(path: &Path) -> Result<(), Failure> {
     let _owner = act_for_owner_of(path);
     let mut builder = DirBuilder::new();
-    rights::folder(&mut builder, 0o700);
+    rights::directory(&mut builder, 0o700);
     builder
         .recursive(true)
         .create(path)
@@ -346,7 +346,7 @@ fn replace(path: &Path, content: &[u8], mode: u32, durable: bool) -> Result<(), 
     let temporary = PathBuf::from(temporary);
     let _owner = act_for_owner_of(path);
     let write = || {
-        // What an interrupted command left may have another mode.
+        // A remainder of an interrupted command may have another mode.
         match fs::remove_file(&temporary) {
             Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(e),
             _ => {}

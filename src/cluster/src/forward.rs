@@ -11,7 +11,7 @@ use crate::files::Home;
 use crate::profile::Profile;
 
 /// Delay before a broken connection to the node is re-established.
-const PAUSE: Duration = Duration::from_secs(1);
+const RETRY_PERIOD: Duration = Duration::from_secs(1);
 
 /// A port of the host whose connections are forwarded to an address in the cluster.
 pub struct Forward {
@@ -72,7 +72,7 @@ impl Forward {
                 }
                 Err(_) => {}
             }
-            tokio::time::sleep(PAUSE).await;
+            tokio::time::sleep(RETRY_PERIOD).await;
         }
     }
 

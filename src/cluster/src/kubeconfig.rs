@@ -15,7 +15,7 @@ use serde_yaml::{Mapping, Value};
 use crate::files::{home_dir, io_failure, owned, write_durable};
 use crate::sudo::act_for_owner_of;
 
-/// How long to wait for the lock of another program.
+/// The time to wait for the lock of another program.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
 /// A lock older than this was left by a program that died.
 const STALE_LOCK_AGE: Duration = Duration::from_secs(60);

@@ -12,11 +12,11 @@ pub mod addons;
 pub mod apply;
 pub mod audit;
 mod choice;
+mod directories;
 mod docker;
 mod download;
 mod export;
 mod files;
-mod folders;
 mod forward;
 mod kubeconfig;
 pub mod labels;
@@ -42,6 +42,7 @@ pub use access::{
     client, endpoints, kubeconfig, logs, on_node, server, ssh, ssh_address, ssh_host_key, ssh_key,
 };
 pub use choice::{Candidate, candidates, none_works};
+pub use directories::{mount, unmount};
 pub use docker::docker_socket;
 #[cfg(unix)]
 pub use docker::{DockerSocket, docker_socket_answers};
@@ -50,7 +51,6 @@ pub use export::{Exported, export};
 pub use files::{
     Home, add_line, home_dir, io_failure, make_private_dir, remove_tree, write_private,
 };
-pub use folders::{mount, unmount};
 pub use forward::Forward;
 pub use kubeconfig::{Kubeconfig, default_path as default_kubeconfig};
 pub use lifecycle::{

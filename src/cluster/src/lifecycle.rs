@@ -43,64 +43,10 @@ pub async fn start(
         None => None,
     };
     let _lock = home.lock(&options.profile)?;
-    let existing = Profile::try_load(home, &options.profile)?;
-    let new = existing.is_none();
-    // Held until the nodes run, and with them their network.
-    let (mut profile, _reservation) = match existing {
-        Some(profile) => {
-            warn_of_ignored(&profile, options, progress);
-            let reservation = Reservation::of(profile.node_cidr)?;
-            (profile, reservation)
-        }
-        None => new_profile(home, options).await.inspect_err(|_| {
-            home.forget_lock(&options.profile);
-            home.tidy();
-        })?,
-    };
-    if !options.insecure_registries.is_empty() {
-        let running = rkube_drivers::by_name(&profile.driver)?
-            .is_up(&profile.plan(home))
-            .await;
-        if running && profile.insecure_registries != options.insecure_registries {
-            progress.warn(&format!(
-                "--insecure-registry takes effect after a restart: {} && {}",
-                command("stop", &profile.name),
-                command("start", &profile.name)
-            ));
-        }
-        profile
-            .insecure_registries
-            .clone_from(&options.insecure_registries);
-    }
-    if !options.kubelet.is_default() && profile.kubelet != options.kubelet {
-        let running = rkube_drivers::by_name(&profile.driver)?
-            .is_up(&profile.plan(home))
-            .await;
-        if running {
-            progress.warn(&format!(
-                "the options of the kubelet take effect after a restart: {} && {}",
-                command("stop", &profile.name),
-                command("start", &profile.name)
-            ));
-        }
-        profile.kubelet.clone_from(&options.kubelet);
-    }
-    let fresh = |mount: &&HostMount| !profile.mounts.contains(mount);
-    let fresh: Vec<HostMount> = options.mounts.iter().filter(fresh).cloned().collect();
-    if !fresh.is_empty() {
-        return Err(Failure::new(
-            Source::Program,
-            Kind::Conflict,
-            format!(
-                "the cluster '{}' was created without {}",
-                profile.name, fresh[0]
-            ),
-        )
-        .advise(format!(
-            "add the folder with: {}",
-            command(&format!("mount {}", fresh[0]), &profile.name)
-        )));
-    }
+    // The reservation is held until the nodes run, and with them their network.
+    let (mut profile, _reservation, new) = load_or_create(home, options, progress).await?;
+    take_over_options(home, &mut profile, options, progress).await?;
+    check_options(&profile, options)?;
     if let Some(text) = &audit_policy {
         let dir = home.profile_dir(&profile.name);
         make_private_dir(&dir)?;
@@ -128,6 +74,82 @@ pub async fn start(
             Err(failure)
         }
     }
+}
+
+/// Loads a cluster or plans a new one, and reserves its network. Returns whether the cluster is new.
+async fn load_or_create(
+    home: &Home,
+    options: &StartOptions,
+    progress: &dyn Progress,
+) -> Result<(Profile, Reservation, bool), Failure> {
+    if let Some(profile) = Profile::try_load(home, &options.profile)? {
+        warn_of_ignored(&profile, options, progress);
+        let reservation = Reservation::of(profile.node_cidr)?;
+        return Ok((profile, reservation, false));
+    }
+    let (profile, reservation) = new_profile(home, options).await.inspect_err(|_| {
+        home.forget_lock(&options.profile);
+        home.tidy();
+    })?;
+    Ok((profile, reservation, true))
+}
+
+/// Takes over the options that an existing cluster can change, and warns of those that need a
+/// restart.
+async fn take_over_options(
+    home: &Home,
+    profile: &mut Profile,
+    options: &StartOptions,
+    progress: &dyn Progress,
+) -> Result<(), Failure> {
+    let registries = &options.insecure_registries;
+    if !registries.is_empty() {
+        if profile.insecure_registries != *registries {
+            warn_of_restart(home, profile, "--insecure-registry takes effect", progress).await?;
+        }
+        profile.insecure_registries.clone_from(registries);
+    }
+    if !options.kubelet.is_default() && profile.kubelet != options.kubelet {
+        let change = "the options of the kubelet take effect";
+        warn_of_restart(home, profile, change, progress).await?;
+        profile.kubelet.clone_from(&options.kubelet);
+    }
+    Ok(())
+}
+
+/// Warns that a change takes effect after a restart, if the cluster runs.
+async fn warn_of_restart(
+    home: &Home,
+    profile: &Profile,
+    change: &str,
+    progress: &dyn Progress,
+) -> Result<(), Failure> {
+    let driver = rkube_drivers::by_name(&profile.driver)?;
+    if driver.is_up(&profile.plan(home)).await {
+        progress.warn(&format!(
+            "{change} after a restart: {} && {}",
+            command("stop", &profile.name),
+            command("start", &profile.name)
+        ));
+    }
+    Ok(())
+}
+
+/// Fails if the options ask for a mount that the cluster was created without.
+fn check_options(profile: &Profile, options: &StartOptions) -> Result<(), Failure> {
+    let missing = |mount: &&HostMount| !profile.mounts.contains(mount);
+    let Some(mount) = options.mounts.iter().find(missing) else {
+        return Ok(());
+    };
+    Err(Failure::new(
+        Source::Program,
+        Kind::Conflict,
+        format!("the cluster '{}' was created without {mount}", profile.name),
+    )
+    .advise(format!(
+        "add the directory with: {}",
+        command(&format!("mount {mount}"), &profile.name)
+    )))
 }
 
 async fn start_profile(
@@ -255,8 +277,8 @@ pub async fn stop(home: &Home, name: &str, progress: &dyn Progress) -> Result<()
     stop_locked(home, &profile, progress).await
 }
 
-/// Stops a cluster if the schedule `id` is still its schedule. Nobody can cancel or replace that
-/// between the look at it and the stop.
+/// Stops a cluster if the schedule `id` is still its schedule. The lock prevents that the schedule is
+/// cancelled or replaced between the check and the stop.
 pub(crate) async fn stop_scheduled(
     home: &Home,
     name: &str,
@@ -291,7 +313,7 @@ async fn stop_locked(
     driver.stop(&profile.plan(home), &nodes).await
 }
 
-/// Whether a cluster of that name, or a remainder of one, is there.
+/// Returns whether a cluster of that name, or a remainder of one, exists.
 pub fn exists(home: &Home, name: &str) -> Result<bool, Failure> {
     check_name(name)?;
     Ok(home.profile_dir(name).exists() || home.run_dir(name).exists())

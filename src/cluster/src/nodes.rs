@@ -18,9 +18,9 @@ use crate::publish;
 use crate::ready::{RestartedNodes, wait_for_nodes};
 use crate::{Progress, access};
 
-/// How long a new node may take to become ready.
+/// The time that a new node may take to become ready.
 const READY_TIMEOUT: Duration = Duration::from_secs(120);
-/// How long the pods of a deleted node may take to terminate.
+/// The time that the pods of a deleted node may take to terminate.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Adds a node to a cluster and starts it if the cluster is running. Takes it away again if that

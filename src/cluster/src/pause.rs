@@ -83,7 +83,7 @@ async fn change(
     Ok(nodes.len())
 }
 
-/// Fails if a node is paused, because whoever talks to it would wait forever.
+/// Fails if a node is paused, because a client of it would wait forever.
 pub(crate) async fn refuse(home: &Home, profile: &Profile, node: &Node) -> Result<(), Failure> {
     let driver = rkube_drivers::by_name(&profile.driver)?;
     let plan = profile.plan(home);

@@ -54,7 +54,7 @@ pub struct StartOptions {
     pub audit_policy: Option<PathBuf>,
     /// Options of the nodes' agents; those of an existing cluster stay if all are the defaults.
     pub kubelet: KubeletOptions,
-    /// Folders of the host that all nodes see.
+    /// Directories of the host that all nodes see.
     pub mounts: Vec<HostMount>,
     /// Whether nodes and the context are named as kind names them.
     pub kind: bool,
@@ -101,7 +101,7 @@ impl StartOptions {
         Ok(vec![spec; count as usize])
     }
 
-    /// Returns the folders of the host that nodes are to see.
+    /// Returns the directories of the host that nodes are to see.
     fn all_mounts(&self) -> impl Iterator<Item = &HostMount> {
         let of_nodes = self.node_specs.iter().flat_map(|spec| &spec.mounts);
         self.mounts.iter().chain(of_nodes)
@@ -124,7 +124,7 @@ impl StartOptions {
     }
 }
 
-/// Fails if the nodes of a driver cannot see folders of the host.
+/// Fails if the nodes of a driver cannot see directories of the host.
 pub(crate) fn refuse_mounts(driver: &dyn Driver) -> Result<(), Failure> {
     let Some(why) = driver.no_mounts() else {
         return Ok(());
@@ -132,21 +132,24 @@ pub(crate) fn refuse_mounts(driver: &dyn Driver) -> Result<(), Failure> {
     Err(Failure::new(
         Source::Driver,
         Kind::Unsupported,
-        format!("the driver {} cannot mount folders: {why}", driver.name()),
+        format!(
+            "the driver {} cannot mount directories: {why}",
+            driver.name()
+        ),
     )
     .advise("copy files to the nodes with the command cp, or use the driver native or docker"))
 }
 
-/// Fails if a folder of the host does not exist, or if two are to be at the same place.
+/// Fails if a directory of the host does not exist, or if two are to be at the same place.
 pub(crate) fn check_mounts(mounts: &[HostMount]) -> Result<(), Failure> {
     for (i, mount) in mounts.iter().enumerate() {
         if let Err(e) = std::fs::metadata(&mount.host) {
             return Err(crate::files::io_failure("mount", &mount.host, &e)
-                .advise("create the folder first, or name another one"));
+                .advise("create the directory first, or name another one"));
         }
         if mounts[i + 1..].iter().any(|other| other.node == mount.node) {
             return Err(usage(format!(
-                "two folders cannot both be mounted on {}",
+                "two directories cannot both be mounted on {}",
                 mount.node.display()
             )));
         }

@@ -118,7 +118,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_taken_port_is_passed_over_and_told() {
+    fn a_taken_port_is_passed_over_and_reported() {
         let first = free(&BTreeSet::new()).unwrap();
         let second = free(&BTreeSet::from([first])).unwrap();
         assert_ne!(first, second);

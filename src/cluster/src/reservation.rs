@@ -63,8 +63,8 @@ impl Reservation {
 
 /// Names that one process at a time can hold.
 ///
-/// They are abstract sockets: visible to all users and homes of a network namespace, which
-/// is what shares address ranges, and gone with the process that holds them.
+/// They are abstract sockets, which are gone with the process that holds them. All users and homes
+/// of a network namespace, which share its address ranges, see them.
 #[cfg(target_os = "linux")]
 mod name {
     use std::io;

@@ -1,6 +1,6 @@
 //! Stops that are to happen later: `rkube stop --schedule`.
 //!
-//! A file of the profile says when, and a process of its own waits for it. The process holds the file
+//! A file of the profile says when, and a separate process waits for it. The process holds the file
 //! locked, so that a file without a process, as after a reboot, counts as no schedule. It ends by
 //! itself when the file is removed or replaced, also with the profile.
 
@@ -16,16 +16,17 @@ use crate::files::{Home, Lock, io_failure, write_private};
 use crate::lifecycle;
 use crate::profile::Profile;
 
-/// How often the process looks at the clock and at the file. The clock may jump when a laptop wakes.
-const PERIOD: Duration = Duration::from_millis(500);
-/// How often a stop is tried that another command or the driver prevents.
+/// The period of the process's checks of the clock and the file. The clock may jump when a laptop
+/// wakes.
+const CHECK_PERIOD: Duration = Duration::from_millis(500);
+/// The number of attempts of a stop that another command or the driver prevents.
 const ATTEMPTS: u32 = 120;
-/// How long the process tries to lock the file, which readers hold for a moment.
+/// The time in which the process tries to lock the file, which readers hold for a moment.
 const TAKE_TIMEOUT: Duration = Duration::from_secs(10);
-/// How often it tries that.
+/// The period of these attempts.
 const TAKE_PERIOD: Duration = Duration::from_millis(20);
 
-/// What the file holds.
+/// The content of the file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Schedule {
     /// When the cluster is stopped.
@@ -71,7 +72,7 @@ pub(crate) fn is_scheduled(home: &Home, name: &str, id: &str) -> Result<bool, Fa
     Ok(read(home, name)?.is_some_and(|schedule| schedule.id == id))
 }
 
-/// What has become of a schedule.
+/// The outcome of a schedule.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Fate {
     /// No process waits for it yet.
@@ -178,7 +179,7 @@ pub async fn wait_and_stop(
             }
             _ => return Ok(()),
         }
-        tokio::time::sleep(PERIOD).await;
+        tokio::time::sleep(CHECK_PERIOD).await;
     }
     let mut attempt = 1;
     loop {
@@ -186,13 +187,13 @@ pub async fn wait_and_stop(
             Err(e) if e.kind == Kind::Conflict && attempt < ATTEMPTS => attempt += 1,
             done => return done,
         }
-        tokio::time::sleep(PERIOD).await;
+        tokio::time::sleep(CHECK_PERIOD).await;
     }
 }
 
 /// Returns the time until a moment as Go prints it, in whole seconds: `1h2m3s`.
 fn time_to(at: Timestamp, now: Timestamp) -> String {
-    // What has begun counts, so that a stop in 5 minutes is not one in 4m59s.
+    // A second that has begun counts, so that a stop in 5 minutes is not one in 4m59s.
     let left = at.duration_since(now).as_millis().max(0).unsigned_abs();
     let left = left.div_ceil(1000);
     let (hours, minutes, seconds) = (left / 3600, left / 60 % 60, left % 60);
@@ -284,7 +285,7 @@ mod tests {
         let file = std::fs::File::open(path(&home, "p")).unwrap();
         let reader = Lock::share(file).unwrap();
         let mut waiting = Box::pin(wait_and_stop(&home, "p", "1-1", &Silent));
-        // The process begins while somebody reads, and goes on.
+        // The process begins while another one reads, and goes on.
         assert!(futures::poll!(&mut waiting).is_pending());
         drop(reader);
         let cancel = async {

@@ -91,9 +91,9 @@ fn root(home: &Home, profile: &Profile) -> PathBuf {
 /// Returns the directory of a snapshot; fails if it does not exist.
 fn existing(home: &Home, profile: &Profile, name: &str) -> Result<PathBuf, Failure> {
     check_name(name)?;
-    let folder = root(home, profile).join(name);
-    if folder.exists() {
-        return Ok(folder);
+    let directory = root(home, profile).join(name);
+    if directory.exists() {
+        return Ok(directory);
     }
     Err(failure(
         Kind::NotFound,
@@ -105,8 +105,8 @@ fn existing(home: &Home, profile: &Profile, name: &str) -> Result<PathBuf, Failu
     )))
 }
 
-fn archive(folder: &Path, node: &str) -> PathBuf {
-    folder.join("volumes").join(format!("{node}.tar.gz"))
+fn archive(directory: &Path, node: &str) -> PathBuf {
+    directory.join("volumes").join(format!("{node}.tar.gz"))
 }
 
 fn damaged(file: &Path, why: &dyn std::fmt::Display) -> Failure {
@@ -117,8 +117,8 @@ fn damaged(file: &Path, why: &dyn std::fmt::Display) -> Failure {
     .advise("delete that snapshot")
 }
 
-fn describe(folder: &Path) -> Result<Description, Failure> {
-    let file = folder.join(DESCRIPTION);
+fn describe(directory: &Path) -> Result<Description, Failure> {
+    let file = directory.join(DESCRIPTION);
     let text = std::fs::read_to_string(&file).map_err(|e| damaged(&file, &e))?;
     let description: Description = serde_yaml::from_str(&text).map_err(|e| damaged(&file, &e))?;
     if description.format != FORMAT {
@@ -131,11 +131,14 @@ fn describe(folder: &Path) -> Result<Description, Failure> {
     Ok(description)
 }
 
-fn read(folder: &Path, name: &str) -> Result<Snapshot, Failure> {
-    let description = describe(folder)?;
-    let files = description.nodes.iter().map(|node| archive(folder, node));
+fn read(directory: &Path, name: &str) -> Result<Snapshot, Failure> {
+    let description = describe(directory)?;
+    let files = description
+        .nodes
+        .iter()
+        .map(|node| archive(directory, node));
     let bytes = files
-        .chain([folder.join(OBJECTS)])
+        .chain([directory.join(OBJECTS)])
         .map(|file| {
             std::fs::metadata(&file)
                 .map(|m| m.len())
@@ -154,15 +157,15 @@ fn read(folder: &Path, name: &str) -> Result<Snapshot, Failure> {
 /// Returns the snapshots of a profile, oldest first, and the errors of damaged ones.
 pub fn snapshots(home: &Home, profile: &str) -> Result<(Vec<Snapshot>, Vec<Failure>), Failure> {
     let profile = Profile::load(home, profile)?;
-    let folder = root(home, &profile);
-    let entries = match std::fs::read_dir(&folder) {
+    let directory = root(home, &profile);
+    let entries = match std::fs::read_dir(&directory) {
         Ok(entries) => entries,
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Default::default()),
-        Err(e) => return Err(io_failure("read", &folder, &e)),
+        Err(e) => return Err(io_failure("read", &directory, &e)),
     };
     let (mut good, mut bad) = (Vec::new(), Vec::new());
     for entry in entries {
-        let entry = entry.map_err(|e| io_failure("read", &folder, &e))?;
+        let entry = entry.map_err(|e| io_failure("read", &directory, &e))?;
         let name = entry.file_name().to_string_lossy().into_owned();
         // A hidden directory is incomplete.
         if name.starts_with('.') {
@@ -181,15 +184,15 @@ pub fn snapshots(home: &Home, profile: &str) -> Result<(Vec<Snapshot>, Vec<Failu
 struct Unfinished(Option<PathBuf>);
 
 impl Unfinished {
-    fn new(folder: PathBuf) -> Result<Self, Failure> {
-        remove_tree(&folder)?;
-        make_private_dir(&folder.join("volumes"))?;
-        Ok(Self(Some(folder)))
+    fn new(directory: PathBuf) -> Result<Self, Failure> {
+        remove_tree(&directory)?;
+        make_private_dir(&directory.join("volumes"))?;
+        Ok(Self(Some(directory)))
     }
 
-    fn keep_as(mut self, folder: &Path) -> Result<(), Failure> {
+    fn keep_as(mut self, directory: &Path) -> Result<(), Failure> {
         if let Some(own) = &self.0 {
-            std::fs::rename(own, folder).map_err(|e| io_failure("create", folder, &e))?;
+            std::fs::rename(own, directory).map_err(|e| io_failure("create", directory, &e))?;
         }
         self.0 = None;
         Ok(())
@@ -198,9 +201,9 @@ impl Unfinished {
 
 impl Drop for Unfinished {
     fn drop(&mut self) {
-        if let Some(folder) = &self.0 {
+        if let Some(directory) = &self.0 {
             // The next snapshot with this name tries again.
-            let _ = remove_tree(folder);
+            let _ = remove_tree(directory);
         }
     }
 }
@@ -217,8 +220,8 @@ pub async fn save_snapshot(
     check_name(name)?;
     let profile = Profile::load(home, profile)?;
     let _lock = home.lock(&profile.name)?;
-    let folder = root(home, &profile).join(name);
-    if folder.exists() {
+    let directory = root(home, &profile).join(name);
+    if directory.exists() {
         return Err(failure(
             Kind::Conflict,
             format!("the snapshot '{name}' already exists"),
@@ -257,8 +260,8 @@ pub async fn save_snapshot(
     let text = serde_yaml::to_string(&description)
         .map_err(|e| failure(Kind::Error, format!("cannot describe the snapshot: {e}")))?;
     write_private(&unfinished.join(DESCRIPTION), text.as_bytes())?;
-    guard.keep_as(&folder)?;
-    read(&folder, name)
+    guard.keep_as(&directory)?;
+    read(&directory, name)
 }
 
 /// Returns a number of nodes in words.
@@ -411,11 +414,11 @@ async fn save_volumes(
 pub fn delete_snapshot(home: &Home, profile: &str, name: &str) -> Result<(), Failure> {
     let profile = Profile::load(home, profile)?;
     let _lock = home.lock(&profile.name)?;
-    let folder = existing(home, &profile, name)?;
+    let directory = existing(home, &profile, name)?;
     // Renamed first, so that a partly removed snapshot is not listed.
     let hidden = root(home, &profile).join(format!(".{name}"));
     remove_tree(&hidden)?;
-    std::fs::rename(&folder, &hidden).map_err(|e| io_failure("remove", &folder, &e))?;
+    std::fs::rename(&directory, &hidden).map_err(|e| io_failure("remove", &directory, &e))?;
     remove_tree(&hidden)?;
     // Fails if other snapshots exist, as intended.
     let _ = std::fs::remove_dir(root(home, &profile));
@@ -440,8 +443,8 @@ pub async fn stage_snapshot(
 ) -> Result<Staged, Failure> {
     let profile = Profile::load(home, profile)?;
     let lock = home.lock(&profile.name)?;
-    let folder = existing(home, &profile, name)?;
-    let description = describe(&folder)?;
+    let directory = existing(home, &profile, name)?;
+    let description = describe(&directory)?;
     every_node_runs(home, &profile).await?;
     for node in &description.nodes {
         if profile.nodes.iter().all(|n| n.name != *node) {
@@ -455,7 +458,7 @@ pub async fn stage_snapshot(
             )));
         }
     }
-    let objects = folder.join(OBJECTS);
+    let objects = directory.join(OBJECTS);
     let count = count_objects(&objects)?;
     if count != description.objects {
         let why = format!("it holds {count} objects of {}", description.objects);
@@ -471,16 +474,16 @@ pub async fn stage_snapshot(
     let id = format!("{:x}", jiff::Timestamp::now().as_nanosecond());
     let home_ref = home;
     try_join_all(profile.nodes.iter().map(|node| {
-        let (profile, id, folder) = (&profile, &id, &folder);
+        let (profile, id, directory) = (&profile, &id, &directory);
         let kept = description.nodes.contains(&node.name);
         async move {
             let mut parts = Vec::new();
             // A node that is not in the snapshot keeps its volumes.
             if kept {
-                parts.push(("volumes", archive(folder, &node.name)));
+                parts.push(("volumes", archive(directory, &node.name)));
             }
             if node.control_plane {
-                parts.push(("objects", folder.join(OBJECTS)));
+                parts.push(("objects", directory.join(OBJECTS)));
             }
             for (part, file) in parts {
                 let input = tokio::fs::File::open(&file)
@@ -558,7 +561,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_unfinished_goes() {
+    fn unfinished_snapshots_are_removed() {
         let dir = tempfile::tempdir().unwrap();
         let (own, kept) = (dir.path().join(".a"), dir.path().join("a"));
         drop(Unfinished::new(own.clone()).unwrap());
@@ -571,7 +574,7 @@ mod tests {
     }
 
     #[test]
-    fn damage_is_told() {
+    fn damage_is_reported() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join(DESCRIPTION);
         let kind = |text: &str| {

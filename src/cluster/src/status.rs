@@ -16,7 +16,7 @@ use crate::profile::Profile;
 use crate::ready::is_ready;
 use crate::schedule;
 
-/// How long the API server may take to respond.
+/// The time that the API server may take to respond.
 const API_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// A cluster's state.
@@ -82,9 +82,10 @@ impl ClusterStatus {
 }
 
 impl NodeStatus {
-    /// Returns the exit code of `rkube status` for one node. As with minikube it is the sum of 1
-    /// (the node is not running), 2 (its kubelet or API server is not) and 4 (the kubeconfig does
-    /// not refer to the cluster).
+    /// Returns the exit code of `rkube status` for one node.
+    ///
+    /// As with minikube it is a sum: 1 if the node is not running, 2 if its kubelet or API server is
+    /// not, 4 if the kubeconfig does not refer to the cluster.
     pub fn exit_code(&self) -> u8 {
         let off = |state| state != "Running" && state != "Irrelevant";
         u8::from(self.host != "Running")

@@ -12,7 +12,7 @@ use rkube_store::{EtcdOptions, EtcdStore};
 
 use crate::files::{io_failure, write_private};
 
-/// How long an endpoint may take to accept a connection.
+/// The time that an endpoint may take to accept a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// An etcd cluster, as given on the command line.

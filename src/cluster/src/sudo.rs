@@ -7,8 +7,8 @@
 //!
 //! Files are not created as root and given away afterwards: the user could replace a
 //! directory by a symbolic link in between. Instead [`act_for_owner_of`] changes the
-//! thread's file-system identity (setfsuid(2)), so that the kernel checks every path
-//! with the user's permissions and the user owns what is created.
+//! thread's file-system identity (setfsuid(2)). The kernel then checks every path with
+//! the user's permissions, and the user owns new files.
 
 use std::path::Path;
 

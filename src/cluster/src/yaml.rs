@@ -412,7 +412,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_quoted_stays_a_text() {
+    fn quoted_scalars_stay_texts() {
         for text in [
             "'yes'",
             "\"yes\"",

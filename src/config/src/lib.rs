@@ -49,13 +49,18 @@ pub mod paths {
     pub const NODE_CONFIG: &str = "/etc/rkube/node.yaml";
     /// Certificates and keys of this node, read-only to the node.
     ///
-    /// `ca.crt` on every node; `agent.crt`/`agent.key` are the identity
-    /// `system:node:NAME` (client and serving), `service-proxy.crt`/`.key` is
-    /// `system:kube-proxy` (client), `network-policy.crt`/`.key` is
-    /// `rkube:network-policy` (client); a control-plane node also holds
-    /// `ca.key`, `apiserver.crt`/`.key` (serving), `apiserver-kubelet-client.crt`/`.key`,
-    /// `front-proxy-ca.crt`/`.key`, `front-proxy-client.crt`/`.key`, and `sa.key`/`sa.pub`
-    /// (PKCS#8 and SPKI PEM, ECDSA P-256) for service-account tokens.
+    /// Every node has:
+    /// - `ca.crt`
+    /// - `agent.crt`, `agent.key`: `system:node:NAME` (client and serving)
+    /// - `service-proxy.crt`, `.key`: `system:kube-proxy` (client)
+    /// - `network-policy.crt`, `.key`: `rkube:network-policy` (client)
+    ///
+    /// A control-plane node also has:
+    /// - `ca.key`
+    /// - `apiserver.crt`, `.key` (serving)
+    /// - `apiserver-kubelet-client.crt`, `.key`
+    /// - `front-proxy-ca.crt`, `.key`, and `front-proxy-client.crt`, `.key`
+    /// - `sa.key`, `sa.pub` for service-account tokens (PKCS#8 and SPKI PEM, ECDSA P-256)
     pub const PKI: &str = "/etc/rkube/pki";
     /// The API server's audit policy. Without it there is no audit log.
     pub const AUDIT_POLICY: &str = "/etc/rkube/audit-policy.yaml";

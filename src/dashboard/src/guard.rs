@@ -37,7 +37,7 @@ pub struct Refusal {
     pub message: &'static str,
 }
 
-/// How a request was admitted.
+/// The reason why a request was admitted.
 #[derive(Debug)]
 pub enum Admission {
     /// By the cookie of a session.

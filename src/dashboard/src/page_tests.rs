@@ -178,7 +178,7 @@ fn json() -> impl Strategy<Value = Value> {
 }
 
 #[test]
-fn what_the_page_writes_as_yaml_is_read_as_the_same() {
+fn yaml_of_the_page_is_read_as_the_same_value() {
     let mut runner = TestRunner::deterministic();
     let values: Vec<Value> = (0..2000)
         .map(|_| json().new_tree(&mut runner).unwrap().current())

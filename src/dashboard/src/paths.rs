@@ -95,7 +95,7 @@ mod tests {
     }
 
     #[test]
-    fn tricks_do_not() {
+    fn ambiguous_paths_do_not_pass() {
         for bad in [
             "",
             "api/v1",
@@ -129,7 +129,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_passes_has_one_reading(path in "/(api|apis)(/[a-z.%0-9\\\\/?]{0,12}){0,5}") {
+        fn passed_paths_have_one_reading(path in "/(api|apis)(/[a-z.%0-9\\\\/?]{0,12}){0,5}") {
             if check(&path).is_ok() {
                 let decoded = decode(&path).unwrap();
                 let text = String::from_utf8_lossy(&decoded);

@@ -362,7 +362,7 @@ async fn every_response_has_security_headers() {
 }
 
 #[tokio::test]
-async fn the_page_has_one_inline_script_and_asks_nobody_else() {
+async fn the_page_has_one_inline_script_and_no_other_sources() {
     let server = Running::start().await;
     let reply = server.enter().await;
     let policy = reply.header("content-security-policy").unwrap().to_owned();

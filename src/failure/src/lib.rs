@@ -1,6 +1,6 @@
 //! Errors that are reported to the user.
 //!
-//! Exit codes follow minikube's scheme, so that scripts can be reused: the tens digit
+//! Exit codes follow minikube's scheme, so that scripts can be reused. The tens digit
 //! identifies the component that failed, the ones digit the kind of problem.
 
 use std::fmt;
@@ -19,15 +19,15 @@ pub fn set_current_profile(name: &str) {
     let _ = CURRENT_PROFILE.set(name.to_owned());
 }
 
-/// Returns the command line `rkube WORDS` for one profile, to be shown as advice: with `-p PROFILE`
-/// unless the user's commands act on that profile anyway.
+/// Returns the command line `rkube WORDS` for one profile, to be shown as advice. It has
+/// `-p PROFILE` unless the user's commands act on that profile anyway.
 pub fn command(words: &str, profile: &str) -> String {
     let current = CURRENT_PROFILE.get().map_or(DEFAULT_PROFILE, |p| p);
     if profile == current {
         return format!("rkube {words}");
     }
     match words.split_once(" -- ") {
-        // What follows the dashes is not rkube's.
+        // Words after the dashes do not belong to rkube.
         Some((own, rest)) => format!("rkube {own} -p {profile} -- {rest}"),
         None => format!("rkube {words} -p {profile}"),
     }
@@ -110,9 +110,9 @@ pub struct Failure {
     pub source: Source,
     /// The kind of problem.
     pub kind: Kind,
-    /// What failed and why: one sentence without a full stop.
+    /// The failure and its reason: one sentence without a full stop.
     pub message: String,
-    /// What to do next.
+    /// The next step for the user.
     pub advice: Option<String>,
 }
 

@@ -214,7 +214,7 @@ pub fn tool_box(host: &Path, root: &Path) -> anyhow::Result<()> {
         make_dir(&local.join("sbin"), 0o755)?;
     } else {
         anyhow::bail!(
-            "the host has no /usr/local to put the node's own programs in; make that folder"
+            "the host has no /usr/local to put the node's own programs in; make that directory"
         );
     }
     for name in USR_LINKS {

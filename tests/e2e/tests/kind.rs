@@ -268,6 +268,6 @@ fn folders_come_and_go_in_running_nodes() {
     cluster.rkube(&["mount", "--remove", "/mnt/shared"]).ok();
     assert_eq!(on("m01", "ls /mnt/shared").ok(), "");
     cluster.rkube(&["mount", "--kill"]).ok();
-    assert!(cluster.rkube(&["mount"]).ok().contains("No folders"));
+    assert!(cluster.rkube(&["mount"]).ok().contains("No directories"));
     assert!(folder.join("a").exists());
 }

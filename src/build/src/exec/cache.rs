@@ -8,7 +8,7 @@ use rkube_fsutil::write_atomic;
 use rkube_runtime::build::Layer;
 use serde::{Deserialize, Serialize};
 
-use super::failed_at;
+use super::errors::failed_at;
 use crate::error::{BuildError, Result};
 
 /// A cached step.
@@ -114,7 +114,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn keys_tell_parts_apart() {
+    fn keys_of_different_parts_differ() {
         let key = |parts: &[&[&str]]| {
             let mut key = Key::new("RUN");
             parts.iter().for_each(|part| key.add_all(*part));

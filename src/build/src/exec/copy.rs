@@ -10,10 +10,10 @@ use std::sync::Arc;
 use rkube_runtime::build::{resolve_owner, unpack_archive};
 
 use super::cache::{Entry, Key};
+use super::errors::{blocking, failed, failed_at};
 use super::files::{self, Copying};
-use super::sources::Mounted;
 use super::stage::Running;
-use super::{blocking, failed, failed_at};
+use super::types::Mounted;
 use crate::error::{BuildError, Result};
 use crate::instruction::Copy;
 use crate::pattern::{Matcher, Pattern, clean};
@@ -30,7 +30,7 @@ enum Item {
     Archive(PathBuf),
 }
 
-/// What a step copies, and its key in the cache.
+/// The sources of a step's copy, and its key in the cache.
 struct Prepared {
     items: Vec<Item>,
     destination: String,
@@ -330,7 +330,7 @@ impl Unpacked {
 
 impl Drop for Unpacked {
     fn drop(&mut self) {
-        // What is left is removed with the work directory.
+        // The rest is removed with the work directory.
         let _ = rkube_fsutil::remove_tree(&self.0);
     }
 }
@@ -524,7 +524,7 @@ mod tests {
     }
 
     #[test]
-    fn archives_are_told_by_their_content() {
+    fn archives_are_recognized_by_their_content() {
         let dir = tempfile::tempdir().unwrap();
         let root = dir.path().canonicalize().unwrap();
         let mut tar = tar::Builder::new(Vec::new());

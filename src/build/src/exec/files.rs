@@ -16,7 +16,7 @@ use ring::digest::{Context, SHA256};
 use rkube_runtime::build::{make_dirs, open_dir, open_in_root};
 
 use super::cache::Key;
-use super::failed_at;
+use super::errors::failed_at;
 use crate::error::{BuildError, Result};
 use crate::pattern::Matcher;
 
@@ -184,7 +184,7 @@ fn sorted(dir: &Path) -> io::Result<Vec<std::ffi::OsString>> {
     Ok(names)
 }
 
-/// How files are copied.
+/// The options of a copy.
 pub struct Copying<'a> {
     /// The root that the destination is in.
     pub root: &'a Path,
@@ -192,7 +192,7 @@ pub struct Copying<'a> {
     pub owner: Option<(u32, u32)>,
     /// Mode of the copies; that of the originals if absent.
     pub mode: Option<u32>,
-    /// What is left out, by paths below the source.
+    /// Exclusions, by paths below the source.
     pub excluded: &'a Matcher,
 }
 

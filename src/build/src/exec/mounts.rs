@@ -1,4 +1,4 @@
-//! What steps find mounted: binds, caches, secrets, directories in memory.
+//! Mounts of steps: binds, caches, secrets, directories in memory.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -11,15 +11,15 @@ use rkube_runtime::build::Workspace;
 use rkube_runtime::{Mount as BindMount, TmpfsMount};
 
 use super::cache::Key;
+use super::errors::{blocking, failed, failed_at};
 use super::files::{self, Copying};
 use super::run::{PIPES, Run};
 use super::stage::Running;
-use super::{blocking, failed, failed_at};
 use crate::error::{BuildError, Result};
 use crate::instruction::{Mount, MountKind};
 use crate::pattern::Matcher;
 
-/// What a step finds in its file system besides the layers.
+/// The content of a step's file system besides the layers.
 #[derive(Default)]
 pub struct Mounts {
     pub binds: Vec<BindMount>,
@@ -30,7 +30,7 @@ pub struct Mounts {
     /// Overlays of writable bind mounts.
     spaces: Vec<Workspace>,
     /// Sources that must stay mounted.
-    sources: Vec<std::sync::Arc<super::sources::Mounted>>,
+    sources: Vec<std::sync::Arc<super::types::Mounted>>,
 }
 
 impl Running<'_> {
@@ -38,7 +38,7 @@ impl Running<'_> {
     pub async fn bind_source(
         &self,
         mount: &Mount,
-    ) -> Result<(PathBuf, std::sync::Arc<super::sources::Mounted>)> {
+    ) -> Result<(PathBuf, std::sync::Arc<super::types::Mounted>)> {
         let from = mount.options.get("from").map(String::as_str);
         let source = self.build.source(from, self.index).await?;
         let path = mount.options.get("source").map_or("/", String::as_str);
@@ -122,7 +122,7 @@ impl Running<'_> {
             });
             return Ok(());
         }
-        // What is written is dropped after the step.
+        // Written files are dropped after the step.
         if path.is_dir() {
             let dir = dir.to_path_buf();
             let space =
@@ -145,8 +145,8 @@ impl Running<'_> {
         Ok(key.finish())
     }
 
-    /// Sees to it that cache mounts are not removed while the step runs, see [`super::prune`].
-    /// Takes the locks of those that no other step may use meanwhile: each once, and in
+    /// Prevents that cache mounts are removed while the step runs, see [`super::prune`].
+    /// Takes the locks of those that no other step may use meanwhile. Each is taken once, and in
     /// the same order in all steps, so that no two wait for each other.
     async fn lock_caches(&self, run: &Run, mounts: &mut Mounts) -> Result<()> {
         let mut names = std::collections::BTreeSet::new();

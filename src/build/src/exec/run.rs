@@ -8,17 +8,18 @@ use std::time::Duration;
 use rkube_runtime::{ContainerSpec, HostNamespaces, SandboxSpec, SeccompProfile, Security};
 
 use super::cache::{Entry, Key};
+use super::errors::{blocking, failed, failed_at};
+use super::files;
 use super::mounts::Mounts;
 use super::stage::Running;
-use super::{blocking, failed, failed_at, files};
 use crate::error::{BuildError, Result};
 use crate::instruction::{CommandLine, Instruction, Mount, MountKind};
 use crate::lines::{HereDoc, opening};
 use crate::pattern::Matcher;
 
-/// How often a step's output is read.
-const POLL: Duration = Duration::from_millis(30);
-/// Where scripts of here-documents are mounted.
+/// The period in which a step's output is read.
+const POLL_PERIOD: Duration = Duration::from_millis(30);
+/// The path at which scripts of here-documents are mounted.
 pub const PIPES: &str = "/dev/pipes";
 
 /// A step that is ready to run.
@@ -181,7 +182,7 @@ impl Running<'_> {
             loop {
                 tokio::select! {
                     status = &mut wait => break status.map_err(failed)?,
-                    () = tokio::time::sleep(POLL) => {}
+                    () = tokio::time::sleep(POLL_PERIOD) => {}
                 }
                 tail.read(|line| self.build.progress.line(step, line));
             }

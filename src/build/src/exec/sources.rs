@@ -1,32 +1,15 @@
-//! What steps copy and mount from: the context, stages and images.
+//! The sources that steps copy and mount from: the context, stages and images.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use rkube_runtime::PullProgress;
 use rkube_runtime::build::Workspace;
-use tokio::sync::OnceCell;
 
-use super::stage::Finished;
-use super::{Build, blocking, failed};
+use super::errors::{blocking, failed};
+use super::types::{Build, Finished, Mounted};
 use crate::error::{BuildError, Result};
 use crate::image::Document;
-
-/// Files that are mounted for reading.
-pub struct Mounted {
-    root: PathBuf,
-    /// Chain ID of the topmost layer; absent for the context.
-    pub chain: Option<String>,
-    /// Unmounts the files when the build ends.
-    _space: Option<Workspace>,
-}
-
-impl Mounted {
-    /// Returns the directory of the files.
-    pub fn root(&self) -> &Path {
-        &self.root
-    }
-}
 
 impl Build {
     /// Returns an image as the result of a stage. It is pulled if the node lacks it.
@@ -48,7 +31,7 @@ impl Build {
         if content.is_none() {
             let step = self.progress.begin(format!("[internal] pull {name}"));
             let progress = self.progress.clone();
-            let tell = move |event| {
+            let report = move |event| {
                 if let PullProgress::Resolved {
                     digest,
                     layers,
@@ -62,7 +45,11 @@ impl Build {
                     );
                 }
             };
-            let pulled = self.node.pull_image(name, &[], tell).await.map_err(failed);
+            let pulled = self
+                .node
+                .pull_image(name, &[], report)
+                .await
+                .map_err(failed);
             self.progress.finish(step, pulled)?;
             content = Some(self.node.image_content(name).map_err(failed)?);
         }
@@ -154,6 +141,3 @@ impl Build {
         Ok(new)
     }
 }
-
-/// An image that is looked up once.
-pub type Lookup = Arc<OnceCell<Arc<Finished>>>;

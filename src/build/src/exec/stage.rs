@@ -8,22 +8,14 @@ use rkube_runtime::build::Layer;
 use serde_json::json;
 
 use super::cache::Entry;
-use super::{Build, blocking, failed};
+use super::errors::{blocking, failed};
+use super::types::{Build, Finished};
 use crate::error::{BuildError, Result};
 use crate::image::Document;
 use crate::instruction::{self, Copy, Instruction, Located};
 use crate::lex::Lexer;
 use crate::lines;
 use crate::plan::{Base, PREDEFINED};
-
-/// The result of a stage, or an image.
-#[derive(Clone, Debug, Default)]
-pub struct Finished {
-    /// The configuration.
-    pub document: Document,
-    /// The layers, bottom first.
-    pub layers: Vec<Layer>,
-}
 
 /// A stage that is being built.
 pub struct Running<'a> {
@@ -32,7 +24,7 @@ pub struct Running<'a> {
     pub now: Finished,
     /// Arguments that were declared in the stage.
     args: BTreeMap<String, String>,
-    /// Whether the stage has a `CMD` of its own.
+    /// Whether the stage itself has set a `CMD`.
     own_cmd: bool,
     /// Number of the current step, and of all, as shown to people.
     number: usize,

@@ -1,13 +1,13 @@
 use super::*;
 
-fn all(text: &str) -> Result<Vec<Instruction>> {
+fn parse_all(text: &str) -> Result<Vec<Instruction>> {
     let source = lines::split(text)?;
     let parsed = source.statements.iter().map(|s| parse(s, source.escape));
     parsed.map(|p| p.map(|l| l.instruction)).collect()
 }
 
-fn one(text: &str) -> Instruction {
-    all(text).unwrap().pop().unwrap()
+fn parse_one(text: &str) -> Instruction {
+    parse_all(text).unwrap().pop().unwrap()
 }
 
 #[test]
@@ -22,7 +22,7 @@ fn forms_of_commands() {
         ("CMD ['a']", CommandLine::Shell("['a']".into())),
         ("CMD [\"a\", 1]", CommandLine::Shell("[\"a\", 1]".into())),
     ] {
-        assert_eq!(one(text), Instruction::Cmd(expected), "{text}");
+        assert_eq!(parse_one(text), Instruction::Cmd(expected), "{text}");
     }
 }
 
@@ -37,17 +37,17 @@ fn names_and_values() {
         ),
         ("ENV a b = c", vec![pair("a", "b = c")]),
     ] {
-        assert_eq!(one(text), Instruction::Env(expected), "{text}");
+        assert_eq!(parse_one(text), Instruction::Env(expected), "{text}");
     }
     assert_eq!(
-        one("ARG a b=c"),
+        parse_one("ARG a b=c"),
         Instruction::Arg(vec![("a".into(), None), ("b".into(), Some("c".into()))])
     );
 }
 
 #[test]
 fn mounts() {
-    let Instruction::Run { mounts, .. } = one(
+    let Instruction::Run { mounts, .. } = parse_one(
         "RUN --mount=type=cache,dst=/c,sharing=locked --mount=target=/b,src=x,ro --mount=type=secret,id=k true",
     ) else {
         panic!();
@@ -88,7 +88,7 @@ fn errors_name_the_line() {
         ("FROM a\nHEALTHCHECK PING", "unknown type"),
         ("FROM a\nADD --from=b x y", "unknown flag: --from"),
     ] {
-        let error = all(text).unwrap_err();
+        let error = parse_all(text).unwrap_err();
         assert!(error.message.contains(part), "{text}: {error}");
         assert_eq!(error.lines, Some((2, 2)), "{text}");
     }
@@ -96,11 +96,12 @@ fn errors_name_the_line() {
 
 #[test]
 fn health_checks() {
-    let Instruction::Healthcheck(check) = one("HEALTHCHECK --interval=5s --retries=2 CMD a b")
+    let Instruction::Healthcheck(check) =
+        parse_one("HEALTHCHECK --interval=5s --retries=2 CMD a b")
     else {
         panic!();
     };
     assert_eq!(check.command, Some(CommandLine::Shell("a b".into())));
     assert_eq!(check.options["interval"], "5s");
-    assert!(all("HEALTHCHECK NONE").is_ok());
+    assert!(parse_all("HEALTHCHECK NONE").is_ok());
 }

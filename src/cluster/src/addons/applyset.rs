@@ -1,5 +1,7 @@
-//! The objects of an addon as an ApplySet (KEP-3659): members have a label with the identity of
-//! their parent, and the parent lists the kinds and namespaces of its members.
+//! The objects of an addon as an ApplySet (KEP-3659).
+//!
+//! Members have a label with the identity of their parent. The parent lists the kinds and namespaces
+//! of its members.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -180,7 +182,7 @@ impl Parent {
     }
 }
 
-/// How to proceed with an object of an addon that may already exist.
+/// The way to proceed with an object of an addon that may already exist.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Claim {
     /// Apply it as a member of the set.
@@ -244,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn a_parent_is_what_was_written() {
+    fn a_parent_is_read_as_it_was_written() {
         let scope = Scope {
             kinds: ["Service", "Deployment.apps", "Thing.example.com"]
                 .map(GroupKind::parse)
@@ -273,7 +275,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_the_addon_made_is_its_own() {
+    fn only_objects_of_the_addon_are_its_own() {
         let labels = |owner: &str| BTreeMap::from([(PART_OF.to_owned(), owner.to_owned())]);
         let none = BTreeMap::new();
         let (ours, theirs) = (labels("me"), labels("other"));

@@ -10,10 +10,10 @@ use crate::files::{Home, io_failure};
 
 /// Includes the directories of `addons/`, each with its files.
 macro_rules! built_in {
-    ($($folder:literal: [$($file:literal),*]),* $(,)?) => {
+    ($($directory:literal: [$($file:literal),*]),* $(,)?) => {
         &[$(&[
-            ("addon.yaml", include_str!(concat!("../../../../addons/", $folder, "/addon.yaml"))),
-            $(($file, include_str!(concat!("../../../../addons/", $folder, "/", $file))),)*
+            ("addon.yaml", include_str!(concat!("../../../../addons/", $directory, "/addon.yaml"))),
+            $(($file, include_str!(concat!("../../../../addons/", $directory, "/", $file))),)*
         ],)*]
     };
 }
@@ -31,7 +31,7 @@ const BUILT_IN: &[Files] = built_in! {
 };
 
 /// Returns the directory of the user's addons.
-pub(super) fn folder(home: &Home) -> PathBuf {
+pub(super) fn directory(home: &Home) -> PathBuf {
     home.addons_dir()
 }
 
@@ -45,12 +45,12 @@ pub struct Damaged {
 }
 
 /// Returns all addons, sorted by name. The user's addons replace built-in ones.
-pub(super) fn all(home: &Home) -> Result<Vec<Result<Addon, Damaged>>, Failure> {
+pub(super) fn read_all(home: &Home) -> Result<Vec<Result<Addon, Damaged>>, Failure> {
     let name_of = |entry: &Result<Addon, Damaged>| match entry {
         Ok(addon) => addon.name.clone(),
         Err(damaged) => damaged.name.clone(),
     };
-    let mut found = own(home)?;
+    let mut found = read_own(home)?;
     for files in BUILT_IN {
         let addon = built_in(files)?;
         if !found.iter().any(|f| name_of(f) == addon.name) {
@@ -64,12 +64,12 @@ pub(super) fn all(home: &Home) -> Result<Vec<Result<Addon, Damaged>>, Failure> {
 /// Finds an addon by its name or by the path of its directory.
 pub(super) fn find(home: &Home, wanted: &str) -> Result<Addon, Failure> {
     if wanted.contains('/') || wanted == "." {
-        let folder =
+        let directory =
             std::path::absolute(wanted).map_err(|e| io_failure("find", Path::new(wanted), &e))?;
-        return read(&folder);
+        return read(&directory);
     }
     check_name(wanted)?;
-    let entries = all(home)?;
+    let entries = read_all(home)?;
     let mut known = Vec::new();
     for entry in entries {
         match entry {
@@ -89,7 +89,7 @@ pub(super) fn find(home: &Home, wanted: &str) -> Result<Addon, Failure> {
     )
     .advise(format!(
         "your own addons are directories in {}, or are given by path",
-        folder(home).display()
+        directory(home).display()
     )))
 }
 
@@ -99,19 +99,19 @@ fn built_in(files: Files) -> Result<Addon, Failure> {
 }
 
 /// Reads the user's addons.
-fn own(home: &Home) -> Result<Vec<Result<Addon, Damaged>>, Failure> {
-    let dir = folder(home);
+fn read_own(home: &Home) -> Result<Vec<Result<Addon, Damaged>>, Failure> {
+    let dir = directory(home);
     let entries = match fs::read_dir(&dir) {
         Ok(entries) => entries,
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
         Err(e) => return Err(io_failure("read", &dir, &e)),
     };
-    let folders = entries
+    let directories = entries
         .flatten()
         .filter(|e| e.path().is_dir())
         // Skips directories of editors and version control.
         .filter_map(|e| e.file_name().into_string().ok().filter(|n| is_label(n)));
-    Ok(folders
+    Ok(directories
         .map(|name| {
             let addon = read(&dir.join(&name)).and_then(|addon| {
                 if addon.name == name {
@@ -134,10 +134,10 @@ fn own(home: &Home) -> Result<Vec<Result<Addon, Damaged>>, Failure> {
 }
 
 /// Reads the addon in a directory.
-fn read(folder: &Path) -> Result<Addon, Failure> {
-    let path = folder.join(DESCRIPTION);
+fn read(directory: &Path) -> Result<Addon, Failure> {
+    let path = directory.join(DESCRIPTION);
     let text = fs::read_to_string(&path).map_err(|e| io_failure("read", &path, &e))?;
-    Addon::parse(&text, Origin::Folder(folder.to_owned()))
+    Addon::parse(&text, Origin::Directory(directory.to_owned()))
 }
 
 #[cfg(test)]
@@ -146,7 +146,7 @@ mod tests {
     use super::*;
 
     fn write(home: &Home, name: &str, text: &str) {
-        let dir = folder(home).join(name);
+        let dir = directory(home).join(name);
         fs::create_dir_all(&dir).unwrap();
         fs::write(dir.join(DESCRIPTION), text).unwrap();
     }
@@ -156,20 +156,20 @@ mod tests {
     }
 
     #[test]
-    fn every_folder_is_built_in() {
+    fn every_directory_is_built_in() {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../addons");
-        let mut folders: Vec<PathBuf> = fs::read_dir(&root)
+        let mut directories: Vec<PathBuf> = fs::read_dir(&root)
             .unwrap()
             .map(|e| e.unwrap().path())
             .filter(|p| p.is_dir())
             .collect();
-        folders.sort();
-        assert_eq!(folders.len(), BUILT_IN.len());
-        for (folder, files) in folders.iter().zip(BUILT_IN) {
+        directories.sort();
+        assert_eq!(directories.len(), BUILT_IN.len());
+        for (directory, files) in directories.iter().zip(BUILT_IN) {
             let addon = built_in(files).unwrap();
-            assert_eq!(addon.name, folder.file_name().unwrap().to_str().unwrap());
+            assert_eq!(addon.name, directory.file_name().unwrap().to_str().unwrap());
             assert!(addon.homepage.starts_with("https://"), "{}", addon.name);
-            for entry in fs::read_dir(folder).unwrap() {
+            for entry in fs::read_dir(directory).unwrap() {
                 let path = entry.unwrap().path();
                 let name = path.file_name().unwrap().to_str().unwrap();
                 let embedded = files.iter().find(|(n, _)| *n == name);
@@ -196,7 +196,7 @@ mod tests {
         write(&home, "Not.A.Name", "");
         assert_eq!(find(&home, "mine").unwrap().version, "v9");
         assert_eq!(find(&home, "demo").unwrap().version, "v9");
-        let names: Vec<String> = all(&home)
+        let names: Vec<String> = read_all(&home)
             .unwrap()
             .into_iter()
             .map(|e| e.map_or_else(|d| format!("!{}", d.name), |a| a.name))
@@ -220,7 +220,7 @@ mod tests {
         let failure = find(&home, "nothing").unwrap_err();
         assert_eq!(failure.exit_code(), 15);
         assert!(failure.message.contains("demo, gateway-api"), "{failure}");
-        let path = folder(&home).join("mine");
+        let path = directory(&home).join("mine");
         assert_eq!(find(&home, path.to_str().unwrap()).unwrap().name, "mine");
         for bad in ["..", "-x", "a b", ""] {
             assert_eq!(find(&home, bad).unwrap_err().exit_code(), 14, "{bad}");

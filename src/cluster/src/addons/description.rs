@@ -23,7 +23,7 @@ pub struct Addon {
     pub namespace: Option<String>,
     /// The manifests, in the order in which they are applied.
     pub manifests: Vec<Manifest>,
-    /// Where the addon was found.
+    /// The place where the addon was found.
     pub origin: Origin,
 }
 
@@ -42,14 +42,14 @@ pub enum Origin {
     /// Part of this binary: names and contents of the files.
     BuiltIn(&'static [(&'static str, &'static str)]),
     /// A directory on the host.
-    Folder(PathBuf),
+    Directory(PathBuf),
 }
 
 impl std::fmt::Display for Origin {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::BuiltIn(_) => f.write_str("built-in"),
-            Self::Folder(folder) => write!(f, "{}", folder.display()),
+            Self::Directory(directory) => write!(f, "{}", directory.display()),
         }
     }
 }
@@ -82,7 +82,7 @@ impl Addon {
         let wrong = |why: String| {
             let place = match &origin {
                 Origin::BuiltIn(_) => DESCRIPTION.to_owned(),
-                Origin::Folder(folder) => folder.join(DESCRIPTION).display().to_string(),
+                Origin::Directory(directory) => directory.join(DESCRIPTION).display().to_string(),
             };
             Failure::new(
                 Source::Program,
@@ -219,7 +219,7 @@ manifests:
 ";
 
     fn parse(text: &str) -> Result<Addon, Failure> {
-        Addon::parse(text, Origin::Folder("/x".into()))
+        Addon::parse(text, Origin::Directory("/x".into()))
     }
 
     #[test]
@@ -240,7 +240,7 @@ manifests:
     }
 
     #[test]
-    fn what_is_wrong_is_named() {
+    fn errors_name_the_field() {
         let cases = [
             ("name: tool", "name: Tool", "'Tool' cannot name an addon"),
             ("name: tool", "name: ../up", "cannot name an addon"),

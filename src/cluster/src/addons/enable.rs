@@ -15,10 +15,10 @@ use super::server::{Server, failure, title};
 use super::{fetch, remove};
 use crate::Progress;
 
-/// How long the server may take to serve the kinds of new definitions.
+/// The time that the server may take to serve the kinds of new definitions.
 const DEFINITION_TIMEOUT: Duration = Duration::from_secs(30);
-/// How often that is checked.
-const LOOK: Duration = Duration::from_millis(50);
+/// The period of the checks of that.
+const CHECK_PERIOD: Duration = Duration::from_millis(50);
 
 /// Metadata fields that the server sets, present in manifests that were read from a cluster.
 const SERVERS_FIELDS: &[&str] = &[
@@ -249,7 +249,7 @@ async fn wait_for_definitions(
             )
             .advise("see the status of its definition: kubectl get crd -o yaml"));
         }
-        tokio::time::sleep(LOOK).await;
+        tokio::time::sleep(CHECK_PERIOD).await;
     }
 }
 
@@ -282,7 +282,7 @@ async fn wait_until_established(
                 format!("the definition {name} does not take effect: {why}"),
             ));
         }
-        tokio::time::sleep(LOOK).await;
+        tokio::time::sleep(CHECK_PERIOD).await;
     }
 }
 

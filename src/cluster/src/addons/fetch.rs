@@ -11,9 +11,9 @@ use crate::files::io_failure;
 
 /// Maximum size of a manifest, in bytes. The largest known ones have 3 MB.
 const MAX_SIZE: u64 = 16 << 20;
-/// How long a server may take to accept a connection.
+/// The time that a server may take to accept a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long a server may send no data.
+/// The time for which a server may send no data.
 const STALL_TIMEOUT: Duration = Duration::from_secs(20);
 /// Timeout of a complete download.
 const DOWNLOAD_TIMEOUT: Duration = Duration::from_secs(300);
@@ -63,18 +63,18 @@ fn read(origin: &Origin, file: &str) -> Result<Vec<u8>, Failure> {
                 format!("this rkube was built without the manifest {file}"),
             )),
         },
-        Origin::Folder(folder) => read_inside(folder, file),
+        Origin::Directory(directory) => read_inside(directory, file),
     }
 }
 
 /// Reads a file in a directory. Fails if the path leads out of it through symbolic links.
-fn read_inside(folder: &Path, file: &str) -> Result<Vec<u8>, Failure> {
-    let path = folder.join(file);
+fn read_inside(directory: &Path, file: &str) -> Result<Vec<u8>, Failure> {
+    let path = directory.join(file);
     let real = |path: &Path| {
         path.canonicalize()
             .map_err(|e| io_failure("read", path, &e))
     };
-    let (inside, target) = (real(folder)?, real(&path)?);
+    let (inside, target) = (real(directory)?, real(&path)?);
     let refused = |why: &str| {
         Failure::new(
             Source::Program,
@@ -272,19 +272,22 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn files_are_the_folders_own() {
+    async fn files_are_the_directories_own() {
         let dir = tempfile::tempdir().unwrap();
-        let folder = dir.path().join("a");
-        std::fs::create_dir_all(folder.join("sub")).unwrap();
-        std::fs::write(folder.join("sub/x.yaml"), "kind: X").unwrap();
-        std::fs::write(folder.join("bytes"), [0xff, 0xfe]).unwrap();
+        let directory = dir.path().join("a");
+        std::fs::create_dir_all(directory.join("sub")).unwrap();
+        std::fs::write(directory.join("sub/x.yaml"), "kind: X").unwrap();
+        std::fs::write(directory.join("bytes"), [0xff, 0xfe]).unwrap();
         std::fs::write(dir.path().join("outside"), "secret").unwrap();
-        std::os::unix::fs::symlink("sub/x.yaml", folder.join("inner")).unwrap();
-        std::os::unix::fs::symlink("../outside", folder.join("outer")).unwrap();
-        let large = std::fs::File::create(folder.join("large")).unwrap();
+        std::os::unix::fs::symlink("sub/x.yaml", directory.join("inner")).unwrap();
+        std::os::unix::fs::symlink("../outside", directory.join("outer")).unwrap();
+        let large = std::fs::File::create(directory.join("large")).unwrap();
         large.set_len(MAX_SIZE + 1).unwrap();
         let read = async |file: &str| {
-            let addon = addon(Manifest::File(file.into()), Origin::Folder(folder.clone()));
+            let addon = addon(
+                Manifest::File(file.into()),
+                Origin::Directory(directory.clone()),
+            );
             manifests(&addon).await.map(|t| t[0].text.clone())
         };
         assert_eq!(read("sub/x.yaml").await.unwrap(), "kind: X");

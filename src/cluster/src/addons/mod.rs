@@ -28,9 +28,9 @@ use crate::{Progress, access, ready};
 pub use description::{Addon, Manifest, Origin};
 pub(crate) use fetch::client as http_client;
 
-/// How long the API server may take to respond when addons are listed.
+/// The time that the API server may take to respond when addons are listed.
 const LIST_TIMEOUT: Duration = Duration::from_secs(3);
-/// How long the API server may take to become ready after a start.
+/// The time that the API server may take to become ready after a start.
 const READY_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The status of an addon in a cluster.
@@ -75,7 +75,7 @@ pub fn find(home: &Home, wanted: &str) -> Result<Addon, Failure> {
 
 /// Returns the names of all addons that can be enabled.
 pub fn names(home: &Home) -> Result<Vec<String>, Failure> {
-    let all = catalogue::all(home)?;
+    let all = catalogue::read_all(home)?;
     Ok(all.into_iter().flatten().map(|addon| addon.name).collect())
 }
 
@@ -85,7 +85,7 @@ pub async fn list(home: &Home, profile: Option<&Profile>) -> Result<Vec<Entry>, 
         Some(profile) => parents(home, profile).await?,
         None => None,
     };
-    Ok(entries(catalogue::all(home)?, parents.as_deref()))
+    Ok(entries(catalogue::read_all(home)?, parents.as_deref()))
 }
 
 /// Returns the sets in a cluster; `None` if it is not running or does not respond.

@@ -298,7 +298,7 @@ metadata: {name: one}
     }
 
     #[test]
-    fn what_is_wrong_is_numbered() {
+    fn errors_name_the_number_of_the_object() {
         let cases = [
             (
                 "a: 1\n---\nb: [",
@@ -328,7 +328,7 @@ metadata: {name: one}
     }
 
     #[test]
-    fn what_is_served_goes_before_its_servers() {
+    fn custom_objects_are_removed_before_their_definitions() {
         let step = |kind: &str, custom| removal_step(&GroupKind::parse(kind), custom);
         let order = [
             step("Thing.example.com", true),

@@ -11,9 +11,9 @@ use super::server::{Member, Server, exactly, failure, none_if_missing};
 use crate::Progress;
 
 /// Timeout of the removal. Pods have a grace period of 30 seconds.
-const LIMIT: Duration = Duration::from_secs(120);
-/// How often it is checked whether an object is gone.
-const LOOK: Duration = Duration::from_millis(50);
+const REMOVAL_TIMEOUT: Duration = Duration::from_secs(120);
+/// The period of the checks whether an object is gone.
+const CHECK_PERIOD: Duration = Duration::from_millis(50);
 
 /// Disables an addon; returns `None` if it is not enabled. Can be repeated after a failure.
 pub(super) async fn disable(
@@ -44,7 +44,7 @@ pub(super) async fn members(
     addon: &str,
 ) -> Result<(), Failure> {
     members.sort_by_key(|m| m.step);
-    let deadline = Instant::now() + LIMIT;
+    let deadline = Instant::now() + REMOVAL_TIMEOUT;
     for step in members.chunk_by(|a, b| a.step == b.step) {
         for member in step {
             delete(server, member).await?;
@@ -100,7 +100,7 @@ async fn wait_until_gone(
             )));
         }
         left = still;
-        tokio::time::sleep(LOOK).await;
+        tokio::time::sleep(CHECK_PERIOD).await;
     }
 }
 

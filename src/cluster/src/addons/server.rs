@@ -18,7 +18,7 @@ use super::objects::{GroupKind, removal_step};
 
 /// Field manager of addons' objects.
 const MANAGER: &str = "rkube-addons";
-/// How long server errors are retried: webhooks that were just installed may not be ready.
+/// The time in which server errors are retried: webhooks that were just installed may not be ready.
 const RETRY_TIMEOUT: Duration = Duration::from_secs(30);
 /// The interval between retries.
 const RETRY_PERIOD: Duration = Duration::from_millis(500);

@@ -46,14 +46,14 @@ fn serve_with(answer: impl Fn(&str) -> Vec<u8> + Send + 'static) -> String {
 struct Cluster {
     client: Client,
     home: Home,
-    _folder: tempfile::TempDir,
+    _directory: tempfile::TempDir,
 }
 
 /// Records the steps that are reported.
 #[derive(Default)]
-struct Told(Mutex<Vec<String>>);
+struct RecordedSteps(Mutex<Vec<String>>);
 
-impl Progress for Told {
+impl Progress for RecordedSteps {
     fn step(&self, name: &str, _: &str) {
         self.0.lock().unwrap().push(name.to_owned());
     }
@@ -72,8 +72,9 @@ impl Cluster {
     }
 
     async fn without_controllers() -> (Self, Arc<ApiServer>, String) {
-        let folder = tempfile::tempdir().unwrap();
-        let store = EmbeddedStore::open(&folder.path().join("store"), EmbeddedOptions::default());
+        let directory = tempfile::tempdir().unwrap();
+        let store =
+            EmbeddedStore::open(&directory.path().join("store"), EmbeddedOptions::default());
         let (pki, ca) = authority();
         let config = Config {
             store: store.unwrap(),
@@ -89,8 +90,8 @@ impl Cluster {
         let server = ApiServer::new(config).await.unwrap();
         let cluster = Self {
             client: server.client("tester", &["system:masters"]),
-            home: Home::at(folder.path().join("home")),
-            _folder: folder,
+            home: Home::at(directory.path().join("home")),
+            _directory: directory,
         };
         (cluster, server, ca)
     }
@@ -110,19 +111,19 @@ impl Cluster {
     }
 
     async fn enable(&self, name: &str) -> Result<Vec<String>, Failure> {
-        let told = Told::default();
+        let steps = RecordedSteps::default();
         let addon = find(&self.home, name)?;
-        enable::enable(self.client.clone(), &addon, &told).await?;
-        Ok(told.0.into_inner().unwrap())
+        enable::enable(self.client.clone(), &addon, &steps).await?;
+        Ok(steps.0.into_inner().unwrap())
     }
 
     async fn disable(&self, name: &str) -> Result<Option<()>, Failure> {
-        remove::disable(self.client.clone(), name, &Told::default()).await
+        remove::disable(self.client.clone(), name, &RecordedSteps::default()).await
     }
 
     async fn status(&self, name: &str) -> Status {
         let parents = server::parents(self.client.clone()).await.unwrap();
-        let entries = entries(catalogue::all(&self.home).unwrap(), Some(&parents));
+        let entries = entries(catalogue::read_all(&self.home).unwrap(), Some(&parents));
         entries.iter().find(|e| e.name == name).unwrap().status
     }
 
@@ -325,7 +326,7 @@ async fn an_addon_without_objects_is_disabled_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_somebody_elses_stays() {
+async fn objects_of_other_owners_stay() {
     let cluster = Cluster::start().await;
     cluster.create_namespace("shared").await;
     let objects = "
@@ -388,7 +389,7 @@ async fn what_is_somebody_elses_stays() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_cannot_be_applied_is_named() {
+async fn objects_that_cannot_be_applied_are_named() {
     let cluster = Cluster::start().await;
     let cases = [
         (
@@ -473,7 +474,7 @@ async fn built_in_addons_are_applied_whole() {
         answer.extend(std::fs::read(files.join(&path[1..])).unwrap());
         answer
     });
-    for found in catalogue::all(&cluster.home).unwrap() {
+    for found in catalogue::read_all(&cluster.home).unwrap() {
         let mut addon = found.unwrap();
         let mut missing = false;
         for manifest in &mut addon.manifests {
@@ -488,7 +489,8 @@ async fn built_in_addons_are_applied_whole() {
             continue;
         }
         for _ in 0..2 {
-            let enabled = enable::enable(cluster.client.clone(), &addon, &Told::default()).await;
+            let enabled =
+                enable::enable(cluster.client.clone(), &addon, &RecordedSteps::default()).await;
             enabled.unwrap_or_else(|e| panic!("{}: {e}", addon.name));
         }
         cluster.disable(&addon.name).await.unwrap().unwrap();

@@ -30,27 +30,27 @@ fn spec(tier: &str) -> NodeSpec {
     }
 }
 
-fn texts(profile: &Profile, nodes: &[NodeSpec]) -> Vec<String> {
-    let wanted = Wanted {
+fn describe_changes(profile: &Profile, nodes: &[NodeSpec]) -> Vec<String> {
+    let wanted = DesiredState {
         nodes: Some(nodes.to_vec()),
-        ..Wanted::default()
+        ..DesiredState::default()
     };
     let steps = changes(profile, &wanted).unwrap();
     steps.iter().map(ToString::to_string).collect()
 }
 
 #[test]
-fn what_a_file_does_not_mention_stays() {
+fn settings_that_a_file_does_not_mention_stay() {
     let all = [spec("a"), spec("b")];
     let profile = profile(&all);
-    assert_eq!(changes(&profile, &Wanted::default()), Ok(Vec::new()));
-    let same = Wanted {
+    assert_eq!(changes(&profile, &DesiredState::default()), Ok(Vec::new()));
+    let same = DesiredState {
         nodes: Some(all.to_vec()),
         mounts: Some(profile.mounts.clone()),
         insecure_registries: Some(profile.insecure_registries.clone()),
     };
     assert_eq!(changes(&profile, &same), Ok(Vec::new()));
-    let none = Wanted {
+    let none = DesiredState {
         nodes: None,
         mounts: Some(vec!["/srv:/srv:ro".parse().unwrap()]),
         insecure_registries: Some(Vec::new()),
@@ -72,12 +72,12 @@ fn nodes_are_paired_with_those_that_are_most_alike() {
     let profile = profile(&[spec("a"), spec("b"), spec("c"), spec("c")]);
     // The order of workers is of no account, and one of the last ones goes.
     assert_eq!(
-        texts(&profile, &[spec("a"), spec("c"), spec("b")]),
+        describe_changes(&profile, &[spec("a"), spec("c"), spec("b")]),
         ["delete the node demo-m04"]
     );
     // The one without an equal is changed instead of replaced.
     assert_eq!(
-        texts(&profile, &[spec("a"), spec("c"), spec("d"), spec("c")]),
+        describe_changes(&profile, &[spec("a"), spec("c"), spec("d"), spec("c")]),
         ["label the node demo-m02: tier=d"]
     );
     let large = NodeSpec {
@@ -85,12 +85,12 @@ fn nodes_are_paired_with_those_that_are_most_alike() {
         ..spec("b")
     };
     assert_eq!(
-        texts(&profile, &[spec("a"), large.clone(), spec("c"), spec("c")]),
+        describe_changes(&profile, &[spec("a"), large.clone(), spec("c"), spec("c")]),
         ["add a worker node", "delete the node demo-m02"]
     );
-    let wanted = Wanted {
+    let wanted = DesiredState {
         nodes: Some(vec![large]),
-        ..Wanted::default()
+        ..DesiredState::default()
     };
     let refusal = changes(&profile, &wanted).unwrap_err();
     assert!(refusal.contains("demo cannot be changed"), "{refusal}");
@@ -105,7 +105,7 @@ fn a_node_that_takes_over_ports_comes_after_the_one_that_had_them() {
     };
     let profile = profile(&[NodeSpec::default(), with_port(None)]);
     assert_eq!(
-        texts(&profile, &[NodeSpec::default(), with_port(Some(1 << 30))]),
+        describe_changes(&profile, &[NodeSpec::default(), with_port(Some(1 << 30))]),
         ["delete the node demo-m02", "add a worker node"]
     );
 }
@@ -118,7 +118,7 @@ fn taints_and_labels_are_changed_by_key() {
     };
     let profile = profile(&[tainted("a=b:NoSchedule"), spec("x")]);
     assert_eq!(
-        texts(&profile, &[tainted("a=c:NoSchedule"), NodeSpec::default()]),
+        describe_changes(&profile, &[tainted("a=c:NoSchedule"), NodeSpec::default()]),
         [
             "taint the node demo: a=c:NoSchedule a=b:NoSchedule-",
             "label the node demo-m02: tier-",
@@ -149,7 +149,7 @@ fn taints_and_labels_are_changed_by_key() {
 }
 
 #[test]
-fn what_cannot_be_done_is_known_before_the_first_step() {
+fn impossible_steps_fail_before_the_first_one() {
     let mut profile = profile(&[spec("a"), spec("b")]);
     profile.mounts.clear();
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
@@ -163,9 +163,9 @@ fn what_cannot_be_done_is_known_before_the_first_step() {
         ..NodeSpec::default()
     };
     let check_all = |profile: &Profile, worker: NodeSpec| {
-        let wanted = Wanted {
+        let wanted = DesiredState {
             nodes: Some(vec![spec("a"), worker]),
-            ..Wanted::default()
+            ..DesiredState::default()
         };
         check(profile, &changes(profile, &wanted).unwrap())
     };
@@ -197,7 +197,7 @@ fn what_cannot_be_done_is_known_before_the_first_step() {
     check_all(&profile, with(&[], &[&mount(&gone)])).unwrap_err();
     let twice = with(&[], &[&mount(&there), &mount(&there)]);
     assert_eq!(check_all(&profile, twice).unwrap_err().kind, Kind::Usage);
-    // Folders of nodes that stay are looked at only if one is added.
+    // Directories of nodes that stay are looked at only if one is added.
     profile.mounts.push(mount(&gone).parse().unwrap());
     check(&profile, &[Step::Registries(Vec::new())]).unwrap();
     let step = Step::Mount {
@@ -215,10 +215,10 @@ fn what_cannot_be_done_is_known_before_the_first_step() {
 #[test]
 fn workers_that_are_down_start_unless_they_go() {
     let profile = profile(&[spec("a"), spec("b"), spec("c")]);
-    let wanted = Wanted {
+    let wanted = DesiredState {
         nodes: Some(vec![spec("a"), spec("x")]),
         mounts: Some(Vec::new()),
-        ..Wanted::default()
+        ..DesiredState::default()
     };
     let mut steps = changes(&profile, &wanted).unwrap();
     add_starts(
@@ -238,7 +238,7 @@ fn workers_that_are_down_start_unless_they_go() {
 }
 
 #[test]
-fn folders_have_commands_and_wait_for_those_in_their_place() {
+fn directories_have_commands_and_wait_for_those_in_their_place() {
     let mount = |node: Option<&str>, text: &str| Step::Mount {
         node: node.map(str::to_owned),
         mount: text.parse().unwrap(),

@@ -1,10 +1,10 @@
 use super::*;
 
 fn profile(nodes: usize) -> Profile {
-    of(&vec![NodeSpec::default(); nodes], false)
+    profile_of(&vec![NodeSpec::default(); nodes], false)
 }
 
-fn of(nodes: &[NodeSpec], kind: bool) -> Profile {
+fn profile_of(nodes: &[NodeSpec], kind: bool) -> Profile {
     Profile::new(&NewProfile {
         name: "rkube",
         driver: "native",
@@ -36,7 +36,7 @@ fn nodes_are_named_and_numbered_as_minikubes() {
 
 #[test]
 fn kinds_names_are_its_own() {
-    let mut p = of(&vec![NodeSpec::default(); 3], true);
+    let mut p = profile_of(&vec![NodeSpec::default(); 3], true);
     let names: Vec<_> = p.nodes.iter().map(|n| n.name.as_str()).collect();
     assert_eq!(
         names,
@@ -49,7 +49,7 @@ fn kinds_names_are_its_own() {
 }
 
 #[test]
-fn nodes_have_what_distinguishes_them() {
+fn nodes_have_distinguishing_properties() {
     let port: PortMapping = "8080:80".parse().unwrap();
     let labelled = NodeSpec {
         labels: BTreeMap::from([("tier".to_owned(), "a".to_owned())]),
@@ -57,7 +57,7 @@ fn nodes_have_what_distinguishes_them() {
         ports: vec![port],
         ..NodeSpec::default()
     };
-    let mut p = of(&[labelled.clone(), labelled], false);
+    let mut p = profile_of(&[labelled.clone(), labelled], false);
     p.mounts = vec!["/c:/d".parse().unwrap()];
     assert_eq!(p.ports, [port]);
     assert!(p.nodes[0].ports.is_empty() && p.nodes[1].ports == [port]);

@@ -44,7 +44,7 @@ use via::{Gateway, Slices};
 /// The interval between checks whether the routes are still there. A restart of the nodes removes
 /// them, and the removal of the profile ends the tunnel.
 const CHECK_PERIOD: Duration = Duration::from_secs(1);
-/// How long the driver may take to tell which nodes run.
+/// The time that the driver may take to report which nodes run.
 const STATES_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Field manager of the status that the tunnel writes.
@@ -195,12 +195,12 @@ pub async fn run(
                     report(Change::Trouble(what));
                 }
             }
-            Some(Ok(Seen::Slice(event))) => {
+            Some(Ok(WatchEvent::Slice(event))) => {
                 if tunnel.slices.apply(*event) {
                     tunnel.lead(&mut report);
                 }
             }
-            Some(Ok(Seen::Service(event))) => {
+            Some(Ok(WatchEvent::Service(event))) => {
                 if matches!(*event, watcher::Event::InitDone) {
                     outage = Outage::default();
                 }
@@ -212,8 +212,8 @@ pub async fn run(
     Ok(())
 }
 
-/// What the tunnel watches.
-enum Seen {
+/// The objects that the tunnel watches.
+enum WatchEvent {
     /// A service.
     Service(Box<watcher::Event<Service>>),
     /// Endpoints of a service.
@@ -236,7 +236,7 @@ fn wants_address(service: &Service) -> bool {
     }) && service.metadata.deletion_timestamp.is_none()
 }
 
-/// How packets for a load balancer's address reach the cluster.
+/// The way of packets for a load balancer's address into the cluster.
 enum RouteKind {
     /// The host routes them to a node.
     Route(routes::Routes),
@@ -348,14 +348,14 @@ struct Tunnel {
 
 impl Tunnel {
     /// Watches services and their endpoints from now on.
-    fn events(&self) -> BoxStream<'static, watcher::Result<Seen>> {
+    fn events(&self) -> BoxStream<'static, watcher::Result<WatchEvent>> {
         let services: Api<Service> = Api::all(self.client.clone());
         let slices: Api<EndpointSlice> = Api::all(self.client.clone());
         let services = watcher(services, watcher::Config::default());
         let slices = watcher(slices, watcher::Config::default());
         futures::stream::select(
-            services.map(|event| event.map(|event| Seen::Service(Box::new(event)))),
-            slices.map(|event| event.map(|event| Seen::Slice(Box::new(event)))),
+            services.map(|event| event.map(|event| WatchEvent::Service(Box::new(event)))),
+            slices.map(|event| event.map(|event| WatchEvent::Slice(Box::new(event)))),
         )
         .boxed()
     }
@@ -364,7 +364,7 @@ impl Tunnel {
     async fn look(&mut self, home: &Home, profile: &Profile) {
         let plan = profile.plan(home);
         let states = tokio::time::timeout(STATES_TIMEOUT, self.driver.states(&plan)).await;
-        // What is not known is looked at again at the next check.
+        // A state that is not known is checked again the next time.
         let states = match states {
             Ok(Ok(states)) => states,
             _ if self.gateways.is_empty() => vec![NodeState::Running; profile.nodes.len()],

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use kube::runtime::watcher;
 
-/// How long to wait after the API server did not respond.
+/// The time to wait after the API server did not respond.
 const RETRY_PERIOD: Duration = Duration::from_millis(500);
 
 /// The time in which the API server does not respond.

@@ -40,7 +40,7 @@ pub(super) struct Places {
 pub(super) struct Slices {
     /// By `namespace/name` of the slice: its service and the nodes of its endpoints.
     known: BTreeMap<String, (String, Places)>,
-    /// What a new list has so far.
+    /// The items of a new list so far.
     listed: BTreeMap<String, (String, Places)>,
     /// Whether a list was complete once.
     complete: bool,
@@ -229,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn a_list_replaces_what_was_known_when_it_is_complete() {
+    fn a_complete_list_replaces_the_known_items() {
         let one = json!([{"addresses": ["10.0.0.1"], "nodeName": "b"}]);
         let mut slices = Slices::default();
         let all = gateways([true; 3]);

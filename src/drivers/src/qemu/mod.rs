@@ -228,7 +228,7 @@ impl Driver for Qemu {
     }
 
     fn no_mounts(&self) -> Option<&'static str> {
-        Some("its nodes are virtual machines, which see no folders of this machine")
+        Some("its nodes are virtual machines, which see no directories of this machine")
     }
 
     fn logs<'a>(

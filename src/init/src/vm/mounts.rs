@@ -115,7 +115,7 @@ pub fn tools(root: &Path) -> anyhow::Result<()> {
             MsFlags::MS_NOSUID | MsFlags::MS_NODEV,
             Some("mode=755"),
         )
-        .context("cannot mount /usr/local; the host's /usr has no such folder")?;
+        .context("cannot mount /usr/local; the host's /usr has no such directory")?;
         for name in ["bin", "sbin", "lib", "lib64", "lib32"] {
             if usr.join(name).is_dir() {
                 link(Path::new("usr").join(name), &root.join(name))?;

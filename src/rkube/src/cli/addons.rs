@@ -4,8 +4,9 @@ use rkube_cluster::addons::{self, Addon, Entry, Manifest, Status};
 use rkube_cluster::{Home, Profile, Progress};
 use rkube_failure::{Failure, Kind, command};
 
-use super::minikube::{Rest, unsupported};
+use super::minikube::Rest;
 use super::output::table;
+use super::unsupported::unsupported;
 use super::{Global, Output};
 
 #[derive(clap::Args)]
@@ -67,8 +68,8 @@ enum Command {
     },
 }
 
-/// What minikube calls its addons, and what they are here.
-enum Known {
+/// The counterpart of an addon of minikube's.
+enum Counterpart {
     /// An addon of another name.
     Named(&'static str),
     /// A part of every cluster, and how it is used.
@@ -78,32 +79,34 @@ enum Known {
 }
 
 /// Returns what minikube's addon of that name is here; `None` if it is an addon, too, or unknown.
-fn known(name: &str) -> Option<Known> {
+fn find_counterpart(name: &str) -> Option<Counterpart> {
     Some(match name {
-        "ingress" => Known::Named("ingress-nginx"),
-        "dashboard" => Known::BuiltIn("open it with the command dashboard"),
-        "default-storageclass" => Known::BuiltIn("the storage class 'standard' is the default"),
+        "ingress" => Counterpart::Named("ingress-nginx"),
+        "dashboard" => Counterpart::BuiltIn("open it with the command dashboard"),
+        "default-storageclass" => {
+            Counterpart::BuiltIn("the storage class 'standard' is the default")
+        }
         "storage-provisioner" | "storage-provisioner-rancher" => {
-            Known::BuiltIn("volumes are created when a pod uses their claim")
+            Counterpart::BuiltIn("volumes are created when a pod uses their claim")
         }
         "metallb" => {
-            Known::BuiltIn("the command tunnel gives services of type LoadBalancer addresses")
+            Counterpart::BuiltIn("the command tunnel gives services of type LoadBalancer addresses")
         }
-        "metrics-server" => Known::BuiltIn("kubectl top and autoscaling work without it"),
+        "metrics-server" => Counterpart::BuiltIn("kubectl top and autoscaling work without it"),
         "volumesnapshots" | "csi-hostpath-driver" => {
-            Known::Missing("save and restore the whole cluster with the command snapshot")
+            Counterpart::Missing("save and restore the whole cluster with the command snapshot")
         }
-        "ingress-dns" => Known::Missing(
+        "ingress-dns" => Counterpart::Missing(
             "put the host names into /etc/hosts, with the address of the ingress controller",
         ),
         "registry" | "registry-aliases" | "registry-creds" => {
-            Known::Missing("copy images to the nodes with the command image load")
+            Counterpart::Missing("copy images to the nodes with the command image load")
         }
-        "auto-pause" => Known::Missing("an idle cluster needs next to no CPU time"),
+        "auto-pause" => Counterpart::Missing("an idle cluster needs next to no CPU time"),
         "traefik" | "kong" | "ambassador" | "istio" | "istio-provisioner" | "headlamp"
         | "portainer" | "olm" | "kubevirt" | "volcano" | "yakd" | "efk" | "logviewer"
         | "kubeflow" | "inspektor-gadget" | "kubetail" => {
-            Known::Missing("install it as its project says, with kubectl or helm")
+            Counterpart::Missing("install it as its project says, with kubectl or helm")
         }
         "gcp-auth"
         | "cloud-spanner"
@@ -114,7 +117,7 @@ fn known(name: &str) -> Option<Known> {
         | "nvidia-driver-installer"
         | "nvidia-gpu-device-plugin"
         | "amd-gpu-device-plugin"
-        | "pod-security-policy" => Known::Missing("it needs what rkube's nodes do not have"),
+        | "pod-security-policy" => Counterpart::Missing("it needs what rkube's nodes do not have"),
         _ => return None,
     })
 }
@@ -131,9 +134,9 @@ pub async fn run(home: &Home, global: &Global, args: Args, output: &Output) -> R
         Command::Disable { addons } => {
             let profile = Profile::load(home, &global.profile)?;
             for name in &addons {
-                let name = match known(name) {
-                    Some(Known::Named(own)) => own,
-                    Some(Known::BuiltIn(how)) => {
+                let name = match find_counterpart(name) {
+                    Some(Counterpart::Named(own)) => own,
+                    Some(Counterpart::BuiltIn(how)) => {
                         return Err(unsupported(
                             format!("'{name}' is part of every cluster and cannot be disabled"),
                             how,
@@ -190,8 +193,8 @@ pub fn find(home: &Home, names: &[String], output: &Output) -> Result<Vec<Addon>
                 }
                 found.push(addon);
             }
-            Err(failure) => match known(name) {
-                Some(Known::BuiltIn(how)) => output.say(&format!(
+            Err(failure) => match find_counterpart(name) {
+                Some(Counterpart::BuiltIn(how)) => output.say(&format!(
                     "'{name}' is part of every cluster, so there is nothing to enable: {how}."
                 )),
                 _ => return Err(failure),
@@ -207,13 +210,13 @@ fn find_one(home: &Home, name: &str) -> Result<Addon, Failure> {
         Err(failure) if failure.kind == Kind::NotFound && !name.contains('/') => failure,
         found => return found,
     };
-    match known(name) {
-        Some(Known::Named(own)) => addons::find(home, own),
-        Some(Known::BuiltIn(how)) => Err(unsupported(
+    match find_counterpart(name) {
+        Some(Counterpart::Named(own)) => addons::find(home, own),
+        Some(Counterpart::BuiltIn(how)) => Err(unsupported(
             format!("'{name}' is part of every cluster, not an addon"),
             how,
         )),
-        Some(Known::Missing(instead)) => Err(failure.advise(instead)),
+        Some(Counterpart::Missing(instead)) => Err(failure.advise(instead)),
         None => match super::near(name, &addons::names(home)?) {
             Some(near) => Err(failure.advise(format!("did you mean '{near}'?"))),
             None => Err(failure),

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use rkube_cluster::addons::{self, Addon, Origin, Status};
-use rkube_cluster::apply::{self, Step, Wanted};
+use rkube_cluster::apply::{self, DesiredState, Step};
 use rkube_cluster::{
     Home, Kubeconfig, Profile, default_kubeconfig, io_failure, make_private_dir, write_private,
 };
@@ -19,7 +19,7 @@ const MANIFESTS: &str = "manifests";
 
 #[derive(clap::Args)]
 #[command(
-    after_help = "Lists that the file does not have stay as they are; of a list that it has, the cluster keeps nothing else. `rkube config init` prints the file of a cluster that exists."
+    after_help = "A list that the file leaves out stays as it is. A list in the file replaces that of the cluster. `rkube config init` prints the file of a cluster that exists."
 )]
 pub struct Args {
     /// YAML file that describes the cluster; - for standard input
@@ -76,11 +76,11 @@ impl std::fmt::Display for Action {
 struct Report {
     profile: String,
     dry_run: bool,
-    /// What was done, or would be.
+    /// Changes that were made, or would be.
     changes: Vec<String>,
-    /// What takes effect with the next start.
+    /// Changes that take effect at the next start.
     restart: Vec<String>,
-    /// What the driver cannot do while the cluster runs, and so was not done.
+    /// Changes that the driver cannot make while the cluster runs, and that were not made.
     not_done: Vec<String>,
     /// The commands that do it: they stop the cluster, change it and start it.
     commands: Vec<String>,
@@ -171,7 +171,7 @@ pub async fn run(home: &Home, global: &Global, args: Args, output: &Output) -> R
             }
             // The driver cannot do it while the node runs.
             Err(e) if e.kind == Kind::Conflict && e.source == Source::Driver => {
-                // Only folders are refused so.
+                // Only directories are refused so.
                 match step {
                     Some(step) if step.command().is_some() => waiting.push(step),
                     _ => {
@@ -210,7 +210,7 @@ fn not_done(report: &Report, profile: &Profile) -> Failure {
         Source::Driver,
         Kind::Conflict,
         format!(
-            "{count} change{} not done: the driver {driver} cannot change the folders of a running node",
+            "{count} change{} not done: the driver {driver} cannot change the directories of a running node",
             if count == 1 { " was" } else { "s were" }
         ),
     )
@@ -309,7 +309,7 @@ async fn actions(
 ) -> Result<Actions, Failure> {
     let (has_mounts, has_registries) = (file.has("mounts"), file.has("insecureRegistries"));
     let (has_addons, has_manifests) = (file.has("addons"), file.has("manifests"));
-    let wanted = Wanted {
+    let wanted = DesiredState {
         nodes: Some(file.nodes).filter(|nodes| !nodes.is_empty()),
         mounts: Some(file.mounts).filter(|_| has_mounts),
         insecure_registries: Some(file.insecure_registries).filter(|_| has_registries),
@@ -342,9 +342,9 @@ async fn actions(
                 all.insert(0, Action::Disable(entry.name.clone()));
             }
         }
-        // The content of a folder may have changed without its version.
+        // The content of a directory may have changed without its version.
         let is_same = |addon: &Addon| {
-            !matches!(addon.origin, Origin::Folder(_))
+            !matches!(addon.origin, Origin::Directory(_))
                 && there.iter().any(|entry| {
                     let same = entry.enabled_version.as_ref() == Some(&addon.version);
                     entry.name == addon.name && entry.status == Status::Enabled && same
@@ -425,7 +425,7 @@ mod tests {
     }
 
     #[test]
-    fn the_report_names_changes_and_what_waits() {
+    fn the_report_names_changes_and_those_that_wait() {
         let mut report = report(true);
         assert!(text(&report).contains("nothing to change"));
         report
@@ -447,7 +447,7 @@ mod tests {
     }
 
     #[test]
-    fn what_waits_for_a_stop_has_its_commands() {
+    fn changes_that_need_a_stop_have_commands() {
         let unmount = Step::Unmount {
             node: None,
             path: "/b".into(),
@@ -476,7 +476,7 @@ mod tests {
     }
 
     #[test]
-    fn lists_are_told_from_missing_ones() {
+    fn empty_and_missing_lists_are_distinguished() {
         let head = "apiVersion: rkube.dev/v1alpha1\nkind: Cluster\n";
         let read =
             |rest: &str| file::read(&Document::new("c.yaml", format!("{head}{rest}"))).unwrap();

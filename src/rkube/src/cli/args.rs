@@ -1,7 +1,7 @@
 //! From words to a command: flags, environment, the user's settings and defaults, in this order.
 //!
-//! Flags are read as minikube reads them: a switch may have a value (`--all=false`), a flag may be
-//! repeated (the last one counts), and flags of minikube's that rkube does not have are known.
+//! Flags are read as minikube reads them. A switch may have a value (`--all=false`), and a flag may be
+//! repeated (the last one counts). Flags of minikube's that rkube does not have are known.
 
 use std::ffi::OsString;
 
@@ -9,15 +9,16 @@ use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, ArgMatches, Command, CommandFactory, FromArgMatches};
 
 use super::settings::Settings;
+use super::values::parse_bool;
 use super::{Cli, k3d, minikube};
 
 /// A parsed command line.
 pub struct Parsed {
     /// The command.
     pub cli: Cli,
-    /// What was found about flags of minikube's.
+    /// Findings about flags of minikube's.
     pub findings: minikube::Findings,
-    /// What the log of commands may hold of the line.
+    /// The part of the line that the log of commands may hold.
     pub line: super::audit::Line,
 }
 
@@ -197,15 +198,6 @@ fn with_value(arg: Arg) -> Arg {
         .value_parser(parse_bool)
 }
 
-/// Parses a truth value as Go's `strconv.ParseBool` does.
-pub fn parse_bool(text: &str) -> Result<bool, String> {
-    match text {
-        "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(true),
-        "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(false),
-        _ => Err(format!("'{text}' is neither true nor false")),
-    }
-}
-
 /// Lets a flag take its value from the environment, as `RKUBE_FLAG`, or from the user's settings.
 fn with_sources(arg: Arg, settings: &Settings) -> Arg {
     let Some(long) = arg.get_long().map(str::to_owned) else {
@@ -235,7 +227,7 @@ fn variable(flag: &str) -> String {
 pub struct Property {
     /// The flag without dashes.
     pub name: String,
-    /// What it does.
+    /// Its description.
     pub help: String,
     /// The environment variable of the same meaning.
     pub variable: String,
@@ -323,7 +315,7 @@ mod tests {
     }
 
     #[test]
-    fn flags_are_told_from_defaults() {
+    fn flags_and_defaults_are_distinguished() {
         let words = [
             "rkube",
             "-p",
@@ -341,7 +333,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_value_tells_what_is_valid() {
+    fn the_error_of_a_wrong_value_lists_valid_ones() {
         for (line, part) in [
             (
                 "logs -n x",

@@ -51,14 +51,14 @@ pub struct Entry {
 }
 
 /// A command that is running.
-pub struct Begun {
+pub struct RunningCommand {
     line: Line,
     profile: String,
     user: String,
     start: SystemTime,
 }
 
-/// What is logged of a command line, without secrets.
+/// The logged part of a command line, without secrets.
 pub struct Line {
     /// The name of the command, no alias.
     pub command: String,
@@ -77,12 +77,17 @@ pub fn about(profile: &str) {
 }
 
 /// Begins the entry of a command. Returns `None` if it is not to be logged.
-pub fn begin(line: Line, profile: &str, user: Option<&str>, settings: &Settings) -> Option<Begun> {
+pub fn begin(
+    line: Line,
+    profile: &str,
+    user: Option<&str>,
+    settings: &Settings,
+) -> Option<RunningCommand> {
     if settings.get(SETTING) == Some("false") || LEFT_OUT.contains(&line.command.as_str()) {
         return None;
     }
     let user = user.filter(|user| !user.is_empty());
-    Some(Begun {
+    Some(RunningCommand {
         line,
         profile: profile.to_owned(),
         user: user.map_or_else(own_user, str::to_owned),
@@ -117,7 +122,7 @@ fn registered_user() -> Option<String> {
     None
 }
 
-impl Begun {
+impl RunningCommand {
     /// Returns the entry of the command, which ends now.
     fn entry(&self, profile: Option<String>) -> Entry {
         let cut = |text: &str, most| text.chars().take(most).collect();
@@ -193,7 +198,7 @@ fn text(entries: &[Entry]) -> String {
 mod tests {
     use super::*;
 
-    fn begun(line: &str, settings: &Settings) -> Option<Begun> {
+    fn begun(line: &str, settings: &Settings) -> Option<RunningCommand> {
         let words = line.split(' ').map(std::ffi::OsString::from).collect();
         let parsed = crate::cli::args::parse(words, settings).unwrap();
         begin(parsed.line, "demo", Some("ann"), settings)
@@ -258,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_left_out_is_not_logged() {
+    fn words_that_are_left_out_are_not_logged() {
         let mut settings = Settings::default();
         for line in [
             "rkube -o json status",

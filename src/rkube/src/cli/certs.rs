@@ -51,13 +51,13 @@ fn row(certificate: &CertificateStatus) -> Vec<String> {
         certificate.name.clone(),
         certificate.subject.clone(),
         certificate.expires.clone(),
-        left(certificate.seconds_left),
+        format_remaining(certificate.seconds_left),
         if certificate.authority { "yes" } else { "no" }.to_owned(),
     ]
 }
 
 /// Formats the time that is left of a validity.
-fn left(seconds: i64) -> String {
+fn format_remaining(seconds: i64) -> String {
     match seconds {
         ..0 => "expired".to_owned(),
         0..86_400 => format!("{}h", seconds / 3600),
@@ -89,8 +89,8 @@ mod tests {
 
     #[test]
     fn times_that_are_left() {
-        assert_eq!(left(-1), "expired");
-        assert_eq!(left(7200), "2h");
-        assert_eq!(left(364 * 86_400 + 5), "364d");
+        assert_eq!(format_remaining(-1), "expired");
+        assert_eq!(format_remaining(7200), "2h");
+        assert_eq!(format_remaining(364 * 86_400 + 5), "364d");
     }
 }

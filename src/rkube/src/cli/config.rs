@@ -132,7 +132,7 @@ fn accepted(name: &str, value: &str, output: &Output) -> Result<Option<String>, 
     }
     property(name)?;
     if name == super::audit::SETTING {
-        let on = super::args::parse_bool(value).map_err(usage_failure)?;
+        let on = super::values::parse_bool(value).map_err(usage_failure)?;
         return Ok(Some(on.to_string()));
     }
     if name == "profile" {

@@ -19,12 +19,12 @@ pub struct Args {
 
 /// A path on this machine or on a node.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Place {
+struct Location {
     node: Option<String>,
     path: String,
 }
 
-impl Place {
+impl Location {
     fn parse(text: &str) -> Result<Self, Failure> {
         let (node, path) = match text.split_once(':') {
             // A path with a colon, or one of a Windows drive.
@@ -63,14 +63,14 @@ impl Place {
 /// Runs the command.
 pub async fn run(home: &Home, global: &Global, args: Args, output: &Output) -> Result<(), Failure> {
     let profile = Profile::load(home, &global.profile)?;
-    let source = Place::parse(&args.source)?;
-    let mut target = Place::parse(&args.target)?;
+    let source = Location::parse(&args.source)?;
+    let mut target = Location::parse(&args.target)?;
     if source.node.is_none() && target.node.is_none() {
         target.node = Some(profile.control_plane().name.clone());
     }
     let is_dir = target.node.is_none() && Path::new(&target.path).is_dir();
     let target = target.complete(&source, is_dir)?;
-    let node = |place: &Place| match &place.node {
+    let node = |place: &Location| match &place.node {
         Some(name) => profile.node(Some(name)).map(Some),
         None => Ok(None),
     };
@@ -106,7 +106,7 @@ async fn open(path: &Path, profile: &Profile) -> Result<(tokio::fs::File, u32), 
     let file = tokio::fs::File::open(path).await.map_err(failed)?;
     let meta = file.metadata().await.map_err(failed)?;
     if meta.is_dir() {
-        return Err(super::minikube::unsupported(
+        return Err(super::unsupported::unsupported(
             format!(
                 "{} is a directory, and only files are copied",
                 path.display()
@@ -133,14 +133,14 @@ async fn write(
     mode: u32,
     content: impl AsyncRead + Unpin,
 ) -> Result<(), Failure> {
-    let command = format!("rkube ctl file write --mode {mode:o} {}", word(path)?);
+    let command = format!("rkube ctl file write --mode {mode:o} {}", quote_path(path)?);
     let sink = tokio::io::sink();
     let done = rkube_cluster::on_node(home, profile, node, &command, Some(content), sink);
     check(node, done.await?)
 }
 
 async fn read(home: &Home, profile: &Profile, node: &Node, path: &str) -> Result<Vec<u8>, Failure> {
-    let command = format!("rkube ctl file read {}", word(path)?);
+    let command = format!("rkube ctl file read {}", quote_path(path)?);
     let mut content = Vec::new();
     let none: Option<tokio::io::Empty> = None;
     let done = rkube_cluster::on_node(home, profile, node, &command, none, &mut content);
@@ -149,7 +149,7 @@ async fn read(home: &Home, profile: &Profile, node: &Node, path: &str) -> Result
 }
 
 /// Quotes an absolute path for a shell command line.
-fn word(path: &str) -> Result<String, Failure> {
+fn quote_path(path: &str) -> Result<String, Failure> {
     if !path.starts_with('/') {
         return Err(usage_failure(format!(
             "'{path}' must be an absolute path, because it is on a node"
@@ -173,15 +173,15 @@ fn check(node: &Node, (code, error): (i32, String)) -> Result<(), Failure> {
 mod tests {
     use super::*;
 
-    fn place(node: Option<&str>, path: &str) -> Place {
-        Place {
+    fn place(node: Option<&str>, path: &str) -> Location {
+        Location {
             node: node.map(str::to_owned),
             path: path.to_owned(),
         }
     }
 
     #[test]
-    fn places_are_told_from_paths() {
+    fn nodes_and_paths_are_distinguished() {
         let cases = [
             ("a.txt", place(None, "a.txt")),
             ("m02:/a", place(Some("m02"), "/a")),
@@ -190,10 +190,10 @@ mod tests {
             ("/srv/x:y", place(None, "/srv/x:y")),
         ];
         for (text, expected) in cases {
-            assert_eq!(Place::parse(text).unwrap(), expected, "{text}");
+            assert_eq!(Location::parse(text).unwrap(), expected, "{text}");
         }
         for bad in ["", "m02:", ":/a"] {
-            assert_eq!(Place::parse(bad).unwrap_err().exit_code(), 14, "{bad}");
+            assert_eq!(Location::parse(bad).unwrap_err().exit_code(), 14, "{bad}");
         }
     }
 
@@ -211,7 +211,7 @@ mod tests {
 
     #[test]
     fn paths_on_nodes_are_absolute_and_quoted() {
-        assert_eq!(word("/it's").unwrap(), r"'/it'\''s'");
-        assert_eq!(word("a").unwrap_err().exit_code(), 14);
+        assert_eq!(quote_path("/it's").unwrap(), r"'/it'\''s'");
+        assert_eq!(quote_path("a").unwrap_err().exit_code(), 14);
     }
 }

@@ -40,7 +40,7 @@ impl Drop for Context {
         let (Some(mut input), Some(ended)) = (self.input.take(), self.ended.take()) else {
             return;
         };
-        // A thread of its own, because the read cannot be interrupted. It ends with the process.
+        // A separate thread, because the read cannot be interrupted. It ends with the process.
         std::thread::spawn(move || {
             // Whether the input ends or fails is the same.
             let _ = io::copy(&mut input, &mut io::sink());

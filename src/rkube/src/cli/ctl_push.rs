@@ -62,7 +62,7 @@ fn auth(credential: Credential) -> RegistryAuth {
 
 fn print(event: &Event) {
     let mut out = io::stdout().lock();
-    // If nobody reads any more, the SSH server ends this process.
+    // If the reader is gone, the SSH server ends this process.
     let _ = serde_json::to_writer(&mut out, event)
         .map_err(io::Error::other)
         .and_then(|()| writeln!(out))

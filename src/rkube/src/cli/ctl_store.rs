@@ -12,7 +12,7 @@ use super::Output;
 use super::output::table;
 
 /// How long to wait for a control plane that tries to open the store again and again.
-const PATIENCE: Duration = Duration::from_secs(10);
+const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
 
 #[derive(Clone, Copy, clap::Subcommand)]
 pub enum Command {
@@ -40,7 +40,7 @@ pub fn run(command: Command, output: &Output) -> Result<(), Failure> {
     }
     match command {
         Command::Verify => verify(dir, output),
-        Command::Salvage => match embedded::salvage(dir, PATIENCE).map_err(failure)? {
+        Command::Salvage => match embedded::salvage(dir, OPEN_TIMEOUT).map_err(failure)? {
             Some(replaced) => {
                 report(&replaced, output);
                 Ok(())
@@ -52,7 +52,10 @@ pub fn run(command: Command, output: &Output) -> Result<(), Failure> {
             }
         },
         Command::Reset => {
-            report(&embedded::reset(dir, PATIENCE).map_err(failure)?, output);
+            report(
+                &embedded::reset(dir, OPEN_TIMEOUT).map_err(failure)?,
+                output,
+            );
             Ok(())
         }
     }

@@ -10,7 +10,7 @@ pub fn spawn(home: &Home, words: &[&str]) -> io::Result<Child> {
     let mut command = Command::new(std::env::current_exe()?);
     command
         .args(words)
-        // It keeps no folder busy, so paths must not depend on this one.
+        // It keeps no directory busy, so paths must not depend on this one.
         .current_dir("/")
         .stdin(Stdio::null())
         .stdout(Stdio::null())

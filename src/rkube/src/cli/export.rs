@@ -19,7 +19,7 @@ pub struct Args {
 enum Command {
     /// Write logs of nodes and pods, objects, events and versions to a directory
     ///
-    /// Secrets are left out. What cannot be had is listed in missing.txt.
+    /// Secrets are left out. Items that cannot be read are listed in missing.txt.
     Logs {
         /// Path of the directory, which is created
         dir: PathBuf,

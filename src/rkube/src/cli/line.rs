@@ -24,9 +24,9 @@ const ASSIGNMENTS: &[&str] = &[
 
 /// A word that is a flag.
 struct Flag<'a> {
-    /// What it is; `None` if no command of the line knows it.
+    /// Its definition; `None` if no command of the line knows it.
     arg: Option<&'a Arg>,
-    /// Where its value begins in the word.
+    /// The position of its value in the word.
     value: Option<usize>,
     /// Whether its value is the next word.
     next: bool,
@@ -125,8 +125,8 @@ pub fn place_of_command(parser: &Command, words: &[&str]) -> Option<usize> {
     None
 }
 
-/// Returns what is logged of the words beside the name of the command: no words for other programs, no
-/// values that may be secrets, no users and passwords in URLs.
+/// Returns the logged form of the words beside the name of the command. It has no words for other
+/// programs, no values that may be secrets, and no users and passwords in URLs.
 pub fn logged(parser: &Command, words: &[String]) -> String {
     let mut levels = vec![parser];
     let mut all: Vec<String> = Vec::new();

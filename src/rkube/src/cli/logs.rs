@@ -151,7 +151,7 @@ async fn follow(
         let profile = Profile::load(home, profile)?;
         for (title, content) in rkube_cluster::logs(home, &profile, args.node.as_deref()).await? {
             let before = seen.remove(&title).unwrap_or_default();
-            // A log that was rotated begins anew.
+            // A log that was rotated begins again.
             let new = content.strip_prefix(before.as_slice()).unwrap_or(&content);
             // An unfinished line is printed when it is complete.
             let complete = new.iter().rposition(|b| *b == b'\n').map_or(0, |i| i + 1);
@@ -196,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn problems_are_told_by_their_level() {
+    fn problems_are_found_by_their_level() {
         assert!(is_problem(
             "2026-01-01T00:00:00Z  WARN rkube_node: no space"
         ));

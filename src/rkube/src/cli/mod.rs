@@ -45,7 +45,9 @@ mod status;
 mod stop;
 mod template;
 mod tunnel;
+mod unsupported;
 mod update_context;
+mod values;
 mod version;
 mod words;
 mod yaml;
@@ -132,7 +134,7 @@ enum Command {
     SshHost(ssh::HostArgs),
     /// Copy a file to or from a node
     Cp(cp::Args),
-    /// Mount a folder of this machine into the nodes, or list the mounts
+    /// Mount a directory of this machine into the nodes, or list the mounts
     Mount(mount::Args),
     /// Run kubectl with this cluster's context
     Kubectl(kubectl::Args),

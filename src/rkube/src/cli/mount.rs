@@ -11,7 +11,7 @@ use super::{Global, Output, usage_failure};
 
 #[derive(clap::Args)]
 pub struct Args {
-    /// Folder or file of this machine and its path in the nodes, HOST:NODE[:ro] [default: list
+    /// Directory or file of this machine and its path in the nodes, HOST:NODE[:ro] [default: list
     /// what is mounted]
     #[arg(value_name = "MOUNT")]
     mount: Option<HostMount>,
@@ -57,7 +57,9 @@ pub async fn run(home: &Home, global: &Global, args: Args, output: &Output) -> R
         return Ok(());
     }
     if args.node.is_some() && args.remove.is_none() {
-        return Err(usage_failure("--node is for a folder to mount or --remove"));
+        return Err(usage_failure(
+            "--node is for a directory to mount or --remove",
+        ));
     }
     let rows = rows(&profile);
     let remove: Vec<PathBuf> = match args.remove {
@@ -102,7 +104,7 @@ fn rows(profile: &Profile) -> Vec<Row> {
 fn list(rows: &[Row], output: &Output) {
     output.result(&rows, || {
         if rows.is_empty() {
-            return "No folders of this machine are mounted.".to_owned();
+            return "No directories of this machine are mounted.".to_owned();
         }
         let head = ["HOST", "PATH", "ACCESS", "NODES"].map(str::to_owned);
         let lines = rows.iter().map(|row| {

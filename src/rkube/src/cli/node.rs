@@ -180,7 +180,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_adds_nodes_undoes_that_on_interrupts() {
+    fn commands_that_add_nodes_undo_that_on_interrupts() {
         for (line, expected) in [
             ("node add", true),
             ("apply -f cluster.yaml", true),

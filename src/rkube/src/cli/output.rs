@@ -2,7 +2,7 @@
 //!
 //! With `-o json`, steps, warnings and errors go to standard output as
 //! CloudEvents (<https://cloudevents.io>), one per line, with the types that
-//! minikube uses; results are plain JSON documents.
+//! minikube uses. Results are plain JSON documents.
 
 use std::io::IsTerminal;
 use std::process::ExitCode;
@@ -26,13 +26,13 @@ pub enum Format {
     Json,
     /// Results as YAML
     Yaml,
-    /// Names only, one a line; for lists
+    /// Names only, one per line; for lists
     Name,
 }
 
-/// Where messages go. Results are always written to standard output.
+/// The destination of messages. Results are always written to standard output.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Place {
+pub enum Destination {
     /// Standard output.
     Stdout,
     /// Standard error, as the output of progress.
@@ -60,7 +60,7 @@ fn names(value: &serde_json::Value) -> Vec<String> {
 /// A command's output.
 pub struct Output {
     format: Format,
-    place: Place,
+    destination: Destination,
     count: AtomicU32,
     /// The steps that the command has, in order, if that is known before.
     plan: OnceLock<&'static [&'static str]>,
@@ -71,14 +71,14 @@ pub struct Output {
 
 impl Output {
     pub fn new(format: Format) -> Self {
-        Self::at(format, Place::Stdout)
+        Self::at(format, Destination::Stdout)
     }
 
-    /// Returns an output whose messages go to `place`.
-    pub fn at(format: Format, place: Place) -> Self {
+    /// Returns an output whose messages go to `destination`.
+    pub fn at(format: Format, destination: Destination) -> Self {
         Self {
             format,
-            place,
+            destination,
             count: AtomicU32::new(0),
             plan: OnceLock::new(),
             reached: AtomicUsize::new(0),
@@ -128,10 +128,10 @@ impl Output {
             );
             return;
         }
-        match self.place {
-            Place::Stdout => print_out(&format!("{message}\n")),
-            Place::Stderr => eprintln!("{message}"),
-            Place::Nowhere => {}
+        match self.destination {
+            Destination::Stdout => print_out(&format!("{message}\n")),
+            Destination::Stderr => eprintln!("{message}"),
+            Destination::Nowhere => {}
         }
     }
 
@@ -241,7 +241,7 @@ impl Progress for Output {
             self.event("io.k8s.sigs.minikube.step", &self.step_data(name, message));
             return;
         }
-        if self.place == Place::Nowhere {
+        if self.destination == Destination::Nowhere {
             return;
         }
         let bar = ProgressBar::new_spinner();
@@ -265,7 +265,7 @@ impl Progress for Output {
             );
             return;
         }
-        if self.place == Place::Nowhere {
+        if self.destination == Destination::Nowhere {
             return;
         }
         let print = || eprintln!("  {} {message}", style("!", "33"));

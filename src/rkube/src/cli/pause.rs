@@ -3,7 +3,7 @@
 use rkube_cluster::{Home, set_paused};
 use rkube_failure::Failure;
 
-use super::minikube::unsupported;
+use super::unsupported::unsupported;
 use super::{Global, Output};
 
 #[derive(clap::Args)]

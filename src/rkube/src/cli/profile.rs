@@ -11,7 +11,7 @@ use super::{Global, Output, status};
 #[derive(clap::Args)]
 #[command(args_conflicts_with_subcommands = true)]
 pub struct Args {
-    /// Name of the profile that commands without -p act on from now on; 'default' for 'rkube'
+    /// Name of the profile that commands without -p use from now on; 'default' means 'rkube'
     /// [default: print the current one]
     name: Option<String>,
     #[command(subcommand)]
@@ -129,7 +129,7 @@ async fn entries(home: &Home, light: bool) -> Result<Vec<Entry>, Failure> {
         let status = match &profile {
             Ok(_) if light => "Skipped".to_owned(),
             Ok(profile) => match rkube_cluster::status(home, profile, &kubeconfig).await {
-                Ok(status) => word(&status).to_owned(),
+                Ok(status) => state_name(&status).to_owned(),
                 // Such as a container engine that is not running.
                 Err(e) => format!("Unknown: {}", e.message),
             },
@@ -150,7 +150,7 @@ async fn entries(home: &Home, light: bool) -> Result<Vec<Entry>, Failure> {
 }
 
 /// Returns the state of a cluster in one word.
-fn word(status: &ClusterStatus) -> &'static str {
+fn state_name(status: &ClusterStatus) -> &'static str {
     match status.nodes.iter().filter(|n| n.host == "Running").count() {
         0 => "Stopped",
         _ if status.is_paused() => "Paused",

@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn a_damaged_file_is_told() {
+    fn a_damaged_file_is_reported() {
         let dir = tempfile::tempdir().unwrap();
         let home = Home::at(dir.path());
         std::fs::create_dir(dir.path().join("config")).unwrap();

@@ -6,7 +6,7 @@ use rkube_cluster::{Home, Progress, Snapshot};
 use rkube_failure::Failure;
 
 use super::output::table;
-use super::start_values::parse_duration;
+use super::values::parse_duration;
 use super::{Global, Output, interrupted};
 
 #[derive(clap::Args)]

@@ -29,7 +29,7 @@ pub async fn run(home: &Home, global: &Global, args: Args) -> Result<ExitCode, F
         node: args.node,
     };
     let mut command = args.command;
-    // What follows dashes is the command's.
+    // Words after dashes belong to the command.
     if !std::env::args_os().any(|word| word == "--") {
         target.take_flags(home, &mut command);
     }
@@ -64,7 +64,7 @@ pub async fn run(home: &Home, global: &Global, args: Args) -> Result<ExitCode, F
     Ok(ExitCode::from(u8::try_from(code).unwrap_or(1)))
 }
 
-/// Where a command runs.
+/// The place where a command runs.
 #[derive(Debug, PartialEq, Eq)]
 struct Target {
     profile: String,

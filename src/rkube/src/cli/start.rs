@@ -13,8 +13,9 @@ use rkube_failure::{Failure, Kind, Source};
 
 use super::file::{self, File};
 use super::start_values::{
-    Extra, Limit, MountFlag, Wait, driver, extras, mounts, parse_duration, parse_extra, parse_nodes,
+    Extra, Limit, MountFlag, Wait, driver, extras, mounts, parse_extra, parse_nodes,
 };
+use super::values::parse_duration;
 use super::yaml::Document;
 use super::{Global, Output, interrupted, usage_failure};
 
@@ -73,8 +74,8 @@ pub struct Args {
     /// repeated (drivers docker and qemu)
     #[arg(long, value_name = "PORTS", value_delimiter = ',')]
     ports: Vec<PortMapping>,
-    /// Folder or file of this machine that all nodes see, HOST:NODE[:ro]; can be repeated (drivers
-    /// native and docker)
+    /// Directory or file of this machine that all nodes see, HOST:NODE[:ro]; can be repeated
+    /// (drivers native and docker)
     #[arg(long, value_name = "MOUNT")]
     mount_string: Vec<HostMount>,
     /// As --mount-string, with an equals sign: --mount=HOST:NODE[:ro]
@@ -106,7 +107,7 @@ pub struct Args {
         value_name = "STORE"
     )]
     store: String,
-    /// Certificate (PEM) of the CA that etcd's server certificate is from, with --store
+    /// CA certificate (PEM) that signed etcd's server certificate, with --store
     #[arg(long, value_name = "FILE")]
     store_ca: Option<std::path::PathBuf>,
     /// Client certificate for etcd (PEM)
@@ -118,7 +119,7 @@ pub struct Args {
     /// Do not switch kubectl's current context to this cluster
     #[arg(long)]
     keep_context: bool,
-    /// What to wait for: all or true, none or false, or components, which are all waited for
+    /// Components to wait for: all (or true), none (or false), or names, any of which means all
     #[arg(long, default_value = "all", value_name = "WHAT", value_parser = Wait::parse)]
     wait: Wait,
     /// Namespace of the cluster's context in the kubeconfig
@@ -172,7 +173,7 @@ const OF_FILE: &[&str] = &[
     "store-key",
 ];
 
-/// What a start does, and what it does when the cluster is ready.
+/// The steps of a start, and those after the cluster is ready.
 pub(super) struct Plan {
     pub(super) options: StartOptions,
     namespace: Option<String>,

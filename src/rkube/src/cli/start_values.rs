@@ -1,7 +1,6 @@
 //! The values of the flags of `rkube start`.
 
 use std::path::PathBuf;
-use std::time::Duration;
 
 use ipnet::Ipv4Net;
 use rkube_cluster::Progress as _;
@@ -10,6 +9,8 @@ use rkube_drivers::HostMount;
 use rkube_failure::Failure;
 
 use super::Output;
+use super::unsupported::unsupported;
+use super::values::parse_bool;
 
 /// A limit of a node's resources.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,7 +54,7 @@ impl Limit {
     }
 }
 
-/// What `--wait` waits for.
+/// The target of `--wait`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Wait {
     /// The API server and all nodes.
@@ -75,12 +76,11 @@ pub(super) const COMPONENTS: &[&str] = &[
 
 impl Wait {
     pub(super) fn parse(text: &str) -> Result<Self, String> {
-        if text == "none" || super::args::parse_bool(text) == Ok(false) {
+        if text == "none" || parse_bool(text) == Ok(false) {
             return Ok(Self::None);
         }
         let known = |word: &str| COMPONENTS.contains(&word);
-        if text == "all" || super::args::parse_bool(text) == Ok(true) || text.split(',').all(known)
-        {
+        if text == "all" || parse_bool(text) == Ok(true) || text.split(',').all(known) {
             return Ok(Self::All);
         }
         Err(format!(
@@ -95,20 +95,20 @@ impl Wait {
 pub(super) enum MountFlag {
     /// minikube's switch, which needs `--mount-string`.
     Switch(bool),
-    /// A folder.
-    Folder(HostMount),
+    /// A directory.
+    Directory(HostMount),
 }
 
 impl MountFlag {
     pub(super) fn parse(text: &str) -> Result<Self, String> {
-        match super::args::parse_bool(text) {
+        match parse_bool(text) {
             Ok(on) => Ok(Self::Switch(on)),
-            Err(_) => text.parse().map(Self::Folder),
+            Err(_) => text.parse().map(Self::Directory),
         }
     }
 }
 
-/// Returns the folders of `--mount-string` and `--mount`.
+/// Returns the directories of `--mount-string` and `--mount`.
 pub(super) fn mounts(
     strings: Vec<HostMount>,
     flags: Vec<MountFlag>,
@@ -117,11 +117,11 @@ pub(super) fn mounts(
     let switched = flags.contains(&MountFlag::Switch(true));
     let mut mounts = strings;
     mounts.extend(flags.into_iter().filter_map(|flag| match flag {
-        MountFlag::Folder(mount) => Some(mount),
+        MountFlag::Directory(mount) => Some(mount),
         MountFlag::Switch(_) => None,
     }));
     if switched && mounts.is_empty() {
-        output.warn("--mount has no effect: name the folder with --mount-string HOST:NODE");
+        output.warn("--mount has no effect: name the directory with --mount-string HOST:NODE");
     }
     mounts
 }
@@ -214,39 +214,6 @@ fn is_sysctl_pattern(text: &str) -> bool {
     words && (of_namespace || text == "kernel.sem")
 }
 
-/// Parses a duration as Go writes it, such as 90s, 6m0s or 1.5h.
-pub fn parse_duration(text: &str) -> Result<Duration, String> {
-    let wrong = || format!("'{text}' is not a duration such as 90s, 6m or 1h");
-    let mut rest = text;
-    let mut seconds = 0.0;
-    if text == "0" {
-        return Ok(Duration::ZERO);
-    }
-    while !rest.is_empty() {
-        let digits = rest
-            .find(|c: char| !c.is_ascii_digit() && c != '.')
-            .ok_or_else(wrong)?;
-        let number: f64 = rest[..digits].parse().map_err(|_| wrong())?;
-        rest = &rest[digits..];
-        let unit = rest
-            .find(|c: char| c.is_ascii_digit())
-            .unwrap_or(rest.len());
-        seconds += number
-            * match &rest[..unit] {
-                "ms" => 0.001,
-                "s" => 1.0,
-                "m" => 60.0,
-                "h" => 3600.0,
-                _ => return Err(wrong()),
-            };
-        rest = &rest[unit..];
-    }
-    if text.is_empty() {
-        return Err(wrong());
-    }
-    Duration::try_from_secs_f64(seconds).map_err(|_| wrong())
-}
-
 /// Returns the driver that a name stands for: rkube's own, or minikube's for the same kind of nodes.
 pub(super) fn driver(name: String, output: &Output) -> Option<String> {
     let (own, why) = match name.as_str() {
@@ -292,7 +259,7 @@ pub(super) fn extras(extras: Vec<Extra>, output: &Output) -> Result<Extras, Fail
                 output.warn(&format!("--extra-config={key} has no effect: {why}"));
             }
             Extra::Unknown(key) => {
-                return Err(super::minikube::unsupported(
+                return Err(unsupported(
                     format!("--extra-config={key} is not supported"),
                     "supported are apiserver.audit-policy-file, kubeadm.pod-network-cidr, kubelet.allowed-unsafe-sysctls, kubelet.pod-max-pids and kubelet.seccomp-default",
                 ));
@@ -353,20 +320,5 @@ mod tests {
             assert_eq!(Wait::parse(none), Ok(Wait::None), "{none}");
         }
         assert!(Wait::parse("apiserver,etcd").is_err());
-    }
-
-    #[test]
-    fn times() {
-        assert_eq!(parse_duration("90s"), Ok(Duration::from_secs(90)));
-        assert_eq!(parse_duration("6m"), Ok(Duration::from_secs(360)));
-        assert_eq!(parse_duration("6m0s"), Ok(Duration::from_secs(360)));
-        assert_eq!(
-            parse_duration("1h1m1.5s"),
-            Ok(Duration::from_millis(3_661_500))
-        );
-        assert_eq!(parse_duration("0"), Ok(Duration::ZERO));
-        for bad in ["", "s", "6", "6d", "-1s", "6µ"] {
-            assert!(parse_duration(bad).is_err(), "{bad}");
-        }
     }
 }

@@ -10,8 +10,8 @@ use rkube_cluster::{
 use rkube_failure::Failure;
 use serde_json::{Value, json};
 
-use super::start_values::parse_duration;
 use super::template::Template;
+use super::values::parse_duration;
 use super::{Global, Output, usage_failure};
 
 #[derive(clap::Args)]

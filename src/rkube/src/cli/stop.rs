@@ -7,10 +7,10 @@ use rkube_cluster::Fate;
 use rkube_cluster::Home;
 use rkube_failure::Failure;
 
-use super::start_values::parse_duration;
+use super::values::parse_duration;
 use super::{Global, Output};
 
-/// How long the process that waits may take to begin.
+/// The time that the waiting process may take to begin.
 #[cfg(unix)]
 const BEGIN_TIMEOUT: Duration = Duration::from_secs(20);
 
@@ -25,7 +25,7 @@ pub struct Args {
     /// Do not stop the cluster, and cancel the stop that is scheduled
     #[arg(long)]
     cancel_scheduled: bool,
-    /// Wait for the time of this schedule. Run by --schedule in a process of its own
+    /// Wait for the time of this schedule. Run by --schedule in a separate process
     #[arg(long, hide = true, value_name = "ID")]
     scheduled: Option<String>,
 }
@@ -137,7 +137,7 @@ async fn schedule(
     _delay: Duration,
     _output: &Output,
 ) -> Result<(), Failure> {
-    Err(super::minikube::unsupported(
+    Err(super::unsupported::unsupported(
         "--schedule is not supported on this system",
         format!("stop it now with: {}", rkube_failure::command("stop", name)),
     ))

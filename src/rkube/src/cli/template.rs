@@ -219,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn wrong_templates_are_told() {
+    fn wrong_templates_are_reported() {
         for (template, part) in [
             ("{{.Hosts}}", "'.Hosts'"),
             ("{{.Host", "not closed"),

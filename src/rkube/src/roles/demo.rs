@@ -9,7 +9,7 @@ use anyhow::{Context, bail};
 
 /// Port on which `kubia` listens.
 const PORT: u16 = 8080;
-/// How long a client may take to send its request.
+/// The time that a client may take to send its request.
 const READ_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Maximum number of retries of `lookup`, and the delay between attempts.

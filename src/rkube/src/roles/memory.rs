@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-/// How often glibc's heap is checked; trimming walks the whole heap.
+/// The period of the checks of glibc's heap; trimming walks the whole heap.
 const TRIM_PERIOD: Duration = Duration::from_secs(30);
-/// How often jemalloc purges pages whose decay time has passed.
+/// The period after which jemalloc purges pages whose decay time has passed.
 #[cfg(target_env = "gnu")]
 const PURGE_PERIOD: Duration = Duration::from_secs(2);
 /// Unused resident memory above which glibc's heap is trimmed, in bytes.

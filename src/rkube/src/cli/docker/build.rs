@@ -17,7 +17,7 @@ use super::server::Endpoint;
 use super::transfer::spool;
 use crate::cli::image::build::{Viewer, check_platform, on_builder};
 use crate::cli::image::source::{self, Context};
-use crate::cli::image::{everywhere, transfer, word};
+use crate::cli::image::{check_name, everywhere, transfer};
 
 /// Parameters of builds that rkube's builder has no counterpart for, and their harmless values.
 const REFUSED: &[(&str, &[&str])] = &[
@@ -66,7 +66,7 @@ fn parameters(query: &Query) -> Result<Build, Error> {
     let hosts: Hosts = query.json("extrahosts")?;
     let mut names = Vec::new();
     for name in query.all("t") {
-        names.push(word(name)?.to_owned());
+        names.push(check_name(name)?.to_owned());
     }
     Ok(Build {
         names,
@@ -169,7 +169,7 @@ pub async fn run(
     };
     tokio::task::spawn_local(async move {
         tokio::select! {
-            // What runs on the node ends with its connection.
+            // The build on the node ends with its connection.
             () = messages.closed() => {}
             built = building => match built {
                 Ok(built) => finish(&built, quiet).iter().for_each(|m| messages.send(m)),
@@ -263,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_builder_does_not_have_is_refused() {
+    fn unsupported_build_options_are_refused() {
         for (text, status, words) in [
             ("version=2", 501, "DOCKER_BUILDKIT=0"),
             ("squash=1", 501, "squash=1"),

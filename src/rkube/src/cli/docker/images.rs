@@ -13,7 +13,7 @@ use super::reply::{self, Body, Error};
 use super::request::{self, Query};
 use super::server::Endpoint;
 use crate::cli::image::push::full_name;
-use crate::cli::image::{everywhere, inspect as describe, on_node, remote_failure, word};
+use crate::cli::image::{check_name, everywhere, inspect as describe, on_node, remote_failure};
 
 /// An image of a node.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -55,7 +55,7 @@ pub async fn all(endpoint: &Endpoint, profile: &Profile) -> Result<Vec<Image>, F
     })
 }
 
-/// How an image was named.
+/// The form of an image's name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum By {
     Name,
@@ -212,7 +212,7 @@ fn new_name(query: &Query) -> Result<String, Error> {
         Some(tag) => format!("{repo}:{tag}"),
         None => repo.to_owned(),
     };
-    Ok(word(&name)?.to_owned())
+    Ok(check_name(&name)?.to_owned())
 }
 
 /// `docker tag`
@@ -226,7 +226,7 @@ pub async fn tag(endpoint: &Endpoint, name: &str, query: &Query) -> Result<Respo
     Ok(reply::empty(StatusCode::CREATED))
 }
 
-/// What a removal does.
+/// The effect of a removal.
 #[derive(Debug, PartialEq, Eq)]
 enum Removal {
     /// Only this name goes.
@@ -295,7 +295,7 @@ pub async fn remove(
     let mut done = Vec::new();
     match removal(image, by, name, query.flag("force"))? {
         Removal::Name(name) => {
-            let command = format!("rkube ctl untag {}", word(&name)?);
+            let command = format!("rkube ctl untag {}", check_name(&name)?);
             where_present(endpoint, &profile, &command).await?;
             done.push(json!({ "Untagged": familiar(&name) }));
         }

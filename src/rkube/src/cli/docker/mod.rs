@@ -1,6 +1,6 @@
 //! `rkube docker-env`: the images of a cluster for Docker's clients.
 //!
-//! A process of its own serves a part of the Docker Engine API at a socket of the profile: that of
+//! A separate process serves a part of the Docker Engine API at a socket of the profile: that of
 //! images and of the classic builder. It runs the same commands on the nodes as `rkube image`.
 
 mod shell;
@@ -25,7 +25,7 @@ mod transfer;
 use rkube_cluster::{Home, Profile};
 use rkube_failure::Failure;
 
-use super::minikube::unsupported;
+use super::unsupported::unsupported;
 use super::{Global, Output};
 use shell::{Shell, Variables};
 
@@ -37,12 +37,12 @@ pub struct Args {
     /// Print what sets the variables back
     #[arg(short, long)]
     unset: bool,
-    /// Serve the socket, as a process of its own.
+    /// Serve the socket, as a separate process.
     #[arg(long, hide = true)]
     serve: bool,
 }
 
-/// What `rkube docker-env --help` says in addition to the flags.
+/// The text of `rkube docker-env --help` after the flags.
 pub const HELP: &str = "\
 Afterwards, docker build, images, tag, push, pull, load, save, rmi and ps of this shell act on the \
 images and containers of the cluster. The classic builder is used (DOCKER_BUILDKIT=0). Containers \
@@ -69,7 +69,7 @@ pub async fn run(home: &Home, global: &Global, args: Args, output: &Output) -> R
     Ok(())
 }
 
-/// Refuses `rkube podman-env`: Podman's client speaks an API of its own.
+/// Refuses `rkube podman-env`: Podman's client speaks a different API.
 pub fn podman(profile: &str) -> Failure {
     unsupported(
         "'podman-env' is not supported: Podman's remote client speaks an API that the nodes do not have",
@@ -95,7 +95,7 @@ async fn start(home: &Home, profile: &Profile) -> Result<(), Failure> {
 
     use rkube_failure::{Kind, Source};
 
-    /// How long the process may take to listen.
+    /// The time that the process may take to listen.
     const BEGIN_TIMEOUT: Duration = Duration::from_secs(15);
 
     let failed = |why: String| {

@@ -21,7 +21,7 @@ pub type Body = UnsyncBoxBody<Bytes, io::Error>;
 pub struct Error {
     /// The status of the response.
     pub status: StatusCode,
-    /// What is wrong, for the user.
+    /// The message for the user.
     pub message: String,
 }
 
@@ -112,7 +112,7 @@ pub fn archive(pieces: impl Stream<Item = io::Result<Bytes>> + Send + 'static) -
     typed("application/x-tar", frames.boxed_unsync())
 }
 
-/// Sends messages to a client: JSON documents, one a line.
+/// Sends messages to a client: JSON documents, one per line.
 #[derive(Clone)]
 pub struct Messages(mpsc::UnboundedSender<Bytes>);
 
@@ -128,7 +128,7 @@ impl Messages {
         (Self(sender), typed("application/json", body))
     }
 
-    /// Sends a message. One that nobody reads any more is lost.
+    /// Sends a message. It is lost if the client no longer reads.
     pub fn send(&self, message: &serde_json::Value) {
         // The client is gone, which `closed` tells.
         let _ = self.0.send(format!("{message}\r\n").into());

@@ -19,10 +19,10 @@ use super::reply::{self, Body, Error};
 use super::request::{self, Query};
 use super::{build, containers, images, system, transfer};
 
-/// How often the process looks whether clients still find it.
-const PERIOD: Duration = Duration::from_secs(1);
+/// The period of the checks whether clients still find the process.
+const CHECK_PERIOD: Duration = Duration::from_secs(1);
 
-/// What all requests share.
+/// The state that all requests share.
 pub struct Endpoint {
     pub home: Home,
     /// The name of the profile, whose nodes may change.
@@ -61,7 +61,7 @@ pub async fn run(home: &Home, profile: &Profile) -> Result<(), Failure> {
 }
 
 async fn accept(endpoint: Rc<Endpoint>, socket: DockerSocket, listener: UnixListener) {
-    let mut clock = tokio::time::interval(PERIOD);
+    let mut clock = tokio::time::interval(CHECK_PERIOD);
     loop {
         tokio::select! {
             _ = clock.tick() => if !socket.is_there() {
@@ -216,7 +216,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_not_served_says_what_to_do() {
+    fn unserved_requests_are_answered_with_advice() {
         for (path, status, words) in [
             ("/networks/a", 404, "No such network: a"),
             ("/plugins/a/json", 404, "No such plugin: a"),

@@ -254,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_there_before_comes_back() {
+    fn previous_variables_are_restored() {
         let old = "tcp://1.2.3.4:2375";
         let first = variables(&[(HOST, old)]);
         assert!(first.set.contains(&(EXISTING_HOST, old.to_owned())));

@@ -1,4 +1,4 @@
-//! What the endpoint says about itself.
+//! The information of the endpoint about itself.
 
 use hyper::Response;
 use serde_json::json;

@@ -24,11 +24,11 @@ use crate::cli::image::build::check_platform;
 use crate::cli::image::credentials::{self, Credential};
 use crate::cli::image::push::{Request as Push, advise, full_name, on_pusher, registry};
 use crate::cli::image::{
-    Input, Origin, load_everywhere, nodes, pull_with, refuse_text, remote_failure, word,
+    Input, Origin, check_name, load_everywhere, nodes, pull_with, refuse_text, remote_failure,
 };
 
 /// Size of the buffer between two connections.
-const PIPE: usize = 256 << 10;
+const PIPE_BYTES: usize = 256 << 10;
 
 /// Writes the body of a request to a file.
 pub async fn spool(request: Request<Incoming>) -> Result<NamedTempFile, Failure> {
@@ -91,17 +91,17 @@ pub async fn save<'a>(
         let (image, by) = images::find(&images, name)?;
         command += &match by {
             By::Id => format!(" {}", image.id),
-            By::Name => format!(" {}", word(&full_name(name))?),
+            By::Name => format!(" {}", check_name(&full_name(name))?),
         };
         count += 1;
     }
     if count == 0 {
         return Err(Error::new(StatusCode::BAD_REQUEST, "no image is named"));
     }
-    let (reader, writer) = tokio::io::duplex(PIPE);
+    let (reader, writer) = tokio::io::duplex(PIPE_BYTES);
     let (tell, told) = tokio::sync::oneshot::channel::<Failure>();
     let home = endpoint.home.clone();
-    // It ends if nobody reads any more.
+    // It ends if the reader is gone.
     tokio::task::spawn_local(async move {
         let saved = async {
             let node = Endpoint::node(&profile)?;
@@ -129,7 +129,7 @@ pub async fn save<'a>(
     ))
 }
 
-/// What clients send as `X-Registry-Auth`.
+/// The content of the header `X-Registry-Auth`.
 #[derive(Default, Deserialize)]
 #[serde(rename_all = "lowercase", default)]
 struct Auth {
@@ -193,7 +193,7 @@ fn with_tag(name: &str, tag: Option<&str>) -> Result<String, Error> {
             ));
         }
     };
-    Ok(word(&name)?.to_owned())
+    Ok(check_name(&name)?.to_owned())
 }
 
 /// `docker pull`

@@ -19,14 +19,17 @@ pub async fn describe(home: &Home, profile: &Profile) -> Result<String, Failure>
     put("driver", profile.driver.clone().into());
     put("nodes", nodes(profile));
     if !profile.mounts.is_empty() {
-        put("mounts", texts(&profile.mounts));
+        put("mounts", to_strings(&profile.mounts));
     }
     put("networking", networking(profile));
     if !profile.insecure_registries.is_empty() {
-        put("insecureRegistries", texts(&profile.insecure_registries));
+        put(
+            "insecureRegistries",
+            to_strings(&profile.insecure_registries),
+        );
     }
     if let Some(store) = &profile.store {
-        let mut fields = Mapping::from_iter([("endpoints".into(), texts(&store.endpoints))]);
+        let mut fields = Mapping::from_iter([("endpoints".into(), to_strings(&store.endpoints))]);
         let pki = home.profile_dir(&profile.name).join("pki");
         for (key, name) in [
             ("ca", "etcd-ca.crt"),
@@ -54,7 +57,7 @@ pub async fn describe(home: &Home, profile: &Profile) -> Result<String, Failure>
         .map(|addon| addon.name)
         .collect();
     if !enabled.is_empty() {
-        put("addons", texts(&enabled));
+        put("addons", to_strings(&enabled));
     }
     let text = rkube_cluster::yaml::to_string(&file).map_err(|e| {
         let message = format!("cannot write the cluster file: {e}");
@@ -66,7 +69,7 @@ pub async fn describe(home: &Home, profile: &Profile) -> Result<String, Failure>
     ))
 }
 
-fn texts(items: &[impl ToString]) -> Value {
+fn to_strings(items: &[impl ToString]) -> Value {
     items
         .iter()
         .map(|item| Value::from(item.to_string()))
@@ -131,10 +134,10 @@ fn entry(profile: &Profile, node: &Node) -> Mapping {
     }
     if !node.taints.is_empty() {
         let taints: Vec<String> = node.taints.iter().map(labels::taint_text).collect();
-        put("taints", texts(&taints));
+        put("taints", to_strings(&taints));
     }
     if !node.mounts.is_empty() {
-        put("mounts", texts(&node.mounts));
+        put("mounts", to_strings(&node.mounts));
     }
     let ports = if node.control_plane {
         &profile.ports
@@ -142,7 +145,7 @@ fn entry(profile: &Profile, node: &Node) -> Mapping {
         &node.ports
     };
     if !ports.is_empty() {
-        put("ports", texts(ports));
+        put("ports", to_strings(ports));
     }
     entry
 }

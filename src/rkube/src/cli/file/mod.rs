@@ -32,7 +32,7 @@ const ZONE: &str = "topology.kubernetes.io/zone";
 /// The JSON Schema of the format.
 pub const SCHEMA: &str = include_str!("schema.json");
 
-/// What a file asks for.
+/// The contents of a cluster file.
 #[derive(Debug, Default)]
 pub struct File {
     /// The profile's name.
@@ -41,7 +41,7 @@ pub struct File {
     pub driver: Option<String>,
     /// The nodes, of which the first one runs the control plane; empty if the file has none.
     pub nodes: Vec<NodeSpec>,
-    /// Folders of this machine that all nodes see.
+    /// Directories of this machine that all nodes see.
     pub mounts: Vec<HostMount>,
     /// Address range of nodes.
     pub subnet: Option<Ipv4Net>,
@@ -80,7 +80,7 @@ impl File {
     }
 }
 
-/// What every document has.
+/// The fields that every document has.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Head {
@@ -384,6 +384,6 @@ pub fn manifests(names: &[String]) -> Result<Option<Addon>, Failure> {
         homepage: String::new(),
         namespace: None,
         manifests,
-        origin: Origin::Folder(root),
+        origin: Origin::Directory(root),
     }))
 }

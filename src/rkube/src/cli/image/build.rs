@@ -16,10 +16,11 @@ use tokio_util::io::SyncIoBridge;
 use super::screen::Screen;
 use super::source::{self, Context};
 use super::transfer;
-use crate::cli::{Global, Output, minikube};
+use crate::cli::unsupported::unsupported;
+use crate::cli::{Global, Output};
 
 /// Size of the buffers between the connection and what feeds or reads it.
-const PIPE: usize = 256 << 10;
+const PIPE_BYTES: usize = 256 << 10;
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -66,7 +67,7 @@ pub struct Args {
     /// Print nothing but the image's ID
     #[arg(short, long)]
     quiet: bool,
-    /// How progress is shown
+    /// Display of progress
     #[arg(long, default_value = "auto", value_name = "FORM")]
     progress: Form,
     /// Node that runs the steps [default: the control-plane node]
@@ -95,7 +96,7 @@ pub struct Args {
     ssh: Vec<String>,
 }
 
-/// What shows the progress of a build.
+/// The display of a build's progress.
 pub(in crate::cli) trait Viewer {
     /// Shows a line that belongs to no step.
     fn note(&mut self, text: &str);
@@ -103,7 +104,7 @@ pub(in crate::cli) trait Viewer {
     fn show(&mut self, event: &Event);
 }
 
-/// How progress is shown.
+/// The form in which progress is shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 enum Form {
     /// As lines
@@ -145,7 +146,7 @@ impl Args {
                 "quiet" | "q" => self.quiet = value.as_deref() != Some("false"),
                 "progress" | "rm" | "force-rm" => {}
                 _ => {
-                    return Err(minikube::unsupported(
+                    return Err(unsupported(
                         format!("--build-opt={option} is not supported"),
                         "list the options with: rkube image build --help",
                     ));
@@ -157,7 +158,7 @@ impl Args {
                 variable.as_str(),
                 "DOCKER_BUILDKIT=1" | "BUILDKIT_PROGRESS=plain"
             ) {
-                return Err(minikube::unsupported(
+                return Err(unsupported(
                     format!(
                         "--build-env={variable} is not supported: no other program builds the image"
                     ),
@@ -184,10 +185,7 @@ impl Args {
         ];
         for (given, flag, advice) in missing {
             if given {
-                return Err(minikube::unsupported(
-                    format!("{flag} is not supported"),
-                    advice,
-                ));
+                return Err(unsupported(format!("{flag} is not supported"), advice));
             }
         }
         Ok(())
@@ -297,7 +295,7 @@ pub(in crate::cli) fn check_platform(platform: &str) -> Result<(), Failure> {
     rkube_build::plan::check_platform(platform, architecture()).map_err(|e| {
         let advice =
             "build for another platform with the engine of this machine (docker build --platform)";
-        minikube::unsupported(e.message, advice)
+        unsupported(e.message, advice)
     })
 }
 
@@ -403,8 +401,8 @@ pub(in crate::cli) async fn on_builder(
 ) -> Result<Result<Built, rkube_build::BuildError>, Failure> {
     let mut header = serde_json::to_vec(request).map_err(|e| usage(e.to_string()))?;
     header.push(b'\n');
-    let (input, feeder) = tokio::io::duplex(PIPE);
-    let (printed, events) = tokio::io::duplex(PIPE);
+    let (input, feeder) = tokio::io::duplex(PIPE_BYTES);
+    let (printed, events) = tokio::io::duplex(PIPE_BYTES);
     let bridge = SyncIoBridge::new(feeder);
     let (dir, excluded) = (context.dir().to_path_buf(), context.excluded.clone());
     // The writer is kept: the node takes the end of its input for the end of this process.
@@ -468,14 +466,14 @@ pub(in crate::cli) async fn on_builder(
 }
 
 /// A writer to the connection, and the result of what was written to it.
-type Sent = (SyncIoBridge<tokio::io::DuplexStream>, std::io::Result<()>);
+type SendResult = (SyncIoBridge<tokio::io::DuplexStream>, std::io::Result<()>);
 
 fn send(
     mut bridge: SyncIoBridge<tokio::io::DuplexStream>,
     header: &[u8],
     dir: &Path,
     excluded: &Matcher,
-) -> Sent {
+) -> SendResult {
     let result = bridge
         .write_all(header)
         .and_then(|()| context::write(dir, excluded, &mut bridge).map(drop))

@@ -9,7 +9,7 @@ use rkube_drivers::docker::Export;
 use rkube_failure::{Failure, Kind, Source};
 use tokio_util::io::StreamReader;
 
-use super::{Input, mib, nodes, on_node, push, remote_failure, word};
+use super::{Input, check_name, mib, nodes, on_node, push, remote_failure};
 use crate::cli::Output;
 
 /// The number of layers that were sent to a node, and the number the image has.
@@ -62,7 +62,7 @@ impl Origin {
             }
             Err(_) => {}
         }
-        word(source)?;
+        check_name(source)?;
         Export::find(source)
             .await
             .map(|e| Self::Engine(Box::new(e)))
@@ -181,7 +181,7 @@ async fn load_on(
     let mut present = Vec::new();
     if let Origin::Engine(export) = origin {
         let of = export.layers().len();
-        if has(home, profile, node, export).await {
+        if has_image(home, profile, node, export).await {
             return Ok((vec![export.name().to_owned()], Some(Sent { sent: 0, of })));
         }
         present = layers(home, profile, node, export).await;
@@ -216,7 +216,7 @@ async fn layers(home: &Home, profile: &Profile, node: &Node, export: &Export) ->
 
 /// Returns whether a node has exactly this image under this name, so that nothing needs
 /// to be sent; false if the node does not respond.
-async fn has(home: &Home, profile: &Profile, node: &Node, export: &Export) -> bool {
+async fn has_image(home: &Home, profile: &Profile, node: &Node, export: &Export) -> bool {
     let command = "rkube ctl images -o json";
     let Ok((0, text, _)) = on_node(home, profile, node, command, None).await else {
         return false;
@@ -236,7 +236,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn text_is_told_from_archives() {
+    fn text_and_archives_are_distinguished() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("file");
         let refused = |content: &[u8]| {

@@ -6,17 +6,17 @@ use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 
 use super::credentials::{self, Credential};
-use super::{mib, remote_failure, word};
+use super::{check_name, mib, remote_failure};
 use crate::cli::{Global, Output};
 
 /// Size of the buffer between the connection and what reads it.
-const PIPE: usize = 64 << 10;
+const PIPE_BYTES: usize = 64 << 10;
 
-/// What `rkube image push --help` says in addition to the flags.
+/// The text of `rkube image push --help` after the flags.
 pub const HELP: &str = "\
 The node sends what the registry lacks. Credentials are those of 'docker login' and 'podman login' on \
-this machine, also from credential helpers. A registry without TLS is one of the cluster's \
---insecure-registry.";
+this machine, also from credential helpers. A registry without TLS must be given to the cluster \
+with --insecure-registry.";
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -30,7 +30,7 @@ pub struct Args {
     node: Option<String>,
 }
 
-/// What the command line asks a node for. A JSON document on standard input, because of the
+/// The request of the command line to a node. A JSON document on standard input, because of the
 /// credentials.
 #[derive(Serialize, Deserialize)]
 pub struct Request {
@@ -39,7 +39,7 @@ pub struct Request {
     pub credentials: Vec<Credential>,
 }
 
-/// What a node says during a push: a JSON document per line.
+/// The messages of a node during a push: a JSON document per line.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Event {
@@ -77,7 +77,7 @@ pub struct Pushed {
     pub same: bool,
 }
 
-/// What a push has done so far.
+/// The progress of a push so far.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(in crate::cli) struct Tally {
     layers: usize,
@@ -139,8 +139,8 @@ pub(super) async fn push(
     (image, target): (&str, Option<&str>),
     output: &Output,
 ) -> Result<(), Failure> {
-    word(image)?;
-    let registry = registry(word(target.unwrap_or(image))?);
+    check_name(image)?;
+    let registry = registry(check_name(target.unwrap_or(image))?);
     let request = Request {
         image: image.to_owned(),
         target: target.map(str::to_owned),
@@ -239,7 +239,7 @@ pub(in crate::cli) async fn on_pusher(
 ) -> Result<(Pushed, Tally), Failure> {
     let failed = |what: String| Failure::new(Source::Runtime, Kind::Error, what);
     let input = serde_json::to_vec(request).map_err(|e| failed(e.to_string()))?;
-    let (printed, events) = tokio::io::duplex(PIPE);
+    let (printed, events) = tokio::io::duplex(PIPE_BYTES);
     let command = async {
         let printed = printed;
         let input = Some(std::io::Cursor::new(input));
@@ -299,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn failures_say_what_to_do() {
+    fn failures_have_advice() {
         let failure = |kind, text: &str| Failure::new(Source::Runtime, kind, text.to_owned());
         let advice = |failure, registry: &str, anonymous| {
             advise(failure, registry, anonymous)

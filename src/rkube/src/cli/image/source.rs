@@ -14,8 +14,8 @@ const MAX_DOCKERFILE: u64 = 16 << 20;
 
 /// A context on this machine.
 pub struct Context {
-    place: Place,
-    /// What is not sent.
+    place: ContextDirectory,
+    /// Patterns of files that are not sent.
     pub excluded: Matcher,
     /// The text of the Dockerfile.
     pub dockerfile: String,
@@ -23,7 +23,7 @@ pub struct Context {
     pub dockerfile_name: String,
 }
 
-enum Place {
+enum ContextDirectory {
     Directory(PathBuf),
     /// A copy, and the directory in it.
     Temporary(TempDir, PathBuf),
@@ -33,9 +33,9 @@ impl Context {
     /// Returns the directory of the context.
     pub fn dir(&self) -> &Path {
         match &self.place {
-            Place::Directory(path) => path,
-            Place::Temporary(dir, below) if below.as_os_str().is_empty() => dir.path(),
-            Place::Temporary(_, below) => below,
+            ContextDirectory::Directory(path) => path,
+            ContextDirectory::Temporary(dir, below) if below.as_os_str().is_empty() => dir.path(),
+            ContextDirectory::Temporary(_, below) => below,
         }
     }
 }
@@ -85,7 +85,7 @@ pub async fn open(context: &str, file: Option<&str>) -> Result<Context, Failure>
                     .advise("name the directory of the files, and the Dockerfile with -f"),
             );
         }
-        Place::Directory(path)
+        ContextDirectory::Directory(path)
     };
     finish(place, file).await
 }
@@ -206,7 +206,7 @@ fn from_input(file: Option<&str>, input: impl Read, whole: bool) -> Result<Conte
                 format!("the context cannot be unpacked: {e}{why}"),
             )
         })?;
-        return settle(Place::Temporary(dir, PathBuf::new()), file);
+        return settle(ContextDirectory::Temporary(dir, PathBuf::new()), file);
     }
     let mut text = Vec::new();
     plain
@@ -229,14 +229,14 @@ fn from_input(file: Option<&str>, input: impl Read, whole: bool) -> Result<Conte
         ));
     }
     Ok(Context {
-        place: Place::Temporary(dir, PathBuf::new()),
+        place: ContextDirectory::Temporary(dir, PathBuf::new()),
         excluded: Matcher::default(),
         dockerfile,
         dockerfile_name: "Dockerfile".into(),
     })
 }
 
-async fn finish(place: Place, file: Option<&str>) -> Result<Context, Failure> {
+async fn finish(place: ContextDirectory, file: Option<&str>) -> Result<Context, Failure> {
     if file != Some("-") {
         return settle(place, file);
     }
@@ -254,7 +254,7 @@ async fn finish(place: Place, file: Option<&str>) -> Result<Context, Failure> {
 }
 
 /// Reads the Dockerfile and the patterns of what is not sent.
-fn settle(place: Place, file: Option<&str>) -> Result<Context, Failure> {
+fn settle(place: ContextDirectory, file: Option<&str>) -> Result<Context, Failure> {
     let mut context = Context {
         place,
         excluded: Matcher::default(),
@@ -273,7 +273,10 @@ fn settle(place: Place, file: Option<&str>) -> Result<Context, Failure> {
             }
         }
         // Docker's paths begin at the current directory, minikube's in the context.
-        Some(file) if matches!(context.place, Place::Directory(_)) && Path::new(file).is_file() => {
+        Some(file)
+            if matches!(context.place, ContextDirectory::Directory(_))
+                && Path::new(file).is_file() =>
+        {
             PathBuf::from(file)
         }
         Some(file) => dir.join(file),
@@ -319,7 +322,7 @@ fn is_repository(text: &str) -> bool {
 }
 
 /// Clones a repository: `URL#REF:DIRECTORY`.
-async fn clone(text: &str) -> Result<Place, Failure> {
+async fn clone(text: &str) -> Result<ContextDirectory, Failure> {
     let (url, fragment) = text.split_once('#').unwrap_or((text, ""));
     let (reference, below) = fragment.split_once(':').unwrap_or((fragment, ""));
     let url = match url.strip_prefix("github.com/") {
@@ -373,7 +376,7 @@ async fn clone(text: &str) -> Result<Place, Failure> {
             format!("{below} leads out of the repository"),
         ));
     }
-    Ok(Place::Temporary(dir, place))
+    Ok(ContextDirectory::Temporary(dir, place))
 }
 
 #[cfg(test)]
@@ -411,16 +414,16 @@ mod tests {
         fs::write(dir.path().join("other"), "FROM b\n").unwrap();
         fs::write(dir.path().join(".dockerignore"), "a\n").unwrap();
         fs::write(dir.path().join("other.dockerignore"), "b\n").unwrap();
-        let place = Place::Directory(dir.path().to_path_buf());
+        let place = ContextDirectory::Directory(dir.path().to_path_buf());
         let context = settle(place, Some("other")).unwrap();
         assert!(context.excluded.matches("b") && !context.excluded.matches("a"));
-        let place = Place::Directory(dir.path().to_path_buf());
+        let place = ContextDirectory::Directory(dir.path().to_path_buf());
         let missing = settle(place, None).err().unwrap();
         assert!(missing.advice.is_some());
     }
 
     #[test]
-    fn repositories_are_told_from_archives() {
+    fn repositories_and_archives_are_distinguished() {
         for text in [
             "https://x.org/a.git#main:d",
             "git@x.org:a.git",

@@ -7,11 +7,11 @@ use rkube_build::protocol::Built;
 use rkube_cluster::{Home, Node, Profile};
 use rkube_failure::{Failure, Kind, Source};
 
-use super::{Input, on_node, remote_failure, word};
+use super::{Input, check_name, on_node, remote_failure};
 use crate::cli::Output;
 
 /// Size of the buffer between two connections.
-const PIPE: usize = 256 << 10;
+const PIPE_BYTES: usize = 256 << 10;
 
 /// Gives an image that was built on the node `from` to all nodes, with its names. Nodes get the
 /// layers that they lack.
@@ -44,7 +44,11 @@ pub async fn distribute(
         .flatten()
         .map_err(failed)?;
     for name in &built.names {
-        let command = format!("rkube ctl tag {} {}", word(&built.id)?, word(name)?);
+        let command = format!(
+            "rkube ctl tag {} {}",
+            check_name(&built.id)?,
+            check_name(name)?
+        );
         run(home, profile, from, &command).await?;
     }
     let others = profile
@@ -89,7 +93,7 @@ async fn copy(
         .map(|chain| format!(" --omit {chain}"))
         .collect();
     let save = format!("rkube ctl save --keep-ids{omitted} {}", built.id);
-    let (reader, writer) = tokio::io::duplex(PIPE);
+    let (reader, writer) = tokio::io::duplex(PIPE_BYTES);
     let input: Input = Box::new(reader);
     let sending = async {
         let writer = writer;
@@ -119,7 +123,7 @@ pub async fn save(
     let mut command = "rkube ctl save".to_owned();
     for image in images {
         command.push(' ');
-        command.push_str(word(image)?);
+        command.push_str(check_name(image)?);
     }
     if to == "-" {
         let stdout = tokio::io::stdout();

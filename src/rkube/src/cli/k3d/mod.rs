@@ -28,7 +28,7 @@ pub struct Flags {
     /// Port to publish, as k3d has it: [HOST_IP:]HOST_PORT:NODE_PORT[/udp][@NODES]
     #[arg(long, hide = true, value_name = "PORT", value_parser = Filtered::<PortMapping>::parse)]
     port: Vec<Filtered<PortMapping>>,
-    /// Folder of this machine, as k3d has it: HOST:NODE[@NODES]
+    /// Directory of this machine, as k3d has it: HOST:NODE[@NODES]
     #[arg(long, hide = true, value_name = "MOUNT", value_parser = Filtered::<HostMount>::parse)]
     volume: Vec<Filtered<HostMount>>,
     /// Label of nodes, as k3d has it: KEY=VALUE[@NODES]
@@ -146,7 +146,7 @@ impl Filter {
 pub struct Nodes {
     /// One for each node, the control-plane node first; empty if the flags say nothing about nodes.
     pub specs: Vec<NodeSpec>,
-    /// Folders that all nodes see.
+    /// Directories that all nodes see.
     pub mounts: Vec<HostMount>,
 }
 
@@ -163,7 +163,7 @@ impl Flags {
         most: fn() -> Option<u64>,
     ) -> Result<Nodes, Failure> {
         if self.servers.is_some_and(|servers| servers != 1) {
-            return Err(super::minikube::unsupported(
+            return Err(super::unsupported::unsupported(
                 "a cluster has one control-plane node (--servers=1)",
                 "add workers with --agents",
             ));

@@ -138,14 +138,14 @@ fn filters_choose_nodes() {
         (first.memory_bytes, one.memory_bytes),
         (Some(1 << 30), Some(2 << 30))
     );
-    // What says nothing about single nodes leaves their number to --nodes.
+    // Flags that do not name single nodes leave their number to --nodes.
     let none = nodes("--servers 1 --volume /a:/a", Some(3)).unwrap();
     assert!(none.specs.is_empty() && none.mounts.len() == 1);
     assert_eq!(nodes("--port 80:80", Some(3)).unwrap().specs.len(), 3);
 }
 
 #[test]
-fn what_no_node_is_for_is_refused() {
+fn flags_without_a_node_are_refused() {
     for (line, count, code, part) in [
         ("--servers 3", None, 16, "one control-plane node"),
         ("--agents 1", Some(2), 14, "cannot be combined"),

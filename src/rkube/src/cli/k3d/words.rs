@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use rkube_failure::Failure;
 
 use crate::cli::line::place_of_command;
-use crate::cli::minikube::unsupported;
+use crate::cli::unsupported::unsupported;
 
 /// Flags of a command of k3d's that take a value, and what they are here.
 type Values = &'static [(&'static str, &'static str)];
@@ -276,7 +276,7 @@ fn cluster(verb: &str, rest: &[&str]) -> Result<Option<Vec<String>>, Failure> {
 /// `image import IMAGE… -c CLUSTER`
 fn import(rest: &[&str]) -> Vec<String> {
     let mut words = Words::read(rest, IMPORT);
-    // How images are transferred makes no difference here.
+    // The way in which images are transferred makes no difference here.
     words.take(&["--mode", "-k", "--keep-tarball", "-t", "--keep-tools"]);
     let mut all = words_of(&["image", "load"]);
     all.extend(words.names);

@@ -20,7 +20,7 @@ const API_VERSION: &str = "kind.x-k8s.io/v1alpha4";
 /// The taint of control-plane nodes that have workers.
 const CONTROL_PLANE: &str = "node-role.kubernetes.io/control-plane";
 
-/// What a configuration asks for.
+/// The contents of a configuration.
 #[derive(Debug, Default, PartialEq)]
 pub struct Config {
     /// The cluster's name.
@@ -31,7 +31,7 @@ pub struct Config {
     pub pods: Option<Ipv4Net>,
     /// Address range of services.
     pub services: Option<Ipv4Net>,
-    /// What the user should know.
+    /// Warnings for the user.
     pub notes: Vec<String>,
 }
 
@@ -385,7 +385,7 @@ pub fn image_note(image: &str) -> Result<Option<String>, String> {
 
 fn mount_of(mount: Mount) -> Result<HostMount, (&'static str, String)> {
     if mount.selinux_relabel {
-        let why = "folders are not relabelled".to_owned();
+        let why = "directories are not relabelled".to_owned();
         return Err((".selinuxRelabel", why));
     }
     if !matches!(mount.propagation.as_deref(), None | Some("" | "None")) {
@@ -481,7 +481,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_supported_is_refused_with_its_place() {
+    fn unsupported_fields_are_refused_with_their_paths() {
         for (rest, place) in [
             ("featureGates: {A: true}", "kind.yaml:3:15: featureGates: "),
             ("runtimeConfig: {api/all: 'true'}", "3:16: runtimeConfig: "),

@@ -8,7 +8,7 @@ use serde_yaml::{Mapping, Value};
 
 use super::super::yaml::{is_empty, scalar};
 
-/// What a patch says about nodes.
+/// The settings of nodes in a patch.
 #[derive(Debug, Default, PartialEq)]
 pub struct Patch {
     /// Whether it is for workers, else for the control-plane node.

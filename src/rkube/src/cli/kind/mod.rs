@@ -19,16 +19,17 @@ use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use rkube_cluster::{Home, Kubeconfig, Profile, default_kubeconfig, io_failure};
 use rkube_failure::{Failure, Kind, Source};
 
-use super::output::{Format, Place};
+use super::output::{Destination, Format};
 use super::settings::Settings;
-use super::start_values::parse_duration;
+use super::unsupported::unsupported;
+use super::values::parse_duration;
 use super::{Output, args, export, minikube, usage};
 
 /// The version of kind whose commands and flags these are.
 const VERSION: &str = "0.33.0";
 /// The name of a cluster that is given none.
 const DEFAULT_NAME: &str = "kind";
-/// How long a new cluster may take to be ready if `--wait` is not given.
+/// The time that a new cluster may take to be ready if `--wait` is not given.
 const READY_TIMEOUT: Duration = Duration::from_secs(360);
 
 /// Creates and manages local Kubernetes clusters, with kind's commands
@@ -131,7 +132,7 @@ struct CreateArgs {
     /// Keep the nodes if the creation fails
     #[arg(long)]
     retain: bool,
-    /// How long to wait for the nodes to be ready [default: 6m]
+    /// Time to wait for the nodes to be ready [default: 6m]
     #[arg(long, value_name = "TIME", value_parser = parse_duration)]
     wait: Option<Duration>,
     #[command(flatten)]
@@ -268,9 +269,9 @@ pub fn main(words: Vec<OsString>, settings: &Settings) -> ExitCode {
         Err(e) => return usage(&e),
     };
     let place = if cli.quiet {
-        Place::Nowhere
+        Destination::Nowhere
     } else {
-        Place::Stderr
+        Destination::Stderr
     };
     let output = Output::at(Format::Text, place);
     if cli.version {
@@ -311,7 +312,7 @@ async fn run(
         } => load(home, args, output).await,
         Command::Build {
             what: Build::NodeImage { rest: _ },
-        } => Err(minikube::unsupported(
+        } => Err(unsupported(
             "node images are not needed, and cannot be built: nodes run no image",
             format!(
                 "leave the step and --image out; rkube implements Kubernetes {} itself",
@@ -523,7 +524,7 @@ async fn load(home: &Home, args: LoadArgs, output: &Output) -> Result<(), Failur
         .iter()
         .all(|node| args.nodes.contains(&node.name));
     if !args.nodes.is_empty() && !all {
-        return Err(minikube::unsupported(
+        return Err(unsupported(
             "--nodes is not supported for some of the nodes: images are loaded into all of them",
             "leave the flag out",
         ));

@@ -89,7 +89,7 @@ fn no_command_line_of_kinds_is_a_usage_error() {
 }
 
 #[test]
-fn what_kind_does_not_know_is_still_an_error() {
+fn words_unknown_to_kind_are_errors() {
     for line in [
         "create",
         "create cluster name",

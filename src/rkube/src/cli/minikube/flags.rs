@@ -67,9 +67,9 @@ const VM: &str = "it is for a driver that rkube does not have";
 const ENGINE: &str = "the nodes run no container engine";
 const REGISTRIES: &str = "nodes pull from the registry that the image's name says; name the mirror in the image, or load images with the command image load";
 const API: &str = "the API server is reached as the kubeconfig says";
-const MOUNT: &str = "folders are bind-mounted, which needs no protocol, port or address";
+const MOUNT: &str = "directories are bind-mounted, which needs no protocol, port or address";
 const NO_BALANCER: &str = "there is no proxy before the nodes; ports lead to the first one";
-const OWNER: &str = "files in mounted folders keep their owners";
+const OWNER: &str = "files in mounted directories keep their owners";
 
 /// All flags.
 pub(super) const FLAGS: &[Flag] = &[
@@ -259,7 +259,7 @@ pub(super) const FLAGS: &[Flag] = &[
     no(
         "start",
         "mount-options",
-        "a folder that nodes cannot write to is HOST:NODE:ro",
+        "a directory that nodes cannot write to is HOST:NODE:ro",
     ),
     value("start", "mount-port", MOUNT),
     value("start", "mount-type", MOUNT),
@@ -414,7 +414,7 @@ pub(super) const FLAGS: &[Flag] = &[
     no(
         "mount",
         "options",
-        "a folder that nodes cannot write to is HOST:NODE:ro",
+        "a directory that nodes cannot write to is HOST:NODE:ro",
     ),
     switch("docker-env", "no-proxy", LOCAL_SOCKET),
     switch("docker-env", "ssh-add", LOCAL_SOCKET),

@@ -9,8 +9,10 @@ mod flags;
 mod tests;
 
 use clap::{Arg, ArgAction, ArgMatches, Command};
-use rkube_failure::{Failure, Kind, Source};
+use rkube_failure::Failure;
 
+use super::unsupported::unsupported;
+use super::values::parse_bool;
 use flags::FLAGS;
 
 /// A flag of minikube's that rkube has no use for.
@@ -23,11 +25,11 @@ struct Flag {
     short: Option<char>,
     /// Whether it takes a value; otherwise it may have `=true` or `=false`.
     takes_value: bool,
-    /// What becomes of it.
+    /// Its treatment.
     rule: Rule,
 }
 
-/// What becomes of a flag.
+/// The treatment of a flag.
 enum Rule {
     /// It changes nothing, for this reason.
     Harmless(&'static str),
@@ -37,7 +39,7 @@ enum Rule {
     Depends(fn(&str) -> Verdict),
 }
 
-/// What becomes of a flag with its value.
+/// The treatment of a flag with its value.
 #[derive(Debug, PartialEq, Eq)]
 enum Verdict {
     /// Nothing needs to be said.
@@ -100,7 +102,7 @@ pub fn add_flags(mut command: Command, path: &str) -> Command {
                 .num_args(0..=1)
                 .require_equals(true)
                 .default_missing_value("true")
-                .value_parser(|text: &str| super::args::parse_bool(text).map(|b| b.to_string()));
+                .value_parser(|text: &str| parse_bool(text).map(|b| b.to_string()));
         }
         command = command.arg(arg);
     }
@@ -167,11 +169,6 @@ pub fn check_setting(name: &str, value: &str) -> Option<Findings> {
         .find(|flag| matches!(flag.path, "start" | "") && flag.name == name)?;
     findings.add(name, value, flag);
     Some(findings)
-}
-
-/// Returns the failure of something that rkube does not do.
-pub fn unsupported(message: impl Into<String>, advice: impl Into<String>) -> Failure {
-    Failure::new(Source::Program, Kind::Unsupported, message).advise(advice)
 }
 
 /// A command of minikube's that rkube does not have, with its arguments.

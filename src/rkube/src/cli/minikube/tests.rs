@@ -68,7 +68,7 @@ fn a_refusal_names_the_flag_and_the_way_out() {
 }
 
 #[test]
-fn what_minikube_does_not_know_is_still_an_error() {
+fn words_unknown_to_minikube_are_errors() {
     for line in [
         "start --nonsense",
         "start --nodes",
@@ -94,7 +94,7 @@ fn commands_of_other_tools_are_translated() {
 }
 
 #[test]
-fn commands_without_a_counterpart_say_what_to_do() {
+fn commands_without_a_counterpart_have_advice() {
     for failure in [
         super::super::docker::podman("demo"),
         instead_of("cache", "demo"),
@@ -113,7 +113,7 @@ fn every_flag_is_listed_once() {
 }
 
 #[test]
-fn settings_of_minikubes_are_told() {
+fn settings_of_minikube_are_reported() {
     let harmless = check_setting("WantUpdateNotification", "false").unwrap();
     assert_eq!(harmless.warnings.len(), 1);
     let refused = check_setting("cni", "calico").unwrap();

@@ -1,8 +1,8 @@
 //! Store, API server, controllers and scheduler in one process.
 //!
 //! Controllers and scheduler use the API server through in-process clients without
-//! sockets. Each client has its own user name, which audit and managed fields show, and
-//! the rights that upstream's bootstrap roles give it: each controller has its service
+//! sockets. Each client has its own user name, which audit and managed fields show. It has
+//! the rights that upstream's bootstrap roles give it; each controller has its service
 //! account. A controller that can be tricked into a request thus meets RBAC. Only what
 //! rkube adds (default objects, labels of node roles) acts as `system:masters`.
 
@@ -23,7 +23,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 /// Opens the embedded store. A damaged one is replaced by an empty one if a snapshot is staged at
-/// `restored`, whose objects replace all that is in the store in any case.
+/// `restored`. The snapshot's objects replace the content of the store in any case.
 fn open_embedded(dir: &Path, restored: &Path) -> anyhow::Result<Arc<dyn Store>> {
     let open = || EmbeddedStore::open(dir, EmbeddedOptions::default());
     match open() {
@@ -91,7 +91,8 @@ pub async fn run(config: NodeConfig) -> anyhow::Result<()> {
     })
     .await?;
 
-    // What expired while the cluster was stopped is renewed before the first connection.
+    // Certificates that expired while the cluster was stopped are renewed before the first
+    // connection.
     let renewal = renewal::Renewal::read(pki_dir)?;
     let own = server.certificates().clone();
     renewal.renew_own(&own)?;
@@ -171,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn a_damaged_store_is_an_error_that_says_what_to_do() {
+    fn a_damaged_store_is_an_error_with_advice() {
         let dir = damaged();
         let error = open_embedded(dir.path(), &dir.path().join("none"));
         let error = format!("{:#}", error.err().unwrap());

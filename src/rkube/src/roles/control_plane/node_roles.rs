@@ -1,8 +1,8 @@
-//! Sets what a node may not say about itself when it registers (NodeRestriction): the labels that
-//! `kubectl get nodes` shows as roles, and the labels and taints of the profile.
+//! Sets the labels and taints that a node may not set when it registers (NodeRestriction).
 //!
-//! kubeadm sets them during installation. Those of the profile are set once, with the roles, so
-//! that what users change later is kept.
+//! These are the labels that `kubectl get nodes` shows as roles, and the labels and taints of the
+//! profile. kubeadm sets them during installation. Those of the profile are set once, with the
+//! roles, so that what users change later is kept.
 
 use futures::StreamExt;
 use k8s_openapi::api::core::v1::{Node, Taint};
@@ -14,7 +14,7 @@ use rkube_config::{NodeAddress, NodeConfig, paths};
 
 const CONTROL_PLANE: &str = "node-role.kubernetes.io/control-plane";
 const WORKER: &str = "node-role.kubernetes.io/worker";
-/// How often a write is repeated that conflicts with another one.
+/// The number of attempts of a write that conflicts with another one.
 const ATTEMPTS: usize = 10;
 
 /// Labels and taints all nodes until the watch ends. `config` is that of the control-plane node.

@@ -16,12 +16,12 @@ use kube::api::ListParams;
 use rkube_apiserver::Certificates;
 use rkube_x509::{Certificate, Issuer, LIFETIME, Renewable, Roots, Usage, to_pem, verify};
 
-/// How often certificates are looked at.
-const PERIOD: Duration = Duration::from_secs(3600);
+/// The period of the checks of certificates.
+const RENEWAL_PERIOD: Duration = Duration::from_secs(3600);
 /// The time limit for a node's answers.
-const TIMEOUT: Duration = Duration::from_secs(30);
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// What signs the cluster's certificates.
+/// The signers of the cluster's certificates.
 pub struct Renewal {
     ca: Issuer,
     roots: Roots,
@@ -79,12 +79,12 @@ impl Renewal {
                 }
                 Err(error) => tracing::warn!(%error, "cannot list the nodes"),
             }
-            tokio::time::sleep(PERIOD).await;
+            tokio::time::sleep(RENEWAL_PERIOD).await;
         }
     }
 
     async fn renew_nodes(&self, client: &kube::Client, node: &str) {
-        match tokio::time::timeout(TIMEOUT, self.renew_node(client, node)).await {
+        match tokio::time::timeout(REQUEST_TIMEOUT, self.renew_node(client, node)).await {
             Ok(Ok(())) => {}
             // It is asked again.
             Ok(Err(error)) => tracing::debug!(node, "cannot look at certificates: {error:#}"),

@@ -97,7 +97,7 @@ enum Command {
     Push(push::Args),
 }
 
-/// What `rkube image build --help` says in addition to the flags.
+/// The text of `rkube image build --help` after the flags.
 const BUILD_HELP: &str = "\
 The steps run in a node, with its network, the capabilities that Docker gives and no privileges. \
 Results of steps are kept on the node; 'rkube image prune' removes them. The exit code is 1 if the \
@@ -173,7 +173,12 @@ async fn change(
                     "remove",
                     &format!("Removing {image} from {}", nodes(&profile)),
                 );
-                everywhere(home, &profile, &format!("rkube ctl rmi {}", word(&image)?)).await?;
+                everywhere(
+                    home,
+                    &profile,
+                    &format!("rkube ctl rmi {}", check_name(&image)?),
+                )
+                .await?;
                 output.say(&format!("The image {image} was removed from all nodes."));
             }
             Ok(())
@@ -198,7 +203,11 @@ async fn change(
             transfer::save(home, &profile, &words, &file, output).await
         }
         Command::Tag { image, name } => {
-            let command = format!("rkube ctl tag {} {}", word(&image)?, word(&name)?);
+            let command = format!(
+                "rkube ctl tag {} {}",
+                check_name(&image)?,
+                check_name(&name)?
+            );
             everywhere(home, &profile, &command).await?;
             output.say(&format!(
                 "The image {image} is also called {name} on all nodes."
@@ -236,7 +245,7 @@ pub(super) async fn inspect(
     image: &str,
 ) -> Result<serde_json::Value, Failure> {
     let node = profile.node(None)?;
-    let command = format!("rkube ctl inspect {}", word(image)?);
+    let command = format!("rkube ctl inspect {}", check_name(image)?);
     let (code, text, error) = on_node(home, profile, node, &command, None).await?;
     if code != 0 {
         return Err(remote_failure(node, code, &error));
@@ -309,7 +318,7 @@ pub(super) fn nodes(profile: &Profile) -> String {
 }
 
 /// Checks that an image name is one word of a shell command line.
-pub(super) fn word(image: &str) -> Result<&str, Failure> {
+pub(super) fn check_name(image: &str) -> Result<&str, Failure> {
     if !image.is_empty()
         && image
             .chars()
@@ -333,7 +342,7 @@ fn mib(bytes: u64) -> f64 {
 
 /// Pulls an image on all nodes, with the credentials of this machine for its registry.
 async fn pull(home: &Home, profile: &Profile, image: &str) -> Result<(), Failure> {
-    let registry = push::registry(word(image)?);
+    let registry = push::registry(check_name(image)?);
     let found = credentials::find(&registry).await?;
     pull_with(home, profile, image, &found).await
 }
@@ -345,7 +354,7 @@ pub(super) async fn pull_with(
     image: &str,
     credentials: &[credentials::Credential],
 ) -> Result<(), Failure> {
-    let command = format!("rkube ctl pull --credentials {}", word(image)?);
+    let command = format!("rkube ctl pull --credentials {}", check_name(image)?);
     let input = serde_json::to_vec(credentials)
         .map_err(|e| Failure::new(Source::Program, Kind::Error, e.to_string()))?;
     let pulls = profile.nodes.iter().map(|node| {

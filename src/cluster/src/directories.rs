@@ -1,4 +1,4 @@
-//! Folders of the host in the nodes of a cluster.
+//! Directories of the host in the nodes of a cluster.
 
 use std::path::Path;
 
@@ -11,7 +11,7 @@ use crate::pause;
 use crate::plan::{check_mounts, refuse_mounts};
 use crate::profile::Profile;
 
-/// Mounts a folder of the host in all nodes, or in one. It is there until it is taken away, also
+/// Mounts a directory of the host in all nodes, or in one. It is there until it is taken away, also
 /// after a restart.
 ///
 /// # Errors
@@ -50,7 +50,7 @@ pub async fn mount(
     profile.save(home)
 }
 
-/// Takes the folder away that is mounted at `path` of the nodes, or the one of a single node's own.
+/// Takes the directory away that is mounted at `path` of the nodes, or of a single one.
 pub async fn unmount(
     home: &Home,
     profile: &str,
@@ -71,10 +71,10 @@ pub async fn unmount(
         return Err(Failure::new(
             Source::Program,
             Kind::NotFound,
-            format!("no folder is mounted on {}", path.display()),
+            format!("no directory is mounted on {}", path.display()),
         )
         .advise(format!(
-            "list the folders with: {}",
+            "list the directories with: {}",
             command("mount", &profile.name)
         )));
     };
@@ -104,8 +104,8 @@ fn names(profile: &Profile, node: Option<&str>) -> Result<Vec<String>, Failure> 
     })
 }
 
-/// Mounts a folder in those of `nodes` that run, or takes it away. Adds the names of the nodes in
-/// which it has to `done`.
+/// Mounts a directory in those of `nodes` that run, or takes it away. Adds the names of the nodes
+/// that were changed to `done`.
 async fn change(
     home: &Home,
     profile: &Profile,
@@ -138,7 +138,7 @@ fn must_stop(profile: &Profile, driver: &str) -> Failure {
     Failure::new(
         Source::Driver,
         Kind::Conflict,
-        format!("the driver {driver} cannot change the folders of a running node"),
+        format!("the driver {driver} cannot change the directories of a running node"),
     )
     .advise(format!(
         "stop the cluster first, and start it afterwards: {}, the same command again, {}",

@@ -49,7 +49,7 @@ pub struct Profile {
     /// Additional ports of the first node that are published on the host.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ports: Vec<PortMapping>,
-    /// Folders of the host that all nodes see.
+    /// Directories of the host that all nodes see.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub mounts: Vec<HostMount>,
     /// Whether nodes and the kubeconfig context are named as kind names them.
@@ -99,7 +99,7 @@ pub struct Node {
     /// Taints that the node gets when it registers.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub taints: Vec<Taint>,
-    /// Folders of the host that this node sees, besides those that all nodes see.
+    /// Directories of the host that this node sees, besides those that all nodes see.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub mounts: Vec<HostMount>,
     /// Ports that are published on the host, of a node that is not the first one.
@@ -110,7 +110,7 @@ pub struct Node {
     pub stopped: bool,
 }
 
-/// What distinguishes a node of a new cluster.
+/// The properties that distinguish a node of a new cluster.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NodeSpec {
     /// CPU limit in millicores.
@@ -121,7 +121,7 @@ pub struct NodeSpec {
     pub labels: BTreeMap<String, String>,
     /// Taints that the node gets when it registers.
     pub taints: Vec<Taint>,
-    /// Folders of the host that this node sees.
+    /// Directories of the host that this node sees.
     pub mounts: Vec<HostMount>,
     /// Ports of this node to publish on the host.
     pub ports: Vec<PortMapping>,
@@ -147,7 +147,7 @@ pub(crate) struct NewProfile<'a> {
     pub insecure_registries: &'a [String],
     /// Ports of the first node to publish on the host.
     pub ports: &'a [PortMapping],
-    /// Folders of the host that all nodes see.
+    /// Directories of the host that all nodes see.
     pub mounts: &'a [HostMount],
     /// Whether nodes and the context are named as kind names them.
     pub kind: bool,
@@ -405,7 +405,7 @@ impl Profile {
         self.ports.iter().chain(of_nodes)
     }
 
-    /// Returns the folders of the host that a node sees.
+    /// Returns the directories of the host that a node sees.
     pub fn mounts_of(&self, node: &Node) -> Vec<HostMount> {
         self.mounts.iter().chain(&node.mounts).cloned().collect()
     }

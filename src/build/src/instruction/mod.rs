@@ -14,7 +14,7 @@ pub enum CommandLine {
     Shell(String),
 }
 
-/// What `COPY` and `ADD` have in common.
+/// The common part of `COPY` and `ADD`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Copy {
     /// Whether it is `ADD`.
@@ -23,7 +23,7 @@ pub struct Copy {
     pub sources: Vec<String>,
     /// Files that are written in the Dockerfile.
     pub heredocs: Vec<HereDoc>,
-    /// Where they go.
+    /// The destination.
     pub destination: String,
     /// The stage or image of the sources (`--from`).
     pub from: Option<String>,
@@ -204,12 +204,12 @@ pub fn parse(statement: &Statement, escape: char) -> Result<Located> {
     Ok(Located {
         instruction,
         lines: statement.lines,
-        shown: shown(statement),
+        shown: format_statement(statement),
     })
 }
 
 /// Returns an instruction on one line.
-fn shown(statement: &Statement) -> String {
+fn format_statement(statement: &Statement) -> String {
     let mut words = vec![statement.keyword.as_str()];
     words.extend(statement.flags.iter().map(String::as_str));
     words.extend(statement.args.split_whitespace());

@@ -19,17 +19,17 @@ use crate::labels::taint_text;
 use crate::plan::{check_mounts, refuse_mounts};
 use crate::profile::{Node, NodeSpec, Profile};
 use crate::provision::configure;
-use crate::{Progress, access, folders, nodes, pause, publish};
+use crate::{Progress, access, directories, nodes, pause, publish};
 
-/// How often a write is repeated that conflicts with another one.
+/// The number of attempts of a write that conflicts with another one.
 const ATTEMPTS: usize = 10;
 
-/// What a file says about a cluster; `None` is what it does not mention.
+/// The settings of a cluster in a file; `None` for those that it does not mention.
 #[derive(Clone, Debug, Default)]
-pub struct Wanted {
+pub struct DesiredState {
     /// The nodes, the first of which runs the control plane.
     pub nodes: Option<Vec<NodeSpec>>,
-    /// Folders that all nodes see.
+    /// Directories that all nodes see.
     pub mounts: Option<Vec<HostMount>>,
     /// Registries reached over plain HTTP.
     pub insecure_registries: Option<Vec<String>>,
@@ -38,18 +38,18 @@ pub struct Wanted {
 /// A difference between a cluster and its file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step {
-    /// A folder that is no longer mounted, of all nodes or of one.
+    /// A directory that is no longer mounted, of all nodes or of one.
     Unmount {
-        /// The node, if the folder is only in this one.
+        /// The node, if the directory is only in this one.
         node: Option<String>,
         /// The path in the nodes.
         path: PathBuf,
     },
-    /// A folder to mount.
+    /// A directory to mount.
     Mount {
-        /// The node, if the folder is for this one only.
+        /// The node, if the directory is for this one only.
         node: Option<String>,
-        /// The folder.
+        /// The directory.
         mount: HostMount,
     },
     /// Labels of a node.
@@ -70,7 +70,7 @@ pub enum Step {
         /// Taints to remove.
         remove: Vec<Taint>,
     },
-    /// A worker that the profile has and that does not run, though nobody has stopped it.
+    /// A worker that the profile has and that does not run, although it was not stopped.
     Start(String),
     /// A node to add.
     Add(NodeSpec),
@@ -119,7 +119,7 @@ impl std::fmt::Display for Step {
 
 impl Step {
     /// Returns the words of the command that carries the step out on a cluster that is stopped. Only
-    /// folders may have to wait for that.
+    /// directories may have to wait for that.
     pub fn command(&self) -> Option<String> {
         let on = |node: &Option<String>| match node {
             Some(node) => format!(" --node {node}"),
@@ -134,7 +134,7 @@ impl Step {
         }
     }
 
-    /// Whether the step mounts a folder where `other` takes one away, which has to come first.
+    /// Whether the step mounts a directory where `other` takes one away, which has to come first.
     pub fn needs(&self, other: &Self) -> bool {
         let (Self::Mount { node, mount }, Self::Unmount { node: only, path }) = (self, other)
         else {
@@ -148,7 +148,7 @@ impl Step {
 ///
 /// # Errors
 /// Fails with the reason if the control-plane node would have to be another one.
-pub fn changes(profile: &Profile, wanted: &Wanted) -> Result<Vec<Step>, String> {
+pub fn changes(profile: &Profile, wanted: &DesiredState) -> Result<Vec<Step>, String> {
     let mut steps = Vec::new();
     if let Some(mounts) = &wanted.mounts {
         mount_steps(None, &profile.mounts, mounts, &mut steps);
@@ -187,11 +187,13 @@ pub async fn down(home: &Home, profile: &Profile) -> Result<Vec<String>, Failure
     Ok(down.map(|(node, _)| node.name.clone()).collect())
 }
 
-/// Fails if a step cannot be carried out for a reason that is known before the first one: a folder
-/// that does not exist, two folders at one place, a host port that is taken.
+/// Fails if a step cannot be carried out for a reason that is known before the first one.
+///
+/// Such are a directory that does not exist, two directories at one path, and a host port that is
+/// taken.
 pub fn check(profile: &Profile, steps: &[Step]) -> Result<(), Failure> {
     let mut then = profile.clone();
-    // Nodes whose folders are looked at: others have theirs.
+    // Nodes whose directories are looked at: others have theirs.
     let mut fresh = BTreeSet::new();
     let mut given_back = Vec::new();
     for step in steps {
@@ -257,7 +259,7 @@ fn twice(port: &PortMapping) -> Failure {
 
 /// Puts steps into the order in which to do them.
 fn sort(steps: &mut [Step]) {
-    // What takes something away makes room for what comes in its place.
+    // Steps that remove something make room for those that replace it.
     steps.sort_by_key(|step| match step {
         Step::Unmount { .. } => 0,
         Step::Mount { .. } => 1,
@@ -398,10 +400,10 @@ pub async fn make(
 ) -> Result<(), Failure> {
     match step {
         Step::Unmount { node, path } => {
-            folders::unmount(home, name, node.as_deref(), path, progress).await
+            directories::unmount(home, name, node.as_deref(), path, progress).await
         }
         Step::Mount { node, mount } => {
-            folders::mount(home, name, node.as_deref(), mount, progress).await
+            directories::mount(home, name, node.as_deref(), mount, progress).await
         }
         Step::Add(spec) => nodes::add_node(home, name, spec, interrupt, progress)
             .await
