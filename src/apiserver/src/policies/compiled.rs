@@ -3,7 +3,7 @@
 use rkube_cel::{MATCH_CONDITIONS_BUDGET, Type, Value as Cel};
 use serde_json::Value;
 
-use super::environment::{Environment, Expression, Options, Scope};
+use super::environment::{Environment, EvaluationError, Expression, Options, Scope};
 
 /// A compiled expression, or its compile error.
 pub type Outcome = Result<Expression, String>;
@@ -39,10 +39,10 @@ impl Conditions {
             match condition {
                 Err(problem) => problems.push(format!("compilation error: {problem}")),
                 Ok(expression) => match scope.evaluate(expression, &mut budget) {
-                    Err(gone) => return Err(gone.to_string()),
-                    Ok(Err(problem)) => problems.push(problem),
-                    Ok(Ok(Cel::Bool(false))) => return Ok(false),
-                    Ok(Ok(_)) => {}
+                    Err(error @ EvaluationError::OutOfBudget) => return Err(error.to_string()),
+                    Err(EvaluationError::Expression(problem)) => problems.push(problem),
+                    Ok(Cel::Bool(false)) => return Ok(false),
+                    Ok(_) => {}
                 },
             }
         }

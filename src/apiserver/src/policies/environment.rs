@@ -325,16 +325,24 @@ pub struct Scope<'a> {
     spent: u64,
 }
 
-/// The cost budget of a policy's expressions is exhausted.
+/// The error of an evaluation.
 #[derive(Debug)]
-pub struct OutOfBudget;
+pub enum EvaluationError {
+    /// The cost budget of the policy's expressions is exhausted.
+    OutOfBudget,
+    /// The expression fails, with this message.
+    Expression(String),
+}
 
-impl fmt::Display for OutOfBudget {
+impl fmt::Display for EvaluationError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(
-            "validation failed due to running out of cost budget, no further validation rules \
-             will be run",
-        )
+        f.write_str(match self {
+            Self::OutOfBudget => {
+                "validation failed due to running out of cost budget, no further validation rules \
+                 will be run"
+            }
+            Self::Expression(message) => message,
+        })
     }
 }
 
@@ -363,21 +371,24 @@ impl<'a> Scope<'a> {
     ///
     /// # Errors
     ///
-    /// The outer error means that the budget is exhausted, the inner one is the expression's own.
+    /// The budget is exhausted, or the expression fails.
     pub fn evaluate(
         &mut self,
         expression: &'a Expression,
         budget: &mut u64,
-    ) -> Result<Result<Cel<'a>, String>, OutOfBudget> {
+    ) -> Result<Cel<'a>, EvaluationError> {
         let authorizer = self.authorizer;
         self.slots = &expression.slots;
         let run = expression
             .program
             .evaluate(self, authorizer, PER_CALL_LIMIT);
-        *budget = budget.checked_sub(run.cost).ok_or(OutOfBudget)?;
-        Ok(run
-            .outcome
-            .map_err(|e| format!("expression '{}' resulted in error: {e}", expression.source)))
+        *budget = budget
+            .checked_sub(run.cost)
+            .ok_or(EvaluationError::OutOfBudget)?;
+        run.outcome.map_err(|e| {
+            let source = &expression.source;
+            EvaluationError::Expression(format!("expression '{source}' resulted in error: {e}"))
+        })
     }
 
     fn named(&self, name: &str) -> Outcome<'a> {

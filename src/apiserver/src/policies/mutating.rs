@@ -260,8 +260,7 @@ fn patched<'a>(
     let mut budget = RUNTIME_BUDGET;
     let value = scope
         .evaluate(expression, &mut budget)
-        .map_err(|gone| problem(gone.to_string()))?
-        .map_err(problem)?;
+        .map_err(|error| problem(error.to_string()))?;
     check_names(&value).map_err(|e| problem(format!("type mismatch: {e}")))?;
     if mutation.is_json_patch {
         let mut patch = value.to_json().map_err(|e| problem(e.message))?;

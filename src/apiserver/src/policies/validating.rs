@@ -9,7 +9,7 @@ use rkube_cel::{MAX_MESSAGE, RUNTIME_BUDGET, Value as Cel};
 use serde_json::{Value, json};
 
 use super::compiled::Validation;
-use super::environment::AuthorizerBinding;
+use super::environment::{AuthorizerBinding, EvaluationError};
 use super::matching::{Match, matches, params};
 use super::{Hook, Policies, Subject, about};
 use crate::admission::attributes::Admission;
@@ -253,8 +253,11 @@ fn failures(hook: &Hook, subject: &Subject<'_>, params: Option<&Value>) -> Vec<F
         outcomes.push(match &validation.expression {
             Err(message) => Err(format!("compilation error: {message}")),
             Ok(expression) => match scope.evaluate(expression, &mut budget) {
-                Err(gone) => return problem(index, gone.to_string()),
-                Ok(outcome) => outcome.map(|value| matches!(value, Cel::Bool(true))),
+                Err(error @ EvaluationError::OutOfBudget) => {
+                    return problem(index, error.to_string());
+                }
+                Err(EvaluationError::Expression(message)) => Err(message),
+                Ok(value) => Ok(matches!(value, Cel::Bool(true))),
             },
         });
     }
@@ -305,13 +308,16 @@ fn message<'a>(
         return Ok(None);
     };
     match scope.evaluate(expression, budget) {
-        Err(gone) => Err(format!("failed messageExpression: {gone}")),
-        Ok(Ok(Cel::String(text))) => {
+        Err(error @ EvaluationError::OutOfBudget) => {
+            Err(format!("failed messageExpression: {error}"))
+        }
+        Ok(Cel::String(text)) => {
             let text = text.trim();
             let fine = !text.is_empty() && text.len() <= MAX_MESSAGE && !text.contains('\n');
             Ok(fine.then(|| text.to_owned()))
         }
-        Ok(_) => Ok(None),
+        // The message of the validation is used instead.
+        Ok(_) | Err(EvaluationError::Expression(_)) => Ok(None),
     }
 }
 
@@ -334,10 +340,9 @@ fn annotations(
     for (key, expression) in &hook.compiled.annotations {
         let outcome = match expression {
             Err(problem) => Err(format!("compilation error: {problem}")),
-            Ok(expression) => match scope.evaluate(expression, &mut budget) {
-                Err(gone) => Err(gone.to_string()),
-                Ok(outcome) => outcome,
-            },
+            Ok(expression) => scope
+                .evaluate(expression, &mut budget)
+                .map_err(|error| error.to_string()),
         };
         match outcome {
             Ok(Cel::String(text)) if !text.trim().is_empty() => {
