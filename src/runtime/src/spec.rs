@@ -120,7 +120,7 @@ pub enum PushProgress {
         /// Digest of the layer in the registry.
         digest: String,
     },
-    /// The registry has taken a layer from another repository of its own.
+    /// The registry has taken a layer from another of its repositories.
     Mounted {
         /// Digest of the layer in the registry.
         digest: String,

@@ -180,7 +180,7 @@ struct Connection {
     config: Arc<SshConfig>,
     peer: SocketAddr,
     local: SocketAddr,
-    /// Until the client has authenticated: what counts it, and who is told.
+    /// The count of the connection and the receiver of the success, until the client has authenticated.
     login: Option<(Login, oneshot::Sender<()>)>,
 }
 

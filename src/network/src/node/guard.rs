@@ -50,7 +50,7 @@ pub(super) fn table<'a>(prefix: &str, pods: impl Iterator<Item = &'a PodNetwork>
     let ip_of_arp = table.chain(
         "arp-address",
         vec![
-            // A probe for an address in use (RFC 5227) has none. It changes nobody's table.
+            // A probe for an address in use (RFC 5227) has none. It changes no table.
             Rule::new()
                 .expr(field(PayloadBase::Network, 14, 4, ADDRESS))
                 .expr(Expr::eq(ADDRESS, Data::host(0)))

@@ -14,8 +14,8 @@ const DELETED: &str = ".deleted-";
 
 /// Deletes the directory of a volume. Succeeds if there is none.
 ///
-/// After the time `before`, in milliseconds since 1970, the request is refused: nobody waits for it
-/// any more, and the volume may be wanted again.
+/// After the time `before`, in milliseconds since 1970, the request is refused: the client has given
+/// up, and the volume may be wanted again.
 pub(super) async fn delete(name: &str, before: Option<&str>) -> Answer {
     let name = name.to_owned();
     let before = match before.map(str::parse).transpose() {

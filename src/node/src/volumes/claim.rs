@@ -71,7 +71,7 @@ impl Claim<'_> {
         check_options(spec)?;
         let read_only = self.read_only || only_read(spec);
         let own = is_own(volume, &path);
-        // As upstream, files on the node keep their groups; only storage of its own is given.
+        // As upstream, files on the node keep their groups; only storage that the node made gets the group.
         let group = fs_group(pod).filter(|_| !read_only && (own || spec.local.is_some()));
         let on_root_mismatch = on_root_mismatch(pod);
         let (at, source) = (path.clone(), spec.host_path.clone());

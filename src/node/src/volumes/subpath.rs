@@ -79,8 +79,8 @@ fn open_made(parent: &OwnedFd, name: &CStr) -> io::Result<OwnedFd> {
 
 /// Opens the sub-path with `O_PATH`; creates missing directories.
 ///
-/// They get the permission bits of the volume's root, as upstream, so that whoever may write to the
-/// volume may write to them.
+/// They get the permission bits of the volume's root, as upstream, so that every user who may write
+/// to the volume may write to them.
 fn open_part(root: &Path, sub: &str) -> io::Result<OwnedFd> {
     let sub = Path::new(sub);
     let parts: Vec<&OsStr> = sub

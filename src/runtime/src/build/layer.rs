@@ -97,8 +97,8 @@ impl Write for Counting {
 ///
 /// # Errors
 ///
-/// I/O errors, and an error for directories that the kernel has renamed by reference, which cannot
-/// be told in a layer.
+/// I/O errors, and an error for directories that the kernel has renamed by reference, which a layer
+/// cannot express.
 pub fn write_layer(tree: &Path, to: impl Write) -> io::Result<()> {
     let mut writer = Writer {
         tar: Builder::new(io::BufWriter::with_capacity(64 << 10, to)),

@@ -169,8 +169,8 @@ impl Document {
     }
 }
 
-/// Returns the sum of the sizes of contents. Whoever writes a manifest may claim any; a sum beyond
-/// all bounds is the largest number.
+/// Returns the sum of the sizes of contents. A manifest may claim any sizes; a sum beyond all bounds
+/// is the largest number.
 pub fn total<'a>(contents: impl IntoIterator<Item = &'a Descriptor>) -> u64 {
     let sizes = contents.into_iter().map(|content| content.size);
     sizes.fold(0, u64::saturating_add)

@@ -27,7 +27,7 @@ pub(super) trait Disk: Clone + Send + Sync + 'static {
     fn names(&self) -> io::Result<Vec<String>>;
     /// Makes creations, renames and removals durable.
     fn sync_names(&self) -> io::Result<()>;
-    /// Returns a random number, by which a segment's frames are told from those of other
+    /// Returns a random number that distinguishes a segment's frames from those of other
     /// segments.
     fn salt(&self) -> u32;
     /// Returns the path of a file, for messages.

@@ -256,7 +256,7 @@ impl<D: Disk> Writer<D> {
         state.trim(&self.window, now);
         let (revision, oldest) = (state.revision(), state.oldest());
         drop(state);
-        // Before the watches: who was told of a change must not read an older revision.
+        // Before the watches: a client that received a change must not read an older revision.
         self.shared.revision.store(revision, Ordering::Release);
         watchers.publish(changes, revision, oldest, now);
         drop(watchers);

@@ -37,7 +37,7 @@ pub(super) const COMPACT_KEY: &str = "/compact_rev_key";
 /// A key that is read only to learn etcd's revision. It never exists.
 pub(super) const CLOCK_KEY: &str = "/clock";
 /// The suffix of keys whose writes advance the watches of old servers. It follows a
-/// watch's prefix, as a watch receives events of its own range only. No object's name
+/// watch's prefix, as a watch only receives events of its range. No object's name
 /// may contain a `%`.
 const SYNC_NAME: &str = "%sync";
 

@@ -44,7 +44,7 @@ impl Store {
             match fs::read_to_string(&path) {
                 Ok(text) => used.extend(text.lines().map(str::to_string)),
                 // Another removal has replaced a list: this was the new one under the name that it
-                // had while it was written. Nobody adds references meanwhile.
+                // had while it was written. No references are added meanwhile.
                 Err(e) if e.kind() == io::ErrorKind::NotFound => {}
                 Err(e) => {
                     return Err(e).image_context(|| format!("cannot read {}", path.display()));
