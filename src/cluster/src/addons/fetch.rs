@@ -108,7 +108,7 @@ async fn download(addon: &Addon, url: &str, sha256: Option<&str>) -> Result<Vec<
         )
     };
     let bytes = get(url).await.map_err(|(kind, why)| failed(kind, why))?;
-    let sum = hex(ring::digest::digest(&ring::digest::SHA256, &bytes).as_ref());
+    let sum = hex::encode(ring::digest::digest(&ring::digest::SHA256, &bytes));
     match sha256 {
         Some(wanted) if wanted != sum => Err(Failure::new(
             Source::Internet,
@@ -203,10 +203,6 @@ fn describe(error: &reqwest::Error) -> String {
     text
 }
 
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|b| format!("{b:02x}")).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::tests::serve;
@@ -248,7 +244,7 @@ mod tests {
             from(format!("{base}/moved"), None).await.unwrap(),
             "kind: X\n"
         );
-        let sum = hex(ring::digest::digest(&ring::digest::SHA256, b"kind: X\n").as_ref());
+        let sum = hex::encode(ring::digest::digest(&ring::digest::SHA256, b"kind: X\n"));
         from(format!("{base}/good"), Some(&sum)).await.unwrap();
         let wrong = "0".repeat(64);
         let cases = [

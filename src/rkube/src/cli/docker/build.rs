@@ -15,7 +15,7 @@ use super::reply::{self, Body, Error, Messages};
 use super::request::Query;
 use super::server::Endpoint;
 use super::transfer::spool;
-use crate::cli::image::build::{Viewer, check_platform, on_builder};
+use crate::cli::image::build::{Outcome, Viewer, check_platform, on_builder};
 use crate::cli::image::source::{self, Context};
 use crate::cli::image::{check_name, everywhere, transfer};
 
@@ -152,10 +152,11 @@ pub async fn run(
     };
     let building = async move {
         let node = Endpoint::node(&profile)?.clone();
-        let built = on_builder(&endpoint.home, &profile, &node, &build, &context, &mut log).await?;
-        let built = match built {
-            Ok(built) => built,
-            Err(error) => {
+        let outcome =
+            on_builder(&endpoint.home, &profile, &node, &build, &context, &mut log).await?;
+        let built = match outcome {
+            Outcome::Built(built) => built,
+            Outcome::Failed(error) => {
                 let place = match error.lines {
                     Some((first, _)) => format!("{}:{first}: ", context.dockerfile_name),
                     None => String::new(),

@@ -5,9 +5,9 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use base64::Engine as _;
-use rkube_build::context;
 use rkube_build::pattern::Matcher;
 use rkube_build::protocol::{Built, Event, Request};
+use rkube_build::{BuildError, context};
 use rkube_cluster::{Home, Node, Profile};
 use rkube_failure::{Failure, Kind, Source};
 use tokio::io::{AsyncBufReadExt as _, AsyncRead, BufReader};
@@ -331,10 +331,10 @@ pub async fn run(
     let quiet = args.quiet || args.progress == Form::Quiet;
     let mut screen = Screen::new(quiet, output.json());
     screen.note(&format!("building with rkube on the node {}", node.name));
-    let result = on_builder(home, &profile, &node, &request, &context, &mut screen).await?;
-    let built = match result {
-        Ok(built) => built,
-        Err(error) => {
+    let outcome = on_builder(home, &profile, &node, &request, &context, &mut screen).await?;
+    let built = match outcome {
+        Outcome::Built(built) => built,
+        Outcome::Failed(error) => {
             screen.explain(&error, &context);
             return Ok(false);
         }
@@ -390,6 +390,14 @@ fn metadata(built: &Built) -> String {
     format!("{value:#}\n")
 }
 
+/// The outcome of a build that has run on a node.
+pub(in crate::cli) enum Outcome {
+    /// The image that was built.
+    Built(Built),
+    /// The error of the Dockerfile or of a step.
+    Failed(BuildError),
+}
+
 /// Runs the build on a node and shows its progress.
 pub(in crate::cli) async fn on_builder(
     home: &Home,
@@ -398,7 +406,7 @@ pub(in crate::cli) async fn on_builder(
     request: &Request,
     context: &Context,
     viewer: &mut dyn Viewer,
-) -> Result<Result<Built, rkube_build::BuildError>, Failure> {
+) -> Result<Outcome, Failure> {
     let mut header = serde_json::to_vec(request).map_err(|e| usage(e.to_string()))?;
     header.push(b'\n');
     let (input, feeder) = tokio::io::duplex(PIPE_BYTES);
@@ -417,8 +425,8 @@ pub(in crate::cli) async fn on_builder(
         let mut lines = BufReader::new(events).lines();
         while let Ok(Some(line)) = lines.next_line().await {
             match serde_json::from_str::<Event>(&line) {
-                Ok(Event::Error(error)) => result = Some(Err(error)),
-                Ok(Event::Built(built)) => result = Some(Ok(built)),
+                Ok(Event::Error(error)) => result = Some(Outcome::Failed(error)),
+                Ok(Event::Built(built)) => result = Some(Outcome::Built(built)),
                 Ok(event) => viewer.show(&event),
                 Err(e) => viewer.note(&format!("the node said something unknown: {e}: {line}")),
             }
@@ -444,7 +452,7 @@ pub(in crate::cli) async fn on_builder(
     };
     drop(feeder);
     if let Some(reason) = local
-        && !matches!(result, Some(Ok(_)))
+        && !matches!(result, Some(Outcome::Built(_)))
     {
         // A node that has failed reads no more; its own reason is the better one.
         if result.is_none() || !reason.contains("broken pipe") {
