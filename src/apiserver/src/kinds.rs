@@ -74,6 +74,14 @@ impl Resource {
         Ok(())
     }
 
+    /// Returns what is wrong with a custom resource that names no `apiVersion`.
+    pub fn check_versioned(&self, object: &Object) -> Result<(), Status> {
+        if self.crd_version().is_some() && meta::api_version(object).is_empty() {
+            return Err(wrong_version(&self.api_version(), ""));
+        }
+        Ok(())
+    }
+
     /// Returns the warning about requests for a deprecated version of a kind.
     pub fn deprecation(&self) -> Option<String> {
         if self.is("", "endpoints") {

@@ -79,7 +79,8 @@ pub fn tls_config(pki: &Pki, serving: Arc<Renewable>) -> Result<rustls::ServerCo
 }
 
 /// Accepts connections until `shutdown` completes, then waits a short time for requests in
-/// progress. Connections beyond the limits are closed at once.
+/// progress. Connections beyond the limits are closed at once, or those of clients that have not
+/// authenticated end for them.
 pub async fn serve(
     server: Arc<ApiServer>,
     listener: TcpListener,
@@ -134,8 +135,24 @@ struct Accepted {
 }
 
 impl Accepted {
-    /// Serves the connection until it ends.
+    /// Serves the connection until it ends by itself or has to.
     async fn serve(
+        self,
+        server: Arc<ApiServer>,
+        acceptor: TlsAcceptor,
+        stream: TcpStream,
+        shutdown: CancellationToken,
+    ) {
+        let (address, counted) = (self.address, self.counted.clone());
+        tokio::select! {
+            () = self.talk(server, acceptor, stream, shutdown) => {}
+            () = counted.ended() => {
+                tracing::debug!(%address, "a connection made room for others");
+            }
+        }
+    }
+
+    async fn talk(
         self,
         server: Arc<ApiServer>,
         acceptor: TlsAcceptor,
@@ -196,13 +213,21 @@ async fn speak(
         let multiplexed = request.version() == http::Version::HTTP_2;
         request.extensions_mut().insert(peer.clone());
         async move {
-            let response = server.call(request).await;
+            let mut response = server.call(request).await;
             running.answer();
             // As upstream: an unauthenticated client gets one answer from an HTTP/2 connection,
-            // on which it could ask for many at a time.
+            // on which it could ask for many at a time. It gets one from others too, lest it keep
+            // its connection.
             let refused = response.status() == http::StatusCode::UNAUTHORIZED;
             if multiplexed && (refused || !connection.is_known()) {
                 activity.end();
+            }
+            let upgraded = response.status() == http::StatusCode::SWITCHING_PROTOCOLS;
+            if !multiplexed && !upgraded && !connection.is_known() {
+                let close = http::HeaderValue::from_static("close");
+                response
+                    .headers_mut()
+                    .insert(http::header::CONNECTION, close);
             }
             Ok::<_, std::convert::Infallible>(response.map(|body| TrackedBody::new(body, running)))
         }

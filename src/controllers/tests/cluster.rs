@@ -945,6 +945,18 @@ async fn quotas_count_what_their_selectors_select(cluster: &Cluster) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn custom_resources_are_collected_too() {
     let cluster = Cluster::start().await;
+    // A quota of what is not served yet.
+    let quota = json!({
+        "metadata": {"name": "boats"}, "spec": {"hard": {"count/boats.example.com": "2"}},
+    });
+    cluster.create::<ResourceQuota>(quota).await;
+    let has_status = |quota: &ResourceQuota| {
+        let status = quota.status.as_ref();
+        status.is_some_and(|status| status.hard.is_some() && status.used.is_none())
+    };
+    cluster
+        .until("a quota that counts nothing", has_status)
+        .await;
     let definition = json!({
         "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
         "metadata": {"name": "boats.example.com"},
@@ -970,6 +982,14 @@ async fn custom_resources_are_collected_too() {
     };
     let path = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions".to_owned();
     send(http::Method::POST, path, definition).await.unwrap();
+    let counts = |quota: &ResourceQuota| {
+        let used = quota
+            .status
+            .as_ref()
+            .and_then(|status| status.used.as_ref());
+        used.is_some_and(|used| used.contains_key("count/boats.example.com"))
+    };
+    cluster.until("a quota that counts boats", counts).await;
     let boats = "/apis/example.com/v1/namespaces/default/boats".to_owned();
     let boat = json!({"apiVersion": "example.com/v1", "kind": "Boat", "metadata": {"name": "a"}});
     let begin = tokio::time::Instant::now();

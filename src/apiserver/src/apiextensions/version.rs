@@ -311,7 +311,7 @@ impl Strategy for CrdVersion {
             if content(new) == content(old) {
                 generation
             } else {
-                generation + 1
+                generation.saturating_add(1)
             },
         );
     }

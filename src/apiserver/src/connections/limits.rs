@@ -6,6 +6,8 @@ use std::time::Duration;
 const IDLE_TIMEOUT: Duration = Duration::from_secs(90);
 /// Descriptors that connections leave to the store, watches of files and proxied connections.
 const RESERVED_DESCRIPTORS: usize = 128;
+/// The connections that every address may have, even if there are many from others.
+const FEW: usize = 32;
 /// The assumed number of descriptors if it is not known.
 const DEFAULT_DESCRIPTORS: usize = 1024;
 
@@ -16,6 +18,10 @@ pub struct Limits {
     pub all: usize,
     /// Those from one address.
     pub per_address: usize,
+    /// How many of all are only for addresses with less than `few`.
+    pub reserved: usize,
+    /// The connections that an address may have when only the reserved ones are left.
+    pub few: usize,
     /// Those of clients that have not authenticated.
     pub strangers: usize,
     /// Those of clients from one address that have not authenticated.
@@ -34,12 +40,14 @@ impl Limits {
 
     fn of_descriptors(descriptors: usize) -> Self {
         let all = (descriptors.saturating_sub(RESERVED_DESCRIPTORS) / 2).clamp(64, 10_000);
-        let strangers = (all / 2).min(1000);
         Self {
             all,
-            per_address: all / 2,
-            strangers,
-            strangers_per_address: (strangers / 2).min(200),
+            // A node's own processes share its address, so it needs some even if there are few.
+            per_address: (all / 8).max(all.min(256) / 2),
+            reserved: all / 10,
+            few: FEW.min(all / 4),
+            strangers: all / 2,
+            strangers_per_address: all / 4,
             idle: IDLE_TIMEOUT,
         }
     }
@@ -70,26 +78,19 @@ mod tests {
             Some(usize::MAX)
         );
         assert_eq!(open_files(""), None);
-        let few = Limits::of_descriptors(1024);
-        assert_eq!(
-            (
-                few.all,
-                few.per_address,
-                few.strangers,
-                few.strangers_per_address
-            ),
-            (448, 224, 224, 112)
-        );
-        let many = Limits::of_descriptors(usize::MAX);
-        assert_eq!(
-            (
-                many.all,
-                many.per_address,
-                many.strangers,
-                many.strangers_per_address
-            ),
-            (10_000, 5000, 1000, 200)
-        );
-        assert!(Limits::of_descriptors(0).strangers_per_address >= 16);
+        let numbers = |descriptors| {
+            let limits = Limits::of_descriptors(descriptors);
+            [
+                limits.all,
+                limits.per_address,
+                limits.reserved,
+                limits.few,
+                limits.strangers,
+                limits.strangers_per_address,
+            ]
+        };
+        assert_eq!(numbers(0), [64, 32, 6, 16, 32, 16]);
+        assert_eq!(numbers(1024), [448, 128, 44, 32, 224, 112]);
+        assert_eq!(numbers(usize::MAX), [10_000, 1250, 1000, 32, 5000, 2500]);
     }
 }

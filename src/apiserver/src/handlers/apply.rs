@@ -132,7 +132,7 @@ fn check_configuration(
     // The name of what is created must be in the configuration; see `Apply::run`.
     let namespace = resource.namespace_of(&call.info);
     let given = meta::namespace(configuration);
-    if !given.is_empty() && given != namespace {
+    if resource.namespaced && !given.is_empty() && given != namespace {
         return Err(Status::bad_request(
             "the namespace of the provided object does not match the namespace sent on the request",
         ));

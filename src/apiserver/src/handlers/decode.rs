@@ -8,18 +8,19 @@ use crate::call::Call;
 use crate::negotiate::Encoding;
 use crate::resources::Resource;
 
-/// Sets the object's namespace from the request's path if the object names none.
+/// Sets the object's namespace from the request's path if the object names none. An object of a
+/// cluster-scoped resource loses the namespace that it names.
 ///
 /// # Errors
 ///
-/// 400 if the object names another namespace, or names one and the resource is cluster-scoped.
+/// 400 if the object names another namespace.
 pub fn namespace_of_request(
     call: &Call,
     resource: &Resource,
     object: &mut Object,
 ) -> Result<(), Status> {
     let namespace = resource.namespace_of(&call.info);
-    if meta::namespace(object).is_empty() {
+    if !resource.namespaced || meta::namespace(object).is_empty() {
         meta::set_namespace(object, &namespace);
     } else if meta::namespace(object) != namespace {
         return Err(Status::bad_request(
@@ -45,6 +46,7 @@ pub fn decode(
             Ok((object, duplicates))
         })
         .map_err(|error| unrecognized(&resource.kind, bytes, &error.message))?;
+    resource.check_versioned(&object)?;
     resource.check_kind(&mut object)?;
     let mut messages = fields::check(resource.schema(), &mut object)?;
     messages.extend(duplicates);

@@ -81,7 +81,7 @@ impl DeleteOptions {
     async fn read(call: &Call, request: Incoming) -> Result<Self, Status> {
         let bytes = body::read(request.body).await?;
         let query = &call.info.query;
-        let mut object = if bytes.iter().all(u8::is_ascii_whitespace) {
+        let mut object = if bytes.is_empty() {
             let mut object = json!({"kind": "DeleteOptions", "apiVersion": "v1"});
             if let Some(grace) = read::number(call, "gracePeriodSeconds")? {
                 object["gracePeriodSeconds"] = grace.into();
@@ -506,7 +506,7 @@ fn set_deletion(object: &mut Object, deletion: Option<(Timestamp, i64, bool)>) {
 fn bump_generation(object: &mut Object) {
     let generation = meta::generation(object);
     if generation > 0 {
-        meta::set_generation(object, generation + 1);
+        meta::set_generation(object, generation.saturating_add(1));
     }
 }
 

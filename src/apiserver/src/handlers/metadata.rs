@@ -44,9 +44,11 @@ pub fn check_identity(
     is_patch: bool,
 ) -> Result<(), Status> {
     check_name(new, name)?;
-    if meta::namespace(new).is_empty() && !namespace.is_empty() {
+    if !resource.namespaced {
+        meta::set_namespace(new, "");
+    } else if meta::namespace(new).is_empty() {
         meta::set_namespace(new, namespace);
-    } else if resource.namespaced && meta::namespace(new) != namespace {
+    } else if meta::namespace(new) != namespace {
         return Err(Status::bad_request(
             "the namespace of the provided object does not match the namespace sent on the request",
         ));

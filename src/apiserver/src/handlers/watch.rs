@@ -201,16 +201,18 @@ pub async fn watch(
 /// Returns how long a watch lasts: as the client asks, or else a random time.
 fn duration(query: &Query) -> Result<Duration, Status> {
     let seconds = match query.non_empty("timeoutSeconds") {
-        Some(text) => text.parse::<u64>().map_err(|_| {
+        Some(text) => text.parse::<i64>().map_err(|_| {
             Status::bad_request(format!(
                 "strconv.ParseInt: parsing {text:?}: invalid syntax"
             ))
         })?,
         None => 0,
     };
-    Ok(Duration::from_secs(match seconds {
-        0 => MIN_TIMEOUT_SECONDS + rand::random_range(0..MIN_TIMEOUT_SECONDS),
-        seconds => seconds,
+    Ok(Duration::from_secs(match u64::try_from(seconds) {
+        Ok(0) => MIN_TIMEOUT_SECONDS + rand::random_range(0..MIN_TIMEOUT_SECONDS),
+        Ok(seconds) => seconds,
+        // As upstream: such a watch ends at once.
+        Err(_) => 0,
     }))
 }
 

@@ -252,3 +252,103 @@ async fn what_is_nested_too_deeply_to_be_read_is_not_stored() {
     }
     assert!(codes.contains(&201) && codes.contains(&422), "{codes:?}");
 }
+
+/// Waits until a path is served.
+async fn served(t: &super::support::TestServer, path: &str) {
+    while t.get(path).await.0 != 200 {
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+}
+
+#[tokio::test]
+async fn objects_of_the_cluster_lose_their_namespace() {
+    let t = start().await;
+    let definition = json!({"metadata": {"name": "wides.example.com"}, "spec": {
+        "group": "example.com", "scope": "Cluster",
+        "names": {"plural": "wides", "singular": "wide", "kind": "Wide"},
+        "versions": [{"name": "v1", "served": true, "storage": true,
+            "schema": {"openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": true}}}]}});
+    let definitions = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
+    assert_eq!(t.post(definitions, definition).await.0, 201);
+    for (root, version, kind) in [
+        (
+            "/apis/rbac.authorization.k8s.io/v1/clusterroles",
+            "rbac.authorization.k8s.io/v1",
+            "ClusterRole",
+        ),
+        ("/apis/example.com/v1/wides", "example.com/v1", "Wide"),
+    ] {
+        served(&t, root).await;
+        let object = json!({"apiVersion": version, "kind": kind,
+            "metadata": {"name": "x", "namespace": "foo"}});
+        let (code, made) = t.post(root, object.clone()).await;
+        assert_eq!(code, 201, "{made}");
+        let path = format!("{root}/x");
+        let mut changed = object.clone();
+        changed["metadata"]["resourceVersion"] = made["metadata"]["resourceVersion"].clone();
+        changed["metadata"]["labels"] = json!({"a": "b"});
+        let patch = json!({"metadata": {"namespace": "foo"}});
+        let apply = format!("{path}?fieldManager=m");
+        for (code, answer) in [
+            (200, made),
+            t.put(&path, changed).await,
+            t.patch(&path, "merge-patch+json", patch).await,
+            t.patch(&apply, "apply-patch+yaml", object).await,
+            t.get(&path).await,
+        ] {
+            assert_eq!(code, 200, "{answer}");
+            assert!(answer["metadata"].get("namespace").is_none(), "{answer}");
+        }
+    }
+    // Custom resources name their version themselves.
+    let object = r#"{"kind": "Wide", "metadata": {"name": "y"}}"#;
+    let root = "/apis/example.com/v1/wides";
+    let (code, answer) = t.call(Method::POST, root, "application/json", object).await;
+    let why =
+        "the API version in the data () does not match the expected API version (example.com/v1)";
+    assert_eq!((code, message(&answer)), (400, why));
+}
+
+#[tokio::test]
+async fn the_greatest_generation_can_be_deleted() {
+    let t = start().await;
+    let path = "/apis/apps/v1/namespaces/default/replicasets";
+    let object = json!({"metadata": {"name": "a", "generation": i64::MAX, "finalizers": ["x.io/y"]},
+        "spec": {"selector": {"matchLabels": {"a": "b"}}, "template": {
+            "metadata": {"labels": {"a": "b"}},
+            "spec": {"containers": [{"name": "c", "image": "i"}]}}}});
+    for (root, object) in [
+        (MAPS, {
+            let mut map = config_map("a");
+            map["metadata"]["generation"] = i64::MAX.into();
+            map["metadata"]["finalizers"] = json!(["x.io/y"]);
+            map
+        }),
+        (path, object),
+    ] {
+        let (code, made) = t.post(root, object).await;
+        assert_eq!(code, 201, "{made}");
+        let (code, answer) = t.delete(&format!("{root}/a")).await;
+        assert_eq!(code, 200, "{answer}");
+        assert!(answer["metadata"]["deletionTimestamp"].is_string());
+    }
+}
+
+#[tokio::test]
+async fn a_body_of_whitespace_is_no_options() {
+    let t = start().await;
+    t.post(MAPS, config_map("a")).await;
+    let path = format!("{MAPS}/a");
+    let (code, answer) = t.call(Method::DELETE, &path, "application/json", " ").await;
+    let why = "couldn't get version/kind; json parse error: unexpected end of JSON input";
+    assert_eq!((code, message(&answer)), (400, why));
+    let (code, _) = t.call(Method::DELETE, &path, "application/yaml", " ").await;
+    assert_eq!(code, 200, "YAML without a value is no options");
+}
+
+#[tokio::test]
+async fn a_watch_with_a_negative_timeout_ends_at_once() {
+    let t = start().await;
+    let mut lines = t.watch(&format!("{MAPS}?watch=1&timeoutSeconds=-1")).await;
+    while lines.next().await.is_some() {}
+}

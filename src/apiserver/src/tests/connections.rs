@@ -128,18 +128,28 @@ async fn strangers_take_nobodys_place() {
     let limits = Limits {
         all: 8,
         per_address: 4,
+        reserved: 0,
         strangers: 6,
         strangers_per_address: 3,
         ..Limits::of_process()
     };
     let address = listen(&t, limits).await;
+    // As many bare connections as strangers may have. The oldest one makes room.
+    let mut bare = Vec::new();
+    for last in 2..8 {
+        let socket = TcpSocket::new_v4().unwrap();
+        let from = SocketAddr::from(([127, 0, 0, last], 0));
+        socket.bind(from).unwrap();
+        bare.push(socket.connect(address).await.unwrap());
+    }
+    serves_others(&t, address).await;
+    serves_others(&t, address).await;
+    drop(bare);
     // Without a word, during the handshake, and after it without a credential.
     let silent = TcpStream::connect(address).await.unwrap();
     let mut half = TcpStream::connect(address).await.unwrap();
     half.write_all(b"\x16\x03\x01\x02\0\x01").await.unwrap();
     let nobody = connect(&t, address, false, "http/1.1").await;
-    let mut one_more = TcpStream::connect(address).await.unwrap();
-    closed(&mut one_more).await;
     serves_others(&t, address).await;
     drop((silent, half, nobody));
     // An authenticated client does not count among the others.
@@ -204,6 +214,10 @@ async fn a_client_that_nobody_knows_gets_one_answer() {
         assert!(kinds.contains(&HEADERS), "{path}: {kinds:?}");
         assert!(kinds.contains(&GOAWAY), "{path}: {kinds:?}");
     }
+    let mut stream = connect(&t, address, false, "http/1.1").await;
+    let request = b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n";
+    stream.write_all(request).await.unwrap();
+    closed(&mut stream).await;
     // One that asks on and on is cut off.
     let mut stream = connect(&t, address, false, "h2").await;
     stream.write_all(PREFACE).await.unwrap();
@@ -273,5 +287,51 @@ async fn endless_headers_end_a_connection() {
         sent += more.len();
         assert!(sent < 64 << 20, "the server reads on");
     }
+    serves_others(&t, address).await;
+}
+
+/// Asks as the administrator for a watch of namespaces that takes a second, with `headers`.
+async fn watch(t: &TestServer, address: SocketAddr, headers: &str) -> TlsStream<TcpStream> {
+    let mut stream = connect(t, address, true, "http/1.1").await;
+    let path = "/api/v1/namespaces?watch=1&timeoutSeconds=1";
+    let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\n{headers}\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    stream
+}
+
+#[tokio::test]
+async fn a_watch_is_no_idleness() {
+    let t = start().await;
+    let limits = Limits {
+        idle: Duration::from_millis(50),
+        ..Limits::of_process()
+    };
+    let address = listen(&t, limits).await;
+    let began = std::time::Instant::now();
+    let mut stream = watch(&t, address, "").await;
+    let mut answer = Vec::new();
+    let read = stream.read_to_end(&mut answer);
+    let _ = tokio::time::timeout(WAIT_TIMEOUT, read).await.unwrap();
+    assert!(began.elapsed() >= Duration::from_millis(900));
+    let answer = String::from_utf8_lossy(&answer);
+    assert!(answer.ends_with("0\r\n\r\n"), "the watch ends: {answer}");
+}
+
+#[tokio::test]
+async fn a_connection_counts_after_an_upgrade() {
+    let t = start().await;
+    let limits = Limits {
+        per_address: 1,
+        ..Limits::of_process()
+    };
+    let address = listen(&t, limits).await;
+    let headers = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
+                   Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
+    let mut stream = watch(&t, address, headers).await;
+    let mut answer = [0; 12];
+    stream.read_exact(&mut answer).await.unwrap();
+    assert_eq!(&answer, b"HTTP/1.1 101");
+    let mut one_more = TcpStream::connect(address).await.unwrap();
+    closed(&mut one_more).await;
     serves_others(&t, address).await;
 }

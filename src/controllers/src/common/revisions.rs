@@ -75,15 +75,19 @@ pub async fn current<O: Object>(
     let store = &ctx.informers.revisions;
     let all = list_of(ctx, owner);
     let newest = all.last().map_or(0, |revision| revision.revision);
+    let next = || {
+        let number = newest.checked_add(1);
+        number.ok_or_else(|| Error::other("there is no greater revision number than the newest"))
+    };
     if let Some(found) = all.iter().rev().find(|revision| is_of(revision, template)) {
         if found.revision == newest {
             return Ok(Ok(found.clone()));
         }
         let mut renumbered = ControllerRevision::clone(found);
-        renumbered.revision = newest + 1;
+        renumbered.revision = next()?;
         return ctx.update(store, &renumbered).await.map(Ok);
     }
-    let made = make(owner, template, style, newest + 1);
+    let made = make(owner, template, style, next()?);
     match ctx.create(store, &made).await {
         Ok(revision) => Ok(Ok(revision)),
         Err(error) if error.is_already_exists() => {

@@ -19,6 +19,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference}
 use parking_lot::Mutex;
 use serde::Deserialize;
 use serde_json::json;
+use tokio::sync::watch;
 
 use crate::context::{Context, Error, Result, optional};
 use crate::controller::{Controller, Watches};
@@ -38,6 +39,8 @@ const SYNC_TIMEOUT: Duration = Duration::from_secs(30);
 const CONCURRENCY: usize = 20;
 
 type Gone = Box<dyn Fn(&Node) + Send + Sync>;
+/// A handler of changes of what is served and listed.
+type Listed = Box<dyn Fn() + Send + Sync>;
 
 /// Shared state of the collector, which other controllers may query.
 #[derive(Clone, Default)]
@@ -51,6 +54,9 @@ struct Shared {
     tasks: Queue<Task>,
     served: Mutex<Vec<Arc<Served>>>,
     gone: Mutex<Vec<Gone>>,
+    listed: Mutex<Vec<Listed>>,
+    /// Whether it is known what is served.
+    discovered: watch::Sender<bool>,
 }
 
 /// The response to a metadata-only read.
@@ -63,6 +69,36 @@ impl Collector {
     /// Registers a handler that is called with each deleted object.
     pub fn on_gone(&self, handler: impl Fn(&Node) + Send + Sync + 'static) {
         self.shared.gone.lock().push(Box::new(handler));
+    }
+
+    /// Registers a handler that is called when the watched resources are known or change, and when
+    /// the objects of one have been listed.
+    pub fn on_listed(&self, handler: impl Fn() + Send + Sync + 'static) {
+        self.shared.listed.lock().push(Box::new(handler));
+    }
+
+    /// Completes when it is known which resources are watched.
+    pub async fn discovered(&self) {
+        // Cannot fail: `self` owns the sender.
+        let _ = self
+            .shared
+            .discovered
+            .subscribe()
+            .wait_for(|known| *known)
+            .await;
+    }
+
+    fn listed(&self) {
+        for handler in self.shared.listed.lock().iter() {
+            handler();
+        }
+    }
+
+    /// Replaces the watched resources.
+    fn set_served(&self, served: Vec<Arc<Served>>) {
+        *self.shared.served.lock() = served;
+        self.shared.discovered.send_replace(true);
+        self.listed();
     }
 
     /// Returns the number of objects of a resource in a namespace.

@@ -127,6 +127,7 @@ impl Sink<Metadata> for MetadataGraph {
             self.collector.put(&self.resource, &object.metadata);
         }
         self.synced.send_replace(true);
+        self.collector.listed();
         self.note();
     }
 
@@ -286,6 +287,6 @@ impl Monitors {
                 .into_iter()
                 .filter(|served| !self.fed.iter().any(|fed| name_of(fed) == name_of(served))),
         );
-        *self.collector.shared.served.lock() = all;
+        self.collector.set_served(all);
     }
 }

@@ -1,7 +1,8 @@
 //! Resource quotas: maintains their usage.
 //!
 //! Admission increases the usage when objects are created or updated. This controller recomputes
-//! it when a quota changes or an object is deleted.
+//! it when a quota changes, an object is deleted, or a resource begins to be served. It also does
+//! so from time to time, for whatever went unnoticed.
 
 mod usage;
 
@@ -22,6 +23,9 @@ const NAME: &str = "resourcequota-controller";
 /// Time to collect deletions before recomputing. Emptying a namespace then updates its quotas
 /// once, and admission's own updates have been observed by then.
 const COLLECTION_DELAY: Duration = Duration::from_millis(100);
+
+/// Interval in which the usage is recomputed anyway; upstream's interval.
+const RESYNC_PERIOD: Duration = Duration::from_secs(300);
 
 /// The controller of resource quotas.
 pub struct QuotaController {
@@ -67,6 +71,14 @@ impl Controller for QuotaController {
             }
         });
         let quotas = informers.quotas.clone();
+        let queue = self.queue.clone();
+        // Quotas may limit resources that are not served yet.
+        self.collector.on_listed(move || {
+            for quota in quotas.list() {
+                queue.add_after(Key::of(&quota.metadata), COLLECTION_DELAY);
+            }
+        });
+        let quotas = informers.quotas.clone();
         // A terminated pod no longer counts.
         watches.watches(&informers.pods, move |change, queue| {
             let Change::Updated(old, new) = change else {
@@ -85,9 +97,13 @@ impl Controller for QuotaController {
     async fn prepare(&self) {
         // Usage can concern any kind.
         self.ctx.informers.synced().await;
+        self.collector.discovered().await;
     }
 
     async fn reconcile(&self, key: Key) -> Result<()> {
+        if self.ctx.informers.quotas.by_key(&key).is_some() {
+            self.queue.add_after(key.clone(), RESYNC_PERIOD);
+        }
         sync(&self.ctx, &self.collector, key).await
     }
 }

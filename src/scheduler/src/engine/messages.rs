@@ -132,7 +132,10 @@ impl Engine {
         if self.cluster.is_assumed(uid) {
             // The watch lags behind: the pod is already being bound.
             if let Some(queued) = self.binding.get_mut(uid) {
-                queued.pod = pod;
+                let before = std::mem::replace(&mut queued.pod, pod);
+                if queued.pod.nominated.is_empty() && !before.nominated.is_empty() {
+                    Arc::make_mut(&mut queued.pod).nominated = before.nominated.clone();
+                }
             }
             return;
         }

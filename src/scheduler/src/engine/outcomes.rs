@@ -52,8 +52,12 @@ impl Engine {
         }
     }
 
-    fn failed(&mut self, queued: Queued, message: String) {
+    fn failed(&mut self, mut queued: Queued, message: String) {
         let pod = Arc::clone(&queued.pod);
+        // The report clears the nomination.
+        if !pod.nominated.is_empty() {
+            Arc::make_mut(&mut queued.pod).nominated.clear();
+        }
         self.cluster.forget(&pod.uid);
         // The assumed pod's resources are free again.
         self.on_event(Event::PodRemoved);

@@ -31,7 +31,7 @@ impl Engine {
         true
     }
 
-    fn schedule(&mut self, queued: Queued) {
+    fn schedule(&mut self, mut queued: Queued) {
         let pod = Arc::clone(&queued.pod);
         // The cycle only reads the state, so a pod on which it panics harms no other.
         let decided = catch_unwind(AssertUnwindSafe(|| {
@@ -49,6 +49,10 @@ impl Engine {
         match decided {
             Ok(placement) => {
                 self.cluster.assume(&pod, &placement.node);
+                if !placement.volumes.is_empty() {
+                    // The watch may show the coming nomination only after a failure that clears it.
+                    Arc::make_mut(&mut queued.pod).nominated = placement.node.clone();
+                }
                 self.binding.insert(pod.uid.clone(), queued);
                 if placement.volumes.is_empty() {
                     self.bind(pod, placement);
