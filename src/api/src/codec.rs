@@ -79,4 +79,31 @@ mod tests {
         let (read, _) = crate::fields::parse_yaml(text.as_bytes()).unwrap();
         assert_eq!(read, object);
     }
+
+    #[test]
+    fn times_and_numbers_to_base_60_are_quoted() {
+        for (text, quoted) in [
+            ("22:22", true),
+            ("-1_0:59:0.5_", true),
+            ("22:60", false),
+            ("22:", false),
+            ("a:1", false),
+            ("2026-01-01", true),
+            ("2026-1-1", true),
+            ("2026-01-01T10:00:00Z", true),
+            ("2026-01-01t10:00:00.5+01:00", true),
+            ("2026-01-01 10:00:00", true),
+            ("2026-01-01 10:00:00Z", false),
+            ("2026-01-01T10:00", false),
+            ("2026-01-01 x", false),
+            ("26-01-01", false),
+        ] {
+            let shown = to_yaml(&json!([text]));
+            let quotes = format!("- \"{text}\"\n");
+            assert_eq!(shown == quotes, quoted, "{shown}");
+        }
+        let odd = json!(["2026-01-01 \"# x", "2026-01-01T\n", "2026-01-01 : x"]);
+        let (read, _) = crate::fields::parse_yaml(to_yaml(&odd).as_bytes()).unwrap();
+        assert_eq!(read, odd);
+    }
 }

@@ -11,7 +11,7 @@ use serde_json::{Map, Value};
 use crate::errors::{Errors, index};
 use crate::generic;
 use crate::tree::{at, ensure, int, keep, list, list_mut, put, remove, same, set, text};
-use crate::{Context, NameRule, Strategy, Subresource, names};
+use crate::{Context, NameRule, Strategy, Subresource, names, pem};
 
 /// Returns the strategy of a kind of this module, `None` for kinds without one.
 pub(crate) fn strategy_for(kind: &str) -> Option<&'static dyn Strategy> {
@@ -196,7 +196,7 @@ fn has_twice(values: impl Iterator<Item = impl Ord>) -> bool {
 fn validate(obj: &Object, old: Option<&Object>) -> Errors {
     let mut errors = Errors::new();
     let request = at(obj, "spec.request");
-    if let Some(why) = request_problem(text(obj, "spec.request")) {
+    if let Some(why) = pem::request_problem(&decoded(obj, "spec.request")) {
         errors.invalid("spec.request", request.clone(), why);
     }
     let usages = list(obj, "spec.usages");
@@ -213,8 +213,9 @@ fn validate(obj: &Object, old: Option<&Object>) -> Errors {
             errors.not_supported(index("spec.usages", i), usage, &USAGES);
         }
     }
+    let mut seen = BTreeSet::new();
     for (i, usage) in usages.iter().enumerate().filter(|_| !tolerates_twice) {
-        if usages[..i].contains(usage) {
+        if !seen.insert(usage.as_str()) {
             errors.duplicate(index("spec.usages", i), usage.clone());
         }
     }
@@ -237,15 +238,19 @@ fn validate(obj: &Object, old: Option<&Object>) -> Errors {
         );
     }
     conditions(&mut errors, obj, old);
+    let path = "status.certificate";
+    let problem = |obj| pem::certificates_problem(&decoded(obj, path));
+    let tolerated =
+        old.is_some_and(|old| text(old, path) == text(obj, path) || problem(old).is_some());
+    if !tolerated && let Some(why) = problem(obj) {
+        errors.invalid(path, "<certificate data>", why);
+    }
     errors
 }
 
-/// Returns what is wrong with the encoding of a request. Its signature is not verified.
-fn request_problem(request: &str) -> Option<&'static str> {
-    const BEGIN: &[u8] = b"-----BEGIN CERTIFICATE REQUEST-----";
-    let pem = STANDARD.decode(request).unwrap_or_default();
-    let found = pem.windows(BEGIN.len()).any(|part| part == BEGIN);
-    (!found).then_some("PEM block type must be CERTIFICATE REQUEST")
+/// Returns the bytes of a field; the schema has seen to their encoding.
+fn decoded(obj: &Object, path: &str) -> Vec<u8> {
+    STANDARD.decode(text(obj, path)).unwrap_or_default()
 }
 
 /// Validates the name of a signer: a domain and a path (upstream: `ValidateSignerName`).
@@ -382,6 +387,28 @@ mod tests {
             c["spec"],
             json!({"username": "alice", "groups": ["g"], "signerName": "example.com/s"})
         );
+    }
+
+    #[test]
+    fn certificates_are_pem() {
+        let old = json!({"metadata": {}, "spec": {}, "status": {}});
+        let told = |text: &str| {
+            let mut new = old.clone();
+            new["status"]["certificate"] = STANDARD.encode(text).into();
+            let errors = Csr.validate_status_update(&new, &old);
+            let errors = errors.iter().map(ToString::to_string);
+            errors
+                .filter(|e| e.contains("status.certificate"))
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(
+            told("x"),
+            [
+                "status.certificate: Invalid value: \"<certificate data>\": must contain at least one CERTIFICATE PEM block"
+            ]
+        );
+        let good = "-----BEGIN CERTIFICATE-----\nMAIwAA==\n-----END CERTIFICATE-----\n";
+        assert_eq!(told(good), [""; 0]);
     }
 
     #[test]

@@ -27,6 +27,7 @@ mod metadata;
 mod names;
 mod networking;
 mod node_labels;
+mod pem;
 mod policy;
 mod quantities;
 mod rbac;

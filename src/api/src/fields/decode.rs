@@ -136,10 +136,15 @@ pub fn parse_yaml(bytes: &[u8]) -> Result<(Object, Vec<String>), Status> {
     })
 }
 
+/// Returns a text without a byte order mark, which `serde_yaml` does not skip.
+fn without_mark(bytes: &[u8]) -> &[u8] {
+    bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes)
+}
+
 /// Returns go-yaml's message about malformed YAML, from that of the Rust parser, which is the same
 /// one in another language.
 fn yaml_fault(bytes: &[u8]) -> String {
-    let mut documents = serde_yaml::Deserializer::from_slice(bytes);
+    let mut documents = serde_yaml::Deserializer::from_slice(without_mark(bytes));
     let error = documents.find_map(|d| serde::de::IgnoredAny::deserialize(d).err());
     let Some(error) = error else {
         return "unknown problem parsing YAML content".into();
@@ -192,7 +197,7 @@ fn check_nesting(bytes: &[u8]) -> Result<(), Status> {
 pub fn yaml_duplicate(bytes: &[u8]) -> Option<String> {
     check_nesting(bytes).ok()?;
     let error = Strict
-        .deserialize(serde_yaml::Deserializer::from_slice(bytes))
+        .deserialize(serde_yaml::Deserializer::from_slice(without_mark(bytes)))
         .err()?;
     let line = error.location()?.line();
     // The parser adds the position to this message.

@@ -21,4 +21,5 @@ fn groups_share_events() {
     let events = find("events.k8s.io", "v1", "events").unwrap();
     assert_eq!(core.storage_key("ns", "e"), "/registry/core/events/ns/e");
     assert_eq!(core.storage_prefix(), events.storage_prefix());
+    assert_eq!(events.group_kind().to_string(), "Event");
 }

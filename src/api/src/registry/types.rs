@@ -87,9 +87,14 @@ impl Resource {
         GroupResource::new(&*self.group, &*self.plural)
     }
 
-    /// Returns group and kind.
+    /// Returns group and kind, as errors have them: events are of the core group in all their
+    /// groups.
     pub fn group_kind(&self) -> GroupKind {
-        GroupKind::new(&*self.group, &*self.kind)
+        let group = match (&*self.group, &*self.kind) {
+            ("events.k8s.io", "Event") => "",
+            (group, _) => group,
+        };
+        GroupKind::new(group, &*self.kind)
     }
 
     /// Returns the `apiVersion` of objects.

@@ -8,7 +8,7 @@ use jiff::{SignedDuration, Timestamp};
 use rkube_admission::Operation;
 use rkube_api::schema::Schema;
 use rkube_api::status::{FieldError, Status};
-use rkube_api::{GroupKind, Object, fields, meta};
+use rkube_api::{GroupKind, GroupResource, Object, fields, meta};
 use rkube_store::{Expect, KeyValue, StoreError};
 use rkube_strategy::GarbageCollection;
 use serde_json::{Value, json};
@@ -408,19 +408,29 @@ pub fn check_preconditions(
     options: &DeleteOptions,
 ) -> Result<(), Status> {
     let name = meta::name(object);
-    let conflict = |what: &str, asked: &str, found: &str| {
-        Status::conflict(
-            &resource.group_resource(),
-            name,
-            format!(
+    // As upstream, two kinds have words of their own, and others have their kind in the place of
+    // the resource.
+    let has_own_words = resource.is("", "namespaces")
+        || resource.is("apiextensions.k8s.io", "customresourcedefinitions");
+    let conflict = |what: &str, asked: &str, found: &str, fate: &str| {
+        if has_own_words {
+            let why = format!(
                 "Precondition failed: {what} in precondition: {asked}, {what} in object meta: {found}"
-            ),
-        )
+            );
+            return Status::conflict(&resource.group_resource(), name, why);
+        }
+        let kind = resource.group_kind();
+        let kind = GroupResource::new(kind.group, kind.kind);
+        let why = format!(
+            "the {what} in the precondition ({asked}) does not match the {what} in record ({found}). The object might have been {fate}"
+        );
+        Status::conflict(&kind, name, why)
     };
     if let Some(uid) = &options.uid
         && uid != meta::uid(object)
     {
-        return Err(conflict("UID", uid, meta::uid(object)));
+        let fate = "deleted and then recreated";
+        return Err(conflict("UID", uid, meta::uid(object), fate));
     }
     if let Some(revision) = &options.revision
         && revision != meta::resource_version(object)
@@ -429,6 +439,7 @@ pub fn check_preconditions(
             "ResourceVersion",
             revision,
             meta::resource_version(object),
+            "modified",
         ));
     }
     Ok(())

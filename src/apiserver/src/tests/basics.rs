@@ -638,7 +638,7 @@ async fn finalizers_hold_and_let_go() {
     t.post(MAPS, config_map("b")).await;
     let options = json!({"kind": "DeleteOptions", "apiVersion": "v1", "propagationPolicy": "Foreground",
         "preconditions": {"uid": "wrong"}});
-    let (code, _) = t
+    let (code, refused) = t
         .call(
             Method::DELETE,
             &format!("{MAPS}/b"),
@@ -647,6 +647,16 @@ async fn finalizers_hold_and_let_go() {
         )
         .await;
     assert_eq!(code, 409);
+    assert_eq!(
+        refused["details"],
+        json!({"name": "b", "kind": "ConfigMap"})
+    );
+    let (_, b) = t.get(&format!("{MAPS}/b")).await;
+    let why = format!(
+        "Operation cannot be fulfilled on ConfigMap \"b\": the UID in the precondition (wrong) does not match the UID in record ({}). The object might have been deleted and then recreated",
+        b["metadata"]["uid"].as_str().unwrap()
+    );
+    assert_eq!(refused["message"], why);
     let options =
         json!({"kind": "DeleteOptions", "apiVersion": "v1", "propagationPolicy": "Foreground"});
     let (_, going) = t

@@ -1,5 +1,7 @@
 //! Validation of what the failures of pods mean for their job.
 
+use std::collections::BTreeSet;
+
 use serde_json::Value;
 
 use crate::errors::{Errors, child, index};
@@ -107,11 +109,12 @@ fn exit_codes(errors: &mut Errors, codes: &Value, spec: &Value, field: &str) {
         errors.too_many(path.clone(), values.len(), MAX_EXIT_CODES);
     }
     let numbers: Vec<i64> = values.iter().map(|v| v.as_i64().unwrap_or(0)).collect();
+    let mut seen = BTreeSet::new();
     for (i, number) in numbers.iter().enumerate() {
         if operator == "In" && *number == 0 {
             errors.invalid(index(&path, i), 0, "must not be 0 for the In operator");
         }
-        if numbers[..i].contains(number) {
+        if !seen.insert(number) {
             errors.duplicate(index(&path, i), *number);
         }
     }

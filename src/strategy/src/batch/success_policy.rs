@@ -141,16 +141,45 @@ fn interval(text: &str, completions: i64) -> Result<(i64, i64), String> {
     }
 }
 
-/// Returns an index that two lists have both. Malformed intervals have none.
+/// Returns an index that two lists, which increase, have both. Malformed intervals have none.
 pub(super) fn overlap(one: &str, other: &str, completions: i64) -> Option<i64> {
-    let intervals = |text: &str| -> Vec<(i64, i64)> {
-        let all = text.split(',');
+    let intervals = |text| {
+        let all = str::split(text, ',');
         all.filter_map(|text| interval(text, completions).ok())
-            .collect()
     };
-    let others = intervals(other);
-    intervals(one).into_iter().find_map(|(first, end)| {
-        let met = others.iter().find(|(a, b)| first <= *b && *a <= end);
-        met.map(|(a, _)| first.max(*a))
-    })
+    let (mut ones, mut others) = (intervals(one).peekable(), intervals(other).peekable());
+    while let (Some((first, end)), Some((a, b))) = (ones.peek(), others.peek()) {
+        if first <= b && a <= end {
+            return Some(*first.max(a));
+        }
+        match end < b {
+            true => ones.next(),
+            false => others.next(),
+        };
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lists_overlap_at_their_first_common_index() {
+        for (one, other, met) in [
+            ("0,2-4", "1,5", None),
+            ("0,2-4", "1,3", Some(3)),
+            ("5-9", "0-1,3,7-8", Some(7)),
+            ("1", "", None),
+            ("x,4", "4", Some(4)),
+        ] {
+            assert_eq!(overlap(one, other, 100), met, "{one} {other}");
+            assert_eq!(overlap(other, one, 100), met, "{other} {one}");
+        }
+        let every_second = |odd: usize| {
+            let all: Vec<String> = (0..200_000).map(|i| (2 * i + odd).to_string()).collect();
+            all.join(",")
+        };
+        assert_eq!(overlap(&every_second(0), &every_second(1), 1 << 30), None);
+    }
 }

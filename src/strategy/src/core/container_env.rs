@@ -1,5 +1,7 @@
 //! Validation of container environments and of field references.
 
+use std::collections::BTreeMap;
+
 use serde_json::Value;
 
 use super::container_types::visit;
@@ -108,6 +110,11 @@ fn file_key_ref(errors: &mut Errors, reference: &Value, path: &str) {
 
 /// Validates that the volumes of files of variables are of type `emptyDir`.
 pub(super) fn file_volumes(errors: &mut Errors, spec: &Value, path: &str) {
+    // Of volumes with the same name, the last one counts.
+    let volumes: BTreeMap<&str, &Value> = list(spec, "volumes")
+        .iter()
+        .map(|volume| (text(volume, "name"), volume))
+        .collect();
     visit(spec, path, |container, field| {
         for (i, var) in list(container, "env").iter().enumerate() {
             if !has(var, "valueFrom.fileKeyRef") {
@@ -116,8 +123,7 @@ pub(super) fn file_volumes(errors: &mut Errors, spec: &Value, path: &str) {
             let name = text(var, "valueFrom.fileKeyRef.volumeName");
             let field = index(&child(&field, "env"), i);
             let field = format!("{field}.valueFrom.fileKeyRef.volumeName");
-            let volumes = list(spec, "volumes").iter().rev();
-            match volumes.clone().find(|v| text(v, "name") == name) {
+            match volumes.get(name) {
                 None => errors.not_found(field, name),
                 Some(volume) if !has(volume, "emptyDir") => {
                     errors.invalid(field, name, "referenced volume must be of type emptyDir");

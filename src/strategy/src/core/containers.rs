@@ -360,7 +360,9 @@ pub(crate) fn protocol(errors: &mut Errors, protocol: &str, field: &str) {
 
 fn mounts(errors: &mut Errors, value: &Value, volumes: &Volumes<'_>, path: &str) {
     let list_field = child(path, "volumeMounts");
-    let devices = list(value, "volumeDevices");
+    let devices = list(value, "volumeDevices").iter();
+    let device_names: BTreeSet<&str> = devices.clone().map(|d| text(d, "name")).collect();
+    let device_paths: BTreeSet<&str> = devices.map(|d| text(d, "devicePath")).collect();
     let mut points = BTreeSet::new();
     for (i, mount) in list(value, "volumeMounts").iter().enumerate() {
         let field = index(&list_field, i);
@@ -378,17 +380,14 @@ fn mounts(errors: &mut Errors, value: &Value, volumes: &Volumes<'_>, path: &str)
         if !points.insert(point) {
             errors.invalid(child(&field, "mountPath"), point, "must be unique");
         }
-        if devices.iter().any(|device| text(device, "name") == name) {
+        if device_names.contains(name) {
             errors.invalid(
                 child(&field, "name"),
                 name,
                 "must not already exist in volumeDevices",
             );
         }
-        if devices
-            .iter()
-            .any(|device| text(device, "devicePath") == point)
-        {
+        if device_paths.contains(point) {
             errors.invalid(
                 child(&field, "mountPath"),
                 point,
@@ -460,7 +459,9 @@ fn mount_options(errors: &mut Errors, container: &Value, mount: &Value, field: &
 
 /// Validates `volumeDevices`, whose names and paths must differ from those of mounts.
 fn devices(errors: &mut Errors, value: &Value, volumes: &Volumes<'_>, path: &str) {
-    let mounts = list(value, "volumeMounts");
+    let mounts = list(value, "volumeMounts").iter();
+    let mount_names: BTreeSet<&str> = mounts.clone().map(|m| text(m, "name")).collect();
+    let mount_paths: BTreeSet<&str> = mounts.map(|m| text(m, "mountPath")).collect();
     let mut device_names = BTreeSet::new();
     let mut paths = BTreeSet::new();
     for (i, device) in list(value, "volumeDevices").iter().enumerate() {
@@ -497,14 +498,14 @@ fn devices(errors: &mut Errors, value: &Value, volumes: &Volumes<'_>, path: &str
         } else {
             paths.insert(place);
         }
-        if mounts.iter().any(|mount| text(mount, "name") == name) {
+        if mount_names.contains(name) {
             errors.invalid(
                 field_of_name,
                 name,
                 "must not already exist in volumeMounts",
             );
         }
-        if mounts.iter().any(|mount| text(mount, "mountPath") == place) {
+        if mount_paths.contains(place) {
             errors.invalid(
                 field_of_path,
                 place,

@@ -123,8 +123,9 @@ fn node_update(errors: &mut Errors, new: &Object, old: &Object) {
     resources(errors, new);
     declared_features(errors, new);
     let all = list(new, "status.addresses");
+    let mut seen = BTreeSet::new();
     for (i, address) in all.iter().enumerate() {
-        if all[..i].contains(address) {
+        if !seen.insert((text(address, "type"), text(address, "address"))) {
             let shown = show(address, ADDRESS);
             errors.duplicate_shown(index("status.addresses", i), &shown);
         }

@@ -1,5 +1,7 @@
 //! Validation of annotations that mean something to pods.
 
+use std::collections::BTreeSet;
+
 use serde_json::Value;
 
 use super::container_types::visit;
@@ -71,10 +73,17 @@ pub(super) fn validate(
             );
         }
     }
+    let mut names = BTreeSet::new();
+    visit(spec, "", |container, _| {
+        names.insert(text(container, "name"));
+    });
     for (key, value) in entries(metadata, "annotations") {
         if let Some(name) = key.strip_prefix(APP_ARMOR) {
-            let profile = value.as_str().unwrap_or_default();
-            app_armor(errors, name, profile, spec, &keyed(path, key));
+            let field = keyed(path, key);
+            if !names.contains(name) {
+                errors.invalid(field.clone(), name, "container not found");
+            }
+            app_armor(errors, value.as_str().unwrap_or_default(), &field);
         }
     }
 }
@@ -89,12 +98,7 @@ fn seccomp(errors: &mut Errors, profile: &str, field: &str) {
     }
 }
 
-fn app_armor(errors: &mut Errors, container: &str, profile: &str, spec: &Value, field: &str) {
-    let mut found = false;
-    visit(spec, "", |c, _| found |= text(c, "name") == container);
-    if !found {
-        errors.invalid(field, container, "container not found");
-    }
+fn app_armor(errors: &mut Errors, profile: &str, field: &str) {
     let known = matches!(profile, "" | "runtime/default" | "unconfined");
     if !known && !profile.starts_with("localhost/") {
         let detail = format!("invalid AppArmor profile name: {profile:?}");

@@ -34,6 +34,10 @@ pub(crate) fn pod(obj: &mut Value) {
     let Some(spec) = at_mut(obj, "spec") else {
         return;
     };
+    // Templates keep a negative grace period, which their pods do not.
+    if int(spec, "terminationGracePeriodSeconds").is_some_and(|seconds| seconds < 0) {
+        set(spec, "terminationGracePeriodSeconds", 1);
+    }
     for key in ["containers", "initContainers"] {
         for container in list_mut(spec, key) {
             requests_from_limits(container);
@@ -329,6 +333,16 @@ mod tests {
         let once = p.clone();
         pod(&mut p);
         assert_eq!(p, once);
+    }
+
+    #[test]
+    fn negative_grace_periods_are_one_second_in_pods_only() {
+        let spec = json!({"spec": {"terminationGracePeriodSeconds": -1}});
+        let (mut p, mut t) = (spec.clone(), spec);
+        pod(&mut p);
+        template(&mut t);
+        assert_eq!(p["spec"]["terminationGracePeriodSeconds"], 1);
+        assert_eq!(t["spec"]["terminationGracePeriodSeconds"], -1);
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! Validation of pod updates.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use rkube_api::Object;
 use rkube_api::status::FieldError;
 use serde_json::{Value, json};
@@ -150,12 +152,18 @@ fn settle_amounts(holder: &mut Value) {
 /// Validates that scheduling gates are only removed.
 fn only_removed_gates(errors: &mut Errors, new: &Object, old: &Object) {
     const PATH: &str = "spec.schedulingGates";
-    let (now, before) = (list(new, PATH), list(old, PATH));
+    let now = list(new, PATH);
+    let names = |gates| -> BTreeSet<&str> {
+        <[Value]>::iter(gates)
+            .map(|gate| text(gate, "name"))
+            .collect()
+    };
+    let before = names(list(old, PATH));
+    // Of gates with the same name, the last one counts.
+    let last: BTreeMap<&str, usize> = now.iter().map(|gate| text(gate, "name")).zip(0..).collect();
     for (i, gate) in now.iter().enumerate() {
         let name = text(gate, "name");
-        let has_name = |gate: &Value| text(gate, "name") == name;
-        let repeated = now[i + 1..].iter().any(has_name);
-        if !repeated && !before.iter().any(has_name) {
+        if last.get(name) == Some(&i) && !before.contains(name) {
             errors.forbidden(
                 child(&index(PATH, i), "name"),
                 format!("only deletion is allowed, but found new scheduling gate '{name}'"),
@@ -224,14 +232,13 @@ fn narrower_terms(errors: &mut Errors, new: &Object, old: &Object) {
 
 fn only_added_tolerations(errors: &mut Errors, new: &Object, old: &Object) {
     let now = list(new, "spec.tolerations");
-    let untimed = |t: &Value| {
-        let mut t = t.clone();
-        remove(&mut t, "tolerationSeconds");
-        t
-    };
+    fn untimed(toleration: &Value) -> [&str; 4] {
+        ["key", "operator", "value", "effect"].map(|key| text(toleration, key))
+    }
+    let kept: BTreeSet<[&str; 4]> = now.iter().map(untimed).collect();
     let gone = list(old, "spec.tolerations")
         .iter()
-        .any(|t| !now.iter().any(|n| same(&untimed(n), &untimed(t))));
+        .any(|t| !kept.contains(&untimed(t)));
     if gone {
         errors.forbidden(
             "spec.tolerations",

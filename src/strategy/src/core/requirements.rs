@@ -204,7 +204,10 @@ pub(super) fn claims(errors: &mut Errors, resources: &Value, spec: &Value, path:
             } else if request.is_empty() {
                 // All requests of the claim include those that are there already.
                 let of_claim = |key: &&String| key.split('/').next() == Some(name);
-                for _ in seen.iter().filter(of_claim) {
+                let prefix = format!("{name}/");
+                let from = seen.range(prefix.clone()..);
+                let near = from.take_while(|key| key.starts_with(&prefix));
+                for _ in near.filter(of_claim) {
                     errors.duplicate(field.clone(), name);
                 }
             }

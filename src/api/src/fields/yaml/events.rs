@@ -4,6 +4,7 @@
 
 use std::ffi::CStr;
 use std::mem::MaybeUninit;
+use std::ptr::NonNull;
 
 /// An event, without its position.
 #[derive(Debug, PartialEq)]
@@ -26,7 +27,8 @@ pub(super) enum Event {
 
 /// A parser of one text.
 pub(super) struct Events<'a> {
-    parser: Box<MaybeUninit<unsafe_libyaml::yaml_parser_t>>,
+    /// From a box. It is the only pointer to the parser, which has pointers into itself.
+    parser: NonNull<unsafe_libyaml::yaml_parser_t>,
     /// The parser has a pointer to the text.
     _text: &'a [u8],
 }
@@ -34,15 +36,20 @@ pub(super) struct Events<'a> {
 impl<'a> Events<'a> {
     /// Creates a parser; `None` if there is no memory for it.
     pub(super) fn new(text: &'a [u8]) -> Option<Self> {
-        let mut parser = Box::new(MaybeUninit::<unsafe_libyaml::yaml_parser_t>::uninit());
-        let raw = parser.as_mut_ptr();
-        // SAFETY: `raw` is valid for writes, and stays at its address in the box.
+        let parser = Box::new(MaybeUninit::<unsafe_libyaml::yaml_parser_t>::uninit());
+        let raw = Box::into_raw(parser).cast();
+        let parser = NonNull::new(raw)?;
+        // SAFETY: `raw` is valid for writes.
         if unsafe { !unsafe_libyaml::yaml_parser_initialize(raw).ok } {
+            // SAFETY: the pointer is that of the box, and not used any more.
+            drop(unsafe {
+                Box::from_raw(raw.cast::<MaybeUninit<unsafe_libyaml::yaml_parser_t>>())
+            });
             return None;
         }
         // SAFETY: the parser is initialised; the text outlives it by the lifetime of `Self`.
         unsafe {
-            unsafe_libyaml::yaml_parser_set_encoding(raw, unsafe_libyaml::YAML_UTF8_ENCODING);
+            // Without a set encoding, the parser skips a byte order mark.
             unsafe_libyaml::yaml_parser_set_input_string(raw, text.as_ptr(), text.len() as u64);
         }
         Some(Self {
@@ -57,7 +64,7 @@ impl<'a> Events<'a> {
             let mut event = MaybeUninit::<unsafe_libyaml::yaml_event_t>::uninit();
             // SAFETY: the parser is initialised, and the event is valid for writes.
             if unsafe {
-                !unsafe_libyaml::yaml_parser_parse(self.parser.as_mut_ptr(), event.as_mut_ptr()).ok
+                !unsafe_libyaml::yaml_parser_parse(self.parser.as_ptr(), event.as_mut_ptr()).ok
             } {
                 return None;
             }
@@ -76,8 +83,14 @@ impl<'a> Events<'a> {
 
 impl Drop for Events<'_> {
     fn drop(&mut self) {
-        // SAFETY: the parser is initialised, and not used any more.
-        unsafe { unsafe_libyaml::yaml_parser_delete(self.parser.as_mut_ptr()) }
+        let raw = self.parser.as_ptr();
+        // SAFETY: the parser is initialised, and not used any more; the pointer is from a box.
+        unsafe {
+            unsafe_libyaml::yaml_parser_delete(raw);
+            drop(Box::from_raw(
+                raw.cast::<MaybeUninit<unsafe_libyaml::yaml_parser_t>>(),
+            ));
+        }
     }
 }
 
@@ -118,10 +131,25 @@ unsafe fn read(event: &unsafe_libyaml::yaml_event_t) -> Option<Event> {
             unsafe_libyaml::YAML_SEQUENCE_END_EVENT | unsafe_libyaml::YAML_MAPPING_END_EVENT => {
                 Event::End
             }
-            unsafe_libyaml::YAML_DOCUMENT_END_EVENT | unsafe_libyaml::YAML_STREAM_END_EVENT => {
-                Event::Over
-            }
+            // There is no event after the end of the stream.
+            unsafe_libyaml::YAML_DOCUMENT_END_EVENT
+            | unsafe_libyaml::YAML_STREAM_END_EVENT
+            | unsafe_libyaml::YAML_NO_EVENT => Event::Over,
             _ => return None,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_comes_after_the_end() {
+        let mut events = Events::new(b"a").unwrap();
+        assert!(matches!(events.next(), Some(Event::Scalar { .. })));
+        for _ in 0..4 {
+            assert_eq!(events.next(), Some(Event::Over));
+        }
     }
 }

@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 use super::decode::MAX_DEPTH;
 use super::path::Path;
 use events::{Event, Events};
-use resolve::resolve;
+use resolve::{infinite_key, is_base60, is_timestamp, resolve};
 
 /// The largest number of duplicate keys that are reported.
 const MAX_DUPLICATES: usize = 100;
@@ -43,9 +43,13 @@ pub(super) fn read(text: &[u8], budget: usize) -> Result<(Value, Vec<String>), F
     Ok((value, reader.duplicates))
 }
 
-/// Returns whether a plain scalar is read as something else than its text.
+/// Returns whether some reader of version 1.1 takes a plain scalar for something else than its
+/// text.
 pub fn is_no_text(text: &str) -> bool {
-    text == "<<" || resolve(None, text) != Ok(Value::from(text))
+    text == "<<"
+        || is_timestamp(text)
+        || is_base60(text)
+        || resolve(None, text) != Ok(Value::from(text))
 }
 
 struct Reader<'a> {
@@ -148,7 +152,19 @@ impl Reader<'_> {
                 &event,
                 Event::Scalar { value, implicit: true, .. } if value == "<<"
             );
-            let key = self.value(event, depth + 1)?;
+            let infinite = match &event {
+                Event::Scalar {
+                    anchor: None,
+                    tag: None,
+                    value,
+                    implicit: true,
+                } => infinite_key(value),
+                _ => None,
+            };
+            let key = match infinite {
+                Some(key) => key.into(),
+                None => self.value(event, depth + 1)?,
+            };
             let next = self.next()?;
             if merges {
                 let value = self.value(next, depth + 1)?;
@@ -254,6 +270,11 @@ mod tests {
             // Only the first document counts.
             ("---\na: 1\n---\nb: [", json!({"a": 1})),
             ("# nothing", json!(null)),
+            ("\u{feff}a: 1\nb: 2\n", json!({"a": 1, "b": 2})),
+            (
+                ".INF: 1\n-.inf: 2\n.NaN: 3\n",
+                json!({".inf": 1, "-.inf": 2, ".nan": 3}),
+            ),
             ("a:\n- b:\n", json!({"a": [{"b": null}]})),
         ] {
             assert_eq!(value(text).unwrap(), expected, "{text}");

@@ -85,13 +85,27 @@ fn implicit(text: &str) -> (Tag, Result<Value, String>) {
         _ => {}
     }
     let found = match text.as_bytes().first() {
-        Some(b'.') => decimal(text),
+        Some(b'.') => decimal(&without_separators(text)),
         Some(b'+' | b'-' | b'0'..=b'9') if !is_date(text) => number(&text.replace('_', "")),
         _ => None,
     };
     match found {
         Some((tag, value)) => (tag, Ok(value)),
         None => (Tag::Str, Ok(text.into())),
+    }
+}
+
+/// Removes the underscores of a number, if each of them is between digits.
+fn without_separators(text: &str) -> String {
+    let bytes = text.as_bytes();
+    let digit = |at: Option<usize>| {
+        at.and_then(|at| bytes.get(at))
+            .is_some_and(u8::is_ascii_digit)
+    };
+    let mut places = text.match_indices('_').map(|(at, _)| at);
+    match places.all(|at| digit(at.checked_sub(1)) && digit(Some(at + 1))) {
+        true => text.replace('_', ""),
+        false => text.to_owned(),
     }
 }
 
@@ -158,6 +172,74 @@ fn is_date(text: &str) -> bool {
         })
 }
 
+/// Returns whether a text is a point in time: a date, which may have a time of day.
+pub(super) fn is_timestamp(text: &str) -> bool {
+    if !is_date(text) {
+        return false;
+    }
+    let Some(at) = text.find(['T', 't', ' ']) else {
+        return true;
+    };
+    let (zoned, rest) = (!text[at..].starts_with(' '), &text[at + 1..]);
+    let time = match rest.strip_suffix('Z') {
+        Some(time) => zoned.then_some(time),
+        None if zoned => rest.rfind(['+', '-']).and_then(|at| {
+            let zone = &rest.as_bytes()[at + 1..];
+            let shaped = zone.len() == 5
+                && zone.iter().enumerate().all(|(i, b)| match i {
+                    2 => *b == b':',
+                    _ => b.is_ascii_digit(),
+                });
+            shaped.then(|| &rest[..at])
+        }),
+        None => Some(rest),
+    };
+    time.is_some_and(is_time_of_day)
+}
+
+/// Returns whether a text has the form of `15:04:05`, with a fraction or without.
+fn is_time_of_day(text: &str) -> bool {
+    let digits = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit());
+    let (time, fraction) = match text.split_once('.') {
+        Some((time, fraction)) => (time, Some(fraction)),
+        None => (text, None),
+    };
+    let parts: Vec<&str> = time.split(':').collect();
+    parts.len() == 3
+        && parts.iter().all(|part| part.len() <= 2 && digits(part))
+        && fraction.is_none_or(digits)
+}
+
+/// Returns whether a text is a number to base 60, as `22:22`. Only other readers than upstream
+/// take it for one.
+pub(super) fn is_base60(text: &str) -> bool {
+    let text = text.strip_prefix(['-', '+']).unwrap_or(text);
+    let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
+    let mut parts = whole.split(':');
+    let first = parts.next().unwrap_or_default();
+    let within = |text: &str| text.bytes().all(|b| b.is_ascii_digit() || b == b'_');
+    let mut others = parts.peekable();
+    first.starts_with(|c: char| c.is_ascii_digit())
+        && within(first)
+        && within(fraction)
+        && others.peek().is_some()
+        && others.all(|part| match part.as_bytes() {
+            [b] => b.is_ascii_digit(),
+            [tens, b] => (b'0'..=b'5').contains(tens) && b.is_ascii_digit(),
+            _ => false,
+        })
+}
+
+/// Returns how upstream writes a key that is an infinite number or none.
+pub(super) fn infinite_key(text: &str) -> Option<&'static str> {
+    match text {
+        ".nan" | ".NaN" | ".NAN" => Some(".nan"),
+        ".inf" | ".Inf" | ".INF" | "+.inf" | "+.Inf" | "+.INF" => Some(".inf"),
+        "-.inf" | "-.Inf" | "-.INF" => Some("-.inf"),
+        _ => None,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -182,6 +264,9 @@ mod tests {
             ("12:30:45", json!("12:30:45")),
             ("1e3", json!(1000)),
             (".5", json!(0.5)),
+            (".5_0", json!(0.5)),
+            ("._5", json!("._5")),
+            (".5_", json!(".5_")),
             ("1.", json!(1)),
             ("1e", json!("1e")),
             ("0x", json!("0x")),
