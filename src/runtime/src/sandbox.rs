@@ -286,7 +286,7 @@ fn check_sysctls(spec: &SandboxSpec) -> Result<()> {
         let among = |prefixes: &[&str]| prefixes.iter().any(|prefix| normal.starts_with(prefix));
         let owner = if among(NETWORK_SYSCTLS) {
             (spec.host.network, "network")
-        } else if among(IPC_SYSCTLS) {
+        } else if is_of_ipc(name) {
             (spec.host.ipc, "IPC namespace")
         } else {
             return Err(RuntimeError::Invalid(format!(
@@ -304,6 +304,12 @@ fn check_sysctls(spec: &SandboxSpec) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Returns whether a kernel parameter belongs to the IPC namespace.
+fn is_of_ipc(name: &str) -> bool {
+    let normal = name.replace('/', ".");
+    IPC_SYSCTLS.iter().any(|prefix| normal.starts_with(prefix))
 }
 
 /// Creates the namespaces of the calling thread and pins them in `run`.
@@ -355,7 +361,12 @@ fn make_namespaces(spec: &SandboxSpec, run: &Path) -> Result<()> {
     }
     for (name, value) in &spec.sysctls {
         let path = sysctl_path(name);
-        fs::write(&path, value).context(|| format!("cannot set sysctl {name}={value}"))?;
+        let write = || fs::write(&path, value);
+        match spec.users {
+            Some(range) if is_of_ipc(name) => users::as_root(range, write),
+            _ => write(),
+        }
+        .context(|| format!("cannot set sysctl {name}={value}"))?;
     }
     pins.iter().try_for_each(|name| {
         let own = Path::new("/proc/thread-self/ns").join(name);

@@ -142,6 +142,12 @@ pub fn pin(source: &Path, target: &Path) -> Result<()> {
         nix::mount::MsFlags::MS_BIND,
         none,
     )
+    .inspect_err(|_| {
+        // An empty file there would look like a pinned namespace.
+        if let Err(e) = fs::remove_file(target) {
+            tracing::debug!("removing {}: {e}", target.display());
+        }
+    })
     .context(failed)
 }
 
@@ -149,4 +155,17 @@ pub fn pin(source: &Path, target: &Path) -> Result<()> {
 pub fn pin_open(file: &impl AsFd, target: &Path) -> Result<()> {
     let fd = file.as_fd().as_raw_fd();
     pin(Path::new(&format!("/proc/self/fd/{fd}")), target)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_is_left_of_a_failed_pin() {
+        let dir = tempfile::tempdir().unwrap();
+        let target = dir.path().join("pid");
+        assert!(pin(&dir.path().join("missing"), &target).is_err());
+        assert!(!target.exists());
+    }
 }

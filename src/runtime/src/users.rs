@@ -13,7 +13,6 @@ use nix::mount::{MsFlags, mount};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Context, Result};
-use crate::snapshot::is_mounted;
 use crate::tree::Tree;
 
 /// A range of IDs of the node that stand for the users and groups 0, 1, … of a pod.
@@ -26,6 +25,15 @@ pub struct IdRange {
 }
 
 impl IdRange {
+    /// The first ID of the ranges for pods. No system convention uses this one and the following
+    /// ones, and nodes may share the IDs of one machine.
+    pub const PODS: u32 = 0x7000_0000;
+    /// A range like those of pods, to try what the kernel can do.
+    const PROBE: Self = Self {
+        first: Self::PODS,
+        length: 1 << 16,
+    };
+
     /// Returns the ID on the node of an ID in the pod; `None` if the pod has no such ID.
     pub fn on_node(self, id: u32) -> Option<u32> {
         (id < self.length)
@@ -118,10 +126,7 @@ pub fn make<T>(
 
 /// Returns whether the kernel can make user namespaces, and show the files of `places` in them.
 pub fn supported(places: &[&Path]) -> Result<()> {
-    let range = IdRange {
-        first: 1 << 16,
-        length: 1 << 16,
-    };
+    let range = IdRange::PROBE;
     make(range, 0, |namespaces| {
         let users = Users::open(&namespaces.join("user"), range)?;
         places
@@ -130,28 +135,51 @@ pub fn supported(places: &[&Path]) -> Result<()> {
     })
 }
 
-/// Mounts a whole `/proc` and `/sys` below `run`, unless they are there.
+/// Mounts a whole `/proc` and `/sys` below `dir` in a mount namespace of the calling process alone,
+/// which has a single thread.
 ///
 /// The kernel lets a user namespace mount these file systems only if it sees one of the kind
-/// without anything hidden in it. On nodes, parts of `/proc` are masked.
-pub fn show_kernel(run: &Path) -> Result<()> {
+/// without anything hidden in it. On nodes, parts of `/proc` are masked. Other containers must not
+/// see these mounts, not even with the node's whole file system.
+pub fn show_kernel(dir: &Path) -> io::Result<()> {
+    let none: Option<&str> = None;
+    nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS)?;
+    mount(none, "/", none, MsFlags::MS_SLAVE | MsFlags::MS_REC, none)?;
     for kind in ["proc", "sysfs"] {
-        let target = kernel_files(run).join(kind);
-        fs::create_dir_all(&target).context(|| format!("cannot make {}", target.display()))?;
-        if is_mounted(&target) {
-            continue;
-        }
+        let target = dir.join("kernel").join(kind);
+        fs::create_dir_all(&target)?;
         let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
-        let none: Option<&str> = None;
-        mount(Some(kind), &target, Some(kind), flags, none)
-            .context(|| format!("cannot mount {}", target.display()))?;
+        mount(Some(kind), &target, Some(kind), flags, none)?;
     }
     Ok(())
 }
 
-/// Returns the directory of the file systems of [`show_kernel`].
-fn kernel_files(run: &Path) -> PathBuf {
-    run.join("kernel")
+/// Calls `work` as the node's user that stands for the root of a pod, and without its rights over
+/// the node. The calling thread must be root's.
+///
+/// Parameters of an IPC namespace are only writable for the user who owns it.
+pub fn as_root<T>(range: IdRange, work: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+    // The kernel makes the whole process undumpable when one of its threads changes users.
+    // SAFETY: no memory is involved.
+    let dumpable = unsafe { libc::prctl(libc::PR_GET_DUMPABLE) };
+    become_effective(range.first)?;
+    let result = work();
+    become_effective(0)?;
+    if dumpable == 1 {
+        // SAFETY: as above.
+        unsafe { libc::prctl(libc::PR_SET_DUMPABLE, 1, 0, 0, 0) };
+    }
+    result
+}
+
+/// Sets the effective user of the calling thread only. The C library would set that of all threads.
+fn become_effective(uid: u32) -> io::Result<()> {
+    const SAME: libc::uid_t = libc::uid_t::MAX;
+    // SAFETY: no memory is involved.
+    match unsafe { libc::syscall(libc::SYS_setresuid, SAME, uid, SAME) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
 }
 
 impl AsFd for Users {

@@ -87,11 +87,6 @@ const RESTRICTED: [Rule; 7] = [
     },
 ];
 
-/// Whether the nodes put pods with `hostUsers: false` into user namespaces. They cannot, so root in
-/// such a pod would be root of the node, and the relaxed checks must not apply: they rely on nodes
-/// that run the pod in a user namespace or not at all.
-const NODES_HAVE_USER_NAMESPACES: bool = false;
-
 /// The newest minor version in which a rule changed.
 const NEWEST_MINOR: u32 = 35;
 
@@ -160,9 +155,7 @@ impl<'a> Pod<'a> {
     /// Returns whether the pod has a user namespace, where root is unprivileged on the node. The
     /// standards relax some checks for such pods since 1.35.
     fn has_own_users(&self) -> bool {
-        NODES_HAVE_USER_NAMESPACES
-            && self.version >= 35
-            && tree::flag(self.pod, &["spec", "hostUsers"]) == Some(false)
+        self.version >= 35 && tree::flag(self.pod, &["spec", "hostUsers"]) == Some(false)
     }
 }
 
@@ -907,16 +900,21 @@ mod tests {
         root["spec"]["hostUsers"] = json!(false);
         root["spec"]["securityContext"]["runAsUser"] = json!(0);
         root["spec"]["securityContext"]["runAsNonRoot"] = json!(false);
-        for version in [None, Some(36), Some(34)] {
+        let denied = "runAsNonRoot != true (pod must not set securityContext.runAsNonRoot=false), runAsUser=0 (pod must not set runAsUser=0)";
+        for (version, expected) in [(None, ""), (Some(36), ""), (Some(34), denied)] {
             assert_eq!(
                 check(Level::Restricted, version, root.clone()),
-                "runAsNonRoot != true (pod must not set securityContext.runAsNonRoot=false), runAsUser=0 (pod must not set runAsUser=0)",
-                "nodes make no user namespaces"
+                expected,
+                "{version:?}"
             );
         }
+        root["spec"]["hostUsers"] = json!(true);
+        assert_eq!(check(Level::Restricted, None, root), denied);
         let unmasked = json!({"spec": {"hostUsers": false, "containers": [
             {"name": "a", "securityContext": {"procMount": "Unmasked"}}]}});
-        assert_ne!(check(Level::Baseline, None, unmasked), "");
+        assert_eq!(check(Level::Baseline, None, unmasked.clone()), "");
+        assert_ne!(check(Level::Baseline, Some(34), unmasked.clone()), "");
+        assert_ne!(check(Level::Restricted, None, unmasked), "");
         let mut volumes = compliant();
         volumes["spec"]["volumes"] =
             json!([{"name": "v", "hostPath": {}}, {"name": "n", "nfs": {}}]);

@@ -452,7 +452,10 @@ pub(super) fn parse_link(payload: &[u8]) -> Option<Link> {
     };
     for attribute in buffer.attributes().map_while(Result::ok) {
         match attribute.kind() {
-            libc::IFLA_LINKINFO => read_info(attribute.value(), &mut link),
+            libc::IFLA_LINKINFO => {
+                read_info(attribute.value(), &mut link);
+                continue;
+            }
             // The parser of others may panic if they are malformed.
             kind if !LINK_ATTRIBUTES.contains(&kind) => continue,
             _ => {}

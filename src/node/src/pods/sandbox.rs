@@ -145,8 +145,9 @@ async fn make(context: &PodContext, pod: &Pod, attempt: u32) -> anyhow::Result<N
         .configure_cgroup(&qos::cgroup_parent(pod), &limits)
         .await?;
     let mut specification = specification(pod, &names.name, attempt);
-    let subject = pod.clone();
-    specification.users = tokio::task::spawn_blocking(move || users::range(&subject)).await??;
+    let (subject, node) = (pod.clone(), context.host.config.ip);
+    specification.users =
+        tokio::task::spawn_blocking(move || users::range(&subject, node)).await??;
     let sandbox = runtime.run_sandbox(specification).await?;
     let finish = async {
         let ip = attach(context, pod, &sandbox).await?;

@@ -176,7 +176,7 @@ impl Start {
 }
 
 /// Removes files that may not exist. Errors are only logged.
-async fn remove_files(files: &[PathBuf]) {
+pub(crate) async fn remove_files(files: &[PathBuf]) {
     for file in files {
         match tokio::fs::remove_file(file).await {
             Err(e) if e.kind() != std::io::ErrorKind::NotFound => {

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeSet;
 use std::io;
+use std::net::Ipv4Addr;
 use std::path::Path;
 
 use anyhow::Context;
@@ -19,11 +20,13 @@ use crate::kinds::*;
 
 /// Number of IDs of a pod, the kubelet's default.
 const LENGTH: u32 = 1 << 16;
-/// First ID of all ranges. No system convention uses this one and the following ones, and nodes may
-/// share the IDs of one machine.
-const FIRST: u32 = 0x7000_0000;
+/// First ID of all ranges.
+const FIRST: u32 = IdRange::PODS;
 /// Number of ranges.
 const RANGES: u32 = 0xFFD;
+/// Number of ranges that nodes which share a kernel have for themselves: more than a node has pods.
+/// Nodes with consecutive addresses have different ones, and only every 31st the same.
+const AREA: u32 = 132;
 
 /// Name of the file in the pod's directory.
 const FILE: &str = "userns";
@@ -80,19 +83,19 @@ static ALLOCATION: Mutex<()> = Mutex::new(());
 /// # Errors
 ///
 /// Fails if files cannot be read or written, or if no range is free.
-pub(super) fn range(pod: &Pod) -> anyhow::Result<Option<IdRange>> {
+pub(super) fn range(pod: &Pod, node: Ipv4Addr) -> anyhow::Result<Option<IdRange>> {
     if pod.spec().host_users != Some(false) {
         return Ok(None);
     }
-    range_in(Path::new(paths::PODS), pod.uid()).map(Some)
+    range_in(Path::new(paths::PODS), pod.uid(), node).map(Some)
 }
 
-fn range_in(pods: &Path, uid: &str) -> anyhow::Result<IdRange> {
+fn range_in(pods: &Path, uid: &str, node: Ipv4Addr) -> anyhow::Result<IdRange> {
     let _guard = ALLOCATION.lock();
     if let Some(range) = read(&pods.join(uid))? {
         return Ok(range);
     }
-    let range = free(uid, &taken(pods)?).context(
+    let range = free(node, &taken(pods)?).context(
         "create user namespace: could not find an empty slot to allocate a user namespace",
     )?;
     let path = pods.join(uid).join(FILE);
@@ -124,19 +127,22 @@ fn taken(pods: &Path) -> anyhow::Result<BTreeSet<u32>> {
     let failed = || format!("cannot read {}", pods.display());
     let mut taken = BTreeSet::new();
     for entry in std::fs::read_dir(pods).with_context(failed)? {
-        taken.extend(read(&entry.with_context(failed)?.path())?.map(|range| range.first));
+        let dir = entry.with_context(failed)?.path();
+        match read(&dir) {
+            Ok(range) => taken.extend(range.map(|range| range.first)),
+            // That pod fails with this error; others go on.
+            Err(e) => tracing::warn!("user namespace of the pod in {}: {e:#}", dir.display()),
+        }
     }
     Ok(taken)
 }
 
-/// Returns a free range. The search begins at a place that depends on the pod, so that nodes that
-/// share a kernel hardly use the same IDs.
-fn free(uid: &str, taken: &BTreeSet<u32>) -> Option<IdRange> {
-    let start = uid.bytes().fold(0x811C_9DC5_u32, |hash, byte| {
-        (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193)
-    });
+/// Returns a free range. The search begins at the node's area, so that nodes that share a kernel do
+/// not use the same IDs.
+fn free(node: Ipv4Addr, taken: &BTreeSet<u32>) -> Option<IdRange> {
+    let start = u32::from(node) % (RANGES / AREA) * AREA;
     (0..RANGES)
-        .map(|step| FIRST + (start % RANGES + step) % RANGES * LENGTH)
+        .map(|step| FIRST + (start + step) % RANGES * LENGTH)
         .find(|first| !taken.contains(first))
         .map(|first| IdRange {
             first,
@@ -148,6 +154,8 @@ fn free(uid: &str, taken: &BTreeSet<u32>) -> Option<IdRange> {
 mod tests {
     use super::*;
 
+    const NODE: Ipv4Addr = Ipv4Addr::new(192, 168, 49, 2);
+
     #[test]
     fn ranges_are_kept_and_do_not_overlap() {
         let pods = tempfile::tempdir().unwrap();
@@ -155,17 +163,17 @@ mod tests {
         for pod in 0..200 {
             let uid = format!("pod-{pod}");
             std::fs::create_dir(pods.path().join(&uid)).unwrap();
-            let range = range_in(pods.path(), &uid).unwrap();
+            let range = range_in(pods.path(), &uid, NODE).unwrap();
             assert_eq!((range.length, range.first % LENGTH), (LENGTH, 0));
             assert!(range.first >= FIRST && range.first < 0x7FFE_0000);
             assert!(seen.insert(range.first), "{range:?} is used twice");
-            assert_eq!(range_in(pods.path(), &uid).unwrap(), range);
+            assert_eq!(range_in(pods.path(), &uid, NODE).unwrap(), range);
         }
         // Free again with the pod's directory.
-        let first = range_in(pods.path(), "pod-0").unwrap();
+        let first = range_in(pods.path(), "pod-0", NODE).unwrap();
         std::fs::remove_dir_all(pods.path().join("pod-0")).unwrap();
         std::fs::create_dir(pods.path().join("pod-0")).unwrap();
-        assert_eq!(range_in(pods.path(), "pod-0").unwrap(), first);
+        assert_eq!(range_in(pods.path(), "pod-0", NODE).unwrap(), first);
     }
 
     #[test]
@@ -177,7 +185,7 @@ mod tests {
         let mapping = r#"[{"hostId":131072,"containerId":0,"length":65536}]"#;
         let text = format!(r#"{{"uidMappings":{mapping},"gidMappings":{mapping}}}"#);
         std::fs::write(&file, &text).unwrap();
-        let range = range_in(pods.path(), "u").unwrap();
+        let range = range_in(pods.path(), "u", NODE).unwrap();
         assert_eq!((range.first, range.length), (131_072, 65_536));
         assert_eq!(serde_json::to_string(&Mappings::from(range)).unwrap(), text);
         for bad in [
@@ -186,13 +194,37 @@ mod tests {
             r#"{"uidMappings":[{"hostId":1,"containerId":1,"length":1}],"gidMappings":[{"hostId":1,"containerId":1,"length":1}]}"#,
         ] {
             std::fs::write(&file, bad).unwrap();
-            assert!(range_in(pods.path(), "u").is_err(), "{bad}");
+            assert!(range_in(pods.path(), "u", NODE).is_err(), "{bad}");
         }
     }
 
     #[test]
     fn no_range_is_given_twice_when_all_are_taken() {
         let all = (0..RANGES).map(|i| FIRST + i * LENGTH).collect();
-        assert_eq!(free("u", &all), None);
+        assert_eq!(free(NODE, &all), None);
+    }
+
+    #[test]
+    fn nodes_that_share_a_kernel_use_different_ranges() {
+        let mut seen = BTreeSet::new();
+        for node in 2..2 + (RANGES / AREA) as u8 {
+            let mut taken = BTreeSet::new();
+            for pod in 0..AREA {
+                let range = free(Ipv4Addr::new(192, 168, 49, node), &taken).unwrap();
+                taken.insert(range.first);
+                assert!(seen.insert(range.first), "pod {pod} of node {node}");
+            }
+        }
+    }
+
+    #[test]
+    fn damaged_records_of_other_pods_do_not_matter() {
+        let pods = tempfile::tempdir().unwrap();
+        for uid in ["damaged", "new"] {
+            std::fs::create_dir(pods.path().join(uid)).unwrap();
+        }
+        std::fs::write(pods.path().join("damaged").join(FILE), "").unwrap();
+        assert!(range_in(pods.path(), "new", NODE).is_ok());
+        assert!(range_in(pods.path(), "damaged", NODE).is_err());
     }
 }

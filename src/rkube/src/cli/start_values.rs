@@ -179,7 +179,7 @@ pub(super) fn parse_extra(text: &str) -> Result<Extra, String> {
             }
         }
         "kubelet.pod-max-pids" => match value.parse() {
-            Ok(limit @ (-1 | 1..)) => Ok(Extra::PodPids(limit)),
+            Ok(limit @ (-1 | 1..=4_194_304)) => Ok(Extra::PodPids(limit)),
             _ => Err(format!(
                 "{key}: '{value}' is not a number of processes, or -1"
             )),
@@ -304,6 +304,7 @@ mod tests {
             "kubelet.allowed-unsafe-sysctls=net.a b",
             "kubelet.allowed-unsafe-sysctls=kernel.sem*",
             "kubelet.pod-max-pids=0",
+            "kubelet.pod-max-pids=4194305",
             "kubelet.pod-max-pids=many",
             "kubelet.seccomp-default=1",
         ] {

@@ -31,11 +31,7 @@ impl Runtime {
         }
         let (run, dir) = (self.sandbox_run(&id), self.sandbox_dir(&id));
         let binary = self.inner.config.binary.clone();
-        let base = self.inner.config.run.clone();
         let record = blocking(move || {
-            if spec.users.is_some() {
-                users::show_kernel(&base)?;
-            }
             let record = SandboxRecord::create(id, spec, run, &binary)?;
             if let Err(e) = record.save(&dir) {
                 let _ = record.tear_down();
@@ -56,16 +52,19 @@ impl Runtime {
     /// Returns whether sandboxes can have user namespaces: the kernel makes them, and shows files of
     /// the runtime's file systems with other IDs.
     pub fn supports_users(&self) -> bool {
-        *self.inner.users_supported.get_or_init(|| {
-            let config = &self.inner.config;
-            match users::supported(&[&config.root, &config.images, &config.run]) {
-                Ok(()) => true,
-                Err(e) => {
-                    tracing::info!("pods cannot have user namespaces: {e}");
-                    false
-                }
+        let known = &self.inner.users_supported;
+        if known.get().is_some() {
+            return true;
+        }
+        let config = &self.inner.config;
+        match users::supported(&[&config.root, &config.images, &config.run]) {
+            Ok(()) => known.set(()).is_ok() || known.get().is_some(),
+            // Tried again, as the lack may be one of the moment.
+            Err(e) => {
+                tracing::debug!("pods cannot have user namespaces: {e}");
+                false
             }
-        })
+        }
     }
 
     /// Watches a sandbox's `pause` process, and reports its unexpected exit as an event.

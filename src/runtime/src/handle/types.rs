@@ -38,7 +38,7 @@ pub(crate) struct Inner {
     pub(super) sandboxes: Mutex<BTreeMap<String, SandboxRecord>>,
     pub(super) containers: Mutex<BTreeMap<String, Arc<Container>>>,
     /// Whether sandboxes can have user namespaces, once it was tried.
-    pub(super) users_supported: std::sync::OnceLock<bool>,
+    pub(super) users_supported: std::sync::OnceLock<()>,
 }
 
 /// Returns 64 random hexadecimal digits, the form of IDs in CRI runtimes.

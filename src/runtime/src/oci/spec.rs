@@ -386,12 +386,18 @@ fn mounts(inputs: &Inputs<'_>) -> Result<Vec<Value>> {
         ));
     }
     out.retain(|mount| {
-        let path = mount["destination"].as_str().unwrap_or_default();
-        !own.iter().any(|(target, _)| target == Path::new(path))
+        let path = Path::new(mount["destination"].as_str().unwrap_or_default());
+        !own.iter().any(|(target, _)| replaces(target, path))
     });
     own.sort_by_key(|(target, _)| target.components().count());
     out.extend(own.into_iter().map(|(_, mount)| mount));
     Ok(out)
+}
+
+/// Returns whether a mount of the pod at `target` takes the place of the default one at `path`. What
+/// it mounts at `/dev` may lack the directories below.
+fn replaces(target: &Path, path: &Path) -> bool {
+    target == path || (target == Path::new("/dev") && path.starts_with(target))
 }
 
 /// Returns the canonical path of a mount's source. Creates a missing one as a directory, as Docker
@@ -508,6 +514,21 @@ fn clamp_oom_score(wanted: i32) -> Result<i32> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn mounts_of_the_pod_replace_default_ones() {
+        for (target, path, gone) in [
+            ("/dev", "/dev", true),
+            ("/dev", "/dev/shm", true),
+            ("/dev/shm", "/dev/shm", true),
+            ("/dev/shm", "/dev", false),
+            ("/dev/x", "/dev/shm", false),
+            ("/sys", "/sys/fs/cgroup", false),
+        ] {
+            let replaced = replaces(Path::new(target), Path::new(path));
+            assert_eq!(replaced, gone, "{target} {path}");
+        }
+    }
 
     #[test]
     fn throttling_of_processors_is_masked() {

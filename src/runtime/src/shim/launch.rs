@@ -25,7 +25,7 @@ use super::plan::Plan;
 use super::sys::give_terminal;
 use super::types::UserNamespace;
 use crate::beneath::check;
-use crate::users::IdRange;
+use crate::users::{self, IdRange};
 use rkube_cgroups::devices::{self, DeviceRule};
 use rkube_cgroups::node as cgroup;
 
@@ -73,6 +73,11 @@ pub struct Libcontainer;
 
 impl Launcher for Libcontainer {
     fn run(&self, launch: Launch<'_>) -> Result<i32, ShimError> {
+        if launch.users.is_some() {
+            users::show_kernel(launch.bundle).map_err(ShimError::io(
+                "cannot show the kernel's files to the container",
+            ))?;
+        }
         let (builder, report) = builder(
             launch.id,
             launch.state,

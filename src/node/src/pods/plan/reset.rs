@@ -17,8 +17,11 @@ const ALL: &str = "RestartAllContainers";
 pub(crate) struct Reset {
     pub id: String,
     pub name: String,
+    pub attempt: u32,
     /// Whether it has to be stopped first.
     pub running: bool,
+    /// Whether its exit asks for the restart.
+    pub cause: bool,
 }
 
 /// Returns the first rule of a container that matches an exit code.
@@ -71,7 +74,9 @@ pub(super) fn resets(pod: &Pod, instances: &Instances, sandbox: &str) -> Vec<Res
             list.push(Reset {
                 id: i.id.clone(),
                 name: i.name.clone(),
+                attempt: i.attempt,
                 running: i.running(),
+                cause: is_cause,
             });
         }
     }
@@ -166,6 +171,8 @@ mod tests {
             .map(|r| (r.name.as_str(), r.running))
             .collect();
         assert_eq!(order, [("other", true), ("init", false), ("source", false)]);
+        let causes: Vec<bool> = planned_now.reset.iter().map(|r| r.cause).collect();
+        assert_eq!(causes, [false, false, true]);
         assert!(planned_now.start.is_empty() && !planned_now.finished);
         // Then the pod starts over.
         assert_eq!(planned(&Instances::new()).start, ["init"]);

@@ -36,8 +36,8 @@ impl Worker {
             return None;
         }
         if !plan.reset.is_empty() {
-            self.reset(plan.reset);
-            return resize;
+            let next = self.reset(plan.reset, now);
+            return resize.into_iter().chain(next).min();
         }
         for kill in plan.kill {
             let grace = kill
@@ -121,7 +121,7 @@ impl Worker {
 
     /// Returns the key of a container's restart back-off. It changes with the container's image, so
     /// that a mended container starts at once.
-    fn backoff_key(&self, name: &str) -> String {
+    pub(super) fn backoff_key(&self, name: &str) -> String {
         let hash = self.pod.container(name).map(|c| plan::hash(&c));
         format!("{name}_{}", hash.unwrap_or_default())
     }
@@ -211,18 +211,7 @@ impl Worker {
     /// Returns the first attempt number for a container that only the API knows: its restart count
     /// there plus one, or 0 if it never ran.
     pub(super) fn lost_attempts(&self, name: &str) -> u32 {
-        let status = self.pod.status.as_ref();
-        status
-            .into_iter()
-            .flat_map(|s| {
-                s.container_statuses
-                    .iter()
-                    .chain(&s.init_container_statuses)
-                    .flatten()
-            })
-            .find(|s| s.name == name && s.container_id.is_some())
-            .and_then(|s| u32::try_from(s.restart_count + 1).ok())
-            .unwrap_or(0)
+        next_attempt(&self.pod, name)
     }
 
     /// Returns the probe target for a running container; `None` if it is not running or has no
@@ -286,6 +275,54 @@ impl Worker {
             if let Some(target) = self.probe_target(&name) {
                 self.probes.watch(target, adopted);
             }
+        }
+    }
+}
+
+/// Returns the number of a container's next attempt according to the pod's status. A container
+/// that waits to start over has no ID there, and its count is that of the coming attempt.
+fn next_attempt(pod: &Pod, name: &str) -> u32 {
+    let statuses = pod.status.iter().flat_map(|s| {
+        s.container_statuses
+            .iter()
+            .chain(&s.init_container_statuses)
+            .flatten()
+    });
+    statuses
+        .filter(|s| s.name == name)
+        .find_map(|s| u32::try_from(s.restart_count + i32::from(s.container_id.is_some())).ok())
+        .unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use k8s_openapi::api::core::v1::{ContainerStatus, PodStatus};
+
+    #[test]
+    fn attempts_go_on_where_the_status_ends() {
+        for (id, count, next) in [
+            (None, 0, 0),
+            (Some("a"), 0, 1),
+            (Some("a"), 3, 4),
+            // It was removed to start the pod over, and the agent was restarted.
+            (None, 3, 3),
+        ] {
+            let status = ContainerStatus {
+                name: "c".into(),
+                container_id: id.map(str::to_owned),
+                restart_count: count,
+                ..Default::default()
+            };
+            let pod = Pod {
+                status: Some(PodStatus {
+                    container_statuses: Some(vec![status]),
+                    ..Default::default()
+                }),
+                ..Default::default()
+            };
+            assert_eq!(next_attempt(&pod, "c"), next, "{id:?} {count}");
+            assert_eq!(next_attempt(&pod, "other"), 0);
         }
     }
 }

@@ -15,7 +15,7 @@ use super::super::context::PodContext;
 use super::super::counts;
 use super::super::instance::{Instance, Instances};
 use super::super::object_hold::{ObjectHold, SharedHold};
-use super::super::plan::SandboxView;
+use super::super::plan::{Reset, SandboxView};
 use super::super::probes::{ProbeResult, Probes};
 use super::super::reason::{Eviction, Reason};
 use super::super::resize::{Applied, Record};
@@ -52,7 +52,7 @@ pub(super) enum TaskResult {
     StatusPublished(Box<Result<Pod, kube::Error>>),
     PodDeleted(Result<(), kube::Error>),
     /// The containers with these IDs are removed, to start the pod over.
-    Reset(Vec<String>),
+    Reset(Vec<Reset>),
     Probed(ProbeResult),
     Resized(Applied),
 }

@@ -30,7 +30,7 @@ impl Worker {
             TaskResult::Cleaned => self.stage = Stage::Over,
             TaskResult::StatusPublished(result) => self.status_published(*result),
             TaskResult::PodDeleted(result) => self.pod_deleted(result),
-            TaskResult::Reset(removed) => self.was_reset(&removed),
+            TaskResult::Reset(removed) => self.was_reset(&removed, Instant::now()),
             TaskResult::Probed(result) => self.probed(&result),
             TaskResult::Resized(applied) => self.resized(applied),
         }

@@ -72,6 +72,10 @@ pub const ALL: &[Case] = &[
         users::unmasked_and_privileged_stay_in_their_namespace,
     ),
     (
+        "parameters_of_the_ipc_namespace_are_set",
+        users::parameters_of_the_ipc_namespace_are_set,
+    ),
+    (
         "processes_are_shared_within_the_user_namespace",
         users::processes_are_shared_within_the_user_namespace,
     ),

@@ -243,6 +243,37 @@ pub fn unmasked_and_privileged_stay_in_their_namespace() {
     });
 }
 
+pub fn parameters_of_the_ipc_namespace_are_set() {
+    with_bench(|b| async move {
+        if sandbox(&b, false).await.is_none() {
+            return;
+        }
+        let sysctls = [
+            ("kernel.shm_rmid_forced", "1"),
+            ("fs.mqueue.msg_max", "11"),
+            ("net.ipv4.ip_default_ttl", "9"),
+        ];
+        let spec = SandboxSpec {
+            users: Some(RANGE),
+            sysctls: sysctls
+                .map(|(name, value)| (name.into(), value.into()))
+                .into(),
+            ..SandboxSpec::default()
+        };
+        let sandbox = b.sandbox_with(spec).await;
+        let id = b.start(&sandbox, b.script("sleep 1000")).await;
+        let read =
+            "cd /proc/sys; cat kernel/shm_rmid_forced fs/mqueue/msg_max net/ipv4/ip_default_ttl";
+        assert_eq!(b.out(&id, read).await, "1\n11\n9");
+        // Nobody else sees the whole `/proc` that the kernel demands.
+        let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+        assert!(
+            !mounts.contains(b.dir.join("run").to_str().unwrap())
+                || !mounts.contains("/kernel/proc")
+        );
+    });
+}
+
 pub fn processes_are_shared_within_the_user_namespace() {
     with_bench(|b| async move {
         let Some(sandbox) = sandbox(&b, true).await else {
