@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
+use futures::future::BoxFuture;
 use hyper::body::Incoming;
 use hyper::{Request, Response, StatusCode};
 use rkube_build::protocol::{Built, Event, Request as Build};
@@ -241,6 +242,10 @@ impl Viewer for Log {
         if let Some(text) = line(event).filter(|_| !self.quiet) {
             self.messages.line(&text);
         }
+    }
+
+    fn room(&mut self) -> BoxFuture<'_, ()> {
+        Box::pin(self.messages.room())
     }
 }
 
