@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use kube::config::{KubeConfigOptions, Kubeconfig as ClientConfig};
 use rkube_config::ports;
-use rkube_drivers::Endpoints;
+use rkube_drivers::{Endpoints, NodeState};
 use rkube_failure::Failure;
 use rkube_failure::{Kind, Source, command};
 use rkube_ssh::client::Session;
@@ -169,17 +169,82 @@ pub async fn ssh(home: &Home, profile: &Profile, node: &Node) -> Result<Session,
     crate::pause::refuse(home, profile, node).await?;
     let host_key = ssh_host_key(home, profile, node)?;
     let address = ssh_address(home, profile, node)?;
-    Session::connect(address, "root", &ssh_key(home, profile), &host_key)
-        .await
-        .map_err(|e| {
-            Failure::new(
-                Source::Guest,
-                Kind::Unavailable,
-                format!("cannot reach node {} at {address}: {e}", node.name),
-            )
-            .advise(format!(
-                "check the status of the cluster: {}",
-                command("status", &profile.name)
-            ))
-        })
+    let key = ssh_key(home, profile);
+    let error = match Session::connect(address, "root", &key, &host_key).await {
+        Ok(session) => return Ok(session),
+        Err(e) => e,
+    };
+    // If the states are not available, the error of the connection is reported.
+    let driver = rkube_drivers::by_name(&profile.driver)?;
+    let states = driver.states(&profile.plan(home)).await.unwrap_or_default();
+    if let Some(failure) = stopped(profile, &states, node) {
+        return Err(failure);
+    }
+    Err(Failure::new(
+        Source::Guest,
+        Kind::Unavailable,
+        format!("cannot reach node {} at {address}: {error}", node.name),
+    )
+    .advise(format!(
+        "check the status of the cluster: {}",
+        command("status", &profile.name)
+    )))
+}
+
+/// Returns the failure of a command on a node that is stopped, if it is.
+fn stopped(profile: &Profile, states: &[NodeState], node: &Node) -> Option<Failure> {
+    let mut nodes = profile.nodes.iter().zip(states);
+    let (_, state) = nodes.find(|(other, _)| other.name == node.name)?;
+    if *state != NodeState::Stopped {
+        return None;
+    }
+    let all = states.iter().all(|state| *state == NodeState::Stopped);
+    let (what, start) = match all {
+        true => (
+            format!("the cluster '{}'", profile.name),
+            "start".to_owned(),
+        ),
+        false => (
+            format!("the node {}", node.name),
+            format!("node start {}", node.name),
+        ),
+    };
+    let failure = Failure::new(
+        Source::Guest,
+        Kind::NotRunning,
+        format!("{what} is not running"),
+    );
+    Some(failure.advise(format!("start it with: {}", command(&start, &profile.name))))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stopped_nodes_are_said_to_be() {
+        let node = |name: &str| {
+            serde_json::json!({
+                "name": name, "ip": "192.168.58.2", "podCidr": "10.244.0.0/24",
+            })
+        };
+        let profile: Profile = serde_json::from_value(serde_json::json!({
+            "format": 1, "name": "c", "driver": "native", "created": "",
+            "nodeCidr": "192.168.58.0/24", "podCidr": "10.244.0.0/16",
+            "serviceCidr": "10.96.0.0/12", "dnsDomain": "cluster.local",
+            "nodes": [node("a"), node("b")],
+        }))
+        .unwrap();
+        let said = |states: &[NodeState]| {
+            stopped(&profile, states, &profile.nodes[1]).map(|failure| failure.message)
+        };
+        let (up, down) = (NodeState::Running, NodeState::Stopped);
+        assert_eq!(
+            said(&[down, down]).unwrap(),
+            "the cluster 'c' is not running"
+        );
+        assert_eq!(said(&[up, down]).unwrap(), "the node b is not running");
+        assert_eq!(said(&[down, up]), None);
+        assert_eq!(said(&[]), None);
+    }
 }

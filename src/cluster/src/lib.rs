@@ -59,7 +59,7 @@ pub use lifecycle::{
 pub use nodes::{add_node, delete_node, start_node, stop_node};
 pub use pause::set_paused;
 pub use pki::CertificateStatus;
-pub use plan::StartOptions;
+pub use plan::{KubeletChanges, StartOptions};
 pub use profile::{Node, NodeSpec, Profile, check_name};
 pub use provision::{certificates, renew_certificates};
 pub use schedule::{Fate, cancel_stop, fate, schedule_stop, wait_and_stop};

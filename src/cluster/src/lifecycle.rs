@@ -109,10 +109,11 @@ async fn take_over_options(
         }
         profile.insecure_registries.clone_from(registries);
     }
-    if !options.kubelet.is_default() && profile.kubelet != options.kubelet {
+    let kubelet = options.kubelet.applied(&profile.kubelet);
+    if profile.kubelet != kubelet {
         let change = "the options of the kubelet take effect";
         warn_of_restart(home, profile, change, progress).await?;
-        profile.kubelet.clone_from(&options.kubelet);
+        profile.kubelet = kubelet;
     }
     Ok(())
 }

@@ -52,8 +52,8 @@ pub struct StartOptions {
     pub machine: MachineOptions,
     /// The API server's audit policy, a file on the host; kept for later starts.
     pub audit_policy: Option<PathBuf>,
-    /// Options of the nodes' agents; those of an existing cluster stay if all are the defaults.
-    pub kubelet: KubeletOptions,
+    /// Changes of the options of the nodes' agents.
+    pub kubelet: KubeletChanges,
     /// Directories of the host that all nodes see.
     pub mounts: Vec<HostMount>,
     /// Whether nodes and the context are named as kind names them.
@@ -64,6 +64,39 @@ pub struct StartOptions {
     pub kubeconfig: Option<Kubeconfig>,
     /// Whether to make the context the current one.
     pub set_context: bool,
+}
+
+/// Changes of the options of the nodes' agents. What is `None` stays as it is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct KubeletChanges {
+    /// Unsafe sysctls that pods may set.
+    pub allowed_unsafe_sysctls: Option<Vec<String>>,
+    /// Maximum number of processes of a pod; not limited if negative.
+    pub pod_pids_limit: Option<i64>,
+    /// Whether containers without a seccomp profile run without one.
+    pub no_seccomp_default: Option<bool>,
+}
+
+impl KubeletChanges {
+    /// Returns the options with the changes.
+    pub(crate) fn applied(&self, options: &KubeletOptions) -> KubeletOptions {
+        let Self {
+            allowed_unsafe_sysctls,
+            pod_pids_limit,
+            no_seccomp_default,
+        } = self;
+        KubeletOptions {
+            allowed_unsafe_sysctls: match allowed_unsafe_sysctls {
+                Some(names) => names.clone(),
+                None => options.allowed_unsafe_sysctls.clone(),
+            },
+            pod_pids_limit: match pod_pids_limit {
+                Some(limit) => Some(*limit).filter(|limit| *limit > 0),
+                None => options.pod_pids_limit,
+            },
+            no_seccomp_default: no_seccomp_default.unwrap_or(options.no_seccomp_default),
+        }
+    }
 }
 
 impl StartOptions {
@@ -356,13 +389,39 @@ mod tests {
             store: None,
             machine: MachineOptions::default(),
             audit_policy: None,
-            kubelet: KubeletOptions::default(),
+            kubelet: KubeletChanges::default(),
             mounts: Vec::new(),
             kind: false,
             retain: false,
             kubeconfig: None,
             set_context: false,
         }
+    }
+
+    #[test]
+    fn options_of_the_kubelet_change_one_by_one() {
+        let old = KubeletOptions {
+            allowed_unsafe_sysctls: vec!["net.a".to_owned()],
+            pod_pids_limit: Some(100),
+            no_seccomp_default: true,
+        };
+        let none = KubeletChanges::default();
+        assert_eq!(none.applied(&old), old);
+        let limit = KubeletChanges {
+            pod_pids_limit: Some(-1),
+            ..none.clone()
+        };
+        let unlimited = KubeletOptions {
+            pod_pids_limit: None,
+            ..old.clone()
+        };
+        assert_eq!(limit.applied(&old), unlimited);
+        let all = KubeletChanges {
+            allowed_unsafe_sysctls: Some(Vec::new()),
+            no_seccomp_default: Some(false),
+            ..limit
+        };
+        assert!(all.applied(&old).is_default());
     }
 
     #[tokio::test]

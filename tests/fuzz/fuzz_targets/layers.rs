@@ -13,7 +13,7 @@ use rkube_runtime::fuzzing;
 
 /// A directory with one for layers, the layer below, and what nobody may change.
 static ROOM: LazyLock<tempfile::TempDir> = LazyLock::new(|| {
-    let room = tempfile::tempdir_in("/dev/shm").expect("a directory");
+    let room = tempfile::tempdir().expect("a directory");
     let path = room.path();
     for directory in ["below/a/b", "below/c", "outside/a"] {
         std::fs::create_dir_all(path.join(directory)).expect("a directory");

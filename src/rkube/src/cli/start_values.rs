@@ -3,8 +3,7 @@
 use std::path::PathBuf;
 
 use ipnet::Ipv4Net;
-use rkube_cluster::Progress as _;
-use rkube_config::KubeletOptions;
+use rkube_cluster::{KubeletChanges, Progress as _};
 use rkube_drivers::HostMount;
 use rkube_failure::Failure;
 
@@ -170,7 +169,11 @@ pub(super) fn parse_extra(text: &str) -> Result<Extra, String> {
             Err(_) => Err(format!("{key}: '{value}' is not an address range")),
         },
         "kubelet.allowed-unsafe-sysctls" => {
-            let names: Vec<String> = value.split(',').map(str::to_owned).collect();
+            // An empty value takes all back.
+            let names: Vec<String> = match value {
+                "" => Vec::new(),
+                names => names.split(',').map(str::to_owned).collect(),
+            };
             match names.iter().find(|name| !is_sysctl_pattern(name)) {
                 Some(name) => Err(format!(
                     "{key}: '{name}' is not a sysctl of a pod's namespaces"
@@ -237,7 +240,7 @@ pub(super) struct Extras {
     /// The address range of pods.
     pub(super) pods: Option<Ipv4Net>,
     /// Those of the kubelet.
-    pub(super) kubelet: KubeletOptions,
+    pub(super) kubelet: KubeletChanges,
 }
 
 /// Takes the options of components apart.
@@ -250,11 +253,11 @@ pub(super) fn extras(extras: Vec<Extra>, output: &Output) -> Result<Extras, Fail
         match extra {
             Extra::AuditPolicy(file) => found.audit_policy = Some(file),
             Extra::PodNetwork(range) => found.pods = Some(range),
-            Extra::UnsafeSysctls(names) => found.kubelet.allowed_unsafe_sysctls = names,
-            Extra::PodPids(limit) => {
-                found.kubelet.pod_pids_limit = Some(limit).filter(|limit| *limit > 0);
+            Extra::UnsafeSysctls(names) => {
+                found.kubelet.allowed_unsafe_sysctls = Some(names);
             }
-            Extra::SeccompDefault(on) => found.kubelet.no_seccomp_default = !on,
+            Extra::PodPids(limit) => found.kubelet.pod_pids_limit = Some(limit),
+            Extra::SeccompDefault(on) => found.kubelet.no_seccomp_default = Some(!on),
             Extra::Harmless(key, why) => {
                 output.warn(&format!("--extra-config={key} has no effect: {why}"));
             }
@@ -289,6 +292,10 @@ mod tests {
                 "kubelet.allowed-unsafe-sysctls=net.core.*,kernel.sem",
                 Extra::UnsafeSysctls(names),
             ),
+            (
+                "kubelet.allowed-unsafe-sysctls=",
+                Extra::UnsafeSysctls(Vec::new()),
+            ),
             ("kubelet.pod-max-pids=100", Extra::PodPids(100)),
             ("kubelet.pod-max-pids=-1", Extra::PodPids(-1)),
             (
@@ -299,7 +306,7 @@ mod tests {
             assert_eq!(parse_extra(text), Ok(option), "{text}");
         }
         for bad in [
-            "kubelet.allowed-unsafe-sysctls=",
+            "kubelet.allowed-unsafe-sysctls=,",
             "kubelet.allowed-unsafe-sysctls=vm.swappiness",
             "kubelet.allowed-unsafe-sysctls=net.a b",
             "kubelet.allowed-unsafe-sysctls=kernel.sem*",

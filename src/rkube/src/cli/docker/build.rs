@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
+use futures::future::BoxFuture;
 use hyper::body::Incoming;
 use hyper::{Request, Response, StatusCode};
 use rkube_build::protocol::{Built, Event, Request as Build};
@@ -103,19 +104,29 @@ impl Hosts {
     }
 }
 
+/// Fails unless a context is that of a server. Paths and other schemes would lead to this machine.
+fn check_remote(remote: &str) -> Result<(), Error> {
+    const SERVERS: [&str; 6] = [
+        "http://",
+        "https://",
+        "git://",
+        "ssh://",
+        "git@",
+        "github.com/",
+    ];
+    if SERVERS.iter().any(|begin| remote.starts_with(begin)) {
+        return Ok(());
+    }
+    let message = format!("the context {remote} is not the URL of a server");
+    Err(Error::new(StatusCode::BAD_REQUEST, message))
+}
+
 /// Opens the context: what the client sends, or what `remote` names.
 async fn context(query: &Query, archive: NamedTempFile) -> Result<Context, Error> {
     let file = query.get("dockerfile").map(str::to_owned);
     let usual = |file: Option<String>| file.filter(|name| name != "Dockerfile");
     if let Some(remote) = query.get("remote") {
-        // Paths would be those of this machine.
-        if !remote.contains("://")
-            && !remote.starts_with("git@")
-            && !remote.starts_with("github.com/")
-        {
-            let message = format!("the context {remote} is no URL");
-            return Err(Error::new(StatusCode::BAD_REQUEST, message));
-        }
+        check_remote(remote)?;
         return Ok(source::open(remote, usual(file).as_deref()).await?);
     }
     let opened = tokio::task::spawn_blocking(move || {
@@ -233,6 +244,10 @@ impl Viewer for Log {
             self.messages.line(&text);
         }
     }
+
+    fn room(&mut self) -> BoxFuture<'_, ()> {
+        Box::pin(self.messages.room())
+    }
 }
 
 /// `docker builder prune`
@@ -279,6 +294,28 @@ mod tests {
             let error = parameters(&Query::parse(text)).unwrap_err();
             assert_eq!(error.status.as_u16(), status, "{text}");
             assert!(error.message.contains(words), "{text}: {}", error.message);
+        }
+    }
+
+    #[test]
+    fn contexts_come_from_servers() {
+        for remote in [
+            "https://x.org/a.tar.gz",
+            "git@x.org:a.git",
+            "github.com/a/b",
+        ] {
+            check_remote(remote).unwrap();
+        }
+        for remote in [
+            "/a",
+            "/a/x://../..",
+            "file:///a.git",
+            "a",
+            "ext::sh://x.git",
+            "-",
+        ] {
+            let error = check_remote(remote).unwrap_err();
+            assert_eq!(error.status, StatusCode::BAD_REQUEST, "{remote}");
         }
     }
 

@@ -13,7 +13,9 @@ use super::reply::{self, Body, Error};
 use super::request::{self, Query};
 use super::server::Endpoint;
 use crate::cli::image::push::full_name;
-use crate::cli::image::{check_name, everywhere, inspect as describe, on_node, remote_failure};
+use crate::cli::image::{
+    check_name, everywhere, inspect as describe, on_node, remote_failure, running,
+};
 
 /// An image of a node.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -218,9 +220,9 @@ fn new_name(query: &Query) -> Result<String, Error> {
 /// `docker tag`
 pub async fn tag(endpoint: &Endpoint, name: &str, query: &Query) -> Result<Response<Body>, Error> {
     let profile = endpoint.profile()?;
-    let new = new_name(query)?;
     let images = all(endpoint, &profile).await?;
     let (image, _) = find(&images, name)?;
+    let new = new_name(query)?;
     let command = format!("rkube ctl tag {} {new}", image.id);
     everywhere(&endpoint.home, &profile, &command).await?;
     Ok(reply::empty(StatusCode::CREATED))
@@ -272,8 +274,7 @@ async fn where_present(
     command: &str,
 ) -> Result<(), Failure> {
     let missing = i32::from(Failure::new(Source::Runtime, Kind::NotFound, "").exit_code());
-    let nodes = profile.nodes.iter().filter(|node| !node.stopped);
-    let runs = nodes.map(|node: &Node| async move {
+    let runs = running(profile).map(|node: &Node| async move {
         match on_node(&endpoint.home, profile, node, command, None).await? {
             (0, ..) => Ok(()),
             (code, ..) if code == missing => Ok(()),

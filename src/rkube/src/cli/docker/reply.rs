@@ -1,6 +1,8 @@
 //! Responses of the Docker Engine API.
 
 use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use futures::{Stream, StreamExt as _};
@@ -11,7 +13,7 @@ use hyper::header::{CONTENT_TYPE, HeaderValue};
 use hyper::{Response, StatusCode};
 use rkube_failure::{Failure, Kind};
 use serde::Serialize;
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 
 /// The body of a response.
 pub type Body = UnsyncBoxBody<Bytes, io::Error>;
@@ -112,26 +114,61 @@ pub fn archive(pieces: impl Stream<Item = io::Result<Bytes>> + Send + 'static) -
     typed("application/x-tar", frames.boxed_unsync())
 }
 
+/// The number of messages at which their source waits for the client.
+const MAX_QUEUE: usize = 1024;
+
+/// The messages that the client has not read yet.
+#[derive(Default)]
+struct Queue {
+    length: AtomicUsize,
+    /// Tells that the client has read one.
+    read: Notify,
+}
+
 /// Sends messages to a client: JSON documents, one per line.
 #[derive(Clone)]
-pub struct Messages(mpsc::UnboundedSender<Bytes>);
+pub struct Messages {
+    sender: mpsc::UnboundedSender<Bytes>,
+    queue: Arc<Queue>,
+}
 
 impl Messages {
     /// Returns a sender, and the response with what it sends.
     pub fn open() -> (Self, Response<Body>) {
         let (sender, receiver) = mpsc::unbounded_channel::<Bytes>();
-        let pieces = futures::stream::unfold(receiver, |mut receiver| async move {
+        let queue = Arc::new(Queue::default());
+        let start = (receiver, queue.clone());
+        let pieces = futures::stream::unfold(start, |(mut receiver, queue)| async move {
             let piece = receiver.recv().await?;
-            Some((Ok(Frame::data(piece)), receiver))
+            queue.length.fetch_sub(1, Ordering::Relaxed);
+            queue.read.notify_waiters();
+            Some((Ok(Frame::data(piece)), (receiver, queue)))
         });
         let body = StreamBody::new(pieces).boxed_unsync();
-        (Self(sender), typed("application/json", body))
+        (Self { sender, queue }, typed("application/json", body))
     }
 
-    /// Sends a message. It is lost if the client no longer reads.
+    /// Sends a message. It is lost if the client is gone. Senders of many messages wait for
+    /// [`Self::room`] before each.
     pub fn send(&self, message: &serde_json::Value) {
+        // Before the message can be read.
+        self.queue.length.fetch_add(1, Ordering::Relaxed);
         // The client is gone, which `closed` tells.
-        let _ = self.0.send(format!("{message}\r\n").into());
+        let _ = self.sender.send(format!("{message}\r\n").into());
+    }
+
+    /// Waits until the client has read enough for another message, or is gone.
+    pub async fn room(&self) {
+        loop {
+            let read = self.queue.read.notified();
+            if self.queue.length.load(Ordering::Relaxed) < MAX_QUEUE {
+                return;
+            }
+            tokio::select! {
+                () = read => {}
+                () = self.closed() => return,
+            }
+        }
     }
 
     /// Sends a line of output.
@@ -154,6 +191,32 @@ impl Messages {
 
     /// Resolves when the client is gone.
     pub async fn closed(&self) {
-        self.0.closed().await;
+        self.sender.closed().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt as _;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_client_that_does_not_read_is_waited_for() {
+        let (messages, mut response) = Messages::open();
+        let mut sent = 0;
+        while messages.room().now_or_never().is_some() {
+            messages.status("s");
+            sent += 1;
+            assert!(sent <= MAX_QUEUE, "the queue has no end");
+        }
+        assert_eq!(sent, MAX_QUEUE);
+        let read = async { response.body_mut().frame().await };
+        let ((), frame) = tokio::join!(messages.room(), read);
+        assert!(frame.is_some());
+        messages.status("s");
+        assert!(messages.room().now_or_never().is_none());
+        drop(response);
+        messages.room().await;
     }
 }

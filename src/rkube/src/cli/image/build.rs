@@ -5,6 +5,7 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use base64::Engine as _;
+use futures::future::BoxFuture;
 use rkube_build::pattern::Matcher;
 use rkube_build::protocol::{Built, Event, Request};
 use rkube_build::{BuildError, context};
@@ -102,6 +103,10 @@ pub(in crate::cli) trait Viewer {
     fn note(&mut self, text: &str);
     /// Shows an event.
     fn show(&mut self, event: &Event);
+    /// Waits until there is room for another line. The build waits meanwhile.
+    fn room(&mut self) -> BoxFuture<'_, ()> {
+        Box::pin(std::future::ready(()))
+    }
 }
 
 /// The form in which progress is shown.
@@ -424,6 +429,7 @@ pub(in crate::cli) async fn on_builder(
         let mut result = None;
         let mut lines = BufReader::new(events).lines();
         while let Ok(Some(line)) = lines.next_line().await {
+            viewer.room().await;
             match serde_json::from_str::<Event>(&line) {
                 Ok(Event::Error(error)) => result = Some(Outcome::Failed(error)),
                 Ok(Event::Built(built)) => result = Some(Outcome::Built(built)),

@@ -9,7 +9,7 @@ use rkube_drivers::docker::Export;
 use rkube_failure::{Failure, Kind, Source};
 use tokio_util::io::StreamReader;
 
-use super::{Input, check_name, mib, nodes, on_node, push, remote_failure};
+use super::{Input, check_name, mib, nodes, on_node, push, remote_failure, running};
 use crate::cli::Output;
 
 /// The number of layers that were sent to a node, and the number the image has.
@@ -149,7 +149,7 @@ pub(in crate::cli) async fn load(
     Ok(())
 }
 
-/// Loads an image into all nodes. Returns the image's names, and the layers sent to the node that
+/// Loads an image into all nodes that are not stopped. Returns the image's names, and the layers sent to the node that
 /// lacked most.
 pub(in crate::cli) async fn load_everywhere(
     home: &Home,
@@ -157,7 +157,8 @@ pub(in crate::cli) async fn load_everywhere(
     origin: &Origin,
 ) -> Result<(Vec<String>, Option<Sent>), Failure> {
     // The first node unpacks the layers; with drivers that share them, the others reuse them.
-    let (first, rest) = (&profile.nodes[..1], &profile.nodes[1..]);
+    let nodes: Vec<&Node> = running(profile).collect();
+    let (first, rest) = nodes.split_at(nodes.len().min(1));
     let mut loaded = Vec::new();
     let mut most: Option<Sent> = None;
     for nodes in [first, rest] {

@@ -309,9 +309,9 @@ fn names(node: &str, list: &str) -> Result<String, Failure> {
     Ok(names.map(|name| name + "\n").collect())
 }
 
-/// Returns the number of nodes in words.
+/// Returns the number of nodes that are not stopped, in words.
 pub(super) fn nodes(profile: &Profile) -> String {
-    match profile.nodes.len() {
+    match running(profile).count() {
         1 => "1 node".to_owned(),
         count => format!("{count} nodes"),
     }
@@ -347,7 +347,7 @@ async fn pull(home: &Home, profile: &Profile, image: &str) -> Result<(), Failure
     pull_with(home, profile, image, &found).await
 }
 
-/// Pulls an image on all nodes.
+/// Pulls an image on all nodes that are not stopped.
 pub(super) async fn pull_with(
     home: &Home,
     profile: &Profile,
@@ -357,7 +357,7 @@ pub(super) async fn pull_with(
     let command = format!("rkube ctl pull --credentials {}", check_name(image)?);
     let input = serde_json::to_vec(credentials)
         .map_err(|e| Failure::new(Source::Program, Kind::Error, e.to_string()))?;
-    let pulls = profile.nodes.iter().map(|node| {
+    let pulls = running(profile).map(|node| {
         let input: Input = Box::new(std::io::Cursor::new(input.clone()));
         let command = command.as_str();
         async move {
@@ -370,13 +370,20 @@ pub(super) async fn pull_with(
     join_all(pulls).await.into_iter().collect()
 }
 
-/// Runs a command on all nodes.
+/// Returns the nodes that are not stopped. If all are, returns all, so that the command fails.
+pub(super) fn running(profile: &Profile) -> impl Iterator<Item = &Node> {
+    let none = profile.nodes.iter().all(|node| node.stopped);
+    let nodes = profile.nodes.iter();
+    nodes.filter(move |node| none || !node.stopped)
+}
+
+/// Runs a command on all nodes that are not stopped.
 pub(super) async fn everywhere(
     home: &Home,
     profile: &Profile,
     command: &str,
 ) -> Result<(), Failure> {
-    let results = join_all(profile.nodes.iter().map(|n| async move {
+    let results = join_all(running(profile).map(|n| async move {
         let (code, _, error) = on_node(home, profile, n, command, None).await?;
         if code == 0 {
             return Ok(());
@@ -422,6 +429,30 @@ pub(super) async fn on_node(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn stopped_nodes_are_left_out() {
+        let node = |name: &str, stopped| {
+            serde_json::json!({
+                "name": name, "ip": "192.168.58.2", "podCidr": "10.244.0.0/24",
+                "controlPlane": false, "stopped": stopped,
+            })
+        };
+        let names = |stopped: [bool; 2]| {
+            let profile: Profile = serde_json::from_value(serde_json::json!({
+                "format": 1, "name": "c", "driver": "native", "created": "",
+                "nodeCidr": "192.168.58.0/24", "podCidr": "10.244.0.0/16",
+                "serviceCidr": "10.96.0.0/12", "dnsDomain": "cluster.local",
+                "nodes": [node("a", stopped[0]), node("b", stopped[1])],
+            }))
+            .unwrap();
+            let names = running(&profile).map(|node| node.name.clone());
+            (names.collect::<Vec<_>>().concat(), nodes(&profile))
+        };
+        assert_eq!(names([false, true]), ("a".into(), "1 node".into()));
+        assert_eq!(names([false, false]), ("ab".into(), "2 nodes".into()));
+        assert_eq!(names([true, true]).0, "ab");
+    }
 
     #[test]
     fn images_have_names_or_ids() {

@@ -75,7 +75,17 @@ pub async fn open(context: &str, file: Option<&str>) -> Result<Context, Failure>
         let dir = temporary()?;
         let archive = dir.path().join("context");
         rkube_cluster::download(context, &archive).await?;
-        return from_file(file, &archive);
+        let file = file.map(str::to_owned);
+        let read = tokio::task::spawn_blocking(move || {
+            let read = from_file(file.as_deref(), &archive);
+            // Until here, the archive is needed.
+            drop(dir);
+            read
+        });
+        return read.await.map_err(|e| {
+            let message = format!("cannot read the context: {e}");
+            Failure::new(Source::Host, Kind::Error, message)
+        })?;
     } else {
         let path = PathBuf::from(context);
         let metadata = fs::metadata(&path).map_err(unreadable(&path))?;
@@ -249,8 +259,50 @@ async fn finish(place: ContextDirectory, file: Option<&str>) -> Result<Context, 
         dockerfile,
         dockerfile_name: "Dockerfile".into(),
     };
-    context.excluded = excluded(&[context.dir().join(".dockerignore")])?;
+    context.excluded = excluded(&context.place, &[context.dir().join(".dockerignore")])?;
     Ok(context)
+}
+
+/// Reads a text of a context. In a copy of one, whose author may be anybody, neither paths nor links
+/// may lead out of it, and only files are read.
+fn read_text(place: &ContextDirectory, path: &Path) -> Result<String, Failure> {
+    let mut real = path.to_path_buf();
+    if let ContextDirectory::Temporary(dir, below) = place {
+        let root = match below.as_os_str().is_empty() {
+            true => dir.path(),
+            false => below,
+        };
+        let root = root.canonicalize().map_err(unreadable(root))?;
+        real = path.canonicalize().map_err(unreadable(path))?;
+        if !real.starts_with(&root) {
+            return Err(failure(
+                Kind::Config,
+                format!("{} leads out of the context", path.display()),
+            ));
+        }
+        if !real.is_file() {
+            return Err(failure(
+                Kind::Config,
+                format!("{} is not a file", path.display()),
+            ));
+        }
+    }
+    let mut bytes = Vec::new();
+    fs::File::open(&real)
+        .and_then(|opened| opened.take(MAX_DOCKERFILE + 1).read_to_end(&mut bytes))
+        .map_err(unreadable(path))?;
+    if bytes.len() as u64 > MAX_DOCKERFILE {
+        return Err(failure(
+            Kind::Config,
+            format!(
+                "{} is larger than {} MiB",
+                path.display(),
+                MAX_DOCKERFILE >> 20
+            ),
+        ));
+    }
+    String::from_utf8(bytes)
+        .map_err(|_| failure(Kind::Config, format!("{} is not text", path.display())))
 }
 
 /// Reads the Dockerfile and the patterns of what is not sent.
@@ -281,31 +333,26 @@ fn settle(place: ContextDirectory, file: Option<&str>) -> Result<Context, Failur
         }
         Some(file) => dir.join(file),
     };
-    let metadata = fs::metadata(&path)
-        .map_err(|e| unreadable(&path)(e).advise("name the Dockerfile with -f PATH"))?;
-    if metadata.len() > MAX_DOCKERFILE {
-        return Err(failure(
-            Kind::Config,
-            format!("{} is too large for a Dockerfile", path.display()),
-        ));
-    }
-    let bytes = fs::read(&path).map_err(unreadable(&path))?;
-    context.dockerfile = String::from_utf8(bytes)
-        .map_err(|_| failure(Kind::Config, format!("{} is not text", path.display())))?;
+    context.dockerfile = read_text(&context.place, &path).map_err(|e| match e.kind {
+        Kind::NotFound => e.advise("name the Dockerfile with -f PATH"),
+        _ => e,
+    })?;
     let mut own = path.into_os_string();
     own.push(".dockerignore");
-    context.excluded = excluded(&[PathBuf::from(own), dir.join(".dockerignore")])?;
+    let files = [PathBuf::from(own), dir.join(".dockerignore")];
+    context.excluded = excluded(&context.place, &files)?;
     Ok(context)
 }
 
 /// Reads the first of the files that exists.
-fn excluded(files: &[PathBuf]) -> Result<Matcher, Failure> {
+fn excluded(place: &ContextDirectory, files: &[PathBuf]) -> Result<Matcher, Failure> {
     for path in files {
-        let text = match fs::read_to_string(path) {
-            Ok(text) => text,
+        match fs::metadata(path) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
             Err(e) => return Err(unreadable(path)(e)),
-        };
+            Ok(_) => {}
+        }
+        let text = read_text(place, path)?;
         return Matcher::of_ignore_file(&text)
             .map_err(|e| failure(Kind::Config, format!("{}: {e}", path.display())));
     }
@@ -420,6 +467,50 @@ mod tests {
         let place = ContextDirectory::Directory(dir.path().to_path_buf());
         let missing = settle(place, None).err().unwrap();
         assert!(missing.advice.is_some());
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn copies_of_contexts_are_not_left() {
+        let outside = tempfile::tempdir().unwrap();
+        let secret = outside.path().join("secret");
+        fs::write(&secret, "FROM a\n").unwrap();
+        let open = |links: &[(&str, &str)], file: Option<&str>| {
+            let dir = tempfile::tempdir().unwrap();
+            fs::write(dir.path().join("real"), "FROM b\n").unwrap();
+            for (name, target) in links {
+                std::os::unix::fs::symlink(target, dir.path().join(name)).unwrap();
+            }
+            settle(ContextDirectory::Temporary(dir, PathBuf::new()), file)
+        };
+        let secret = secret.to_str().unwrap();
+        let up = format!("../../../../../../../..{secret}");
+        for (links, file) in [
+            (&[][..], Some(secret)),
+            (&[], Some(up.as_str())),
+            (&[("Dockerfile", secret)], None),
+            (&[("d", outside.path().to_str().unwrap())], Some("d/secret")),
+            // It never ends.
+            (&[("Dockerfile", "/dev/zero")], None),
+            (&[("Dockerfile", "real"), (".dockerignore", secret)], None),
+            (&[("Dockerfile", ".")], None),
+        ] {
+            let failed = open(links, file).err();
+            let failed = failed.unwrap_or_else(|| panic!("{links:?} {file:?} was read"));
+            assert_eq!(failed.kind, Kind::Config, "{links:?} {file:?}");
+        }
+        let inside = open(&[("Dockerfile", "real")], None).unwrap();
+        assert_eq!(inside.dockerfile, "FROM b\n");
+    }
+
+    #[test]
+    fn texts_of_a_context_have_a_limit() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("Dockerfile"), "FROM a\n").unwrap();
+        let ignore = fs::File::create(dir.path().join(".dockerignore")).unwrap();
+        ignore.set_len(MAX_DOCKERFILE + 1).unwrap();
+        let place = ContextDirectory::Directory(dir.path().to_path_buf());
+        assert_eq!(settle(place, None).err().unwrap().kind, Kind::Config);
     }
 
     #[test]
