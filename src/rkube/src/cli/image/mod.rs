@@ -142,30 +142,8 @@ async fn change(
             Ok(())
         }
         Command::Ls { node, format } => {
-            use super::output::Format;
-            let node = profile.node(node.as_deref())?;
-            let wanted = format.unwrap_or(global.output);
-            let format = match wanted {
-                Format::Json | Format::Name => "json",
-                Format::Yaml => "yaml",
-                Format::Text => "text",
-            };
-            let (code, text, error) = on_node(
-                home,
-                &profile,
-                node,
-                &format!("rkube ctl images -o {format}"),
-                None,
-            )
-            .await?;
-            if code != 0 {
-                return Err(remote_failure(node, code, &error));
-            }
-            match wanted {
-                Format::Name => super::output::print_out(&names(&node.name, &text)?),
-                _ => super::output::print_out(&text),
-            }
-            Ok(())
+            let format = format.unwrap_or(global.output);
+            list(home, &profile, node.as_deref(), format).await
         }
         Command::Rm { images } => {
             for image in images {
@@ -236,6 +214,32 @@ async fn change(
         // Handled by the caller.
         Command::Build(_) | Command::Push(_) => Ok(()),
     }
+}
+
+/// Prints the images of a node.
+async fn list(
+    home: &Home,
+    profile: &Profile,
+    node: Option<&str>,
+    wanted: super::output::Format,
+) -> Result<(), Failure> {
+    use super::output::Format;
+    let node = profile.node(node)?;
+    let format = match wanted {
+        Format::Json | Format::Name => "json",
+        Format::Yaml => "yaml",
+        Format::Text => "text",
+    };
+    let command = format!("rkube ctl images -o {format}");
+    let (code, text, error) = on_node(home, profile, node, &command, None).await?;
+    if code != 0 {
+        return Err(remote_failure(node, code, &error));
+    }
+    match wanted {
+        Format::Name => super::output::print_out(&names(&node.name, &text)?),
+        _ => super::output::print_out(&text),
+    }
+    Ok(())
 }
 
 /// Describes an image of the control-plane node.
