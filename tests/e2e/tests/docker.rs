@@ -113,8 +113,8 @@ fn dockers_client_builds_and_names_and_removes_images() {
     assert!(
         cluster
             .rkube(&["docker-env"])
-            .failed(89)
-            .contains("rkube status")
+            .failed(83)
+            .contains("rkube start")
     );
     cluster.rkube(&["start"]).ok();
     let again = self::variables(&cluster);
