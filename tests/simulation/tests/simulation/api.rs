@@ -103,3 +103,12 @@ pub fn controller(object: &Value) -> Option<&str> {
     let owner = owners.iter().find(|o| o["controller"] == json!(true))?;
     owner["uid"].as_str()
 }
+
+/// Returns whether a pod has the condition `Ready`.
+pub fn is_ready(pod: &Value) -> bool {
+    let conditions = pod["status"]["conditions"].as_array();
+    conditions.is_some_and(|c| {
+        c.iter()
+            .any(|c| c["type"] == "Ready" && c["status"] == "True")
+    })
+}

@@ -136,7 +136,7 @@ impl ListedObjects {
             name(found)
         );
         let own = self.pods_of(kind, found);
-        let ready = own.iter().filter(|pod| is_ready(pod)).count() as i64;
+        let ready = own.iter().filter(|pod| api::is_ready(pod)).count() as i64;
         if own.len() as i64 != replicas || ready != replicas {
             return Err(format!("{} pods, {ready} ready, of {replicas}", own.len()));
         }
@@ -229,12 +229,4 @@ impl ListedObjects {
             None => Ok(()),
         }
     }
-}
-
-fn is_ready(pod: &Value) -> bool {
-    let conditions = pod["status"]["conditions"].as_array();
-    conditions.is_some_and(|c| {
-        c.iter()
-            .any(|c| c["type"] == "Ready" && c["status"] == "True")
-    })
 }

@@ -226,10 +226,16 @@ impl Node {
                 Some("succeed") => Some("Succeeded"),
                 Some("fail") => Some("Failed"),
                 Some("flaky") => Some(["Succeeded", "Failed"][random.below(2) as usize]),
-                _ => return Ok(()),
+                _ => None,
             };
-            pod.due = Some(Instant::now() + Duration::from_millis(random.below(8000)));
-            return Ok(());
+            if pod.ended.is_some() {
+                pod.due = Some(Instant::now() + Duration::from_millis(random.below(8000)));
+                return Ok(());
+            }
+            // As the kubelet, takes back what the control plane said while the node was away.
+            if api::is_ready(&pod.object) {
+                return Ok(());
+            }
         }
         let now = &crate::clock::wall()[..19];
         let status = status(pod, &format!("{now}Z"));
