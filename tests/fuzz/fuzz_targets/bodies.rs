@@ -6,6 +6,16 @@ use libfuzzer_sys::fuzz_target;
 use rkube_api::schema::Schema;
 use rkube_api::{codec, fields};
 use rkube_fuzz::{KINDS, Source};
+use serde_json::Value;
+
+fn has_whole_float(value: &Value) -> bool {
+    match value {
+        Value::Number(n) => n.is_f64() && n.as_f64().is_some_and(|f| f.fract() == 0.0),
+        Value::Array(items) => items.iter().any(has_whole_float),
+        Value::Object(fields) => fields.values().any(has_whole_float),
+        _ => false,
+    }
+}
 
 fuzz_target!(|data: &[u8]| {
     let mut source = Source::new(data);
@@ -20,7 +30,10 @@ fuzz_target!(|data: &[u8]| {
         let (read, _) = fields::parse_json(&json).expect("what was written can be read");
         assert_eq!(read, object);
         let yaml = codec::to_yaml(&object);
-        if let Ok((read, _)) = fields::parse_yaml(yaml.as_bytes()) {
+        // As upstream, a whole number is an integer once it was YAML.
+        if !has_whole_float(&object)
+            && let Ok((read, _)) = fields::parse_yaml(yaml.as_bytes())
+        {
             assert_eq!(read, object, "{yaml}");
         }
         if fields::check(ty, &mut object).is_ok() {

@@ -17,7 +17,9 @@ pub(super) mod source;
 pub(super) mod transfer;
 
 use super::{Global, Output};
-pub(super) use load::{Origin, load, load_everywhere, refuse_text};
+pub(super) use load::load;
+#[cfg(unix)]
+pub(super) use load::{Origin, load_everywhere, refuse_text};
 
 #[derive(clap::Args)]
 pub struct Args {
