@@ -4,6 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use crate::group::descendants;
 use crate::hierarchy::Hierarchy;
 use crate::types::{Context, Error, Result};
 
@@ -24,8 +25,12 @@ impl Freezer {
     pub(crate) fn of(hierarchies: &[Hierarchy], path: &Path) -> Option<Self> {
         let version_1 = hierarchies.iter().find(|h| h.has("freezer"));
         let hierarchy = version_1.or_else(|| hierarchies.iter().find(|h| h.unified))?;
-        let group = hierarchy.mount_point.join(path);
-        let (file, words, state) = match hierarchy.unified {
+        Self::at(&hierarchy.mount_point.join(path), hierarchy.unified)
+    }
+
+    /// Returns the freezer of a group by its directory. Returns `None` if there is no group.
+    pub(crate) fn at(group: &Path, unified: bool) -> Option<Self> {
+        let (file, words, state) = match unified {
             true => ("cgroup.freeze", ["0", "1"], ("cgroup.events", "frozen 1")),
             false => (
                 "freezer.state",
@@ -46,6 +51,18 @@ impl Freezer {
         let text = fs::read_to_string(&self.file).unwrap_or_default();
         // Version 1 says FREEZING until all processes are frozen.
         !text.is_empty() && text.trim() != self.words[0]
+    }
+
+    /// Thaws the groups below a group that were frozen by themselves.
+    pub(crate) fn thaw_below(group: &Path, unified: bool) -> Result<()> {
+        // Parents come first: a group that only its parent froze is not on any more.
+        for group in descendants(group).iter().skip(1) {
+            // A group that is gone has no processes.
+            if let Some(freezer) = Self::at(group, unified).filter(Self::is_on) {
+                freezer.set(false, Duration::ZERO)?;
+            }
+        }
+        Ok(())
     }
 
     /// Freezes or thaws. Waits at most `limit` until all processes are frozen.

@@ -132,6 +132,20 @@ impl<'a> HostGroups<'a> {
         })
     }
 
+    /// Lets the processes of all groups below go on, also of those that were frozen by themselves.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the kernel refuses.
+    pub fn thaw_below(&self) -> Result<()> {
+        let version_1 = self.hierarchies.iter().find(|h| h.has("freezer"));
+        let Some(hierarchy) = version_1.or_else(|| self.hierarchies.iter().find(|h| h.unified))
+        else {
+            return Ok(());
+        };
+        Freezer::thaw_below(&hierarchy.mount_point.join(&self.path), hierarchy.unified)
+    }
+
     /// Returns whether the processes are frozen.
     pub fn is_frozen(&self) -> bool {
         Freezer::of(self.hierarchies, &self.path).is_some_and(|freezer| freezer.is_on())

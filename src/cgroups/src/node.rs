@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 
+use crate::freezer::Freezer;
 use crate::group;
 use crate::hierarchy::enable_controllers;
 use crate::types::{Context, Error, Resources, Result, Stats};
@@ -30,6 +31,44 @@ const V1_UNLIMITED: u64 = 1 << 62;
 pub fn is_v2() -> bool {
     static V2: OnceLock<bool> = OnceLock::new();
     *V2.get_or_init(|| Path::new(ROOT).join("cgroup.controllers").exists())
+}
+
+/// Returns the freezer of a cgroup; `None` if the cgroup, or control over it, is not there.
+fn freezer(cgroup: &str) -> Option<Freezer> {
+    Freezer::at(&dir("freezer", cgroup), is_v2())
+}
+
+/// Freezes the processes of a cgroup, or lets them go on. Returns whether that was a change. If not all
+/// processes are frozen within `limit`, they go on.
+///
+/// # Errors
+///
+/// Fails if the cgroup does not exist, or the kernel refuses.
+pub fn set_frozen(cgroup: &str, frozen: bool, limit: Duration) -> Result<bool> {
+    let freezer =
+        freezer(cgroup).ok_or_else(|| Error::Invalid(format!("{cgroup} cannot be frozen")))?;
+    if freezer.is_on() == frozen {
+        return Ok(false);
+    }
+    freezer.set(frozen, limit).inspect_err(|_| {
+        // The caller reports the failure that led here.
+        let _ = freezer.set(false, limit);
+    })?;
+    Ok(true)
+}
+
+/// Returns whether the processes of a cgroup are frozen.
+pub fn is_frozen(cgroup: &str) -> bool {
+    freezer(cgroup).is_some_and(|freezer| freezer.is_on())
+}
+
+/// Lets all frozen processes of the node go on. On version 1, no signal ends a frozen process.
+///
+/// # Errors
+///
+/// Fails if the kernel refuses.
+pub fn thaw_all() -> Result<()> {
+    Freezer::thaw_below(&dir("freezer", "/"), is_v2())
 }
 
 /// Returns the v1 hierarchies' mount points; empty on v2.

@@ -14,6 +14,7 @@ pub mod node_affinity;
 pub mod qos;
 pub mod quota;
 pub mod resource;
+pub mod resource_names;
 pub mod time;
 pub mod tolerations;
 mod tree;

@@ -5,7 +5,7 @@ use rkube_strategy::Object;
 use rkube_strategy::tree::{at, flag, has, int, list, text};
 use serde_json::Value;
 
-use crate::cells::{age, count, name, or_none, quantity, text_or};
+use crate::cells::{age, count, name, or_none, text_or};
 use crate::types::{AGE, Column, NAME, Printer, boolean, integer, string, wide};
 
 const BINDING_COLUMNS: &[Column] = &[
@@ -56,6 +56,12 @@ pub(crate) static PRINTERS: &[Printer] = &[
     Printer {
         group: "rbac.authorization.k8s.io",
         kind: "ClusterRole",
+        columns: CREATED_COLUMNS,
+        cells: created,
+    },
+    Printer {
+        group: "storage.k8s.io",
+        kind: "CSIStorageCapacity",
         columns: CREATED_COLUMNS,
         cells: created,
     },
@@ -129,12 +135,6 @@ pub(crate) static PRINTERS: &[Printer] = &[
         kind: "CSINode",
         columns: &[NAME, integer("Drivers"), AGE],
         cells: csi_node,
-    },
-    Printer {
-        group: "storage.k8s.io",
-        kind: "CSIStorageCapacity",
-        columns: &[NAME, string("StorageClassName"), string("Capacity")],
-        cells: csi_storage_capacity,
     },
     Printer {
         group: "coordination.k8s.io",
@@ -281,14 +281,6 @@ fn volume_attachment(o: &Object, now: Timestamp) -> Vec<Value> {
 
 fn csi_node(o: &Object, now: Timestamp) -> Vec<Value> {
     vec![name(o), count(o, "spec.drivers"), age(o, now)]
-}
-
-fn csi_storage_capacity(o: &Object, _: Timestamp) -> Vec<Value> {
-    let capacity = match at(o, "capacity") {
-        Value::Null => "<unset>".to_owned(),
-        value => quantity(value),
-    };
-    vec![name(o), text(o, "storageClassName").into(), capacity.into()]
 }
 
 fn lease(o: &Object, now: Timestamp) -> Vec<Value> {

@@ -16,8 +16,8 @@ pub(crate) static PRINTERS: &[Printer] = &[
         columns: &[
             NAME,
             string("Ready"),
-            integer("Up-to-date"),
-            integer("Available"),
+            string("Up-to-date"),
+            string("Available"),
             AGE,
             wide("Containers"),
             wide("Images"),

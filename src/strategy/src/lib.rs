@@ -84,8 +84,10 @@ impl<'a> Context<'a> {
 pub enum GarbageCollection {
     /// The garbage collector deletes them after their owner.
     Background,
-    /// The dependents are kept (only `ReplicationController`, for compatibility).
+    /// The dependents are kept (`ReplicationController` and `Job`, for compatibility).
     Orphan,
+    /// The objects have no dependents; a policy of the request has no effect.
+    Unsupported,
 }
 
 /// A request to a subresource that changes the parent object.

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 pub(crate) use rkube_api::quantity::Quantity;
 use rkube_component_helpers::resource::is_extended;
+use rkube_component_helpers::resource_names::is_object_count;
 use serde_json::Value;
 
 use crate::errors::{Errors, NOT_NEGATIVE};
@@ -66,19 +67,7 @@ pub(crate) fn validate_quantity(errors: &mut Errors, name: &str, value: &Value, 
             if quantity.sign() < 0 {
                 errors.invalid(field, quantity.to_string(), NOT_NEGATIVE);
             }
-            let whole = is_extended(name)
-                || matches!(
-                    name,
-                    "pods"
-                        | "services"
-                        | "replicationcontrollers"
-                        | "resourcequotas"
-                        | "secrets"
-                        | "configmaps"
-                        | "persistentvolumeclaims"
-                        | "services.nodeports"
-                        | "services.loadbalancers"
-                );
+            let whole = is_extended(name) || is_object_count(name);
             if whole && quantity.milli_value() % 1000 != 0 {
                 errors.invalid(field, quantity.to_string(), "must be an integer");
             }

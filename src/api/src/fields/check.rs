@@ -11,6 +11,7 @@ use crate::quantity::Quantity;
 use crate::schema::{Field, Kind, PermanentField, Schema, Type};
 use crate::status::Status;
 
+use super::named;
 use super::path::Path;
 use super::validation::cannot_be_handled;
 
@@ -131,7 +132,17 @@ pub(crate) fn go_value(value: &Value) -> String {
 impl Checker {
     /// `owner` is the Go struct that the field belongs to.
     fn mismatch(&self, value: &str, ty: Type<'_>, owner: Option<Type<'_>>) -> String {
-        let ty = ty.go_name();
+        let plain = ty.go_name();
+        let field = self.fields.last().map(String::as_str).unwrap_or_default();
+        let named = owner.and_then(|owner| match owner {
+            Type::Builtin(owner) => named::go_type(owner.definition_name()?, field, &plain),
+            Type::Structural(_) => None,
+        });
+        self.wrong(value, named.unwrap_or(&plain), owner)
+    }
+
+    /// Returns the message about a value that is not of the Go type `ty`.
+    fn wrong(&self, value: &str, ty: &str, owner: Option<Type<'_>>) -> String {
         let owner = owner.map(Type::go_name).unwrap_or_default();
         let owner = owner.rsplit('.').next().unwrap_or_default();
         if self.fields.is_empty() {
@@ -350,11 +361,8 @@ impl Checker {
                     true
                 }
                 other => {
-                    return Err(format!(
-                        "json: cannot unmarshal {} into Go value of type {}",
-                        go_number(other),
-                        if other.is_number() { "int32" } else { "string" }
-                    ));
+                    let wanted = if other.is_number() { "int32" } else { "string" };
+                    return Err(self.wrong(&go_number(other), wanted, owner));
                 }
             },
             Kind::Quantity => {
@@ -362,7 +370,7 @@ impl Checker {
                 *value = quantity.into();
                 true
             }
-            Kind::Time | Kind::MicroTime => return self.time(ty, value),
+            Kind::Time | Kind::MicroTime => return self.time(ty, value, owner),
             Kind::SchemaOr => return self.schema_or(ty, value, owner),
             _ => true,
         };
@@ -394,12 +402,14 @@ impl Checker {
         Err(self.mismatch(&go_value(value), ty, owner))
     }
 
-    fn time(&mut self, ty: Type<'_>, value: &mut Value) -> Result<(), String> {
+    fn time(
+        &mut self,
+        ty: Type<'_>,
+        value: &mut Value,
+        owner: Option<Type<'_>>,
+    ) -> Result<(), String> {
         let Value::String(text) = value else {
-            return Err(format!(
-                "json: cannot unmarshal {} into Go value of type string",
-                go_value(value)
-            ));
+            return Err(self.wrong(&go_value(value), "string", owner));
         };
         let (time, layout) = if ty.kind() == Kind::Time {
             (go_time::parse_rfc3339(text)?, "%Y-%m-%dT%H:%M:%SZ")

@@ -2,6 +2,7 @@
 
 mod check;
 mod decode;
+mod named;
 mod order;
 mod path;
 mod syntax;

@@ -4,6 +4,7 @@
 //! Version 3 has one document per group version, version 2 one document for all. Both
 //! have the same content.
 
+mod facts;
 mod names;
 mod operation;
 mod paths;

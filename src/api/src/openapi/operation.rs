@@ -12,7 +12,6 @@ pub(super) const OBJECT_TYPES: &[&str] = &[
     "application/json",
     "application/yaml",
     "application/vnd.kubernetes.protobuf",
-    "application/cbor",
 ];
 
 /// An operation: one HTTP method of a path.

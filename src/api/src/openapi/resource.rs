@@ -19,10 +19,8 @@ const LIST_TYPES: &[&str] = &[
     "application/json",
     "application/yaml",
     "application/vnd.kubernetes.protobuf",
-    "application/cbor",
     "application/json;stream=watch",
     "application/vnd.kubernetes.protobuf;stream=watch",
-    "application/cbor-seq",
 ];
 /// Media types of custom resources.
 const CUSTOM_TYPES: &[&str] = &["application/json", "application/yaml"];
@@ -32,7 +30,6 @@ const PATCH_TYPES: &[&str] = &[
     "application/merge-patch+json",
     "application/strategic-merge-patch+json",
     "application/apply-patch+yaml",
-    "application/apply-patch+cbor",
 ];
 /// Media types of patches of custom resources.
 const CUSTOM_PATCH_TYPES: &[&str] = &[
@@ -46,7 +43,6 @@ const LOG_TYPES: &[&str] = &[
     "application/json",
     "application/yaml",
     "application/vnd.kubernetes.protobuf",
-    "application/cbor",
 ];
 /// The media type of requests without a checked type.
 const ANY_TYPES: &[&str] = &["*/*"];

@@ -9,6 +9,7 @@ use crate::registry::{self, Resource};
 use crate::schema::blob::{self, DefRecord, Descriptions};
 use crate::schema::{Kind, PatchStrategy, Type, TypeRef};
 
+use super::facts;
 use super::names::capitalize;
 use super::simplify::{simplify, truth};
 use super::types::{Custom, Dialect};
@@ -356,6 +357,7 @@ impl<'a> Schemas<'a> {
             }
             properties.insert(field.name.to_owned(), Value::Object(schema));
         }
+        facts::complete(def.name, &mut properties, &mut required);
         if !properties.is_empty() {
             out.insert("properties".into(), Value::Object(properties));
         }

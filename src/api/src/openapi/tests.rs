@@ -89,14 +89,15 @@ fn paths_and_operations_are_upstreams() {
                 "consumes",
                 "produces",
             ] {
+                let their = operation.get(key).map(without_cbor);
                 // Descriptions of paths above groups are ours.
-                if my.get(key) != operation.get(key)
+                if my.get(key) != their.as_ref()
                     && !(key == "consumes" && operation.get(key).is_none())
                 {
                     differences.push(format!(
                         "{path} {method} {key}: {:?}, not {:?}",
                         my.get(key),
-                        operation.get(key)
+                        their
                     ));
                 }
             }
@@ -121,6 +122,28 @@ fn paths_and_operations_are_upstreams() {
         differences.len(),
         differences.join("\n")
     );
+}
+
+/// Leaves out the media types of CBOR, which the published document has and the server, whose feature
+/// gate is off, has not.
+fn without_cbor(value: &Value) -> Value {
+    let Some(items) = value.as_array() else {
+        return value.clone();
+    };
+    let kept = items.iter().filter(|item| {
+        let text = item.as_str().unwrap_or_default();
+        !text.contains("cbor")
+    });
+    kept.cloned().collect()
+}
+
+/// Leaves out the enumeration of the values of a list.
+fn without_enum(value: &Value) -> Value {
+    let mut value = value.clone();
+    if let Some(map) = value.as_object_mut() {
+        map.remove("enum");
+    }
+    value
 }
 
 #[test]
@@ -196,7 +219,12 @@ fn definitions_are_upstreams() {
                 continue;
             };
             for key in facts {
-                if my.get(key) != their.get(key) {
+                // The published document has no enumerations in lists; the server's has.
+                let mine = my.get(key).map(|my| match key {
+                    "items" => without_enum(my),
+                    _ => my.clone(),
+                });
+                if mine.as_ref() != their.get(key) {
                     differences.push(format!(
                         "{name}.{field} {key}: {:?}, not {:?}",
                         my.get(key),

@@ -25,6 +25,8 @@ pub struct Status {
     pub message: String,
     /// The details of the failure.
     pub details: Option<Box<Details>>,
+    /// The token with which an expired list can be continued; empty for other failures.
+    pub list_token: Box<str>,
 }
 
 /// The details of a failure. Empty fields are not encoded.
@@ -71,6 +73,7 @@ impl Status {
             reason: reason.into(),
             message: message.into(),
             details: None,
+            list_token: Box::default(),
         }
     }
 
@@ -88,6 +91,13 @@ impl Status {
     #[must_use]
     pub fn with_details(mut self, details: Details) -> Self {
         self.details = Some(Box::new(details));
+        self
+    }
+
+    /// Sets the token with which the client can continue an expired list.
+    #[must_use]
+    pub fn with_continue(mut self, token: String) -> Self {
+        self.list_token = token.into();
         self
     }
 
@@ -351,6 +361,9 @@ impl Status {
             "message": self.message,
             "code": self.code,
         });
+        if !self.list_token.is_empty() {
+            status["metadata"]["continue"] = self.list_token.as_ref().into();
+        }
         let map = crate::meta::map_mut(&mut status);
         if !self.reason.is_empty() {
             map.insert("reason".into(), self.reason.as_ref().into());
@@ -402,6 +415,7 @@ impl Status {
             reason: text(value, "reason").into(),
             message: text(value, "message"),
             details,
+            list_token: Box::default(),
         }
     }
 }

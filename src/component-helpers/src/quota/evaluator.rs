@@ -8,6 +8,7 @@ use rkube_api::quantity::{Format, Quantity};
 
 use super::view::{Charged, ClaimView, PodView, ServiceView};
 use crate::resource::{ResourceList, is_extended, is_hugepages};
+use crate::resource_names::{is_basic, is_of_pods};
 
 /// Resources that are never charged.
 const IGNORED: [(&str, &str); 10] = [
@@ -21,20 +22,6 @@ const IGNORED: [(&str, &str); 10] = [
     ("authorization.k8s.io", "selfsubjectaccessreviews"),
     ("authorization.k8s.io", "localsubjectaccessreviews"),
     ("authorization.k8s.io", "selfsubjectrulesreviews"),
-];
-
-/// Resources of pods that quotas can limit by these names.
-const POD_RESOURCES: [&str; 10] = [
-    "pods",
-    "cpu",
-    "memory",
-    "ephemeral-storage",
-    "requests.cpu",
-    "requests.memory",
-    "requests.ephemeral-storage",
-    "limits.cpu",
-    "limits.memory",
-    "limits.ephemeral-storage",
 ];
 
 const STORAGE_CLASS: &str = ".storageclass.storage.k8s.io/";
@@ -74,7 +61,6 @@ fn is_counted_as_extended(name: &str) -> bool {
 pub fn compute_usage(requests: &ResourceList, limits: &ResourceList) -> ResourceList {
     let mut usage = ResourceList::default();
     usage.set("pods", count(1));
-    let is_basic = |name: &str| matches!(name, "cpu" | "memory" | "ephemeral-storage");
     for (name, amount) in &requests.0 {
         let is_native = is_basic(name) || is_hugepages(name);
         if is_native {
@@ -144,7 +130,7 @@ impl<'a> Evaluator<'a> {
         }
         match self.kind {
             Kind::Pod => {
-                POD_RESOURCES.contains(&resource)
+                is_of_pods(resource)
                     || is_hugepages(resource)
                     || resource
                         .strip_prefix("requests.")

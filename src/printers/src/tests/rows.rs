@@ -388,7 +388,7 @@ fn smaller_groups() {
             "storage.k8s.io",
             "CSIStorageCapacity",
             json!({"storageClassName": "s", "capacity": "100Gi"}),
-            json!(["s", "100Gi"]),
+            json!(["2026-01-01T00:00:00Z"]),
         ),
         (
             "storage.k8s.io",

@@ -100,7 +100,7 @@ impl Strategy for Job {
     }
 
     fn default_garbage_collection(&self) -> crate::GarbageCollection {
-        crate::GarbageCollection::Background
+        crate::GarbageCollection::Orphan
     }
 }
 

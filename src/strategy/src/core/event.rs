@@ -4,11 +4,11 @@ use rkube_api::Object;
 use rkube_api::status::FieldError;
 use serde_json::Value;
 
-use crate::errors::{Errors, IMMUTABLE};
+use crate::errors::{Errors, IMMUTABLE, show_fields, shown_text};
 use crate::generic;
 use crate::names;
 use crate::tree::{at, has, int, same, same_at, text};
-use crate::{Context, Strategy};
+use crate::{Context, GarbageCollection, Strategy};
 
 /// The strategy of kind `Event`; accepts the field names of either group.
 pub(crate) struct Event {
@@ -50,6 +50,10 @@ impl Strategy for Event {
 
     fn allow_create_on_update(&self) -> bool {
         true
+    }
+
+    fn default_garbage_collection(&self) -> GarbageCollection {
+        GarbageCollection::Unsupported
     }
 
     fn field_value(&self, obj: &Object, field: &str) -> Option<String> {
@@ -214,9 +218,44 @@ fn unchanged(errors: &mut Errors, new: &Object, old: &Object) {
                 "reportingComponent" => events,
                 _ => core,
             };
-            errors.invalid(shown, value.clone(), IMMUTABLE);
+            changed(errors, core, shown, value);
         }
     }
+}
+
+/// Reports a changed field. A field that is unset is shown as Go's value of its type.
+fn changed(errors: &mut Errors, field: &str, shown: &str, value: &Value) {
+    match field {
+        "involvedObject" => errors.invalid_shown(shown, &show_reference(value), IMMUTABLE),
+        "related" if !value.is_null() => {
+            errors.invalid_shown(shown, &show_reference(value), IMMUTABLE);
+        }
+        "source" => {
+            let fields = ["Component", "Host"].map(|name| {
+                let path = name.to_ascii_lowercase();
+                (name, shown_text(value, &path))
+            });
+            errors.invalid_shown(shown, &show_fields(&fields), IMMUTABLE);
+        }
+        "count" => errors.invalid(shown, value.as_i64().unwrap_or(0), IMMUTABLE),
+        "reason" | "message" | "type" | "action" | "reportingComponent" | "reportingInstance" => {
+            errors.invalid(shown, value.as_str().unwrap_or_default(), IMMUTABLE);
+        }
+        _ => errors.invalid(shown, value.clone(), IMMUTABLE),
+    }
+}
+
+/// Returns a reference as upstream's messages show it.
+fn show_reference(reference: &Value) -> String {
+    show_fields(&[
+        ("Kind", shown_text(reference, "kind")),
+        ("Namespace", shown_text(reference, "namespace")),
+        ("Name", shown_text(reference, "name")),
+        ("UID", shown_text(reference, "uid")),
+        ("APIVersion", shown_text(reference, "apiVersion")),
+        ("ResourceVersion", shown_text(reference, "resourceVersion")),
+        ("FieldPath", shown_text(reference, "fieldPath")),
+    ])
 }
 
 /// Returns the name of the field that refers to the involved object; it differs by group.

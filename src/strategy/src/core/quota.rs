@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use rkube_api::Object;
 use rkube_api::status::FieldError;
 use rkube_component_helpers::resource::{is_hugepages, is_native};
+use rkube_component_helpers::resource_names::is_of_quota;
 use serde_json::{Map, Value};
 
 use super::requirements;
@@ -303,33 +304,6 @@ fn hard(errors: &mut Errors, obj: &Object, path: &str) {
         quota_resource(errors, name, &field);
         quantities::validate_quantity(errors, name, value, &field);
     }
-}
-
-/// Returns whether quotas count or sum up a resource without a domain.
-fn is_of_quota(name: &str) -> bool {
-    matches!(
-        name,
-        "cpu"
-            | "memory"
-            | "ephemeral-storage"
-            | "requests.cpu"
-            | "requests.memory"
-            | "requests.storage"
-            | "requests.ephemeral-storage"
-            | "limits.cpu"
-            | "limits.memory"
-            | "limits.ephemeral-storage"
-            | "pods"
-            | "resourcequotas"
-            | "services"
-            | "replicationcontrollers"
-            | "secrets"
-            | "persistentvolumeclaims"
-            | "configmaps"
-            | "services.nodeports"
-            | "services.loadbalancers"
-    ) || is_hugepages(name)
-        || name.starts_with("requests.hugepages-")
 }
 
 fn quota_resource(errors: &mut Errors, name: &str, field: &str) {

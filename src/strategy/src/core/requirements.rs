@@ -5,36 +5,13 @@ use std::collections::BTreeSet;
 use rkube_component_helpers::resource::{
     self, Side, is_extended, is_hugepages, is_native, is_pod_level_resource,
 };
+use rkube_component_helpers::resource_names::{is_basic, is_standard};
 use serde_json::Value;
 
 use crate::errors::{Errors, child, index, keyed};
 use crate::names;
 use crate::quantities::{self, Quantity};
 use crate::tree::{at, entries, has, list, text};
-
-/// The resources that Kubernetes itself knows, but for huge pages.
-const STANDARD: [&str; 20] = [
-    "cpu",
-    "memory",
-    "ephemeral-storage",
-    "requests.cpu",
-    "requests.memory",
-    "requests.ephemeral-storage",
-    "limits.cpu",
-    "limits.memory",
-    "limits.ephemeral-storage",
-    "pods",
-    "resourcequotas",
-    "services",
-    "replicationcontrollers",
-    "secrets",
-    "configmaps",
-    "persistentvolumeclaims",
-    "storage",
-    "requests.storage",
-    "services.nodeports",
-    "services.loadbalancers",
-];
 
 /// Validates the name of a resource: qualified, and known if it has no domain. Returns whether it
 /// is valid.
@@ -44,8 +21,7 @@ pub(crate) fn name(errors: &mut Errors, name: &str, field: &str) -> bool {
         errors.invalid_each(field, name, problems);
         return false;
     }
-    let huge = is_hugepages(name) || name.starts_with("requests.hugepages-");
-    if !name.contains('/') && !STANDARD.contains(&name) && !huge {
+    if !name.contains('/') && !is_standard(name) {
         errors.invalid(
             field,
             name,
@@ -60,8 +36,7 @@ pub(crate) fn name(errors: &mut Errors, name: &str, field: &str) -> bool {
 pub(crate) fn container_name(errors: &mut Errors, value: &str, field: &str) {
     name(errors, value, field);
     if !value.contains('/') {
-        let known = matches!(value, "cpu" | "memory" | "ephemeral-storage");
-        if !known && !is_hugepages(value) {
+        if !is_basic(value) && !is_hugepages(value) {
             errors.invalid(field, value, "must be a standard resource for containers");
         }
     } else if !is_native(value) && !is_extended(value) {

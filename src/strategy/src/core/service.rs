@@ -388,7 +388,12 @@ fn drop_unused(new: &mut Object, old: &Object) {
 /// Validates that a field is unchanged.
 pub(crate) fn immutable(errors: &mut Errors, new: &Object, old: &Object, path: &str) {
     if !same_at(new, old, path) {
-        errors.invalid(path, at(new, path).clone(), IMMUTABLE);
+        let value = match (at(new, path), at(old, path)) {
+            // Go's value of a text that is unset.
+            (Value::Null, Value::String(_)) => "".into(),
+            (value, _) => value.clone(),
+        };
+        errors.invalid(path, value, IMMUTABLE);
     }
 }
 

@@ -27,6 +27,13 @@ fn deduced(value: &Value) -> Atom {
     }
 }
 
+/// Returns whether a type holds any object, which is replaced as a whole.
+fn is_raw(ty: Type<'_>) -> bool {
+    let Type::Builtin(ty) = ty else { return false };
+    ty.definition_name()
+        .is_some_and(|name| name.ends_with(".RawExtension"))
+}
+
 /// Returns how a value of a type is treated.
 pub(super) fn atom(ty: Option<Type<'_>>, value: &Value) -> Atom {
     let Some(ty) = ty else { return deduced(value) };
@@ -37,6 +44,7 @@ pub(super) fn atom(ty: Option<Type<'_>>, value: &Value) -> Atom {
         Kind::Array => Atom::List {
             associative: ty.list_type() != ListType::Atomic,
         },
+        Kind::Any if is_raw(ty) && value.is_object() => Atom::Map { atomic: true },
         Kind::Any | Kind::SchemaOr => deduced(value),
         _ => Atom::Scalar,
     }
