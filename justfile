@@ -39,6 +39,11 @@ bench:
     cargo build --release -p rkube -p rkube-bench
     target/*/release/rkube-bench --rkube "$(ls target/*/release/rkube)"
 
+# Builds the image of a node that configures itself, with the running engine: just node-image
+node-image NAME="rkube/node":
+    cargo build --release -p rkube
+    images/node/build target/*/release/rkube {{NAME}}
+
 # Makes the packages of this machine's architecture in target/packages.
 dist:
     images/packages/dist

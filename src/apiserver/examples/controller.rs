@@ -14,10 +14,10 @@ use std::time::Duration;
 use futures::StreamExt as _;
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::api::{Patch, PatchParams, PostParams};
-use kube::runtime::controller::{Action, Controller};
-use kube::runtime::wait::await_condition;
-use kube::runtime::watcher;
 use kube::{Api, Client, ResourceExt as _};
+use kube_runtime::controller::{Action, Controller};
+use kube_runtime::wait::await_condition;
+use kube_runtime::watcher;
 use serde_json::json;
 
 const LABEL: &str = "copy-to";

@@ -151,7 +151,7 @@ fn tree(bytes: &[u8], encoding: Encoding) -> Option<Value> {
     }
     match encoding {
         Encoding::Json => serde_json::from_slice(bytes).ok(),
-        _ => Some(crate::handlers::decode::parse_body(bytes, encoding).ok()?.0),
+        _ => Some(crate::input::decode::parse_body(bytes, encoding).ok()?.0),
     }
 }
 

@@ -34,6 +34,8 @@ pub enum View {
     Table(&'static str),
     /// `PartialObjectMetadata` in this version of `meta.k8s.io`.
     Metadata(&'static str),
+    /// `PartialObjectMetadataList` in this version of `meta.k8s.io`.
+    MetadataList(&'static str),
 }
 
 /// The result of content negotiation.
@@ -99,8 +101,8 @@ impl MediaTypes {
             Self::Plain | Self::Builtin | Self::Custom => {
                 &[Encoding::Json, Encoding::Yaml, Encoding::Protobuf]
             }
-            // Event streams have no YAML form.
-            _ => &[Encoding::Json, Encoding::Protobuf],
+            // Event streams have no YAML form, but who prefers it gets nothing else.
+            _ => &[Encoding::Json, Encoding::Yaml, Encoding::Protobuf],
         }
     }
 
@@ -121,8 +123,13 @@ impl MediaTypes {
         }
     }
 
-    fn is_of_objects(self) -> bool {
-        self.has_views()
+    /// Returns whether upstream's router serves the endpoint, and not the handler of custom
+    /// resources.
+    fn is_routed(self) -> bool {
+        matches!(
+            self,
+            Self::Builtin | Self::BuiltinWatch | Self::BuiltinWatchList
+        )
     }
 
     /// Returns the 406 error of upstream's router.
@@ -223,6 +230,11 @@ pub fn accept(headers: &HeaderMap, offer: MediaTypes) -> Result<Accepted, Status
             view: View::Whole,
         });
     }
+    // The router compares the names of media types, without parameters, before the handler does.
+    let known = |media: &str| media == "*/*" || OFFERED.contains(&media);
+    if offer.is_routed() && !clauses.iter().any(|clause| known(clause.media)) {
+        return Err(offer.not_offered());
+    }
     for clause in &clauses {
         let Some(view) = view(clause, offer) else {
             continue;
@@ -240,16 +252,14 @@ pub fn accept(headers: &HeaderMap, offer: MediaTypes) -> Result<Accepted, Status
             named && streams && offer.has(*encoding, view)
         };
         if let Some(encoding) = offer.encodings().iter().find(|e| fits(e)) {
+            if offer.is_watch() && *encoding == Encoding::Yaml {
+                break;
+            }
             return Ok(Accepted {
                 encoding: *encoding,
                 view,
             });
         }
-    }
-    // The router compares the names of media types, without parameters, before the handler does.
-    let known = |media: &str| media == "*/*" || OFFERED.contains(&media);
-    if offer.is_of_objects() && !clauses.iter().any(|clause| known(clause.media)) {
-        return Err(offer.not_offered());
     }
     Err(offer.refusal())
 }
@@ -266,19 +276,18 @@ fn view(clause: &Clause<'_>, offer: MediaTypes) -> Option<View> {
         (Some("Table"), Some("meta.k8s.io"), Some(version)) if offer.has_views() => {
             Some(View::Table(version))
         }
-        (
-            Some("PartialObjectMetadata" | "PartialObjectMetadataList"),
-            Some("meta.k8s.io"),
-            Some(version),
-        ) if offer.has_views() => Some(View::Metadata(version)),
+        (Some("PartialObjectMetadata"), Some("meta.k8s.io"), Some(version))
+            if offer.has_views() =>
+        {
+            Some(View::Metadata(version))
+        }
+        (Some("PartialObjectMetadataList"), Some("meta.k8s.io"), Some(version))
+            if offer.has_views() =>
+        {
+            Some(View::MetadataList(version))
+        }
         _ => None,
     }
-}
-
-/// Returns whether the client asks for the metadata of a list.
-pub fn asks_for_list(headers: &HeaderMap) -> bool {
-    let first = clauses(headers).into_iter().next();
-    first.is_some_and(|clause| clause.param("as") == Some("PartialObjectMetadataList"))
 }
 
 /// Returns the encoding of a request's body from its `Content-Type`.
@@ -344,6 +353,25 @@ mod tests {
             "there are no streams of YAML"
         );
         assert_eq!(
+            ask_for(
+                "application/yaml,application/json",
+                MediaTypes::BuiltinWatch
+            ),
+            Err(406),
+            "what is preferred decides"
+        );
+        assert_eq!(
+            ask("application/*"),
+            Err(406),
+            "the router knows no such name"
+        );
+        assert_eq!(
+            ask_for("application/*", MediaTypes::Custom),
+            Ok(JSON),
+            "custom resources have no router"
+        );
+        assert_eq!(ask_for("text/*", MediaTypes::Custom), Err(406));
+        assert_eq!(
             ask("application/json;q=0.1, application/yaml")
                 .unwrap()
                 .encoding,
@@ -379,9 +407,15 @@ mod tests {
         let metadata = "application/vnd.kubernetes.protobuf;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1,application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1";
         for offer in [MediaTypes::Builtin, MediaTypes::Custom] {
             let accepted = ask_for(metadata, offer).unwrap();
-            assert_eq!(accepted.view, View::Metadata("v1"));
+            assert_eq!(accepted.view, View::MetadataList("v1"));
             assert_eq!(accepted.encoding, Encoding::Protobuf);
         }
+        let chosen = "application/vnd.kubernetes.protobuf;as=Table;v=v1;g=meta.k8s.io,application/json;as=PartialObjectMetadataList;v=v1;g=meta.k8s.io";
+        assert_eq!(
+            ask(chosen).unwrap().view,
+            View::MetadataList("v1"),
+            "the clause that is chosen decides"
+        );
         assert_eq!(
             ask("application/vnd.kubernetes.protobuf;as=Table;v=v1;g=meta.k8s.io"),
             Err(406)

@@ -292,7 +292,7 @@ impl Resource {
 
     /// Returns an error if `field` is not selectable.
     pub fn check_field(&self, field: &str) -> Result<(), Status> {
-        if self.row.is_selectable(field) {
+        if self.row.is_selectable(field) || self.stored_field(field).is_some() {
             return Ok(());
         }
         // Kinds without own selectable fields share upstream's default rule.
@@ -318,8 +318,11 @@ impl Resource {
     }
 
     /// Returns the selectable field of the storage version that a field of this version is another
-    /// name of. Only the events of `events.k8s.io` have such fields.
+    /// name of. Only pods and the events of `events.k8s.io` have such fields.
     pub fn stored_field(&self, field: &str) -> Option<String> {
+        if self.is("", "pods") {
+            return (field == "spec.host").then(|| "spec.nodeName".to_owned());
+        }
         if !self.is("events.k8s.io", "events") {
             return None;
         }

@@ -23,10 +23,8 @@ pub enum Route {
     Remote(Arc<Remote>),
     /// A connection to a node agent, pod or service, by a subresource of this resource.
     Connection,
-    /// The generic handlers of this resource's objects and subresources.
-    Objects(Arc<Resource>),
-    /// The handler of one kind or subresource.
-    Kind(KindHandler, Arc<Resource>),
+    /// The handler of this resource's objects: the generic one, or that of a kind or subresource.
+    Objects(Arc<Resource>, Option<KindHandler>),
     /// A handler of a non-resource path.
     Path,
     /// Nothing: there is no such API group.
@@ -71,10 +69,8 @@ impl Route {
         if *method == Method::HEAD || info.watch_prefix && !is_read(method) {
             return Err(Status::method_not_allowed());
         }
-        Ok(match KindHandler::find(&resource, info) {
-            Some(handler) => Self::Kind(handler, resource),
-            None => Self::Objects(resource),
-        })
+        let own = KindHandler::find(&resource, info);
+        Ok(Self::Objects(resource, own))
     }
 }
 
@@ -114,6 +110,13 @@ fn check_main(resource: &Resource, info: &RequestInfo) -> Result<(), Status> {
     };
     if fits && resource.has_verb(info.verb) {
         return Ok(());
+    }
+    if info.watch_prefix && !resource.has_verb("watch") {
+        return Err(Status::page_not_found());
+    }
+    let of_objects = ["get", "update", "patch", "delete"];
+    if named && !of_objects.iter().any(|verb| resource.has_verb(verb)) {
+        return Err(Status::page_not_found());
     }
     Err(Status::method_not_allowed())
 }

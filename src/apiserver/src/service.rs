@@ -20,8 +20,8 @@ use crate::call::{Call, Incoming};
 use crate::route::Route;
 use crate::server::Peer;
 use crate::{
-    ApiServer, audit, connect, discovery, dump, flowcontrol, handlers, health, metrics, openapi,
-    respond,
+    ApiServer, audit, connect, discovery, dump, flowcontrol, health, metrics, openapi, respond,
+    rest,
 };
 use rkube_request::{RequestInfo, is_read};
 
@@ -166,7 +166,7 @@ impl ApiServer {
         let limit = request_timeout(&call.info)?;
         // Reading the body counts: it is up to the client, and the request holds its seats.
         let served = async {
-            if let (Some(record), Route::Objects(_) | Route::Kind(..)) = (record.as_mut(), &route) {
+            if let (Some(record), Route::Objects(..)) = (record.as_mut(), &route) {
                 record.read_request(call, &mut request).await?;
             }
             self.dispatch(call, route, request).await
@@ -239,10 +239,7 @@ impl ApiServer {
                 let forwarded = connect::handle(&self.storage, &self.transports, call, request);
                 Box::pin(forwarded).await
             }
-            Route::Objects(resource) => handlers::handle(self, call, &resource, request).await,
-            Route::Kind(handler, resource) => {
-                Box::pin(handler.handle(self, call, &resource, request)).await
-            }
+            Route::Objects(resource, own) => rest::serve(self, call, &resource, own, request).await,
             Route::Path => self.serve_path(call).await,
             Route::Nothing => Ok(respond::nothing_here()),
         }
@@ -250,7 +247,14 @@ impl ApiServer {
 
     /// Serves a non-resource path.
     async fn serve_path(self: &Arc<Self>, call: &Call) -> Result<Response<Body>, Status> {
-        match call.info.path.trim_end_matches('/').split('/').nth(1) {
+        let path = &*call.info.path;
+        match path.split('/').nth(1) {
+            // As upstream, these paths are taken to the letter.
+            Some("healthz" | "livez" | "readyz" | "metrics" | "openapi")
+                if path.ends_with('/') || path.starts_with("/metrics/") =>
+            {
+                Ok(respond::nothing_here())
+            }
             Some("healthz" | "livez" | "readyz") => health::handle(self, call).await,
             Some("metrics") => Ok(metrics::handle(self)),
             Some("openapi") => openapi::handle(self, call).await,

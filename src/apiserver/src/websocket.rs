@@ -4,14 +4,14 @@
 use std::time::Duration;
 
 use futures::{SinkExt as _, Stream, StreamExt as _};
-use http::{HeaderMap, Response, header};
+use http::{Extensions, HeaderMap, Response, header};
 use hyper::upgrade::OnUpgrade;
 use rkube_api::status::Status;
 use rkube_streams::websocket::{self, Message, Socket, normal_close};
 use tokio_util::sync::CancellationToken;
 
 use crate::body::{self, Body};
-use crate::call::{Call, Incoming};
+use crate::call::Call;
 
 /// Prefix of a pseudo-subprotocol that carries a bearer token.
 const TOKEN_PROTOCOL: &str = "base64url.bearer.authorization.k8s.io.";
@@ -39,7 +39,7 @@ impl Handshake {
     /// # Errors
     ///
     /// 400 if it is no handshake of version 13, or if the connection cannot be upgraded.
-    pub fn of(call: &Call, request: &mut Incoming, protocol: &str) -> Result<Self, Status> {
+    pub fn of(call: &Call, extensions: &mut Extensions, protocol: &str) -> Result<Self, Status> {
         let headers = &call.headers;
         let version = headers.get(header::SEC_WEBSOCKET_VERSION);
         if !websocket::is_upgrade(headers) || version.is_none_or(|v| v != "13") {
@@ -49,8 +49,7 @@ impl Handshake {
         }
         let answer = websocket::accept(headers, protocol)
             .map_err(|error| Status::bad_request(error.to_string()))?;
-        let client = request
-            .extensions
+        let client = extensions
             .remove::<OnUpgrade>()
             .ok_or_else(|| Status::bad_request("this connection cannot be upgraded"))?;
         Ok(Self { answer, client })

@@ -12,8 +12,7 @@
 //! - All text is read with `serde_json::from_str`. `from_slice` and `from_value` have other
 //!   readers, each of which would be compiled for all types again; use [`tree`] and
 //!   `from_str` instead.
-//! - `kube`'s watches read `WatchEvent<K>`. The informers of the controllers have their own
-//!   reader of events, which uses the reader of the object.
+//! - The reader of watch events ([`reflector`](crate::reflector)) uses the reader of the object.
 
 use k8s_openapi::api::apps::v1::{ReplicaSet, StatefulSet};
 use k8s_openapi::api::coordination::v1::Lease;
@@ -24,7 +23,6 @@ use k8s_openapi::api::core::v1::{
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::storage::v1::StorageClass;
-use kube::api::WatchEvent;
 use kube::core::ObjectList;
 use serde::Serialize;
 use serde_json::{Result, Value};
@@ -45,16 +43,6 @@ macro_rules! read {
                 object: |text| serde_json::from_str(text),
                 list: |text| serde_json::from_str(text),
             };
-        )*
-    };
-}
-
-macro_rules! watched {
-    ($($name:ident: $kind:ty,)*) => {
-        $(
-            #[doc = concat!("Reader of events of [`", stringify!($kind), "`].")]
-            pub static $name: fn(&str) -> Result<WatchEvent<$kind>> =
-                |text| serde_json::from_str(text);
         )*
     };
 }
@@ -86,12 +74,6 @@ read! {
     SERVICE_ACCOUNT: ServiceAccount,
     STATEFUL_SET: StatefulSet,
     STORAGE_CLASS: StorageClass,
-}
-
-watched! {
-    WATCHED_NODE: Node,
-    WATCHED_POD: Pod,
-    WATCHED_SERVICE: Service,
 }
 
 written! {

@@ -83,7 +83,18 @@ pub async fn client(home: &Home, profile: &Profile) -> Result<kube::Client, Fail
         .await
         .map_err(|e| failed(e.to_string()))?;
     config.connect_timeout = Some(std::time::Duration::from_secs(2));
+    // Nodes are never reached through a proxy of the environment.
+    config.proxy_url = None;
     kube::Client::try_from(config).map_err(|e| failed(e.to_string()))
+}
+
+/// Whether the cluster runs.
+pub async fn runs(home: &Home, profile: &Profile) -> bool {
+    match rkube_drivers::by_name(&profile.driver) {
+        Ok(driver) => driver.is_up(&profile.plan(home)).await,
+        // What this build has no driver for does not run here.
+        Err(_) => false,
+    }
 }
 
 /// Returns the logs of the cluster's processes with their titles: those of one node, or those of
@@ -198,23 +209,27 @@ fn stopped(profile: &Profile, states: &[NodeState], node: &Node) -> Option<Failu
     if *state != NodeState::Stopped {
         return None;
     }
-    let all = states.iter().all(|state| *state == NodeState::Stopped);
-    let (what, start) = match all {
-        true => (
-            format!("the cluster '{}'", profile.name),
-            "start".to_owned(),
-        ),
-        false => (
-            format!("the node {}", node.name),
-            format!("node start {}", node.name),
-        ),
-    };
+    if states.iter().all(|state| *state == NodeState::Stopped) {
+        return Some(not_running(&profile.name));
+    }
+    let what = format!("the node {}", node.name);
+    let start = format!("node start {}", node.name);
+    Some(not_started(&what, &start, &profile.name))
+}
+
+/// Returns the failure of a command that needs a running cluster.
+pub(crate) fn not_running(profile: &str) -> Failure {
+    not_started(&format!("the cluster '{profile}'"), "start", profile)
+}
+
+/// Returns the failure of a command that needs something which `start` starts.
+fn not_started(what: &str, start: &str, profile: &str) -> Failure {
     let failure = Failure::new(
         Source::Guest,
         Kind::NotRunning,
         format!("{what} is not running"),
     );
-    Some(failure.advise(format!("start it with: {}", command(&start, &profile.name))))
+    failure.advise(format!("start it with: {}", command(start, profile)))
 }
 
 #[cfg(test)]

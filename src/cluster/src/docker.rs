@@ -37,7 +37,7 @@ mod unix {
     use rkube_failure::{Failure, Kind, Source};
 
     use super::docker_socket;
-    use crate::files::{Home, Lock, io_failure};
+    use crate::files::{Home, Lock, io_failure, open_for_lock};
     use crate::profile::Profile;
     use crate::sudo::act_for_owner_of;
 
@@ -113,16 +113,7 @@ mod unix {
         let path = home.profile_dir(name).join("docker.lock");
         let deadline = Instant::now() + LOCK_TIMEOUT;
         loop {
-            let opened = {
-                let _owner = act_for_owner_of(&path);
-                std::fs::File::options()
-                    .create(true)
-                    .truncate(false)
-                    .write(true)
-                    .open(&path)
-            };
-            let file = opened.map_err(|e| io_failure("open", &path, &e))?;
-            match Lock::take(file) {
+            match Lock::take(open_for_lock(&path)?) {
                 Ok(lock) => return Ok(Some(lock)),
                 Err(TryLockError::WouldBlock) if docker_socket_answers(home, name) => {
                     return Ok(None);

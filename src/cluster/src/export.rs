@@ -199,23 +199,39 @@ struct Row {
     object: Value,
 }
 
-async fn get(client: &Client, path: &str, accept: &str) -> Result<String, String> {
+/// Why objects cannot be exported.
+#[derive(Debug, thiserror::Error)]
+enum MissingError {
+    #[error(transparent)]
+    Request(#[from] http::Error),
+    #[error(transparent)]
+    Refused(#[from] kube::Error),
+    #[error("the API server does not answer")]
+    Late(#[from] tokio::time::error::Elapsed),
+    #[error(transparent)]
+    Unreadable(#[from] serde_json::Error),
+    #[error(transparent)]
+    Unwritable(#[from] serde_yaml::Error),
+}
+
+/// Reads a document of the API server.
+async fn get<T: serde::de::DeserializeOwned>(
+    client: &Client,
+    path: &str,
+    accept: &str,
+) -> Result<T, MissingError> {
     let request = http::Request::get(path)
         .header(http::header::ACCEPT, accept)
-        .body(Vec::new())
-        .map_err(|e| e.to_string())?;
-    match tokio::time::timeout(API_TIMEOUT, client.request_text(request)).await {
-        Ok(answer) => answer.map_err(|e| e.to_string()),
-        Err(_) => Err("the API server does not answer".into()),
-    }
+        .body(Vec::new())?;
+    let text = tokio::time::timeout(API_TIMEOUT, client.request_text(request)).await??;
+    Ok(serde_json::from_str(&text)?)
 }
 
 /// Writes every kind twice: as `kubectl get -o wide` prints it, and as YAML.
 async fn objects(client: &Client, target: &mut Target<'_>) -> Result<(), Failure> {
     for (name, path) in KINDS {
         let accept = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json";
-        let table = get(client, path, accept).await;
-        match table.and_then(|text| serde_json::from_str(&text).map_err(|e| e.to_string())) {
+        match get(client, path, accept).await {
             Ok(table) => {
                 target.write(format!("objects/{name}.txt"), text_of(&table).as_bytes())?;
             }
@@ -224,12 +240,8 @@ async fn objects(client: &Client, target: &mut Target<'_>) -> Result<(), Failure
                 continue;
             }
         }
-        let list = get(client, path, "application/json").await;
-        let list = list.and_then(|text| {
-            let list: Value = serde_json::from_str(&text).map_err(|e| e.to_string())?;
-            crate::yaml::to_string(&list).map_err(|e| e.to_string())
-        });
-        match list {
+        let list: Result<Value, _> = get(client, path, "application/json").await;
+        match list.and_then(|list| Ok(crate::yaml::to_string(&list)?)) {
             Ok(text) => target.write(format!("objects/{name}.yaml"), text.as_bytes())?,
             Err(e) => target.lacks(name, e),
         }

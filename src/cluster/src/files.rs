@@ -189,6 +189,18 @@ pub fn home_dir() -> Option<PathBuf> {
     }
 }
 
+/// Opens or creates a file to be locked, for the owner of its directory.
+pub(crate) fn open_for_lock(path: &Path) -> Result<File, Failure> {
+    let _owner = act_for_owner_of(path);
+    let mut options = File::options();
+    options
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(path)
+        .map_err(|e| io_failure("open", path, &e))
+}
+
 /// A locked file; unlocked on drop.
 pub struct Lock(File);
 

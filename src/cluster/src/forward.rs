@@ -10,6 +10,20 @@ use crate::access;
 use crate::files::Home;
 use crate::profile::Profile;
 
+/// Why connections are not forwarded.
+#[derive(Debug, thiserror::Error)]
+enum CarryError {
+    /// No node can be reached.
+    #[error("{}", .0.message)]
+    NoSession(Failure),
+    /// The listener cannot be used.
+    #[error(transparent)]
+    Listener(#[from] std::io::Error),
+    /// The session ended.
+    #[error(transparent)]
+    Ended(#[from] rkube_ssh::SshError),
+}
+
 /// Delay before a broken connection to the node is re-established.
 const RETRY_PERIOD: Duration = Duration::from_secs(1);
 
@@ -76,7 +90,12 @@ impl Forward {
         }
     }
 
-    async fn carry(&self, home: &Home, profile: &Profile, told: &mut bool) -> Result<(), String> {
+    async fn carry(
+        &self,
+        home: &Home,
+        profile: &Profile,
+        told: &mut bool,
+    ) -> Result<(), CarryError> {
         let mut session = access::ssh(home, profile, profile.control_plane()).await;
         // Every node reaches the services of the cluster, so others stand in for the first one.
         for node in profile.nodes.iter().filter(|node| !node.control_plane) {
@@ -86,17 +105,11 @@ impl Forward {
                 session = Ok(other);
             }
         }
-        let session = session.map_err(|e| e.message)?;
+        let session = session.map_err(CarryError::NoSession)?;
         *told = false;
         // A duplicate, because the session takes ownership of the listener.
-        let listener = self
-            .listener
-            .try_clone()
-            .and_then(TcpListener::from_std)
-            .map_err(|e| e.to_string())?;
-        session
-            .forward(listener, &self.target.ip().to_string(), self.target.port())
-            .await
-            .map_err(|e| e.to_string())
+        let listener = self.listener.try_clone().and_then(TcpListener::from_std)?;
+        let host = self.target.ip().to_string();
+        Ok(session.forward(listener, &host, self.target.port()).await?)
     }
 }

@@ -109,11 +109,35 @@ async fn take_over_options(
         }
         profile.insecure_registries.clone_from(registries);
     }
+    let excluded = crate::registries::no_proxy(profile);
+    let settings = options.registries.applied(&profile.registries, &excluded);
+    if profile.registries != settings {
+        let change = "the settings of registries and proxies take effect";
+        warn_of_restart(home, profile, change, progress).await?;
+        profile.registries = settings;
+    }
+    if let Some(cache) = &options.image_cache
+        && profile.image_cache != *cache
+    {
+        if profile.driver == "docker" && cache.is_some() {
+            progress.warn("--image-cache has no effect: nodes of the driver docker do not reach the loopback of this machine");
+        } else {
+            warn_of_restart(home, profile, "--image-cache takes effect", progress).await?;
+            profile.image_cache.clone_from(cache);
+        }
+    }
     let kubelet = options.kubelet.applied(&profile.kubelet);
     if profile.kubelet != kubelet {
         let change = "the options of the kubelet take effect";
         warn_of_restart(home, profile, change, progress).await?;
         profile.kubelet = kubelet;
+    }
+    if let Some(off) = options.no_load_balancer
+        && profile.no_load_balancer != off
+    {
+        let change = "--no-load-balancer takes effect";
+        warn_of_restart(home, profile, change, progress).await?;
+        profile.no_load_balancer = off;
     }
     Ok(())
 }
@@ -311,6 +335,7 @@ async fn stop_locked(
             if nodes.len() == 1 { "" } else { "s" }
         ),
     );
+    crate::paused::release_to_stop(home, profile, driver.as_ref(), progress).await;
     driver.stop(&profile.plan(home), &nodes).await
 }
 
@@ -352,9 +377,9 @@ pub async fn delete(
     };
     match &profile {
         Some(profile) => {
-            rkube_drivers::by_name(&profile.driver)?
-                .destroy(&profile.plan(home))
-                .await?;
+            let driver = rkube_drivers::by_name(&profile.driver)?;
+            crate::paused::release_to_stop(home, profile, driver.as_ref(), progress).await;
+            driver.destroy(&profile.plan(home)).await?;
         }
         None => destroy_by_name(home, name, progress).await?,
     }

@@ -70,6 +70,7 @@ pub async fn add_node(
                 () = interrupt => return Err(Failure::interruption()),
                 ready = ready => ready?,
             }
+            crate::paused::join(home, &profile, &node.name).await?;
         }
         Ok(())
     }
@@ -244,7 +245,9 @@ pub async fn start_node(
     profile.save(home)?;
     let client = access::client(home, &profile).await?;
     let deadline = Instant::now() + READY_TIMEOUT;
-    wait_for_nodes(&client, &profile.name, &[name], &restarted, deadline).await
+    let started = std::slice::from_ref(&name);
+    wait_for_nodes(&client, &profile.name, started, &restarted, deadline).await?;
+    crate::paused::join(home, &profile, &name).await
 }
 
 fn set_stopped(profile: &mut Profile, name: &str, stopped: bool) {

@@ -10,8 +10,8 @@ use crate::Progress;
 use crate::files::Home;
 use crate::profile::{Node, Profile};
 
-/// Freezes all running nodes of a cluster, or lets them go on. Returns how many nodes changed; 0 if
-/// the cluster was in that state already.
+/// Freezes all running nodes of a cluster, or lets them and all paused namespaces go on. Returns how
+/// many nodes and containers changed; 0 if the cluster was in that state already.
 ///
 /// # Errors
 /// Fails with `Kind::NotRunning` if no node runs.
@@ -21,20 +21,19 @@ pub async fn set_paused(
     paused: bool,
     progress: &dyn Progress,
 ) -> Result<usize, Failure> {
-    let profile = Profile::load(home, name)?;
-    let _lock = home.lock(name)?;
+    let (_lock, profile) = Profile::lock(home, name)?;
     let driver = rkube_drivers::by_name(&profile.driver)?;
     let states = driver.states(&profile.plan(home)).await?;
     let is_up = |state: &NodeState| matches!(state, NodeState::Running | NodeState::Paused);
     if !states.iter().any(is_up) {
-        return Err(Failure::new(
-            Source::Guest,
-            Kind::NotRunning,
-            format!("the cluster '{name}' is not running"),
-        )
-        .advise(format!("start it with: {}", command("start", name))));
+        return Err(crate::access::not_running(name));
     }
-    change(home, &profile, driver.as_ref(), &states, paused, progress).await
+    let changed = change(home, &profile, driver.as_ref(), &states, paused, progress).await?;
+    match paused {
+        true => Ok(changed),
+        // Also what was paused by namespaces.
+        false => Ok(changed + crate::paused::release(home, &profile, driver.as_ref()).await?),
+    }
 }
 
 /// Lets a paused cluster go on. Does nothing if it is not paused.
@@ -49,6 +48,7 @@ pub(crate) async fn resume(
         return Ok(());
     };
     change(home, profile, driver, &states, false, progress).await?;
+    crate::paused::release(home, profile, driver).await?;
     Ok(())
 }
 
@@ -70,12 +70,11 @@ async fn change(
         .map(|(node, _)| node.name.clone())
         .collect();
     if !nodes.is_empty() {
-        let (step, verb) = match paused {
-            true => ("pause", "Pausing"),
-            false => ("unpause", "Unpausing"),
-        };
-        let plural = if nodes.len() == 1 { "" } else { "s" };
-        progress.step(step, &format!("{verb} {} node{plural}", nodes.len()));
+        let (count, plural) = (nodes.len(), if nodes.len() == 1 { "" } else { "s" });
+        match paused {
+            true => progress.step("pause", &format!("Pausing {count} node{plural}")),
+            false => progress.step("unpause", &format!("Unpausing {count} node{plural}")),
+        }
         driver
             .set_paused(&profile.plan(home), &nodes, paused)
             .await?;

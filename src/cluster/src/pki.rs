@@ -140,6 +140,19 @@ impl Pki {
         Ok(pki)
     }
 
+    /// Writes the certificate with which the registry serves TLS in the cluster's network.
+    pub fn issue_registry(&self, address: Ipv4Addr, names: &[String]) -> Result<(), Failure> {
+        let subject = Subject {
+            common_name: "rkube-registry",
+            organization: None,
+            names: names.to_vec(),
+            addresses: vec![address],
+            server: true,
+            client: false,
+        };
+        self.issue("registry", &self.ca, subject)
+    }
+
     /// Writes all certificates and keys that `node` needs to `etc/pki`.
     pub fn provision(&self, profile: &Profile, node: &Node, etc: &Path) -> Result<(), Failure> {
         let target = etc.join("pki");
@@ -299,6 +312,17 @@ impl Pki {
     }
 }
 
+/// Deletes the serving certificates of a node, so that they are issued for its present names and
+/// addresses.
+pub fn forget_servers(dir: &Path, node: &str) {
+    for name in ["apiserver".to_owned(), format!("agent-{node}")] {
+        for suffix in ["crt", "key"] {
+            // Without it, there is none to forget.
+            let _ = std::fs::remove_file(dir.join(format!("{name}.{suffix}")));
+        }
+    }
+}
+
 /// Returns the subject of the serving certificate, with all names and addresses of the
 /// API server.
 fn api_server<'a>(profile: &Profile, node: &Node) -> Subject<'a> {
@@ -311,6 +335,8 @@ fn api_server<'a>(profile: &Profile, node: &Node) -> Subject<'a> {
         "kubernetes.default.svc".into(),
     ];
     names.push(format!("kubernetes.default.svc.{}", profile.dns_domain));
+    // Addresses among them are recognized.
+    names.extend(profile.api_names.iter().cloned());
     Subject {
         common_name: "kube-apiserver",
         organization: None,

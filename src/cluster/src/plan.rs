@@ -10,8 +10,10 @@ use rkube_failure::{Failure, Kind, Source, command};
 use crate::Progress;
 use crate::choice;
 use crate::files::Home;
+use crate::image_cache::ImageCache;
 use crate::kubeconfig::Kubeconfig;
 use crate::profile::{NewProfile, NodeSpec, Profile};
+use crate::registries::RegistryChanges;
 use crate::reservation::Reservation;
 use crate::store::StoreOptions;
 
@@ -44,6 +46,10 @@ pub struct StartOptions {
     pub dns_domain: String,
     /// Registries reached over plain HTTP.
     pub insecure_registries: Vec<String>,
+    /// Mirrors, certificates, credentials and proxies.
+    pub registries: RegistryChanges,
+    /// The cache that nodes pull through, or none; unchanged if `None`.
+    pub image_cache: Option<Option<ImageCache>>,
     /// Ports of the first node to publish on the host.
     pub ports: Vec<PortMapping>,
     /// The etcd that stores API objects; the embedded store when `None`.
@@ -56,6 +62,9 @@ pub struct StartOptions {
     pub kubelet: KubeletChanges,
     /// Directories of the host that all nodes see.
     pub mounts: Vec<HostMount>,
+    /// Whether the cluster assigns no addresses to services of type LoadBalancer; `None` keeps what
+    /// an existing cluster does.
+    pub no_load_balancer: Option<bool>,
     /// Whether nodes and the context are named as kind names them.
     pub kind: bool,
     /// Whether a new cluster whose start fails is kept, for a look at it.
@@ -138,6 +147,21 @@ impl StartOptions {
     fn all_mounts(&self) -> impl Iterator<Item = &HostMount> {
         let of_nodes = self.node_specs.iter().flat_map(|spec| &spec.mounts);
         self.mounts.iter().chain(of_nodes)
+    }
+
+    /// Checks what needs no driver: address ranges that were given, and directories of this machine.
+    ///
+    /// # Errors
+    /// Fails as a start would.
+    pub fn check(&self) -> Result<(), Failure> {
+        if let Some(range) = self.node_cidr {
+            check_ranges(range.trunc(), self)?;
+        }
+        for spec in &self.specs()? {
+            let mounts: Vec<HostMount> = self.mounts.iter().chain(&spec.mounts).cloned().collect();
+            check_mounts(&mounts)?;
+        }
+        Ok(())
     }
 
     /// Returns why a driver cannot do what these options ask for.
@@ -385,12 +409,15 @@ mod tests {
             service_cidr: "10.96.0.0/12".parse().unwrap(),
             dns_domain: "cluster.local".into(),
             insecure_registries: Vec::new(),
+            registries: RegistryChanges::default(),
+            image_cache: None,
             ports: Vec::new(),
             store: None,
             machine: MachineOptions::default(),
             audit_policy: None,
             kubelet: KubeletChanges::default(),
             mounts: Vec::new(),
+            no_load_balancer: None,
             kind: false,
             retain: false,
             kubeconfig: None,

@@ -20,7 +20,7 @@ const RANGE: std::ops::Range<u16> = 20_000..32_000;
 /// has taken. The cluster must not be running. Returns whether the profile changed.
 pub(crate) fn assign(home: &Home, profile: &mut Profile) -> Result<bool, Failure> {
     let mut taken = others(home, &profile.name)?;
-    taken.extend(profile.all_ports().map(|p| p.host_port));
+    taken.extend(led(profile));
     let mut changed = false;
     let mut ensure = |port: &mut Option<u16>| -> Result<(), Failure> {
         let good = port.is_some_and(|p| !taken.contains(&p) && is_free(Ipv4Addr::LOCALHOST, p));
@@ -41,7 +41,7 @@ pub(crate) fn assign(home: &Home, profile: &mut Profile) -> Result<bool, Failure
 /// Assigns ports to nodes without one. Keeps all existing ports.
 pub(crate) fn complete(home: &Home, profile: &mut Profile) -> Result<(), Failure> {
     let mut taken = others(home, &profile.name)?;
-    taken.extend(profile.all_ports().map(|p| p.host_port));
+    taken.extend(led(profile));
     taken.extend(profile.api_port);
     taken.extend(profile.nodes.iter().filter_map(|n| n.ssh_port));
     for node in profile.nodes.iter_mut().filter(|n| n.ssh_port.is_none()) {
@@ -68,22 +68,80 @@ pub(crate) fn check<'a>(ports: impl IntoIterator<Item = &'a PortMapping>) -> Res
                     port.host_port, port.host_ip
                 ),
             )
-            .advise("end the program that listens there, or choose another port with --ports"));
+            .advise("end the program that listens there, or choose another port"));
         }
     }
     Ok(())
 }
 
+/// Fails if one of the profiles has a use for a port, even while its cluster is stopped.
+pub(crate) fn check_uses<'a>(
+    profiles: impl IntoIterator<Item = &'a Profile>,
+    port: &PortMapping,
+) -> Result<(), Failure> {
+    for profile in profiles {
+        if let Some(used) = use_of(profile, port) {
+            return Err(Failure::new(
+                Source::LocalNetwork,
+                Kind::Conflict,
+                format!(
+                    "the port {} is taken: it {used} of '{}'",
+                    port.host_port, profile.name
+                ),
+            )
+            .advise("choose another port"));
+        }
+    }
+    Ok(())
+}
+
+/// Returns what a profile uses a port for.
+fn use_of(profile: &Profile, port: &PortMapping) -> Option<String> {
+    let same = |ip: Ipv4Addr, number: u16, protocol: Protocol| {
+        let same_ip = ip == port.host_ip || ip.is_unspecified() || port.host_ip.is_unspecified();
+        same_ip && number == port.host_port && protocol == port.protocol
+    };
+    // Servers are published on the loopback.
+    let server = |own: Option<u16>| {
+        own.is_some_and(|number| same(Ipv4Addr::LOCALHOST, number, Protocol::Tcp))
+    };
+    if server(profile.api_port) {
+        return Some("leads to the API server".to_owned());
+    }
+    if let Some(node) = profile.nodes.iter().find(|node| server(node.ssh_port)) {
+        return Some(format!("leads to the SSH server of the node {}", node.name));
+    }
+    let at = |own: &PortMapping| same(own.host_ip, own.host_port, own.protocol);
+    if let Some(own) = profile.all_ports().find(|own| at(own)) {
+        return Some(format!("is published for the port {}", own.node_port));
+    }
+    let mut forwards = profile.forwards.iter();
+    let found = forwards.find(|own| at(&own.listener()));
+    found.map(|own| format!("leads to {}", own.to))
+}
+
+/// Returns the other profiles, without those that are damaged: their ports are not known.
+pub(crate) fn other_profiles(home: &Home, own: &str) -> Result<Vec<Profile>, Failure> {
+    let names = home.profile_names()?;
+    let others = names.iter().filter(|name| *name != own);
+    Ok(others
+        .filter_map(|name| Profile::try_load(home, name).ok().flatten())
+        .collect())
+}
+
+/// Returns the ports of this machine that lead to nodes and services of a profile.
+fn led(profile: &Profile) -> impl Iterator<Item = u16> {
+    let published = profile.all_ports().map(|port| port.host_port);
+    published.chain(profile.forwards.iter().map(|port| port.host_port))
+}
+
 /// Returns the ports that other profiles use.
 fn others(home: &Home, own: &str) -> Result<BTreeSet<u16>, Failure> {
     let mut taken = BTreeSet::new();
-    for name in home.profile_names()?.iter().filter(|n| *n != own) {
-        // The ports of a damaged profile are not known.
-        if let Ok(Some(other)) = Profile::try_load(home, name) {
-            taken.extend(other.api_port);
-            taken.extend(other.nodes.iter().filter_map(|n| n.ssh_port));
-            taken.extend(other.all_ports().map(|p| p.host_port));
-        }
+    for other in other_profiles(home, own)? {
+        taken.extend(other.api_port);
+        taken.extend(other.nodes.iter().filter_map(|n| n.ssh_port));
+        taken.extend(led(&other));
     }
     Ok(taken)
 }
@@ -127,5 +185,35 @@ mod tests {
             .parse()
             .unwrap();
         assert_eq!(check(&[taken]).unwrap_err().exit_code(), 71);
+    }
+
+    #[test]
+    fn a_port_has_one_use_in_all_profiles() {
+        let mut profile: Profile = serde_json::from_value(serde_json::json!({
+            "format": 1, "name": "c", "driver": "docker", "created": "",
+            "nodeCidr": "192.168.58.0/24", "podCidr": "10.244.0.0/16",
+            "serviceCidr": "10.96.0.0/12", "dnsDomain": "cluster.local",
+            "apiPort": 20001,
+            "forwards": ["127.0.0.1:9000:80/udp@svc/default/web"],
+            "nodes": [{"name": "c", "ip": "192.168.58.2", "podCidr": "10.244.0.0/24", "sshPort": 20002}],
+        }))
+        .unwrap();
+        profile.ports.push("8080:30080".parse().unwrap());
+        for (port, used) in [
+            ("20001:80", Some("leads to the API server")),
+            (
+                "0.0.0.0:20002:80",
+                Some("leads to the SSH server of the node c"),
+            ),
+            ("127.0.0.2:20002:80", None),
+            ("20001:80/udp", None),
+            ("8080:80", Some("is published for the port 30080")),
+            ("9000:80/udp", Some("leads to svc/default/web")),
+            ("9000:80", None),
+        ] {
+            let port: PortMapping = port.parse().unwrap();
+            assert_eq!(use_of(&profile, &port).as_deref(), used, "{port:?}");
+        }
+        assert_eq!(led(&profile).collect::<Vec<_>>(), [8080, 9000]);
     }
 }

@@ -2,9 +2,11 @@
 
 use std::time::{Duration, Instant};
 
+use futures::StreamExt as _;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Node as ApiNode, NodeCondition};
-use kube::{Api, Client};
+use kube::Client;
+use rkube_client::reflector::{self, Changes, Event};
 use rkube_drivers::{Driver, NodeState};
 use rkube_failure::{Failure, Kind, Source, command};
 
@@ -121,6 +123,13 @@ fn has_heartbeat_since(node: &ApiNode, since: Timestamp) -> bool {
         .is_some_and(|beat| beat.0 >= since)
 }
 
+/// Whether a node is ready and the control plane has set its role labels, which it does after the
+/// node has registered.
+fn is_up(node: &ApiNode) -> bool {
+    let mut labels = node.metadata.labels.iter().flatten();
+    is_ready(node) && labels.any(|(key, _)| key.starts_with("node-role.kubernetes.io/"))
+}
+
 /// Waits until all of `names` are ready.
 pub(crate) async fn wait_for_nodes(
     client: &Client,
@@ -129,26 +138,28 @@ pub(crate) async fn wait_for_nodes(
     restarted: &RestartedNodes,
     deadline: Instant,
 ) -> Result<(), Failure> {
-    use futures::{StreamExt, TryStreamExt};
-    use kube::runtime::{WatchStreamExt, watcher};
-    let api: Api<ApiNode> = Api::all(client.clone());
     let mut waiting: std::collections::BTreeSet<&str> = names.iter().map(String::as_str).collect();
     let watch = async {
         let since = restarted.since(client).await;
-        let mut changes = watcher(api, watcher::Config::default())
-            .default_backoff()
-            .touched_objects()
-            .boxed();
-        while !waiting.is_empty() {
-            // Errors are retried with back-off until the deadline.
-            if let Ok(Some(node)) = changes.try_next().await
-                && let Some(name) = node.metadata.name.as_deref()
-                && is_ready(&node)
-                && (has_heartbeat_since(&node, since) || !restarted.nodes.iter().any(|n| n == name))
-                // The control plane sets role labels after a node has registered.
-                && node.metadata.labels.iter().flatten().any(|(k, _)| k.starts_with("node-role.kubernetes.io/"))
-            {
-                waiting.remove(name);
+        let source = reflector::Source::of::<ApiNode>(None).streamed();
+        let mut changes = Changes::<ApiNode>::new(client.clone(), source);
+        while !waiting.is_empty()
+            && let Some(change) = changes.next().await
+        {
+            let nodes = match change {
+                Event::Listed(list) => list.objects,
+                Event::Applied(node) => vec![node],
+                // Errors are retried with back-off until the deadline.
+                Event::Deleted(_) | Event::Unreadable(_) | Event::Failed(_) => continue,
+            };
+            for node in nodes {
+                if let Some(name) = node.metadata.name.as_deref()
+                    && is_up(&node)
+                    && (has_heartbeat_since(&node, since)
+                        || !restarted.nodes.iter().any(|n| n == name))
+                {
+                    waiting.remove(name);
+                }
             }
         }
     };

@@ -280,15 +280,7 @@ async fn every_node_runs(home: &Home, profile: &Profile) -> Result<(), Failure> 
         return Err(crate::pause::failure(&profile.name));
     }
     if states.iter().all(|state| *state != NodeState::Running) {
-        return Err(Failure::new(
-            Source::Guest,
-            Kind::NotRunning,
-            format!("the cluster '{}' is not running", profile.name),
-        )
-        .advise(format!(
-            "start it with: {}",
-            command("start", &profile.name)
-        )));
+        return Err(access::not_running(&profile.name));
     }
     for (node, state) in profile.nodes.iter().zip(states) {
         if state != NodeState::Running {
@@ -530,6 +522,7 @@ impl Staged {
         profile.restore = Some(self.id);
         profile.save(home)?;
         progress.step("stop", "Stopping the nodes");
+        crate::paused::release_to_stop(home, profile, driver.as_ref(), progress).await;
         driver.stop(&plan, &names).await?;
         provision(home, profile, &binary)?;
         let wanted = running(profile);

@@ -60,6 +60,9 @@ pub struct NodeStatus {
     /// The time until the scheduled stop, such as `4m59s`; of the control-plane node, if there is one.
     #[serde(rename = "TimeToStop", skip_serializing_if = "Option::is_none")]
     pub time_to_stop: Option<String>,
+    /// The namespaces whose containers are frozen; of the control-plane node, if there are any.
+    #[serde(rename = "PausedNamespaces", skip_serializing_if = "Vec::is_empty")]
+    pub paused_namespaces: Vec<String>,
 }
 
 impl ClusterStatus {
@@ -111,6 +114,7 @@ pub async fn status(
         None
     };
     let server = access::server(home, profile)?;
+    let paused_namespaces = crate::paused::paused_namespaces(home, &profile.name)?;
     let time_to_stop = schedule::time_to_stop(home, &profile.name);
     let up = |yes: bool| if yes { "Running" } else { "Stopped" };
     let nodes = profile
@@ -156,6 +160,11 @@ pub async fn status(
                 kubeconfig: configured,
                 worker: !node.control_plane,
                 time_to_stop: time_to_stop.clone().filter(|_| node.control_plane),
+                // A node that was switched off has forgotten them.
+                paused_namespaces: match node.control_plane && host == "Running" {
+                    true => paused_namespaces.clone(),
+                    false => Vec::new(),
+                },
             }
         })
         .collect();
@@ -181,6 +190,7 @@ mod tests {
             kubeconfig: "Configured",
             worker: false,
             time_to_stop: None,
+            paused_namespaces: Vec::new(),
         };
         let status = |node| ClusterStatus {
             name: "p".into(),

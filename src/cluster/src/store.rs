@@ -8,7 +8,7 @@ use std::time::Duration;
 use rkube_config::StoreConfig;
 use rkube_failure::Failure;
 use rkube_failure::{Kind, Source};
-use rkube_store::{EtcdOptions, EtcdStore};
+use rkube_store::{EtcdOptions, EtcdStore, StoreError};
 
 use crate::files::{io_failure, write_private};
 
@@ -134,15 +134,14 @@ impl StoreOptions {
 }
 
 /// Removes the keys of a deleted cluster from etcd.
-pub(crate) async fn wipe(config: &StoreConfig, pki: &Path) -> Result<(), String> {
+pub(crate) async fn wipe(config: &StoreConfig, pki: &Path) -> Result<(), StoreError> {
     let store = EtcdStore::open(EtcdOptions::with_files(
         config.endpoints.clone(),
         config.root.clone(),
         pki,
     ))
-    .await
-    .map_err(|e| e.to_string())?;
-    store.wipe().await.map_err(|e| e.to_string())
+    .await?;
+    store.wipe().await
 }
 
 #[cfg(test)]

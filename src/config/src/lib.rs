@@ -7,6 +7,7 @@
 
 pub mod capabilities;
 pub mod machine;
+pub mod registries;
 pub mod roles;
 
 use std::collections::BTreeMap;
@@ -30,6 +31,14 @@ pub fn version() -> String {
 /// Name of a file in image archives that rkube sends to nodes. It lists the layers that
 /// the archive leaves out because the node has them: names as in the manifest, and sizes.
 pub const OMITTED_LAYERS: &str = "rkube-omitted-layers.json";
+
+/// Names by which nodes and pods reach the machine that the nodes run on, and the registry there.
+pub const HOST_NAMES: [&str; 4] = [
+    "host.rkube.internal",
+    "host.docker.internal",
+    "host.minikube.internal",
+    "registry.rkube.internal",
+];
 
 /// Ports inside a node.
 pub mod ports {
@@ -84,6 +93,8 @@ pub mod paths {
     pub const RESTORE: &str = "/var/lib/rkube/restore";
     /// The objects of a snapshot, which the control plane loads at its next start.
     pub const RESTORED_OBJECTS: &str = "/var/lib/rkube/restored-objects.gz";
+    /// The port of the registry that the host serves to its clusters; empty or missing without one.
+    pub const REGISTRY_PORT: &str = "/var/lib/rkube/registry-port";
     /// The agent's pod directories (`<uid>/volumes/...`), as the kubelet's.
     pub const PODS: &str = "/var/lib/rkube/pods";
     /// The runtime's root: containers, snapshots, the image index of this node.
@@ -93,6 +104,11 @@ pub mod paths {
     pub const IMAGES: &str = "/var/lib/rkube/images";
     /// Sockets and pid files, on a tmpfs.
     pub const RUN: &str = "/run/rkube";
+    /// The namespaces whose containers are frozen, one a line. Lost when the node stops.
+    pub const PAUSED_NAMESPACES: &str = "/run/rkube/paused-namespaces";
+    /// The token of the ingress controller's account. The control plane writes it while the addon
+    /// is enabled; init runs the controller as long as it is there.
+    pub const INGRESS_TOKEN: &str = "/run/rkube/ingress-token";
     /// Logs of the node's services, one file per service: `<service>.log`.
     pub const LOGS: &str = "/var/log/rkube";
     /// Directories of the host tools mount besides `/usr`; links into it on most
@@ -122,6 +138,10 @@ pub struct ClusterConfig {
     pub api_server_ip: Ipv4Addr,
     /// The API server's port as nodes reach it.
     pub api_server_port: u16,
+    /// Addresses of services of type LoadBalancer, a part of `node_cidr`. Without it, the cluster
+    /// assigns none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub load_balancers: Option<Ipv4Net>,
     /// Names and addresses of every node, for `/etc/hosts`.
     #[serde(default)]
     pub nodes: Vec<NodeAddress>,
@@ -184,6 +204,9 @@ pub struct NodeConfig {
     /// Registries reached over plain HTTP (`host[:port]`).
     #[serde(default)]
     pub insecure_registries: Vec<String>,
+    /// Mirrors, certificates, credentials and proxies for registries.
+    #[serde(default, skip_serializing_if = "registries::Registries::is_default")]
+    pub registries: registries::Registries,
     /// The address at which the node reaches the host, for registries on the host's
     /// loopback.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -11,10 +11,14 @@ pub const VM_INIT: &str = "vm-init";
 pub const DOCKER_INIT: &str = "docker-init";
 /// PID 1 of a native node, before the node is set up.
 pub const NATIVE_INIT: &str = "native-init";
+/// PID 1 of a container of the node image that nothing manages: a cluster that configures itself.
+pub const SERVER: &str = "server";
 /// Store, API server, controllers and scheduler.
 pub const CONTROL_PLANE: &str = "control-plane";
 /// The node agent (kubelet).
 pub const AGENT: &str = "agent";
+/// The ingress controller, on the control-plane node, while its addon is enabled.
+pub const INGRESS: &str = "ingress";
 /// The programs of the built-in demo images.
 pub const DEMO: &str = "demo";
 /// The primary supervisor of a native cluster, on the host.
@@ -25,12 +29,14 @@ pub const STANDBY: &str = "standby";
 pub const VM_SUPERVISE: &str = "vm-supervise";
 
 /// Roles that run inside nodes, and therefore on Linux only.
-pub const IN_NODES: [&str; 7] = [
+pub const IN_NODES: [&str; 9] = [
     INIT,
     VM_INIT,
     DOCKER_INIT,
     NATIVE_INIT,
+    SERVER,
     CONTROL_PLANE,
     AGENT,
+    INGRESS,
     DEMO,
 ];

@@ -21,6 +21,11 @@ pub struct Config {
     pub pod_cidr: Ipv4Net,
     /// Prefix length of a node's pod CIDR.
     pub node_cidr_mask: u8,
+    /// Addresses of services of type LoadBalancer. Without it, none are assigned, and those that were
+    /// assigned from `node_cidr` are taken back.
+    pub load_balancers: Option<Ipv4Net>,
+    /// Range of the nodes' addresses, which contains `load_balancers`.
+    pub node_cidr: Ipv4Net,
     /// IP address of the API server, published for joining nodes.
     pub api_server_ip: Ipv4Addr,
     /// Port of the API server, published for joining nodes.
@@ -47,6 +52,8 @@ impl Config {
             token_key_pem: None,
             pod_cidr,
             node_cidr_mask: 24,
+            load_balancers: None,
+            node_cidr: Ipv4Net::new_assert(Ipv4Addr::LOCALHOST, 32),
             api_server_ip: Ipv4Addr::LOCALHOST,
             api_server_port: 8443,
             default_storage_class: true,

@@ -112,9 +112,8 @@ fn reflector<K: Object>(
     fields: Option<&str>,
 ) -> Reflector {
     let source = Source {
-        path: K::url_path(&(), namespace),
         fields: fields.map(str::to_owned),
-        metadata_only: false,
+        ..Source::of::<K>(namespace)
     };
     let (client, store) = (client.clone(), store.clone());
     Box::pin(supervise(source.path.clone(), move || {

@@ -1,6 +1,6 @@
 //! The controllers: the equivalent of upstream's kube-controller-manager.
 //!
-//! Each controller observes objects through shared informers ([`informers`]), decides with pure
+//! Each controller observes objects through shared [`informers`], decides with pure
 //! functions and acts through the API. Each file or directory is one controller, that is, an
 //! implementation of [`controller::Controller`]; [`run`] starts all of them.
 
@@ -12,7 +12,6 @@ pub mod cluster_roles;
 pub mod common;
 mod config;
 pub mod context;
-pub mod controller;
 pub mod cronjob;
 pub mod daemonset;
 pub mod deployment;
@@ -21,13 +20,12 @@ pub mod disruption;
 pub mod endpoints;
 pub mod events;
 pub mod gc;
-pub mod informers;
 pub mod job;
 pub mod kinds;
+pub mod load_balancers;
 pub mod namespace;
 pub mod nodes;
 pub mod pod_gc;
-pub mod queue;
 pub mod quota;
 pub mod replicaset;
 pub mod served;
@@ -51,6 +49,7 @@ use controller::start;
 use events::Recorder;
 use kinds::Informers;
 use replicaset::ReplicatorController;
+pub use rkube_client::{controller, informers, queue};
 
 /// The identities under which requests are sent.
 pub struct Clients {
@@ -188,6 +187,9 @@ fn controllers(ctx: &Context, clients: &Clients) -> Vec<BoxFuture<'static, ()>> 
         )),
         start(certificates::CertificateController::new(&by(
             "certificate-controller",
+        ))),
+        start(load_balancers::LoadBalancerController::new(&by(
+            "service-controller",
         ))),
         start(bootstrap_tokens::TokenCleaner::new(&by("token-cleaner"))),
         start(autoscaler::AutoscalerController::new(

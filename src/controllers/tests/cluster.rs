@@ -16,9 +16,9 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::rbac::v1::ClusterRole;
 use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams};
-use kube::runtime::watcher;
 use kube::{Client, Resource};
 use rkube_apiserver::{ApiServer, Config, Pki};
+use rkube_client::reflector::{self, Changes, Source};
 use rkube_store::{EmbeddedOptions, EmbeddedStore};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -87,13 +87,18 @@ fn object<K: DeserializeOwned>(value: Value) -> K {
 
 /// Binds, runs and removes pods. The label `ends` gives the terminal phase of a pod.
 async fn run_pods(client: Client) {
-    let pods: Api<Pod> = Api::all(client.clone());
-    let mut events = std::pin::pin!(watcher(pods, watcher::Config::default()));
+    let source = Source::of::<Pod>(None);
+    let changes = Changes::<Pod>::new(client.clone(), source).flat_map(|event| {
+        futures::stream::iter(match event {
+            reflector::Event::Listed(list) => list.objects,
+            reflector::Event::Applied(pod) => vec![pod],
+            reflector::Event::Deleted(_) | reflector::Event::Failed(_) => Vec::new(),
+            reflector::Event::Unreadable(pod) => panic!("{pod:?}"),
+        })
+    });
+    let mut changes = std::pin::pin!(changes);
     let (mut address, mut turn) = (1, 0);
-    while let Some(event) = events.next().await {
-        let (watcher::Event::Apply(pod) | watcher::Event::InitApply(pod)) = event.unwrap() else {
-            continue;
-        };
+    while let Some(pod) = changes.next().await {
         let name = pod.metadata.name.clone().unwrap();
         let pods: Api<Pod> =
             Api::namespaced(client.clone(), pod.metadata.namespace.as_deref().unwrap());

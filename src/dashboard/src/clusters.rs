@@ -100,6 +100,8 @@ async fn from_kubeconfig(name: &str, server: &str) -> Option<Client> {
         .await
         .ok()?;
     config.connect_timeout = Some(std::time::Duration::from_secs(2));
+    // Nodes are never reached through a proxy of the environment.
+    config.proxy_url = None;
     Client::try_from(config).ok()
 }
 

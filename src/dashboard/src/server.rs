@@ -287,10 +287,15 @@ impl AppState {
             (Method::GET, "tunnel") => answer::json(&serde_json::json!({
                 "open": rkube_cluster::tunnel_is_open(self.clusters.home(), &profile),
                 "own": self.commands.tunnel_of().as_deref() == Some(name),
+                "needed": rkube_cluster::tunnel_is_needed(self.clusters.home(), &profile).unwrap_or(true),
                 "range": profile.load_balancer_range().to_string(),
             })),
             (Method::POST, "tunnel") => {
                 let home = self.clusters.home();
+                if !rkube_cluster::tunnel_is_needed(home, &profile).unwrap_or(true) {
+                    let why = "load balancers of this cluster have addresses without a tunnel";
+                    return answer::failure(StatusCode::CONFLICT, why);
+                }
                 let is_open = || rkube_cluster::tunnel_is_open(home, &profile);
                 match self.commands.open_tunnel(name, is_open).await {
                     Ok(()) => answer::json(&serde_json::json!({})),

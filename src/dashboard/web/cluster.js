@@ -153,6 +153,12 @@ function tunnelPane() {
         await attempt(done, () => api('/rkube/tunnel', { method }));
         again();
       };
+      if (!tunnel.needed) {
+        return [
+          h('p', null, badge('Active'), ' ', 'Services of type LoadBalancer have addresses as long as the cluster runs. No tunnel is needed.'),
+          h('p.dim', null, `Addresses are of ${tunnel.range}.`),
+        ];
+      }
       return [
         h('p', null, badge(tunnel.open ? 'Active' : 'Closed'), ' ', tunnel.open ? (tunnel.own ? 'opened by this dashboard' : 'opened by rkube tunnel on this machine') : 'Services of type LoadBalancer have no address.'),
         h('p.dim', null, `Addresses are of ${tunnel.range}.`),

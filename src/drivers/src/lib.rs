@@ -20,6 +20,9 @@ pub use types::{
     PortMapping, Problem, Protocol,
 };
 
+/// The address of the host in virtual machines of the driver qemu, which is outside of their range.
+pub const QEMU_HOST: std::net::Ipv4Addr = std::net::Ipv4Addr::new(192, 0, 2, 2);
+
 /// The drivers' names, in the order in which `rkube start` tries them. Drivers that a platform does
 /// not support are last, because the problems of the first one are reported first.
 pub const NAMES: [&str; 3] = if cfg!(target_os = "linux") {

@@ -68,8 +68,8 @@ pub fn share_cpuset(root: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Moves the caller to the leaf group `init` and enables all controllers for its
-/// siblings. On version 2 a group cannot both hold processes and enable controllers.
+/// Moves the caller, and the processes that it has started, to the leaf group `init` and enables all
+/// controllers for its siblings. On version 2 a group cannot both hold processes and enable controllers.
 pub fn make_room(root: &Path) -> anyhow::Result<()> {
     let base = root.join("sys/fs/cgroup");
     if !base.join("cgroup.controllers").exists() {
@@ -77,8 +77,29 @@ pub fn make_room(root: &Path) -> anyhow::Result<()> {
     }
     let leaf = base.join("init");
     fs::create_dir_all(&leaf)?;
-    write(&leaf.join("cgroup.procs"), "0")?;
+    let target = leaf.join("cgroup.procs");
+    write(&target, "0")?;
+    // The root of the hierarchy, which a virtual machine sees, may hold processes: the kernel's threads.
+    if base.join("cgroup.type").exists() {
+        move_others(&base.join("cgroup.procs"), &target)?;
+    }
     enable_controllers(&base);
+    Ok(())
+}
+
+/// Moves the processes that one file lists by writing them to another one.
+fn move_others(processes: &Path, target: &Path) -> anyhow::Result<()> {
+    let others = fs::read_to_string(processes)
+        .with_context(|| format!("cannot read {}", processes.display()))?;
+    // One of another PID namespace is listed as 0, which would mean the caller.
+    for pid in others.lines().filter(|pid| *pid != "0") {
+        match fs::write(target, pid) {
+            // It has ended.
+            Err(e) if e.raw_os_error() == Some(nix::libc::ESRCH) => {}
+            Err(e) => rkube_fsutil::say!("init: cannot move the process {pid}: {e}"),
+            Ok(()) => {}
+        }
+    }
     Ok(())
 }
 

@@ -26,7 +26,8 @@ fn write(path: &Path, text: &str) -> anyhow::Result<()> {
     std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
 }
 
-/// Returns the content of `/etc/hosts`: this node, its peers and the API server.
+/// Returns the content of `/etc/hosts`: this node, its peers, the API server and the machine
+/// that the nodes run on.
 fn hosts(config: &NodeConfig) -> String {
     let mut text = String::from("127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n");
     let _ = writeln!(text, "{} {}", config.ip, config.name);
@@ -43,6 +44,9 @@ fn hosts(config: &NodeConfig) -> String {
         "{} control-plane.rkube.internal",
         config.cluster.api_server_ip
     );
+    if let Some(host) = config.host_ip {
+        let _ = writeln!(text, "{host} {}", rkube_config::HOST_NAMES.join(" "));
+    }
     text
 }
 
@@ -75,6 +79,11 @@ mod tests {
         let text = hosts(&config());
         assert_eq!(text.matches("rkube-m02").count(), 1);
         assert!(text.contains("192.168.58.2 rkube\n"));
+        assert!(!text.contains("host.rkube.internal"));
+        let mut config = config();
+        config.host_ip = Some(std::net::Ipv4Addr::new(192, 168, 58, 1));
+        let line = "192.168.58.1 host.rkube.internal host.docker.internal host.minikube.internal registry.rkube.internal\n";
+        assert!(hosts(&config).ends_with(line));
     }
 
     #[test]

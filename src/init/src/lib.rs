@@ -52,6 +52,8 @@ fn run_until(config: &NodeConfig, button: Option<&File>, grace: Duration) -> any
         Signal::SIGTERM,
         Signal::SIGINT,
         Signal::SIGPWR,
+        // The control plane asks to look which services are wanted.
+        Signal::SIGHUP,
     ] {
         wanted.add(signal);
     }
@@ -73,9 +75,13 @@ fn run_until(config: &NodeConfig, button: Option<&File>, grace: Duration) -> any
     if config.control_plane {
         // First, because the agents of all nodes wait for it.
         services.insert(0, Service::new("control-plane"));
+        services.push(Service::with_condition(
+            rkube_config::roles::INGRESS,
+            paths::INGRESS_TOKEN,
+        ));
     }
     for service in &mut services {
-        service.start();
+        service.start_if_wanted();
     }
 
     while !survive(|| turn(&mut services, &signals, button)) {}
@@ -100,6 +106,7 @@ fn turn(
     reap(services);
     let now = Instant::now();
     for service in services {
+        service.look();
         if service.due().is_some_and(|due| due <= now) {
             service.start();
         }
@@ -142,9 +149,8 @@ fn wait_for_signal(
     }
     let mut stop = false;
     while let Some(info) = signals.read_signal().context("cannot read signals")? {
-        if info.ssi_signo != Signal::SIGCHLD as u32 {
-            stop = true;
-        }
+        let harmless = [Signal::SIGCHLD as u32, Signal::SIGHUP as u32];
+        stop |= !harmless.contains(&info.ssi_signo);
     }
     if let Some(mut button) = button {
         let mut events = [0; 1024];
@@ -201,6 +207,10 @@ fn stop(services: &mut [Service], signals: &SignalFd, grace: Duration) -> anyhow
             Some(deadline.saturating_duration_since(Instant::now())),
         )?;
         reap(services);
+    }
+    // Containers of paused namespaces. A frozen process would not end, not even by SIGKILL.
+    if let Err(e) = rkube_cgroups::node::thaw_all() {
+        rkube_fsutil::say!("init: cannot let paused containers go on: {e}");
     }
     // Also sent to the PID 1 of each container. Without a handler it ignores the signal and
     // is killed together with its PID namespace.

@@ -8,7 +8,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 /// The score of PID 1, with which the kernel never kills it when memory is short: the whole node
 /// would end.
 pub const INIT_OOM_SCORE: i32 = -1000;
-/// The score of the node's services, that of upstream's kubelet. Every container has a higher
+/// The score of the services that make a node, that of upstream's kubelet. Every container has a higher
 /// one, so the kernel kills those first.
 pub const SERVICE_OOM_SCORE: i32 = -999;
 

@@ -4,6 +4,7 @@ use std::fs::{File, OpenOptions};
 use std::os::fd::FromRawFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -23,10 +24,16 @@ const LOG_LIMIT: u64 = 10 << 20;
 
 /// The text of [`crate::limits::SERVICE_OOM_SCORE`].
 const OOM_SCORE: &[u8] = b"-999";
+/// That of services that a node can do without for a moment and whose memory grows with what others
+/// send them, as for any container.
+const NEUTRAL_OOM_SCORE: &[u8] = b"0";
 
 /// One role, such as `agent`, run as `rkube <role>` and restarted when it exits.
 pub struct Service {
     role: &'static str,
+    /// The file whose presence says that the service is wanted; without one, it always is.
+    condition: Option<&'static Path>,
+    oom_score: &'static [u8],
     pid: Option<Pid>,
     started: Instant,
     due: Option<Instant>,
@@ -39,11 +46,50 @@ impl Service {
     pub fn new(role: &'static str) -> Self {
         Self {
             role,
+            condition: None,
+            oom_score: OOM_SCORE,
             port: crate::vm::log_port(role),
             pid: None,
             started: Instant::now(),
             due: None,
             failures: 0,
+        }
+    }
+
+    /// Creates a service that runs only as long as a file exists. When memory is short, the kernel ends
+    /// it like a container.
+    pub fn with_condition(role: &'static str, condition: &'static str) -> Self {
+        Self {
+            condition: Some(Path::new(condition)),
+            oom_score: NEUTRAL_OOM_SCORE,
+            ..Self::new(role)
+        }
+    }
+
+    /// Whether the service should run.
+    fn is_wanted(&self) -> bool {
+        self.condition.is_none_or(Path::exists)
+    }
+
+    /// Starts the service for the first time, unless it is not wanted yet.
+    pub fn start_if_wanted(&mut self) {
+        if self.is_wanted() {
+            self.start();
+        }
+    }
+
+    /// Starts a service that has become wanted and ends one that is no longer.
+    pub fn look(&mut self) {
+        if self.condition.is_none() {
+            return;
+        }
+        match (self.is_wanted(), self.pid, self.due) {
+            (true, None, None) => {
+                self.failures = 0;
+                self.start();
+            }
+            (false, _, _) => self.terminate(),
+            _ => {}
         }
     }
 
@@ -73,6 +119,10 @@ impl Service {
     /// Records that the process has exited and schedules its restart.
     pub fn ended(&mut self, status: WaitStatus) {
         self.pid = None;
+        if !self.is_wanted() {
+            rkube_fsutil::say!("init: {} ended, as it is no longer wanted", self.role);
+            return;
+        }
         rkube_fsutil::say!("init: {} ended ({status:?}), restarting it", self.role);
         if self.started.elapsed() >= HEALTHY_AFTER {
             self.failures = 0;
@@ -116,14 +166,15 @@ impl Service {
                 command.env(name, value);
             }
         }
+        let oom_score = self.oom_score;
         // SAFETY: only async-signal-safe calls between fork and exec.
         unsafe {
-            command.pre_exec(|| {
+            command.pre_exec(move || {
                 // Signals are blocked in init and the mask is inherited.
                 SigSet::empty().thread_set_mask()?;
                 nix::unistd::setsid()?;
                 // A node that may not lower it runs without.
-                let _ = set_own_oom_score(OOM_SCORE);
+                let _ = set_own_oom_score(oom_score);
                 Ok(())
             });
         }
@@ -179,6 +230,9 @@ mod tests {
     fn services_have_their_own_score() {
         let expected = crate::limits::SERVICE_OOM_SCORE.to_string();
         assert_eq!(OOM_SCORE, expected.as_bytes());
+        assert_eq!(Service::new("none").oom_score, OOM_SCORE);
+        let optional = Service::with_condition("none", "/nonexistent/file");
+        assert_eq!(optional.oom_score, b"0");
         let mut command = Command::new("cat");
         command.arg("/proc/self/oom_score_adj");
         // SAFETY: only async-signal-safe calls between fork and exec.
@@ -187,6 +241,19 @@ mod tests {
             command.pre_exec(|| Ok(set_own_oom_score(b"700")?));
         }
         assert_eq!(command.output().unwrap().stdout, b"700\n");
+    }
+
+    #[test]
+    fn a_conditional_service_is_wanted_as_long_as_its_file_exists() {
+        let mut service = Service::with_condition("none", "/nonexistent/file");
+        service.look();
+        assert_eq!((service.pid(), service.due()), (None, None));
+        // Not started again.
+        service.ended(WaitStatus::Exited(Pid::from_raw(1), 0));
+        assert_eq!(service.due(), None);
+        service.condition = Some(Path::new("/"));
+        service.ended(WaitStatus::Exited(Pid::from_raw(1), 0));
+        assert!(service.due().is_some());
     }
 
     #[test]

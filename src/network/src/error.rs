@@ -26,6 +26,9 @@ pub enum NetworkError {
         /// The underlying I/O error.
         source: std::io::Error,
     },
+    /// ARP packets could not be sent or received.
+    #[error("cannot exchange ARP packets: {0}")]
+    Arp(std::io::Error),
     /// The node's pod range has no free address.
     #[error("no free pod address in {0}")]
     AddressesExhausted(ipnet::Ipv4Net),

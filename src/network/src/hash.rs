@@ -7,6 +7,13 @@ pub(crate) fn fnv64(bytes: &[u8]) -> u64 {
     })
 }
 
+/// Spreads differences in any bit over all bits (the last step of SplitMix64).
+pub(crate) fn mix(hash: u64) -> u64 {
+    let hash = (hash ^ (hash >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let hash = (hash ^ (hash >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    hash ^ (hash >> 31)
+}
+
 #[cfg(test)]
 mod tests {
     #[test]

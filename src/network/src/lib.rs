@@ -4,6 +4,7 @@
 //! - [`node`]: a node's bridge, pod addresses, host ports and routes to other nodes.
 //! - [`policy`]: network policies, compiled to a rule set that is changed step by step.
 //! - [`proxy`]: services, compiled to a rule set that is applied in one transaction.
+//! - [`balance`]: which node answers for a load balancer's address, and that it does.
 //! - [`dns`]: the cluster's name server.
 //!
 //! The node agent passes Kubernetes objects in; the crate has no API client. Interfaces and rules
@@ -13,6 +14,7 @@
 
 #![warn(missing_docs)]
 
+pub mod balance;
 pub mod dns;
 mod error;
 mod firewall;
@@ -27,6 +29,7 @@ mod testing;
 
 pub use rkube_nf::{netlink, nft};
 
+pub use balance::{Announcer, Balancer, Candidate};
 pub use dns::{DnsConfig, DnsServer, DnsState};
 pub use error::{NetworkError, Result};
 pub use host::{HostNetwork, HostNetworkConfig};

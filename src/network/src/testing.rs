@@ -76,6 +76,7 @@ impl TestNetwork {
             pod_cidr: net("10.244.1.0/24"),
             cluster_cidr: net("10.244.0.0/16"),
             service_cidr: net("10.96.0.0/12"),
+            load_balancers: Some(net("192.168.77.128/25")),
             bridge: "rk0".into(),
             mtu: 1500,
             uplink: "eth0".into(),

@@ -41,7 +41,7 @@ impl Pki {
         if later.exists()
             && let Err(why) = use_later(&identity, &later)
         {
-            tracing::warn!("{} is not used: {why}", later.display());
+            tracing::warn!("{} is not used: {why:#}", later.display());
         }
         Ok(Self {
             ca: certificates(&dir.join("ca.crt"))?,
@@ -62,13 +62,14 @@ impl Pki {
 }
 
 /// Replaces a certificate by one that is valid longer, if the file has such a one.
-fn use_later(identity: &Renewable, path: &Path) -> Result<(), String> {
-    let text = std::fs::read(path).map_err(|e| e.to_string())?;
-    let later = CertificateDer::from_pem_slice(&text).map_err(|e| e.to_string())?;
+fn use_later(identity: &Renewable, path: &Path) -> anyhow::Result<()> {
+    let later = CertificateDer::from_pem_slice(&std::fs::read(path)?)?;
     let end = |der: &[u8]| Certificate::parse(der).map(|c| c.not_after());
     let ends = end(&later).and_then(|later| Ok((later, end(&identity.certificate())?)));
-    match ends.map_err(|e| e.to_string())? {
-        (later_end, present) if later_end > present => identity.replace(later),
+    match ends? {
+        (later_end, present) if later_end > present => {
+            identity.replace(later).map_err(anyhow::Error::msg)
+        }
         _ => Ok(()),
     }
 }

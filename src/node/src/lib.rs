@@ -30,12 +30,14 @@ use tracing::{info, warn};
 
 mod allocatable;
 mod client;
+mod corefile;
 mod delay;
 mod disk;
 mod eviction;
 mod gc;
 mod host;
 mod kinds;
+mod load_balancers;
 mod log_line;
 mod logrotate;
 mod machine;
@@ -127,6 +129,7 @@ pub async fn run(config: NodeConfig) -> anyhow::Result<()> {
         client: clients.proxy,
         network: network.clone(),
         environment,
+        recorder: recorder.clone(),
     }));
     tasks.spawn(policies::run(policies::PolicyFeed {
         host: host.clone(),
@@ -240,14 +243,13 @@ fn watch_objects(client: kube::Client, config: NodeConfig, pki: Arc<client::Pki>
 
 /// Opens the container runtime and installs the built-in images.
 async fn open_runtime(config: &NodeConfig) -> anyhow::Result<Runtime> {
-    let mut runtime = RuntimeConfig::new(
+    let runtime = RuntimeConfig::new(
         paths::RUNTIME,
         paths::IMAGES,
         PathBuf::from(paths::RUN).join("runtime"),
         paths::BINARY,
-    );
-    runtime.insecure_registries = config.insecure_registries.clone();
-    runtime.loopback_gateway = config.host_ip.map(Into::into);
+    )
+    .with_registries_of(config);
     let runtime = Runtime::open(runtime)
         .await
         .context("opening the container runtime")?;

@@ -22,6 +22,7 @@ pub(crate) async fn open(config: &NodeConfig) -> anyhow::Result<NodeNetwork> {
         pod_cidr: config.pod_cidr,
         cluster_cidr: cluster.pod_cidr,
         service_cidr: cluster.service_cidr,
+        load_balancers: cluster.load_balancers,
         bridge: BRIDGE.into(),
         mtu: MTU,
         uplink: UPLINK.into(),

@@ -1,14 +1,10 @@
 //! Watches of the config maps and secrets that pods use: one per object, shared by its users.
 
 use std::collections::HashMap;
-use std::fmt::Debug;
 use std::sync::{Arc, Weak};
 
-use futures::StreamExt;
-use kube::Api;
-use kube::runtime::watcher;
 use parking_lot::Mutex;
-use serde::de::DeserializeOwned;
+use rkube_client::reflector::{Listed, Sink, Versioned, reflect};
 use tokio::sync::watch;
 
 use crate::kinds::{ConfigMap, Secret};
@@ -66,6 +62,29 @@ impl<K> Watched<K> {
     /// Returns a receiver that is notified of each change.
     pub(crate) fn changes(&self) -> watch::Receiver<ObjectState<K>> {
         self.receiver.clone()
+    }
+}
+
+/// Publishes the state of one object. While it cannot be read, that is its last known one.
+struct Publisher<K>(watch::Sender<ObjectState<K>>);
+
+impl<K: Versioned> Sink<K> for Publisher<K> {
+    fn replace(&self, mut list: Listed<K>) {
+        match list.objects.pop() {
+            Some(k) => self.apply(k),
+            None if list.unreadable.is_empty() => {
+                self.0.send_replace(ObjectState::Absent);
+            }
+            None => {}
+        }
+    }
+
+    fn apply(&self, object: K) {
+        self.0.send_replace(ObjectState::Present(Arc::new(object)));
+    }
+
+    fn remove(&self, _object: K) {
+        self.0.send_replace(ObjectState::Absent);
     }
 }
 
@@ -152,13 +171,7 @@ fn subscribe<K>(
     name: &str,
 ) -> Arc<Watched<K>>
 where
-    K: kube::Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope>
-        + Clone
-        + DeserializeOwned
-        + Debug
-        + Send
-        + Sync
-        + 'static,
+    K: Versioned + kube::Resource<DynamicType = ()>,
 {
     let mut table = table.lock();
     let key = (namespace.to_owned(), name.to_owned());
@@ -168,31 +181,8 @@ where
     table.retain(|_, w| w.strong_count() > 0);
     let (sender, receiver) = watch::channel(ObjectState::Unknown);
     let (client, slot) = connections.slot();
-    let api: Api<K> = Api::namespaced(client, namespace);
-    let config = watcher::Config::default().fields(&format!("metadata.name={name}"));
-    let task = tokio::spawn(async move {
-        let events = watching::forever(api, config);
-        futures::pin_mut!(events);
-        let mut listed = None;
-        while let Some(event) = events.next().await {
-            match event {
-                watcher::Event::Init => listed = None,
-                watcher::Event::InitApply(k) => listed = Some(Arc::new(k)),
-                watcher::Event::InitDone => {
-                    sender.send_replace(match listed.take() {
-                        Some(k) => ObjectState::Present(k),
-                        None => ObjectState::Absent,
-                    });
-                }
-                watcher::Event::Apply(k) => {
-                    sender.send_replace(ObjectState::Present(Arc::new(k)));
-                }
-                watcher::Event::Delete(_) => {
-                    sender.send_replace(ObjectState::Absent);
-                }
-            }
-        }
-    });
+    let source = watching::source::<K>(Some(namespace)).fields(format!("metadata.name={name}"));
+    let task = tokio::spawn(reflect(client, source, Publisher(sender)));
     let watched = Arc::new(Watched {
         receiver,
         task: task.abort_handle(),
@@ -200,4 +190,36 @@ where
     });
     table.insert(key, Arc::downgrade(&watched));
     watched
+}
+
+#[cfg(test)]
+mod tests {
+    use rkube_client::reflector::Unreadable;
+
+    use super::*;
+
+    #[test]
+    fn what_cannot_be_read_is_not_absent() {
+        let (sender, receiver) = watch::channel(ObjectState::Unknown);
+        let publisher = Publisher(sender);
+        let state = || match &*receiver.borrow() {
+            ObjectState::Unknown => "unknown",
+            ObjectState::Absent => "absent",
+            ObjectState::Present(_) => "present",
+        };
+        let mut unreadable = Listed::new(vec![], 1);
+        unreadable.unreadable.push(Unreadable::default());
+        publisher.replace(unreadable.clone());
+        assert_eq!(state(), "unknown");
+        publisher.replace(Listed::new(vec![ConfigMap::default()], 2));
+        assert_eq!(state(), "present");
+        publisher.replace(unreadable);
+        assert_eq!(state(), "present");
+        publisher.replace(Listed::new(vec![], 3));
+        assert_eq!(state(), "absent");
+        publisher.apply(ConfigMap::default());
+        assert_eq!(state(), "present");
+        publisher.remove(ConfigMap::default());
+        assert_eq!(state(), "absent");
+    }
 }

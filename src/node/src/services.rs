@@ -6,20 +6,25 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use futures::StreamExt;
+use futures::stream::select;
+use futures::{Stream, StreamExt};
 use ipnet::Ipv4Net;
-use kube::runtime::watcher::{self, Event};
-use kube::{Api, ResourceExt};
+use kube::ResourceExt;
+use rkube_client::reflector::{Event, Versioned};
 use rkube_network::{
     DnsConfig, DnsServer, DnsState, NodeNetwork, ProxyConfig, ServiceProxy, ServiceState,
 };
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tracing::{debug, warn};
 
+use crate::corefile::{self, CorefileFeed};
 use crate::delay::doubled;
 use crate::host::Host;
 use crate::kinds::{EndpointSlice, Node, Service};
+use crate::load_balancers::{self, Balancing};
+use crate::recorder::Recorder;
 use crate::service_env::ServiceEnv;
 use crate::watching;
 
@@ -37,8 +42,6 @@ const TO_BE_DELETED_TAINT: &str = "ToBeDeletedByClusterAutoscaler";
 /// The current objects of one kind, from a watch.
 struct ObjectSet<K> {
     objects: HashMap<String, Arc<K>>,
-    /// Objects of a list in progress; they replace `objects` when it is complete.
-    listing: Option<HashMap<String, Arc<K>>>,
     /// Whether a first list is complete.
     complete: bool,
 }
@@ -47,7 +50,6 @@ impl<K> Default for ObjectSet<K> {
     fn default() -> Self {
         Self {
             objects: HashMap::new(),
-            listing: None,
             complete: false,
         }
     }
@@ -57,30 +59,25 @@ fn key<K: ResourceExt>(k: &K) -> String {
     format!("{}/{}", k.namespace().unwrap_or_default(), k.name_any())
 }
 
-impl<K: ResourceExt> ObjectSet<K> {
-    /// Applies a watch event; returns whether the set may have changed.
+impl<K: Versioned + ResourceExt> ObjectSet<K> {
+    /// Applies a change; returns whether the set may have changed.
     fn apply(&mut self, event: Event<K>) -> bool {
         match event {
-            Event::Init => {
-                self.listing = Some(HashMap::new());
-                false
-            }
-            Event::InitApply(k) => {
-                self.listing
-                    .get_or_insert_with(HashMap::new)
-                    .insert(key(&k), Arc::new(k));
-                false
-            }
-            Event::InitDone => {
-                self.objects = self.listing.take().unwrap_or_default();
+            Event::Listed(mut list) => {
+                let objects = std::mem::take(&mut list.objects).into_iter();
+                let listed: HashMap<_, _> = objects.map(|k| (key(&k), Arc::new(k))).collect();
+                self.objects.retain(|_, known| list.keeps(known.metadata()));
+                self.objects.extend(listed);
                 self.complete = true;
                 true
             }
-            Event::Apply(k) => {
+            Event::Applied(k) => {
                 self.objects.insert(key(&k), Arc::new(k));
                 true
             }
-            Event::Delete(k) => self.objects.remove(&key(&k)).is_some(),
+            Event::Deleted(k) => self.objects.remove(&key(&k)).is_some(),
+            // What is known may be stale, which is better than nothing.
+            Event::Unreadable(_) | Event::Failed(_) => false,
         }
     }
 
@@ -104,6 +101,8 @@ pub(crate) struct ServiceFeed {
     pub network: NodeNetwork,
     /// Publishes services for container environments.
     pub environment: watch::Sender<Option<ServiceEnv>>,
+    /// Reports what is wrong with the Corefile.
+    pub recorder: Recorder,
 }
 
 /// Feeds the node's network until the future is dropped.
@@ -114,23 +113,34 @@ pub(crate) async fn run(feed: ServiceFeed) -> anyhow::Result<()> {
         domain: config.cluster.dns_domain.clone(),
         upstreams: config.upstream_dns.clone(),
         resolv_conf: "/etc/resolv.conf".into(),
+        host: config.host_ip,
+        host_names: rkube_config::HOST_NAMES.map(str::to_owned).into(),
     })
     .await
     .context("starting the cluster's name server")?;
+    let dns = Arc::new(dns);
     let proxy = Arc::new(
         ServiceProxy::new(ProxyConfig {
             node_name: config.name.clone(),
             cluster_cidr: config.cluster.pod_cidr,
             local_ips: vec![config.cluster.dns_ip],
+            load_balancers: config.cluster.load_balancers,
         })
         .context("starting the service proxy")?,
     );
 
-    let (sender, mut changes) = mpsc::channel::<Change>(256);
-    spawn_watch(&feed.client, &sender, |e| Change::Service(Box::new(e)));
-    spawn_watch(&feed.client, &sender, |e| Change::Slice(Box::new(e)));
-    spawn_watch(&feed.client, &sender, |e| Change::Node(Box::new(e)));
-
+    let (balancing, known) = watch::channel(None);
+    // Ends with this future.
+    let mut tasks = JoinSet::new();
+    tasks.spawn(corefile::run(CorefileFeed {
+        client: feed.client.clone(),
+        dns: dns.clone(),
+        recorder: config.control_plane.then(|| feed.recorder.clone()),
+    }));
+    if let Some(range) = config.cluster.load_balancers {
+        tasks.spawn(load_balancers::run(config.ip, range, known));
+    }
+    let mut changes = changes(&feed.client);
     let mut services = ObjectSet::<Service>::default();
     let mut slices = ObjectSet::<EndpointSlice>::default();
     let mut nodes = ObjectSet::<Node>::default();
@@ -142,7 +152,10 @@ pub(crate) async fn run(feed: ServiceFeed) -> anyhow::Result<()> {
     loop {
         tokio::select! {
             biased;
-            change = changes.recv() => {
+            ended = tasks.join_next() => {
+                anyhow::bail!("the name server's settings or the load balancers ended: {ended:?}");
+            }
+            change = changes.next() => {
                 let Some(change) = change else {
                     anyhow::bail!("the watches of services ended");
                 };
@@ -172,6 +185,7 @@ pub(crate) async fn run(feed: ServiceFeed) -> anyhow::Result<()> {
                 }
             }
             () = tokio::time::sleep_until(due), if pending.any() => {
+                feed.balance(&balancing, &services, &slices, &nodes);
                 pending.routes = pending.routes && !feed.set_routes(&nodes).await;
                 if pending.services {
                     let node = (config.name.clone(), zone.clone());
@@ -197,29 +211,12 @@ impl PendingSync {
     }
 }
 
-fn spawn_watch<K>(
-    client: &kube::Client,
-    sender: &mpsc::Sender<Change>,
-    wrap: impl Fn(Event<K>) -> Change + Send + 'static,
-) where
-    K: kube::Resource<DynamicType = ()>
-        + Clone
-        + serde::de::DeserializeOwned
-        + std::fmt::Debug
-        + Send
-        + 'static,
-{
-    let api: Api<K> = Api::all(client.clone());
-    let sender = sender.clone();
-    tokio::spawn(async move {
-        let events = watching::forever(api, watcher::Config::default());
-        futures::pin_mut!(events);
-        while let Some(event) = events.next().await {
-            if sender.send(wrap(event)).await.is_err() {
-                return;
-            }
-        }
-    });
+/// Watches services, their endpoints and nodes.
+fn changes(client: &kube::Client) -> impl Stream<Item = Change> + Unpin + use<> {
+    let services = watching::all(client).map(|e| Change::Service(Box::new(e)));
+    let slices = watching::all(client).map(|e| Change::Slice(Box::new(e)));
+    let nodes = watching::all(client).map(|e| Change::Node(Box::new(e)));
+    select(select(services, slices), nodes)
 }
 
 /// Publishes the services for container environments once their first list is complete.
@@ -265,6 +262,29 @@ async fn sync(
 }
 
 impl ServiceFeed {
+    /// Publishes the addresses of load balancers once all objects are known.
+    fn balance(
+        &self,
+        to: &watch::Sender<Option<Balancing>>,
+        services: &ObjectSet<Service>,
+        slices: &ObjectSet<EndpointSlice>,
+        nodes: &ObjectSet<Node>,
+    ) {
+        let Some(range) = self.host.config.cluster.load_balancers else {
+            return;
+        };
+        if !(services.complete && slices.complete && nodes.complete) {
+            return;
+        }
+        let (services, slices, nodes) = (services.values(), slices.values(), nodes.values());
+        let now = Balancing::from_objects(&services, &slices, &nodes, range);
+        to.send_if_modified(|known| {
+            let changed = known.as_ref() != Some(&now);
+            *known = Some(now);
+            changed
+        });
+    }
+
     /// Sets the routes to other nodes; returns whether they are up to date. Errors are logged.
     async fn set_routes(&self, nodes: &ObjectSet<Node>) -> bool {
         let routes = routes(nodes, self.host.name());
@@ -323,6 +343,11 @@ fn routes(nodes: &ObjectSet<Node>, own_name: &str) -> Vec<(Ipv4Net, Ipv4Addr)> {
 mod tests {
     use super::*;
     use k8s_openapi::api::core::v1::{NodeAddress, NodeSpec, NodeStatus};
+    use rkube_client::reflector::{Listed, Unreadable};
+
+    fn listed<K>(objects: impl IntoIterator<Item = K>) -> Event<K> {
+        Event::Listed(Listed::new(objects.into_iter().collect(), 1))
+    }
 
     fn node(name: &str, cidr: &str, ip: &str) -> Node {
         let mut node = Node {
@@ -346,25 +371,36 @@ mod tests {
     #[test]
     fn a_set_is_complete_after_its_first_list() {
         let mut set = ObjectSet::<Node>::default();
-        assert!(!set.apply(Event::Init));
-        assert!(!set.apply(Event::InitApply(node("a", "", ""))));
+        assert!(!set.apply(Event::Failed(String::new())));
         assert!(!set.complete && set.values().is_empty());
-        assert!(set.apply(Event::InitDone));
+        assert!(set.apply(listed([node("a", "", "")])));
         assert!(set.complete);
         assert_eq!(set.values().len(), 1);
-        assert!(set.apply(Event::Apply(node("b", "", ""))));
+        assert!(set.apply(Event::Applied(node("b", "", ""))));
         assert_eq!(set.values().len(), 2);
-        assert!(set.apply(Event::Delete(node("a", "", ""))));
+        assert!(set.apply(Event::Deleted(node("a", "", ""))));
         assert!(
-            !set.apply(Event::Delete(node("a", "", ""))),
+            !set.apply(Event::Deleted(node("a", "", ""))),
             "it is gone already"
         );
-        // A list replaces all objects once it is complete.
-        set.apply(Event::Init);
-        set.apply(Event::InitApply(node("c", "", "")));
-        assert_eq!(set.values()[0].name_any(), "b");
-        set.apply(Event::InitDone);
-        assert_eq!(set.values()[0].name_any(), "c");
+        // A list replaces all objects.
+        set.apply(listed([node("c", "", "")]));
+        let names = |set: &ObjectSet<Node>| -> Vec<String> {
+            set.values().iter().map(|node| node.name_any()).collect()
+        };
+        assert_eq!(names(&set), ["c"]);
+        // One that cannot be read any more is not gone, unless it is another one.
+        for (uid, left) in [("", 1), ("other", 0)] {
+            let mut list = Listed::new(vec![], 1);
+            list.unreadable.push(Unreadable {
+                name: "c".into(),
+                uid: uid.into(),
+                ..Default::default()
+            });
+            assert!(!set.apply(Event::Unreadable(list.unreadable[0].clone())));
+            assert!(set.apply(Event::Listed(list)));
+            assert_eq!(names(&set).len(), left, "{uid}");
+        }
     }
 
     #[test]
@@ -377,7 +413,7 @@ mod tests {
             node("no-address", "10.244.3.0/24", "x"),
             Node::default(),
         ] {
-            set.apply(Event::Apply(n));
+            set.apply(Event::Applied(n));
         }
         assert_eq!(
             routes(&set, "own"),
@@ -399,7 +435,7 @@ mod tests {
         ] {
             let mut n = node(name, "", "");
             n.metadata.labels = zone.map(|z| [(ZONE_LABEL.to_owned(), z.to_owned())].into());
-            set.apply(Event::Apply(n));
+            set.apply(Event::Applied(n));
         }
         assert_eq!(zone_of(&set, "own").as_deref(), Some("east"));
         assert_eq!(zone_of(&set, "bare"), None);
@@ -411,7 +447,7 @@ mod tests {
                 effect: "NoSchedule".into(),
                 ..Default::default()
             }]);
-        set.apply(Event::Apply(tainted));
+        set.apply(Event::Applied(tainted));
         assert!(is_leaving(&set, "own"));
     }
 
@@ -421,13 +457,14 @@ mod tests {
         let mut set = ObjectSet::<Service>::default();
         publish(&sender, &set);
         assert!(receiver.borrow().is_none(), "not before the first list");
+        let mut services = Vec::new();
         for (namespace, name) in [("a", "x"), ("a", "y"), ("b", "x")] {
             let mut service = Service::default();
             service.metadata.namespace = Some(namespace.into());
             service.metadata.name = Some(name.into());
-            set.apply(Event::InitApply(service));
+            services.push(service);
         }
-        set.apply(Event::InitDone);
+        set.apply(listed(services));
         publish(&sender, &set);
         let published = receiver.borrow().clone().unwrap();
         assert_eq!(published["a"].len(), 2);

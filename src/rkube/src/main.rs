@@ -20,6 +20,9 @@ use roles_elsewhere as roles;
 
 fn main() -> ExitCode {
     let args: Vec<std::ffi::OsString> = std::env::args_os().skip(1).collect();
+    if let Some(code) = roles::by_name(std::env::args_os().next().as_deref(), &args) {
+        return ExitCode::from(u8::try_from(code).unwrap_or(1));
+    }
     // Checked first, because shims and supervisors must stay small and single-threaded.
     if let Some(role) = args.first().and_then(|a| a.to_str())
         && !is_command(role, &args[1..])

@@ -1,8 +1,13 @@
 //! Internal roles on systems that cannot run nodes: only those of drivers, which run on the host.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 
 use rkube_config::roles;
+
+/// Returns `None`: the binary has other names in the node image only.
+pub fn by_name(_program: Option<&OsStr>, _args: &[OsString]) -> Option<i32> {
+    None
+}
 
 /// Runs an internal role and returns its exit code; `None` if `role` is not one.
 pub fn run(role: &str, args: &[OsString]) -> Option<i32> {

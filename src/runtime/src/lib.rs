@@ -44,6 +44,7 @@ pub use rkube_cgroups::{Resources, Stats};
 
 pub use error::{ImageError, Result, RuntimeError};
 pub use handle::Runtime;
+pub use image::registry::{Cache, CacheUsage, CachedManifest, CachedName};
 pub use session::{Input, Output, Session, SessionControl};
 pub use snapshot::usage as directory_usage;
 pub use spec::{

@@ -3,7 +3,11 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use rkube_cgroups::Resources;
+use rkube_config::registries::Registries;
+use rkube_config::{NodeConfig, paths};
 use serde::{Deserialize, Serialize};
 
 use crate::users::IdRange;
@@ -21,13 +25,17 @@ pub struct RuntimeConfig {
     pub run: PathBuf,
     /// Path of the rkube binary, executed as `shim` and `pause`.
     pub binary: PathBuf,
-    /// Registries (`host[:port]`) that are accessed over plain HTTP, in addition to loopback hosts.
+    /// Registries (`host[:port]` or a range of addresses) that are accessed over plain HTTP, or HTTPS
+    /// with any certificate, in addition to loopback hosts.
     pub insecure_registries: Vec<String>,
     /// Address for insecure registries with a loopback name (`localhost`, `127.0.0.1`), which
     /// listen on the host's loopback and not on the node's.
     pub loopback_gateway: Option<std::net::IpAddr>,
-    /// PEM bundles of certificates that are trusted for registries, in addition to the node's.
-    pub extra_roots: Vec<Vec<u8>>,
+    /// Mirrors, certificates, credentials and proxies.
+    pub registries: Registries,
+    /// File with the port of the host's own registry, which is at `loopback_gateway` under the names
+    /// `localhost` and `registry.rkube.internal`. It is read with each use.
+    pub registry_port: Option<PathBuf>,
     /// Default parent cgroup of containers, relative to this node's root cgroup.
     pub cgroup_parent: String,
 }
@@ -47,9 +55,20 @@ impl RuntimeConfig {
             binary: binary.into(),
             insecure_registries: Vec::new(),
             loopback_gateway: None,
-            extra_roots: Vec::new(),
+            registries: Registries::default(),
+            registry_port: None,
             cgroup_parent: "/kubepods".into(),
         }
+    }
+
+    /// Takes the access to registries over from the configuration of a node.
+    pub fn with_registries_of(mut self, node: &NodeConfig) -> Self {
+        self.insecure_registries
+            .clone_from(&node.insecure_registries);
+        self.registries.clone_from(&node.registries);
+        self.loopback_gateway = node.host_ip.map(Into::into);
+        self.registry_port = Some(paths::REGISTRY_PORT.into());
+        self
     }
 }
 
@@ -67,6 +86,35 @@ pub struct RegistryAuth {
     pub identity_token: String,
     /// Bearer token, sent to the registry unchanged.
     pub registry_token: String,
+}
+
+impl RegistryAuth {
+    /// Returns the credentials as the header [`rkube_config::registries::AUTH_HEADER`] has them.
+    pub(crate) fn encode(&self) -> String {
+        let parts = [
+            &self.username,
+            &self.password,
+            &self.identity_token,
+            &self.registry_token,
+        ];
+        parts.map(|part| STANDARD.encode(part)).join(".")
+    }
+
+    /// Reads what [`Self::encode`] has written. The credentials are for every registry.
+    pub fn decode(text: &str) -> Option<Self> {
+        let mut parts = text.split('.').map(|part| {
+            let bytes = STANDARD.decode(part).ok()?;
+            String::from_utf8(bytes).ok()
+        });
+        let auth = Self {
+            registry: String::new(),
+            username: parts.next()??,
+            password: parts.next()??,
+            identity_token: parts.next()??,
+            registry_token: parts.next()??,
+        };
+        parts.next().is_none().then_some(auth)
+    }
 }
 
 impl std::fmt::Debug for RegistryAuth {
@@ -99,6 +147,11 @@ pub enum PullProgress {
         done: u64,
         /// Compressed size of the layer, in bytes.
         total: u64,
+    },
+    /// The registry limits the rate of requests.
+    Waiting {
+        /// For how long, in words.
+        text: String,
     },
     /// A layer has been unpacked, possibly by another process.
     Unpacked {

@@ -37,6 +37,21 @@ pub struct Claim {
     pub uid: String,
 }
 
+/// A resource claim, for devices.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct DeviceClaim {
+    /// Whether devices are allocated to it.
+    pub allocated: bool,
+    /// UIDs of those that may use it.
+    pub reserved_for: Vec<String>,
+    /// Whether it is being deleted.
+    pub deleting: bool,
+    /// The nodes on which its devices are, of which one term must match; `None` for all.
+    pub nodes: Option<Vec<NodeTerm>>,
+    /// UID of its controller, the pod for which it was made from a template.
+    pub owner: Option<String>,
+}
+
 /// A persistent volume.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Volume {
@@ -103,6 +118,8 @@ pub struct Cluster {
     pub namespaces: HashMap<String, Labels>,
     /// Claims by namespace and name.
     pub claims: HashMap<Key, Claim>,
+    /// Resource claims by namespace and name.
+    pub device_claims: HashMap<Key, DeviceClaim>,
     /// Persistent volumes by name.
     pub volumes: BTreeMap<String, Volume>,
     /// Storage classes by name.

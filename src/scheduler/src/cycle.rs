@@ -8,7 +8,7 @@ use std::sync::Arc;
 use crate::cluster::{Cluster, View};
 use crate::model::{NodeInfo, PodInfo};
 use crate::plugins::default_preemption::{self, Candidate};
-use crate::plugins::types::{PluginSet, Rejection};
+use crate::plugins::types::{Plugin, PluginSet, Rejection};
 use crate::plugins::volume_binding::Decision;
 use crate::plugins::{Prepared, node_affinity, score};
 
@@ -39,6 +39,8 @@ pub struct FitError {
 /// The message of upstream's plugin DynamicResources after a failure if a pod has no resource
 /// claims. It runs before preemption.
 const NO_CLAIMS: &str = "no new claims to deallocate";
+/// Its message for a pod with claims that are not the reason, or cannot be given up.
+const WITH_CLAIMS: &str = "still not schedulable";
 /// Its message if a pre-filter has rejected the pod before DynamicResources saw it.
 const NOT_SEEN: &str = "not found";
 
@@ -181,12 +183,24 @@ pub fn preempt(pod: &PodInfo, cluster: &Cluster, error: &mut FitError) -> Option
     if error.nodes == 0 {
         return None;
     }
-    if error.upfront.is_some() {
-        error.afterwards = Some(NOT_SEEN.to_owned());
+    if let Some(upfront) = &error.upfront {
+        error.afterwards = Some(match upfront.plugin {
+            Plugin::DynamicResources => {
+                let nodes = error.nodes;
+                format!(
+                    "{NO_CLAIMS}, preemption: 0/{nodes} nodes are available: {nodes} Preemption is not helpful for scheduling."
+                )
+            }
+            _ => NOT_SEEN.to_owned(),
+        });
         return None;
     }
+    let claims = match pod.device_claims.is_empty() {
+        true => NO_CLAIMS,
+        false => WITH_CLAIMS,
+    };
     if let Err(why) = default_preemption::eligible(pod, cluster, &error.rejections) {
-        error.afterwards = Some(format!("{NO_CLAIMS}, preemption: {why}"));
+        error.afterwards = Some(format!("{claims}, preemption: {why}"));
         return None;
     }
     match default_preemption::find(pod, cluster, &error.rejections) {
@@ -195,7 +209,7 @@ pub fn preempt(pod: &PodInfo, cluster: &Cluster, error: &mut FitError) -> Option
             let reasons = histogram(against.values().flatten().map(AsRef::as_ref));
             let nodes = error.nodes;
             error.afterwards = Some(format!(
-                "{NO_CLAIMS}, preemption: 0/{nodes} nodes are available: {reasons}."
+                "{claims}, preemption: 0/{nodes} nodes are available: {reasons}."
             ));
             error.clears_nomination = true;
             None

@@ -172,6 +172,8 @@ pub struct PodInfo {
     pub images: Vec<String>,
     /// Claims that its volumes refer to.
     pub claims: Vec<ClaimRef>,
+    /// Its claims of devices.
+    pub device_claims: Vec<DeviceClaimRef>,
     /// Disks that its volumes refer to directly, without a claim.
     pub disks: Vec<Disk>,
     /// Kind and name of its controller.
@@ -223,6 +225,7 @@ impl PodInfo {
             host_ports: host_ports(&spec).collect(),
             images: images(&spec),
             claims: claims(&spec, &name),
+            device_claims: device_claims(&spec, &status),
             disks: spec.volumes.iter().flatten().filter_map(disk).collect(),
             owner: meta
                 .owner_references
@@ -358,6 +361,39 @@ fn spread(constraint: &core::TopologySpreadConstraint, labels: &Labels) -> Sprea
         honor_affinity: constraint.node_affinity_policy.as_deref() != Some("Ignore"),
         honor_taints: constraint.node_taints_policy.as_deref() == Some("Honor"),
     }
+}
+
+/// A claim of devices that a pod refers to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DeviceClaimRef {
+    /// The claim of this name.
+    Named(String),
+    /// The claim of this name, which was made for the pod from a template.
+    Generated(String),
+    /// A claim that is to be made from a template.
+    NotCreated,
+    /// None: the template did not need one.
+    NotNeeded,
+}
+
+fn device_claims(spec: &core::PodSpec, status: &core::PodStatus) -> Vec<DeviceClaimRef> {
+    let made = status
+        .resource_claim_statuses
+        .as_deref()
+        .unwrap_or_default();
+    let wanted = spec.resource_claims.iter().flatten();
+    wanted
+        .map(|claim| match &claim.resource_claim_name {
+            Some(name) => DeviceClaimRef::Named(name.clone()),
+            None => match made.iter().find(|made| made.name == claim.name) {
+                None => DeviceClaimRef::NotCreated,
+                Some(made) => match &made.resource_claim_name {
+                    Some(name) => DeviceClaimRef::Generated(name.clone()),
+                    None => DeviceClaimRef::NotNeeded,
+                },
+            },
+        })
+        .collect()
 }
 
 fn claims(spec: &core::PodSpec, pod: &str) -> Vec<ClaimRef> {

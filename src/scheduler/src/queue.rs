@@ -278,6 +278,7 @@ fn matters(old: &PodInfo, new: &PodInfo) -> bool {
         || old.node_selector != new.node_selector
         || old.affinity != new.affinity
         || old.priority != new.priority
+        || old.device_claims != new.device_claims
         || (old.gated && !new.gated)
 }
 

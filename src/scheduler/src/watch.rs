@@ -1,6 +1,6 @@
 //! Watches of the API, which convert objects into the scheduler's types on arrival.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::marker::PhantomData;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -8,15 +8,16 @@ use std::sync::{Arc, Mutex, PoisonError};
 use k8s_openapi::api::apps::v1::{ReplicaSet, StatefulSet};
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use k8s_openapi::api::resource::v1::ResourceClaim;
 use k8s_openapi::api::storage::v1::StorageClass;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity as Text;
 use kube::{Client, Resource, ResourceExt};
 use rkube_api::quantity::Quantity;
-use rkube_client::reflector::{Sink, Source, Versioned, reflect};
+use rkube_client::reflector::{Listed, Sink, Source, Versioned, reflect};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-use crate::cluster::{Budget, Claim, Class, Volume};
+use crate::cluster::{Budget, Claim, Class, DeviceClaim, Volume};
 use crate::model::{Key, NodeInfo, PodInfo};
 use rkube_component_helpers::label_selector::{Labels, Selector};
 use rkube_component_helpers::node_affinity::{NodeTerm, node_terms};
@@ -41,6 +42,8 @@ pub enum Message {
     Namespace(Change<Labels>),
     /// A change of a persistent volume claim.
     Claim(Change<Claim>),
+    /// A change of a resource claim.
+    DeviceClaim(Change<DeviceClaim>),
     /// A change of a persistent volume.
     Volume(Change<Volume>),
     /// A change of a storage class.
@@ -56,7 +59,7 @@ pub enum Message {
 }
 
 /// Number of watches that [`start`] starts. Each sends [`Message::Synced`] once.
-pub const WATCHES: usize = 11;
+pub const WATCHES: usize = 12;
 
 /// Starts all watches as tasks in `tasks`. They end when the receiver of `to` is dropped.
 pub fn start(client: &Client, tasks: &mut JoinSet<()>, to: &mpsc::UnboundedSender<Message>) {
@@ -76,6 +79,9 @@ pub fn start(client: &Client, tasks: &mut JoinSet<()>, to: &mpsc::UnboundedSende
         |n: core::Namespace| Some(n.metadata.labels.unwrap_or_default()),
     );
     all(client, tasks, to, Message::Claim, |c| Some(claim(c)));
+    all(client, tasks, to, Message::DeviceClaim, |c| {
+        Some(device_claim(c))
+    });
     all(client, tasks, to, Message::Volume, |v| Some(volume(v)));
     all(client, tasks, to, Message::Class, |c| Some(class(c)));
     all(client, tasks, to, Message::Budget, |b| Some(budget(b)));
@@ -137,9 +143,8 @@ fn watch<K, T>(
     T: Send + 'static,
 {
     let source = Source {
-        path: K::url_path(&(), None),
         fields: fields.map(str::to_owned),
-        metadata_only: false,
+        ..Source::of::<K>(None)
     };
     let feed = Feed {
         to: to.clone(),
@@ -156,13 +161,13 @@ struct Feed<K, T> {
     to: mpsc::UnboundedSender<Message>,
     wrap: fn(Change<T>) -> Message,
     read: fn(K) -> Option<T>,
-    /// The objects that exist; `None` before the first list.
-    known: Mutex<Option<HashSet<Key>>>,
+    /// The objects that exist, with their UIDs; `None` before the first list.
+    known: Mutex<Option<HashMap<Key, String>>>,
     kind: PhantomData<fn() -> K>,
 }
 
 impl<K: Resource<DynamicType = ()>, T> Feed<K, T> {
-    fn known(&self) -> std::sync::MutexGuard<'_, Option<HashSet<Key>>> {
+    fn known(&self) -> std::sync::MutexGuard<'_, Option<HashMap<Key, String>>> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -181,14 +186,20 @@ where
     K: Versioned + Resource<DynamicType = ()>,
     T: Send + 'static,
 {
-    fn replace(&self, objects: Vec<K>, _revision: u64) {
+    fn replace(&self, list: Listed<K>) {
         let mut known = self.known();
-        let listed: HashSet<Key> = objects.iter().map(key).collect();
-        for object in objects {
+        let entry = |object: &K| (key(object), uid(object));
+        let mut listed: HashMap<Key, String> = list.objects.iter().map(entry).collect();
+        for object in list.objects {
             self.set(key(&object), object);
         }
+        // What cannot be read any more stays as it was known, unless it is another object of that name.
+        let unreadable = list.unreadable.into_iter();
+        let unreadable = unreadable.map(|object| ((object.namespace, object.name), object.uid));
+        let before: HashMap<_, _> = known.iter().flatten().collect();
+        listed.extend(unreadable.filter(|(key, uid)| before.get(key) == Some(&uid)));
         // Objects missing from a new list were deleted while the watch was interrupted.
-        for gone in known.iter().flatten().filter(|key| !listed.contains(key)) {
+        for gone in before.into_keys().filter(|key| !listed.contains_key(*key)) {
             self.send((self.wrap)(Change::Gone(gone.clone())));
         }
         if known.replace(listed).is_none() {
@@ -198,7 +209,10 @@ where
 
     fn apply(&self, object: K) {
         let key = key(&object);
-        self.known().get_or_insert_default().insert(key.clone());
+        let uid = uid(&object);
+        self.known()
+            .get_or_insert_default()
+            .insert(key.clone(), uid);
         self.set(key, object);
     }
 
@@ -207,8 +221,10 @@ where
         self.known().get_or_insert_default().remove(&key);
         self.send((self.wrap)(Change::Gone(key)));
     }
+}
 
-    fn bookmark(&self, _revision: u64) {}
+fn uid<K: Resource>(object: &K) -> String {
+    object.uid().unwrap_or_default()
 }
 
 fn key<K: Resource>(object: &K) -> Key {
@@ -276,6 +292,28 @@ fn claim(claim: core::PersistentVolumeClaim) -> Claim {
             .find(|o| o.controller == Some(true))
             .map(|o| o.uid),
         uid: meta.uid.unwrap_or_default(),
+    }
+}
+
+fn device_claim(claim: ResourceClaim) -> DeviceClaim {
+    let meta = claim.metadata;
+    let status = claim.status.unwrap_or_default();
+    let reserved = status.reserved_for.into_iter().flatten();
+    let allocation = status.allocation;
+    DeviceClaim {
+        allocated: allocation.is_some(),
+        reserved_for: reserved.map(|user| user.uid).collect(),
+        deleting: meta.deletion_timestamp.is_some(),
+        nodes: allocation
+            .and_then(|allocation| allocation.node_selector)
+            .as_ref()
+            .map(node_terms),
+        owner: meta
+            .owner_references
+            .into_iter()
+            .flatten()
+            .find(|o| o.controller == Some(true))
+            .map(|o| o.uid),
     }
 }
 

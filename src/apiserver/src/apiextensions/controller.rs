@@ -14,7 +14,9 @@ use crate::backend::Backend;
 use crate::cache::{Event, Filter};
 use crate::call::Call;
 use crate::codec::encode;
-use crate::handlers::delete::{DeleteOptions, delete_object};
+use crate::handlers::delete::delete_object;
+use crate::handlers::error::HandlerError;
+use crate::input::delete::DeleteOptions;
 use crate::observer::CacheObserver;
 use crate::resources::Resource;
 use crate::storage::RestStorage;
@@ -136,8 +138,8 @@ async fn empty(storage: &Arc<RestStorage>, definition: &Object) {
             .await;
             match result {
                 Ok(deleted) if !deleted.gone => left += 1,
-                Err(status) if !status.is_not_found() => left += 1,
-                _ => {}
+                Ok(_) | Err(HandlerError::NotFound(..)) => {}
+                Err(_) => left += 1,
             }
         }
     }

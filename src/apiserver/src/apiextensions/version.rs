@@ -145,6 +145,11 @@ impl CrdVersion {
         missing.then_some(scale.replicas.as_str())
     }
 
+    /// Returns the path of the replicas of an object's scale, if this version has a scale.
+    pub fn replicas_path(&self) -> Option<&str> {
+        Some(&self.scale.as_ref()?.replicas)
+    }
+
     /// Returns the warning about requests for this version, if it is deprecated. An empty text
     /// stands for the usual one.
     pub fn deprecated(&self) -> Option<&str> {

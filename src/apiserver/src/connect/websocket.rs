@@ -37,7 +37,7 @@ impl Handshake {
         }
         let protocol = chosen(&websocket::offered(&call.headers))?;
         Ok(Some(Self {
-            handshake: websocket::Handshake::of(call, request, protocol)?,
+            handshake: websocket::Handshake::of(call, &mut request.extensions, protocol)?,
             base64: protocol == BASE64,
         }))
     }

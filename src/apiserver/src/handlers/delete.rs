@@ -3,27 +3,24 @@
 use std::sync::Arc;
 
 use futures::future::BoxFuture;
-use http::{Response, StatusCode};
+use http::StatusCode;
 use jiff::{SignedDuration, Timestamp};
 use rkube_admission::Operation;
-use rkube_api::schema::Schema;
-use rkube_api::status::{FieldError, Status};
-use rkube_api::{GroupKind, GroupResource, Object, fields, meta};
+use rkube_api::status::Status;
+use rkube_api::{GroupResource, Object, meta};
 use rkube_store::{Expect, KeyValue, StoreError};
 use rkube_strategy::GarbageCollection;
-use serde_json::{Value, json};
+use serde_json::json;
 
-use super::decode::{identified, parse_body};
-use super::options::dry_run_values;
-use super::read;
+use super::error::HandlerError;
 use crate::admission::attributes::Admission;
 use crate::backend::Backend;
-use crate::body::{self, Body};
-use crate::call::{Call, Incoming};
+use crate::cache::Filter;
+use crate::call::Call;
 use crate::codec::{decode, revised};
-use crate::negotiate;
+use crate::input::delete::DeleteOptions;
+use crate::outcome::{ListMeta, Outcome};
 use crate::resources::Resource;
-use crate::respond;
 use crate::services;
 use crate::storage::RestStorage;
 use crate::store_error::store_error;
@@ -39,7 +36,7 @@ const FOREGROUND: &str = "foregroundDeletion";
 const MAX_ATTEMPTS: usize = 16;
 
 /// Resources whose deletion returns the object instead of a `Status`.
-const RETURN_OBJECT: [(&str, &str); 12] = [
+const RETURN_OBJECT: [(&str, &str); 17] = [
     ("", "pods"),
     ("", "services"),
     ("", "serviceaccounts"),
@@ -52,114 +49,12 @@ const RETURN_OBJECT: [(&str, &str); 12] = [
     ("storage.k8s.io", "csinodes"),
     ("storage.k8s.io", "csidrivers"),
     ("storage.k8s.io", "volumeattributesclasses"),
+    ("resource.k8s.io", "deviceclasses"),
+    ("resource.k8s.io", "resourceclaims"),
+    ("resource.k8s.io", "resourceclaimtemplates"),
+    ("resource.k8s.io", "resourceslices"),
+    ("", "namespaces"),
 ];
-
-const DELETE_OPTIONS: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.DeleteOptions";
-
-/// Parsed `DeleteOptions`.
-#[derive(Clone, Default)]
-pub struct DeleteOptions {
-    /// The grace period in seconds; `None` uses the kind's default.
-    pub grace: Option<i64>,
-    /// Precondition: the object's uid.
-    pub uid: Option<String>,
-    /// Precondition: the object's `resourceVersion`.
-    pub revision: Option<String>,
-    /// The propagation policy: `Orphan`, `Background` or `Foreground`.
-    pub propagation: Option<String>,
-    /// The deprecated form of the propagation policy.
-    pub orphan_dependents: Option<bool>,
-    /// Whether the request is a dry run.
-    pub dry_run: bool,
-    /// The options object, for admission.
-    pub object: Object,
-}
-
-impl DeleteOptions {
-    /// Reads the options from the request's body, or from its query if the body is empty. As
-    /// upstream, the query does not count beside a body.
-    async fn read(call: &Call, request: Incoming) -> Result<Self, Status> {
-        let bytes = body::read(request.body).await?;
-        let query = &call.info.query;
-        let mut object = if bytes.is_empty() {
-            let mut object = json!({"kind": "DeleteOptions", "apiVersion": "v1"});
-            if let Some(grace) = read::number(call, "gracePeriodSeconds")? {
-                object["gracePeriodSeconds"] = grace.into();
-            }
-            let dry_run: Vec<&str> = query.all("dryRun").collect();
-            if !dry_run.is_empty() {
-                object["dryRun"] = json!(dry_run);
-            }
-            if let Some(policy) = query.non_empty("propagationPolicy") {
-                object["propagationPolicy"] = policy.into();
-            }
-            if query.get("orphanDependents").is_some() {
-                object["orphanDependents"] = query.is_true("orphanDependents").into();
-            }
-            object
-        } else {
-            let encoding = negotiate::content_encoding(&call.headers)?;
-            identified(parse_body(&bytes, encoding)?.0)?
-        };
-        let kind = meta::kind(&object);
-        if !matches!(kind, "" | "DeleteOptions") {
-            let kind = rkube_api::text::quote(kind);
-            let version = rkube_api::text::quote(meta::api_version(&object));
-            return Err(Status::bad_request(format!(
-                "no kind {kind} is registered for version {version} in scheme \"k8s.io/apimachinery/pkg/apis/meta/internalversion/scheme/register.go:27\""
-            )));
-        }
-        if let Some(ty) = Schema::builtin().definition(DELETE_OPTIONS) {
-            // Unknown fields are dropped, as upstream.
-            fields::check(ty, &mut object)?;
-        }
-        Self::from_object(object)
-    }
-
-    /// Parses and validates a `DeleteOptions` object.
-    pub fn from_object(object: Object) -> Result<Self, Status> {
-        let mut errors = Vec::new();
-        let values = object["dryRun"].as_array().into_iter().flatten();
-        let values: Vec<&str> = values.filter_map(Value::as_str).collect();
-        let dry_run = dry_run_values(&values, &mut errors);
-        let propagation = object["propagationPolicy"].as_str().map(str::to_owned);
-        let orphan_dependents = object["orphanDependents"].as_bool();
-        if propagation.is_some() && orphan_dependents.is_some() {
-            errors.push(FieldError::invalid(
-                "propagationPolicy",
-                object["propagationPolicy"].clone(),
-                "orphanDependents and deletionPropagation cannot be both set",
-            ));
-        }
-        if let Some(policy) = &propagation
-            && !matches!(policy.as_str(), "Foreground" | "Background" | "Orphan")
-        {
-            errors.push(FieldError::not_supported(
-                "propagationPolicy",
-                policy.as_str(),
-                &["Foreground", "Background", "Orphan", "nil"],
-            ));
-        }
-        if !errors.is_empty() {
-            return Err(Status::invalid(
-                &GroupKind::new("meta.k8s.io", "DeleteOptions"),
-                "",
-                errors,
-            ));
-        }
-        Ok(Self {
-            grace: object["gracePeriodSeconds"].as_i64(),
-            uid: object["preconditions"]["uid"].as_str().map(str::to_owned),
-            revision: object["preconditions"]["resourceVersion"]
-                .as_str()
-                .map(str::to_owned),
-            propagation,
-            orphan_dependents,
-            dry_run,
-            object,
-        })
-    }
-}
 
 /// The result of a deletion.
 pub struct Deleted {
@@ -169,15 +64,14 @@ pub struct Deleted {
     pub gone: bool,
 }
 
-/// Serves the deletion of one object.
+/// Deletes the object of a request.
 pub async fn delete(
     storage: &RestStorage,
     call: &Call,
     resource: &Resource,
-    request: Incoming,
-) -> Result<Response<Body>, Status> {
-    let accepted = negotiate::accept(&call.headers, resource.media_types())?;
-    let options = DeleteOptions::read(call, request).await?;
+    options: &DeleteOptions,
+) -> Result<Outcome, HandlerError> {
+    warn_of_default(call, resource, options);
     let namespace = resource.namespace_of(&call.info);
     let deleted = delete_object(
         storage,
@@ -185,7 +79,7 @@ pub async fn delete(
         resource,
         &namespace,
         &call.info.name,
-        &options,
+        options,
     )
     .await?;
     let code = if !deleted.gone && options.orphan_dependents == Some(false) {
@@ -196,39 +90,34 @@ pub async fn delete(
     let returned = RETURN_OBJECT.iter().any(|(g, r)| resource.is(g, r));
     if !deleted.gone || returned {
         let object = resource.served(deleted.object)?;
-        return Ok(storage
-            .backend
-            .tree_response(call, resource, code, accepted, object)
-            .await);
+        return Ok(Outcome::Object(code, object));
     }
     let mut details = json!({"name": meta::name(&deleted.object), "kind": &*resource.plural, "uid": meta::uid(&deleted.object)});
     if !resource.group.is_empty() {
         details["group"] = resource.group.as_ref().into();
     }
     let status = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "details": details});
-    Ok(respond::value(call, code, accepted.encoding, &status).await)
+    Ok(Outcome::Value(code, status))
 }
 
-/// Serves `deletecollection`.
+/// Deletes the objects that `filter` selects.
 pub async fn delete_collection(
     storage: &RestStorage,
     call: &Call,
     resource: &Resource,
-    request: Incoming,
-) -> Result<Response<Body>, Status> {
-    let accepted = negotiate::accept(&call.headers, resource.media_types())?;
-    let options = DeleteOptions::read(call, request).await?;
-    let filter = read::filter(&call.info, resource)?;
-    read::check_list_options(call)?;
+    options: &DeleteOptions,
+    filter: &Filter,
+) -> Result<Outcome, HandlerError> {
+    warn_of_default(call, resource, options);
     storage.backend.cache.consistent().await;
     let (items, revision) = storage
         .backend
-        .current(resource, &resource.stored_filter(&filter));
-    let items = storage.backend.select(resource, items, &filter).await?;
+        .current(resource, &resource.stored_filter(filter));
+    let items = storage.backend.select(resource, items, filter).await?;
     // Concurrent deletions share the store's commits.
     let mut results = Vec::with_capacity(items.len());
     for chunk in items.chunks(32) {
-        let deletions: Vec<BoxFuture<'_, Result<Deleted, Status>>> = chunk
+        let deletions: Vec<BoxFuture<'_, Result<Deleted, HandlerError>>> = chunk
             .iter()
             .map(|item| {
                 let deletion = delete_object(
@@ -237,7 +126,7 @@ pub async fn delete_collection(
                     resource,
                     &item.namespace,
                     &item.name,
-                    &options,
+                    options,
                 );
                 Box::pin(deletion) as BoxFuture<'_, _>
             })
@@ -246,24 +135,31 @@ pub async fn delete_collection(
     }
     for result in results {
         match result {
-            Err(status) if !status.is_not_found() => return Err(status),
-            _ => {}
+            Ok(_) | Err(HandlerError::NotFound(..)) => {}
+            Err(error) => return Err(error),
         }
     }
-    let meta = respond::ListMeta {
+    let meta = ListMeta {
         revision,
-        ..Default::default()
+        ..ListMeta::default()
     };
-    storage
-        .backend
-        .list_response(call, resource, accepted, &items, meta)
-        .await
+    Ok(Outcome::List(items, meta))
+}
+
+/// Warns that the pods of a job are kept if the request does not say what becomes of them.
+fn warn_of_default(call: &Call, resource: &Resource, options: &DeleteOptions) {
+    let silent = options.propagation.is_none() && options.orphan_dependents.is_none();
+    if silent && resource.is("batch", "jobs") {
+        call.warn([
+            "child pods are preserved by default when jobs are deleted; set propagationPolicy=Background to remove them or set propagationPolicy=Orphan to suppress this warning".to_owned(),
+        ]);
+    }
 }
 
 /// The action that a deletion takes on an object.
 enum Step {
-    /// Remove the object now.
-    Remove,
+    /// Remove the object now; holds its last state.
+    Remove(Object),
     /// Store this state: the object remains for its finalizers or its grace period.
     Mark(Object),
     /// Nothing: the object is being deleted already.
@@ -278,7 +174,7 @@ pub async fn delete_object(
     namespace: &str,
     name: &str,
     options: &DeleteOptions,
-) -> Result<Deleted, Status> {
+) -> Result<Deleted, HandlerError> {
     let backend = &*storage.backend;
     backend.cache.consistent().await;
     let mut current = match resource.cache.get(namespace, name) {
@@ -296,7 +192,10 @@ pub async fn delete_object(
     };
     for _ in 0..MAX_ATTEMPTS {
         let Some((object, revision)) = current.take() else {
-            return Err(Status::not_found(&resource.group_resource(), name));
+            return Err(HandlerError::NotFound(
+                resource.group_resource(),
+                name.to_owned(),
+            ));
         };
         check_preconditions(resource, &object, options)?;
         let admission = Admission {
@@ -315,22 +214,22 @@ pub async fn delete_object(
             .admit_deletion(&admission, &object)
             .await?;
         let outcome = match step(resource, &object, options, Timestamp::now()) {
-            Step::Pending => Outcome::Done(Deleted {
+            Step::Pending => Attempt::Done(Deleted {
                 object,
                 gone: false,
             }),
             Step::Mark(marked) => deletion.mark(marked, revision).await?,
-            Step::Remove => deletion.remove(object, revision).await?,
+            Step::Remove(last) => deletion.remove(last, revision).await?,
         };
         current = match outcome {
-            Outcome::Done(deleted) => return Ok(deleted),
-            Outcome::Conflict(Some(kv)) => {
+            Attempt::Done(deleted) => return Ok(deleted),
+            Attempt::Conflict(Some(kv)) => {
                 Some((backend.load(resource, decode(&kv)?).await?, kv.mod_revision))
             }
-            Outcome::Conflict(None) => None,
+            Attempt::Conflict(None) => None,
         };
     }
-    Err(Status::modified(&resource.group_resource(), name))
+    Err(Status::modified(&resource.group_resource(), name).into())
 }
 
 /// The deletion of one object in the store.
@@ -342,7 +241,7 @@ struct Deletion<'a> {
 }
 
 /// The result of one attempt.
-enum Outcome {
+enum Attempt {
     Done(Deleted),
     /// Another writer was faster; holds the object's current state.
     Conflict(Option<Arc<KeyValue>>),
@@ -350,10 +249,10 @@ enum Outcome {
 
 impl Deletion<'_> {
     /// Stores an object that is marked as being deleted.
-    async fn mark(&self, mut marked: Object, revision: u64) -> Result<Outcome, Status> {
+    async fn mark(&self, mut marked: Object, revision: u64) -> Result<Attempt, Status> {
         let (bytes, shown) = self.backend.to_store(self.resource, &mut marked).await?;
         if self.dry_run {
-            return Ok(Outcome::Done(Deleted {
+            return Ok(Attempt::Done(Deleted {
                 object: marked,
                 gone: false,
             }));
@@ -364,7 +263,7 @@ impl Deletion<'_> {
             Ok(kv) => {
                 let object = revised(&kv, shown)?;
                 let object = serde_json::from_slice(&object).map_err(Status::internal)?;
-                Ok(Outcome::Done(Deleted {
+                Ok(Attempt::Done(Deleted {
                     object,
                     gone: false,
                 }))
@@ -374,24 +273,24 @@ impl Deletion<'_> {
     }
 
     /// Removes an object from the store.
-    async fn remove(&self, mut object: Object, revision: u64) -> Result<Outcome, Status> {
+    async fn remove(&self, mut object: Object, revision: u64) -> Result<Attempt, Status> {
         if self.dry_run {
-            return Ok(Outcome::Done(Deleted { object, gone: true }));
+            return Ok(Attempt::Done(Deleted { object, gone: true }));
         }
         let expect = Expect::Revision(revision);
         match self.backend.store.delete(&self.key, expect).await {
             Ok((_, at)) => {
                 services::release(self.backend, self.resource, &object, None).await;
                 meta::set_resource_version(&mut object, &at.to_string());
-                Ok(Outcome::Done(Deleted { object, gone: true }))
+                Ok(Attempt::Done(Deleted { object, gone: true }))
             }
             Err(error) => self.conflict(&object, error),
         }
     }
 
-    fn conflict(&self, object: &Object, error: StoreError) -> Result<Outcome, Status> {
+    fn conflict(&self, object: &Object, error: StoreError) -> Result<Attempt, Status> {
         match error {
-            StoreError::Conflict { found } => Ok(Outcome::Conflict(found)),
+            StoreError::Conflict { found } => Ok(Attempt::Conflict(found)),
             error => Err(store_error(self.resource, meta::name(object), error)),
         }
     }
@@ -488,7 +387,10 @@ fn step(resource: &Resource, object: &Object, options: &DeleteOptions, now: Time
     }
     let finalizers = finalizers_after(resource, object, options);
     if finalizers.is_empty() && !graceful {
-        return Step::Remove;
+        // What is deleted without delay still shows when, if its kind has a grace period.
+        let mut last = object.clone();
+        set_deletion(&mut last, deletion);
+        return Step::Remove(last);
     }
     if !deleting && deletion.is_none() {
         deletion = Some((now, 0, true));
@@ -530,16 +432,15 @@ fn finalizers_after<'a>(
 ) -> Vec<&'a str> {
     let before: Vec<&str> = meta::finalizers(object).collect();
     let has = |finalizer: &str| before.contains(&finalizer);
+    let default = resource.strategy().default_garbage_collection();
     let (orphan, foreground) = match (options.orphan_dependents, options.propagation.as_deref()) {
+        _ if default == GarbageCollection::Unsupported => (false, false),
         (Some(orphan), _) => (orphan, false),
         (None, Some("Orphan")) => (true, false),
         (None, Some("Foreground")) => (false, true),
         (None, Some(_)) => (false, false),
         (None, None) => {
-            let orphan = has(ORPHAN)
-                || (!has(FOREGROUND)
-                    && resource.strategy().default_garbage_collection()
-                        == GarbageCollection::Orphan);
+            let orphan = has(ORPHAN) || (!has(FOREGROUND) && default == GarbageCollection::Orphan);
             (orphan, has(FOREGROUND) && !orphan)
         }
     };
@@ -575,6 +476,6 @@ fn namespace_step(object: &Object, now: Timestamp) -> Step {
     if held || meta::finalizers(object).next().is_some() {
         Step::Pending
     } else {
-        Step::Remove
+        Step::Remove(object.clone())
     }
 }

@@ -1,157 +1,113 @@
-//! The generic request handlers: one per verb, without kinds by name.
+//! The handlers of requests for objects. They take what a request asks for, and return an
+//! [`Outcome`]; they know nothing of its bytes, nor of those of the response.
+//!
+//! [`handle`] serves all kinds, one function per verb. The handlers of kinds and subresources with
+//! behaviour of their own are beside it.
 
 mod apply;
-pub mod decode;
+pub mod binding;
+pub mod component_status;
 pub mod delete;
+pub mod error;
+pub mod eviction;
 pub mod metadata;
-pub mod options;
+pub mod ownership;
+mod patch;
+mod posted;
 pub mod read;
+pub mod review;
+pub mod scale;
+mod scale_owners;
+pub mod token;
 pub mod watch;
 pub mod write;
 
-pub mod ownership;
-mod patch;
-
 use std::sync::Arc;
 
-use http::{Response, StatusCode};
+use http::StatusCode;
 use rkube_api::status::Status;
 use rkube_api::{GroupResource, Object, meta};
 use rkube_auth::authz::{Attributes, Decision};
-use rkube_strategy::Subresource;
 
-use crate::ApiServer;
-use crate::body::{self, Body};
-use crate::call::{Call, Incoming};
-use crate::negotiate::{self, Accepted};
+use crate::call::Call;
+use crate::input::Input;
+use crate::input::options::WriteOptions;
+use crate::input::patch::Change;
+use crate::metrics::Metrics;
+use crate::outcome::Outcome;
 use crate::resources::Resource;
 use crate::storage::RestStorage;
-use decode::{decode, namespace_of_request};
-use options::WriteOptions;
+use error::HandlerError;
 use ownership::{ObjectPart, Ownership};
-use write::Writer;
+use write::{Writer, Written};
 
-/// Serves a request for a resource, whose scope and verb have been checked.
+/// Does what a request asks for, with the part of the objects that its subresource represents.
 pub async fn handle(
-    server: &ApiServer,
-    call: &Call,
-    resource: &Arc<Resource>,
-    request: Incoming,
-) -> Result<Response<Body>, Status> {
-    call.warn(resource.deprecation());
-    if call.info.subresource.is_empty() {
-        handle_main(server, call, resource, request).await
-    } else {
-        handle_subresource(server, call, resource, request).await
-    }
-}
-
-/// Serves a request for a main resource.
-async fn handle_main(
-    server: &ApiServer,
-    call: &Call,
-    resource: &Arc<Resource>,
-    request: Incoming,
-) -> Result<Response<Body>, Status> {
-    let (storage, backend) = (&*server.storage, server.backend());
-    match call.info.verb {
-        "get" => read::get(backend, call, resource).await,
-        "list" => read::list(backend, call, resource).await,
-        "watch" => watch::watch(backend, &server.metrics, call, resource, request).await,
-        "create" => create(storage, call, resource, request).await,
-        "update" => update(storage, call, resource, request, ObjectPart::Main).await,
-        "patch" => patch::patch(storage, call, resource, request, ObjectPart::Main).await,
-        "delete" => delete::delete(storage, call, resource, request).await,
-        "deletecollection" => delete::delete_collection(storage, call, resource, request).await,
-        other => Err(Status::method_not_supported(
-            &resource.group_resource(),
-            other,
-        )),
-    }
-}
-
-/// Serves a request for a subresource.
-async fn handle_subresource(
-    server: &ApiServer,
-    call: &Call,
-    resource: &Arc<Resource>,
-    request: Incoming,
-) -> Result<Response<Body>, Status> {
-    let (storage, backend) = (&*server.storage, server.backend());
-    let info = &call.info;
-    let part = match info.subresource.as_str() {
-        "status" => ObjectPart::Status,
-        "ephemeralcontainers" => ObjectPart::Sub(Subresource::EphemeralContainers),
-        "resize" => ObjectPart::Sub(Subresource::Resize),
-        "approval" => ObjectPart::Sub(Subresource::Approval),
-        "finalize" => ObjectPart::Sub(Subresource::Finalize),
-        _ => return Err(Status::page_not_found()),
-    };
-    match info.verb {
-        "get" => read::get(backend, call, resource).await,
-        "update" => update(storage, call, resource, request, part).await,
-        "patch" => patch::patch(storage, call, resource, request, part).await,
-        other => Err(Status::method_not_supported(
-            &resource.group_resource(),
-            other,
-        )),
-    }
-}
-
-/// The parts of a request that creates or updates an object.
-struct WriteRequest {
-    accepted: Accepted,
-    options: WriteOptions,
-    object: Object,
-}
-
-impl WriteRequest {
-    /// Reads and decodes a request, and gives the object the request's namespace.
-    async fn read(
-        call: &Call,
-        resource: &Resource,
-        request: Incoming,
-        options_kind: &'static str,
-    ) -> Result<Self, Status> {
-        let accepted = negotiate::accept(&call.headers, resource.media_types())?;
-        let options = WriteOptions::read(call, options_kind)?;
-        let encoding = negotiate::content_encoding(&call.headers)?;
-        let bytes = body::read(request.body).await?;
-        let mut object = decode(call, resource, &bytes, encoding, options.validation)?;
-        namespace_of_request(call, resource, &mut object)?;
-        Ok(Self {
-            accepted,
-            options,
-            object,
-        })
-    }
-}
-
-async fn create(
     storage: &RestStorage,
+    metrics: &Metrics,
     call: &Call,
-    resource: &Resource,
-    request: Incoming,
-) -> Result<Response<Body>, Status> {
-    let WriteRequest {
-        accepted,
-        options,
-        object,
-    } = WriteRequest::read(call, resource, request, "CreateOptions").await?;
-    let writer = Writer {
+    resource: &Arc<Resource>,
+    part: ObjectPart,
+    input: Input,
+) -> Result<Outcome, HandlerError> {
+    let backend = &storage.backend;
+    match input {
+        Input::Get(revision) => read::get(backend, call, resource, revision).await,
+        Input::List(options) => read::list(backend, resource, &options).await,
+        Input::Watch(options) => watch::watch(backend, metrics, resource, *options).await,
+        Input::Create(options, object) => {
+            let writer = writer(storage, call, resource, part, options);
+            let written = writer.create(resource.stored(object)?).await?;
+            Ok(Outcome::Stored(StatusCode::CREATED, written.json))
+        }
+        Input::Update(options, object) => {
+            let writer = writer(storage, call, resource, part, options);
+            update(&writer, object).await.map(Outcome::from)
+        }
+        Input::Patch(options, Change::Patch(patch)) => {
+            let writer = writer(storage, call, resource, part, options);
+            let namespace = resource.namespace_of(&call.info);
+            let make = |old: Option<&Object>| patch.applied(call, resource, old);
+            let written = writer.update(&namespace, &call.info.name, &make).await?;
+            Ok(written.into())
+        }
+        Input::Patch(options, Change::Apply(configuration)) => {
+            let written = apply::apply(storage, call, resource, part, options, configuration);
+            Ok(written.await?.into())
+        }
+        Input::Delete(options) => delete::delete(storage, call, resource, &options).await,
+        Input::DeleteCollection(options, filter) => {
+            delete::delete_collection(storage, call, resource, &options, &filter).await
+        }
+    }
+}
+
+impl From<Written> for Outcome {
+    fn from(written: Written) -> Self {
+        let code = match written.created {
+            true => StatusCode::CREATED,
+            false => StatusCode::OK,
+        };
+        Self::Stored(code, written.json)
+    }
+}
+
+fn writer<'a>(
+    storage: &'a RestStorage,
+    call: &'a Call,
+    resource: &'a Resource,
+    part: ObjectPart,
+    options: WriteOptions,
+) -> Writer<'a> {
+    Writer {
         storage,
         call,
         resource,
-        part: ObjectPart::Main,
+        part,
         options,
         ownership: Ownership::Update,
         plan: None,
-    };
-    let written = writer.create(resource.stored(object)?).await?;
-    storage
-        .backend
-        .object_response(call, resource, StatusCode::CREATED, accepted, written.json)
-        .await
+    }
 }
 
 /// Checks that the user may also create the object that an update or apply is about to create.
@@ -178,52 +134,23 @@ fn require_create(storage: &RestStorage, call: &Call) -> Result<(), Status> {
     }
 }
 
-async fn update(
-    storage: &RestStorage,
-    call: &Call,
-    resource: &Resource,
-    request: Incoming,
-    part: ObjectPart,
-) -> Result<Response<Body>, Status> {
-    let WriteRequest {
-        accepted,
-        options,
-        object,
-    } = WriteRequest::read(call, resource, request, "UpdateOptions").await?;
+/// Replaces an object. Some kinds are created by it if they do not exist.
+async fn update(writer: &Writer<'_>, object: Object) -> Result<Written, HandlerError> {
+    let (call, resource) = (writer.call, writer.resource);
     metadata::check_name(&object, &call.info.name)?;
     let object = resource.stored(object)?;
     let namespace = resource.namespace_of(&call.info);
-    let may_create = part == ObjectPart::Main && resource.strategy().allow_create_on_update();
-    let writer = Writer {
-        storage,
-        call,
-        resource,
-        part,
-        options,
-        ownership: Ownership::Update,
-        plan: None,
-    };
+    let may_create = writer.part == ObjectPart::Main
+        && resource.strategy().allow_create_on_update()
+        && meta::resource_version(&object).is_empty();
     let result = writer
         .update(&namespace, &call.info.name, &|_| Ok(object.clone()))
         .await;
-    let written = match result {
-        Err(status)
-            if may_create
-                && status.is_not_found()
-                && meta::resource_version(&object).is_empty() =>
-        {
-            require_create(storage, call)?;
-            writer.create(object).await?
+    match result {
+        Err(HandlerError::NotFound(..)) if may_create => {
+            require_create(writer.storage, call)?;
+            writer.create(object).await
         }
-        result => result?,
-    };
-    let code = if written.created {
-        StatusCode::CREATED
-    } else {
-        StatusCode::OK
-    };
-    storage
-        .backend
-        .object_response(call, resource, code, accepted, written.json)
-        .await
+        result => result,
+    }
 }

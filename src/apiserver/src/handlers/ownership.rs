@@ -4,6 +4,7 @@ use rkube_api::status::Status;
 use rkube_api::{Object, apply, meta};
 use rkube_strategy::Subresource;
 
+use crate::call::Call;
 use crate::resources::Resource;
 use crate::versions::{SchemaRef, VersionConverters};
 
@@ -16,6 +17,25 @@ pub enum ObjectPart {
     Status,
     /// The part that another subresource represents.
     Sub(Subresource),
+}
+
+impl ObjectPart {
+    /// Returns the part that a subresource represents; the whole object for an empty name.
+    ///
+    /// # Errors
+    ///
+    /// 404 for another subresource.
+    pub fn of(subresource: &str) -> Result<Self, Status> {
+        Ok(match subresource {
+            "" => Self::Main,
+            "status" => Self::Status,
+            "ephemeralcontainers" => Self::Sub(Subresource::EphemeralContainers),
+            "resize" => Self::Sub(Subresource::Resize),
+            "approval" => Self::Sub(Subresource::Approval),
+            "finalize" => Self::Sub(Subresource::Finalize),
+            _ => return Err(Status::page_not_found()),
+        })
+    }
 }
 
 /// The way in which field ownership is recorded.
@@ -60,6 +80,26 @@ pub struct Tracking {
 }
 
 impl Tracking {
+    /// Returns the inputs for an object of another kind than the resource's, or one that is not
+    /// stored.
+    pub fn of_posted(schema: SchemaRef, call: &Call, object: &Object) -> Self {
+        let subresource = &call.info.subresource;
+        Self {
+            schema,
+            converters: None,
+            api_version: meta::api_version(object).to_owned(),
+            manager: call.field_manager(),
+            subresource: Some(subresource.clone()).filter(|s| !s.is_empty()),
+            now: meta::now_rfc3339(),
+            reset_fields: &[],
+        }
+    }
+
+    /// Records the owner of the fields of a new object.
+    pub fn created(&self, object: Object) -> Object {
+        self.request(|request| apply::update(request, None, object))
+    }
+
     pub(super) fn request<T>(&self, work: impl FnOnce(&apply::Request<'_>) -> T) -> T {
         work(&apply::Request {
             ty: self.schema.ty(),
@@ -116,11 +156,42 @@ impl Plan {
     }
 }
 
+type Paths = &'static [&'static [&'static str]];
+
 /// Returns the fields that a write to `part` resets, so that it cannot own them.
-pub fn reset_fields(resource: &Resource, part: ObjectPart) -> &'static [&'static [&'static str]] {
+pub fn reset_fields(resource: &Resource, part: ObjectPart) -> Paths {
+    if resource.is("certificates.k8s.io", "certificatesigningrequests") {
+        return match part {
+            ObjectPart::Main => &[&["spec"], &["status"]],
+            ObjectPart::Status => &[&["spec"], &["status", "conditions"]],
+            ObjectPart::Sub(_) => &[&["spec"], &["status", "certificate"]],
+        };
+    }
     match part {
         ObjectPart::Main if resource.subresource("status").is_some() => &[&["status"]],
-        ObjectPart::Status => &[&["spec"]],
-        _ => &[],
+        ObjectPart::Main => &[],
+        ObjectPart::Status => reset_by_status(resource),
+        ObjectPart::Sub(Subresource::Finalize) => &[&["status"]],
+        ObjectPart::Sub(_) => &[],
+    }
+}
+
+/// Returns the fields that a write to the status resets: some kinds' statuses reset the metadata.
+fn reset_by_status(resource: &Resource) -> Paths {
+    match (&*resource.group, &*resource.plural) {
+        ("", "pods") => &[
+            &["spec"],
+            &["metadata", "deletionTimestamp"],
+            &["metadata", "ownerReferences"],
+        ],
+        ("apps", "deployments") => &[&["spec"], &["metadata", "labels"]],
+        ("admissionregistration.k8s.io", "validatingadmissionpolicies")
+        | ("apiregistration.k8s.io", _)
+        | ("flowcontrol.apiserver.k8s.io", _)
+        | ("networking.k8s.io", "servicecidrs")
+        | ("resource.k8s.io", _)
+        | ("storage.k8s.io", "volumeattachments") => &[&["spec"], &["metadata"]],
+        _ if resource.crd_version().is_some() => &[&["spec"], &["metadata"]],
+        _ => &[&["spec"]],
     }
 }

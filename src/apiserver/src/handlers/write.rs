@@ -10,17 +10,18 @@ use rkube_api::{Object, apply, fields, meta};
 use rkube_store::{Expect, KeyValue, StoreError};
 use rkube_strategy::Context;
 
+use super::error::HandlerError;
 use super::metadata::{
     check_errors, check_identity, generated_name, is_unchanged, keep_system_metadata,
     loses_last_finalizer, merge_owners, metadata_errors,
 };
-use super::options::WriteOptions;
 use super::ownership::{ObjectPart, Ownership, Plan, Tracking, reset_fields};
 use crate::admission::attributes::Admission;
 use crate::apiextensions::definition;
 use crate::cache::with_revision;
 use crate::call::Call;
 use crate::codec::{decode, revised};
+use crate::input::options::WriteOptions;
 use crate::policies;
 use crate::resources::Resource;
 use crate::services;
@@ -126,7 +127,7 @@ impl Writer<'_> {
     }
 
     /// Stores a new object, given in the hub version.
-    pub async fn create(&self, mut object: Object) -> Result<Written, Status> {
+    pub async fn create(&self, mut object: Object) -> Result<Written, HandlerError> {
         let now = Timestamp::now();
         let resource = self.resource;
         let strategy = resource.strategy();
@@ -191,13 +192,12 @@ impl Writer<'_> {
                 Insertion::Done(written) => return Ok(written),
                 Insertion::NameTaken(_) if generated && attempts < MAX_ATTEMPTS => attempts += 1,
                 Insertion::NameTaken(name) if generated => {
-                    return Err(Status::generate_name_conflict(
-                        &resource.group_resource(),
-                        &name,
-                    ));
+                    let resource = resource.group_resource();
+                    return Err(Status::generate_name_conflict(&resource, &name).into());
                 }
                 Insertion::NameTaken(name) => {
-                    return Err(Status::already_exists(&resource.group_resource(), &name));
+                    let resource = resource.group_resource();
+                    return Err(HandlerError::AlreadyExists(resource, name));
                 }
             }
         }
@@ -285,7 +285,7 @@ impl Writer<'_> {
         namespace: &str,
         name: &str,
         make: UpdateFn<'_>,
-    ) -> Result<Written, Status> {
+    ) -> Result<Written, HandlerError> {
         let resource = self.resource;
         self.storage.backend.cache.consistent().await;
         let mut current = match resource.cache.get(namespace, name) {
@@ -294,7 +294,8 @@ impl Writer<'_> {
         };
         for _ in 0..MAX_ATTEMPTS {
             let Some(found) = &current else {
-                return Err(Status::not_found(&resource.group_resource(), name));
+                let resource = resource.group_resource();
+                return Err(HandlerError::NotFound(resource, name.to_owned()));
             };
             match self.attempt(namespace, name, found, make).await? {
                 Attempt::Done(written) => return Ok(written),
@@ -306,7 +307,7 @@ impl Writer<'_> {
                 }
             }
         }
-        Err(Status::modified(&resource.group_resource(), name))
+        Err(Status::modified(&resource.group_resource(), name).into())
     }
 
     async fn load_current(&self, object: Object, revision: u64) -> Result<Current, Status> {

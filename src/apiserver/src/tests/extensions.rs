@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::{Request, Response};
+use http::{Method, Request, Response};
 use http_body_util::{BodyExt as _, Full};
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
@@ -39,7 +39,11 @@ fn definition() -> Value {
 }
 
 async fn established(t: &TestServer) {
-    let (code, made) = t.post(CRDS, definition()).await;
+    establish(t, definition()).await;
+}
+
+async fn establish(t: &TestServer, definition: Value) {
+    let (code, made) = t.post(CRDS, definition).await;
     assert_eq!(code, 201, "{made}");
     for _ in 0..2000 {
         if t.get(TABS).await.0 == 200 {
@@ -57,6 +61,41 @@ async fn established(t: &TestServer) {
 
 fn tab(name: &str, spec: Value) -> Value {
     json!({"apiVersion": "stable.example.com/v1", "kind": "CronTab", "metadata": {"name": name}, "spec": spec})
+}
+
+#[tokio::test]
+async fn an_apply_to_a_scale_owns_the_count_where_the_definition_has_it() {
+    let t = start().await;
+    let mut definition = definition();
+    let version = &mut definition["spec"]["versions"][0];
+    version["subresources"]["scale"]["specReplicasPath"] = ".spec.size".into();
+    version["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"]["size"] =
+        json!({"type": "integer"});
+    establish(&t, definition).await;
+    let made = t
+        .post(
+            &format!("{TABS}?fieldManager=one"),
+            tab("a", json!({"cronSpec": "* *", "size": 1})),
+        )
+        .await;
+    assert_eq!(made.0, 201);
+    let scale = json!({"apiVersion": "autoscaling/v1", "kind": "Scale", "spec": {"replicas": 3}});
+    let path = format!("{TABS}/a/scale?fieldManager=two");
+    let kind = "application/apply-patch+yaml";
+    let (code, conflict) = t.call(Method::PATCH, &path, kind, scale.to_string()).await;
+    assert_eq!(code, 409, "{conflict}");
+    let forced = format!("{path}&force=true");
+    let (code, scaled) = t
+        .call(Method::PATCH, &forced, kind, scale.to_string())
+        .await;
+    assert_eq!(code, 200, "{scaled}");
+    let (_, object) = t.get(&format!("{TABS}/a")).await;
+    assert_eq!(object["spec"]["size"], 3);
+    let owners = &object["metadata"]["managedFields"];
+    assert_eq!(owners[0]["manager"], "two");
+    assert_eq!(owners[0]["fieldsV1"], json!({"f:spec": {"f:size": {}}}));
+    let rest = &owners[1]["fieldsV1"]["f:spec"];
+    assert!(rest.get("f:cronSpec").is_some() && rest.get("f:size").is_none());
 }
 
 #[tokio::test]

@@ -12,6 +12,7 @@ mod full_disk;
 mod hostile;
 mod identities;
 mod kubectl;
+mod parity;
 mod policies;
 mod replay;
 mod reservations;

@@ -6,9 +6,9 @@ use std::time::Duration;
 use futures::{StreamExt as _, TryStreamExt as _};
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use kube::api::{Api, DeleteParams, ObjectMeta, Patch, PatchParams, PostParams};
-use kube::runtime::controller::{Action, Controller};
-use kube::runtime::{WatchStreamExt as _, reflector, watcher};
 use kube::{Resource as _, ResourceExt as _};
+use kube_runtime::controller::{Action, Controller};
+use kube_runtime::{WatchStreamExt as _, reflector, watcher};
 
 use super::support::start;
 

@@ -227,7 +227,7 @@ async fn cluster_scoped(t: &TestServer, dev: &UserInfo, resource: &Resource) {
             let review = !resource.is_stored() && *method == Method::POST;
             match path == format!("{collection}/x") {
                 _ if review && path == collection => {}
-                true if review => assert!(matches!(code, 403 | 405), "POST {path}: {text}"),
+                true if review => assert!(matches!(code, 403 | 404), "POST {path}: {text}"),
                 _ => assert_eq!(code, 403, "{method} {path}: {text}"),
             }
         }
@@ -291,17 +291,24 @@ async fn check_namespace_user(t: &TestServer, dev: &UserInfo, resource: &Resourc
         (&watched, "", "watch"),
         (&watched, "/x", "watch"),
     ] {
-        let wanted = if resource.has_verb(verb) { 200 } else { 405 };
+        // What cannot be watched has no such path.
+        let wanted = match resource.has_verb(verb) {
+            true => 200,
+            false if verb == "watch" => 404,
+            false => 405,
+        };
         let (code, text) = ask(t, dev, &Method::GET, &format!("{path}{name}")).await;
         assert_eq!(code, wanted, "{path}{name}: {text}");
         assert!(!text.contains(OUTSIDE), "{path}{name}: {text}");
     }
     for method in [Method::POST, Method::PUT, Method::PATCH, Method::DELETE] {
         let (code, text) = ask(t, dev, &method, &watched).await;
-        assert_eq!(code, 405, "{method} {watched}: {text}");
+        let wanted = if resource.has_verb("watch") { 405 } else { 404 };
+        assert_eq!(code, wanted, "{method} {watched}: {text}");
     }
     let (code, text) = ask(t, dev, &Method::POST, &format!("{own}/x")).await;
-    assert_eq!(code, 405, "POST {own}/x: {text}");
+    let wanted = if resource.has_verb("get") { 405 } else { 404 };
+    assert_eq!(code, wanted, "POST {own}/x: {text}");
     for method in [Method::PUT, Method::PATCH] {
         let (code, text) = ask(t, dev, &method, &own).await;
         assert_eq!(code, 405, "{method} {own}: {text}");

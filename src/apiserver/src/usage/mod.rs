@@ -10,7 +10,7 @@ mod samples;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use http::{Response, StatusCode};
+use http::StatusCode;
 use jiff::{SignedDuration, Timestamp};
 use rkube_api::quantity::Quantity;
 use rkube_api::registry::Resource as Row;
@@ -19,13 +19,10 @@ use rkube_api::{GroupResource, Object, duration, meta};
 use serde_json::{Value, json};
 
 use crate::ApiServer;
-use crate::body::Body;
-use crate::cache::CachedObject;
+use crate::cache::{CachedObject, Filter};
 use crate::call::Call;
-use crate::handlers::read;
-use crate::negotiate::{self, View};
+use crate::outcome::Outcome;
 use crate::resources::Resource;
-use crate::respond;
 
 pub use kinds::is_of_group;
 pub use rounds::Rounds;
@@ -100,21 +97,20 @@ fn object(resource: &Row, of: &CachedObject, rounds: &[Arc<Round>]) -> Option<Ob
     Some(object)
 }
 
-/// Serves a request for a resource of this group.
+/// Returns the usage of one node or pod, or of those that `wanted` selects.
 ///
 /// # Errors
 ///
 /// 404 if there is no such node or pod, or its usage is not known yet.
-pub async fn handle(
+pub async fn read(
     server: &ApiServer,
     call: &Call,
     resource: &Resource,
-) -> Result<Response<Body>, Status> {
-    let accepted = negotiate::accept(&call.headers, resource.media_types())?;
-    respond::validate_table_options(call, accepted)?;
+    wanted: Option<&Filter>,
+) -> Result<Outcome, Status> {
     let backend = server.backend();
     let measured = backend.cache.resource("", &resource.plural);
-    if call.info.verb == "get" {
+    let Some(filter) = wanted else {
         backend.cache.try_consistent().await?;
         let namespace = resource.namespace_of(&call.info);
         let name = &call.info.name;
@@ -129,43 +125,20 @@ pub async fn handle(
             };
             Status::not_found(&resource.group_resource(), &full)
         })?;
-        let response = backend.tree_response(call, resource, StatusCode::OK, accepted, object);
-        return Ok(response.await);
-    }
+        return Ok(Outcome::Object(StatusCode::OK, object));
+    };
     // Selectors are about the nodes and pods, whose names and labels the objects have.
-    let filter = read::filter(&call.info, resource)?;
     backend.cache.try_consistent().await?;
     let rounds = server.usage.current(server).await;
     let objects: BTreeMap<(String, String), Object> = measured
-        .list(&filter)
+        .list(filter)
         .iter()
         .filter_map(|of| {
             let key = (of.namespace.to_string(), of.name.to_string());
             Some((key, object(resource.row(), of, &rounds)?))
         })
         .collect();
-    let objects = objects.into_values();
-    let list = match accepted.view {
-        View::Whole => json!({
-            "kind": &*resource.list_kind,
-            "apiVersion": resource.api_version(),
-            "metadata": {},
-            "items": objects.collect::<Vec<_>>(),
-        }),
-        View::Metadata(version) => json!({
-            "kind": "PartialObjectMetadataList",
-            "apiVersion": format!("meta.k8s.io/{version}"),
-            "metadata": {},
-            "items": objects.map(|o| respond::partial(&o, version)).collect::<Vec<_>>(),
-        }),
-        View::Table(version) => {
-            let rows = objects
-                .map(|o| respond::row(call, resource, &o, version))
-                .collect();
-            respond::table(resource, version, json!({}), rows, true)
-        }
-    };
-    Ok(respond::value(call, StatusCode::OK, accepted.encoding, &list).await)
+    Ok(Outcome::Computed(objects.into_values().collect()))
 }
 
 #[cfg(test)]

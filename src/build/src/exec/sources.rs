@@ -31,19 +31,20 @@ impl Build {
         if content.is_none() {
             let step = self.progress.begin(format!("[internal] pull {name}"));
             let progress = self.progress.clone();
-            let report = move |event| {
-                if let PullProgress::Resolved {
+            let report = move |event| match event {
+                PullProgress::Resolved {
                     digest,
                     layers,
                     bytes,
-                } = event
-                {
+                } => {
                     let megabytes = bytes as f64 / 1e6;
                     progress.line(
                         step,
                         &format!("{digest}: {layers} layers, {megabytes:.1}MB to pull"),
                     );
                 }
+                PullProgress::Waiting { text } => progress.line(step, &text),
+                PullProgress::Layer { .. } | PullProgress::Unpacked { .. } => {}
             };
             let pulled = self
                 .node

@@ -27,7 +27,9 @@ const BUILT_IN: &[Files] = built_in! {
     "contour": [],
     "demo": ["demo.yaml"],
     "gateway-api": [],
+    "ingress": ["ingress.yaml"],
     "ingress-nginx": [],
+    "registry": ["registry.yaml"],
 };
 
 /// Returns the directory of the user's addons.
@@ -208,9 +210,11 @@ mod tests {
             "contour",
             "demo",
             "gateway-api",
+            "ingress",
             "ingress-nginx",
             "mine",
             "!other",
+            "registry",
         ];
         assert_eq!(names, expected);
         let failure = find(&home, "other").unwrap_err();

@@ -41,6 +41,8 @@ pub enum Manifest {
 pub enum Origin {
     /// Part of this binary: names and contents of the files.
     BuiltIn(&'static [(&'static str, &'static str)]),
+    /// Part of this binary, completed for one cluster: names and contents of the files.
+    Completed(Vec<(String, String)>),
     /// A directory on the host.
     Directory(PathBuf),
 }
@@ -48,7 +50,7 @@ pub enum Origin {
 impl std::fmt::Display for Origin {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::BuiltIn(_) => f.write_str("built-in"),
+            Self::BuiltIn(_) | Self::Completed(_) => f.write_str("built-in"),
             Self::Directory(directory) => write!(f, "{}", directory.display()),
         }
     }
@@ -81,7 +83,7 @@ impl Addon {
     pub(super) fn parse(text: &str, origin: Origin) -> Result<Self, Failure> {
         let wrong = |why: String| {
             let place = match &origin {
-                Origin::BuiltIn(_) => DESCRIPTION.to_owned(),
+                Origin::BuiltIn(_) | Origin::Completed(_) => DESCRIPTION.to_owned(),
                 Origin::Directory(directory) => directory.join(DESCRIPTION).display().to_string(),
             };
             Failure::new(

@@ -9,26 +9,16 @@ use rkube_failure::{Failure, Kind, Source};
 use serde_json::{Value, json};
 
 use super::applyset::{self, Claim, PART_OF, Parent, Scope, State};
-use super::description::Addon;
+use super::description::{Addon, Origin};
 use super::objects::{self, Object};
 use super::server::{Server, failure, title};
-use super::{fetch, remove};
+use super::{fetch, ingress, remove};
 use crate::Progress;
 
 /// The time that the server may take to serve the kinds of new definitions.
 const DEFINITION_TIMEOUT: Duration = Duration::from_secs(30);
 /// The period of the checks of that.
 const CHECK_PERIOD: Duration = Duration::from_millis(50);
-
-/// Metadata fields that the server sets, present in manifests that were read from a cluster.
-const SERVERS_FIELDS: &[&str] = &[
-    "creationTimestamp",
-    "generation",
-    "managedFields",
-    "resourceVersion",
-    "selfLink",
-    "uid",
-];
 
 /// Enables an addon or updates it. Can be repeated after a failure.
 pub(super) async fn enable(
@@ -46,6 +36,7 @@ pub(super) async fn enable(
 
     let mut server = Server::new(client).await?;
     place(&server, addon, &mut objects)?;
+    ingress::keep_default(&server, &mut objects, progress).await?;
     let count = objects.len();
     progress.step("apply", &format!("Applying {count} objects of {name}"));
     // First, so that an addon that is only partly applied can be disabled.
@@ -85,10 +76,20 @@ pub(super) async fn enable(
             "prune",
             &format!("Removing {count} objects that {name} no longer has"),
         );
-        remove::members(&server, surplus, name).await?;
+        let retry = format!("enable '{name}' again");
+        remove::members(&server, surplus, &retry).await?;
+    }
+    if is_ingress(addon) {
+        progress.step("wait", "Waiting for the ingress controller");
+        ingress::wait(&server).await?;
     }
     server.write_parent(&parent(State::Enabled, scope)).await?;
     Ok(())
+}
+
+/// Whether an addon is the one whose controller is part of the binary.
+fn is_ingress(addon: &Addon) -> bool {
+    addon.name == ingress::ADDON && matches!(addon.origin, Origin::BuiltIn(_))
 }
 
 /// Adds the addon's namespace unless the manifests contain it.
@@ -206,14 +207,9 @@ fn taken(title: &str, labels: Option<&BTreeMap<String, String>>) -> Failure {
 
 /// Returns an object as it is sent: with its namespace and the label of its set.
 fn prepared(object: &Object, id: &str) -> Value {
-    let mut content = object.content.clone();
+    let mut content = object.prepared();
     let Some(metadata) = content.get_mut("metadata").and_then(Value::as_object_mut) else {
         return content;
-    };
-    metadata.retain(|field, _| !SERVERS_FIELDS.contains(&field.as_str()));
-    match &object.namespace {
-        Some(namespace) => metadata.insert("namespace".into(), json!(namespace)),
-        None => metadata.remove("namespace"),
     };
     let labels = metadata.entry("labels").or_insert_with(|| json!({}));
     if !labels.is_object() {
@@ -225,7 +221,7 @@ fn prepared(object: &Object, id: &str) -> Value {
 }
 
 /// Waits until the API server serves the kinds of new definitions.
-async fn wait_for_definitions(
+pub async fn wait_for_definitions(
     server: &mut Server,
     definitions: &[Object],
     rest: &[Object],
@@ -296,8 +292,7 @@ fn condition(data: &Value, name: &str) -> Option<(bool, String)> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::fetch::Text;
-    use super::super::objects::GroupKind;
+    use super::super::objects::{GroupKind, Text};
     use super::*;
 
     #[test]

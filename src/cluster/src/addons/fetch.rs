@@ -7,6 +7,7 @@ use reqwest::redirect::{Attempt, Policy};
 use rkube_failure::{Failure, Kind, Source};
 
 use super::description::{Addon, Manifest, Origin, is_loopback};
+use super::objects::Text;
 use crate::files::io_failure;
 
 /// Maximum size of a manifest, in bytes. The largest known ones have 3 MB.
@@ -19,15 +20,6 @@ const STALL_TIMEOUT: Duration = Duration::from_secs(20);
 const DOWNLOAD_TIMEOUT: Duration = Duration::from_secs(300);
 /// Maximum number of redirects that are followed.
 const REDIRECTS: usize = 5;
-
-/// A manifest's text.
-#[derive(Debug)]
-pub(super) struct Text {
-    /// The file name or URL.
-    pub name: String,
-    /// The content.
-    pub text: String,
-}
 
 /// Reads all manifests of an addon, in order.
 pub(super) async fn manifests(addon: &Addon) -> Result<Vec<Text>, Failure> {
@@ -54,16 +46,24 @@ pub(super) async fn manifests(addon: &Addon) -> Result<Vec<Text>, Failure> {
 
 /// Reads a file of an addon's directory.
 fn read(origin: &Origin, file: &str) -> Result<Vec<u8>, Failure> {
-    match origin {
-        Origin::BuiltIn(files) => match files.iter().find(|(name, _)| *name == file) {
-            Some((_, text)) => Ok(text.as_bytes().to_vec()),
-            None => Err(Failure::new(
-                Source::Program,
-                Kind::NotFound,
-                format!("this rkube was built without the manifest {file}"),
-            )),
-        },
-        Origin::Directory(directory) => read_inside(directory, file),
+    let text = match origin {
+        Origin::BuiltIn(files) => {
+            let found = files.iter().find(|(name, _)| *name == file);
+            found.map(|(_, text)| *text)
+        }
+        Origin::Completed(files) => {
+            let found = files.iter().find(|(name, _)| name == file);
+            found.map(|(_, text)| text.as_str())
+        }
+        Origin::Directory(directory) => return read_inside(directory, file),
+    };
+    match text {
+        Some(text) => Ok(text.as_bytes().to_vec()),
+        None => Err(Failure::new(
+            Source::Program,
+            Kind::NotFound,
+            format!("this rkube was built without the manifest {file}"),
+        )),
     }
 }
 

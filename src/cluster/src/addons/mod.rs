@@ -9,9 +9,10 @@ mod catalogue;
 mod description;
 mod enable;
 mod fetch;
-mod objects;
+mod ingress;
+pub mod objects;
 mod remove;
-mod server;
+pub mod server;
 #[cfg(test)]
 mod tests;
 
@@ -26,7 +27,9 @@ use crate::profile::Profile;
 use crate::{Progress, access, ready};
 
 pub use description::{Addon, Manifest, Origin};
+pub use enable::wait_for_definitions;
 pub(crate) use fetch::client as http_client;
+pub use remove::members as remove_members;
 
 /// The time that the API server may take to respond when addons are listed.
 const LIST_TIMEOUT: Duration = Duration::from_secs(3);
@@ -167,7 +170,8 @@ pub async fn enable(
 ) -> Result<(), Failure> {
     let _lock = home.lock(&profile.name)?;
     let client = running(home, profile).await?;
-    enable::enable(client, addon, progress)
+    let addon = crate::registry::completed(home, profile, addon)?;
+    enable::enable(client, &addon, progress)
         .await
         .map_err(|failure| failure.context(format!("the addon '{}'", addon.name)))
 }
@@ -241,13 +245,7 @@ async fn is_up(home: &Home, profile: &Profile) -> Result<bool, Failure> {
 /// Returns a client once the API server is ready. Fails if the cluster is not running.
 async fn running(home: &Home, profile: &Profile) -> Result<Client, Failure> {
     if !is_up(home, profile).await? {
-        let name = &profile.name;
-        return Err(Failure::new(
-            Source::Guest,
-            Kind::NotRunning,
-            format!("the cluster '{name}' is not running"),
-        )
-        .advise(format!("start it with: {}", command("start", name))));
+        return Err(access::not_running(&profile.name));
     }
     crate::pause::refuse(home, profile, profile.control_plane()).await?;
     let client = access::client(home, profile).await?;

@@ -6,12 +6,30 @@ use kube::core::GroupVersionKind;
 use rkube_failure::{Failure, Kind, Source};
 use serde_json::Value;
 
-use super::fetch::Text;
 use crate::yaml;
+
+/// Metadata fields that the server sets, present in manifests that were read from a cluster.
+const SERVERS_FIELDS: &[&str] = &[
+    "creationTimestamp",
+    "generation",
+    "managedFields",
+    "resourceVersion",
+    "selfLink",
+    "uid",
+];
+
+/// A manifest's text.
+#[derive(Debug)]
+pub struct Text {
+    /// The file name or URL.
+    pub name: String,
+    /// The content.
+    pub text: String,
+}
 
 /// A kind without its version, in the notation `Kind.group`, or `Kind` for the core group.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct GroupKind {
+pub struct GroupKind {
     /// The kind.
     pub kind: String,
     /// The API group; empty for the core group.
@@ -20,7 +38,7 @@ pub(super) struct GroupKind {
 
 impl GroupKind {
     /// Creates a value from its parts.
-    pub(super) fn new(kind: &str, group: &str) -> Self {
+    pub fn new(kind: &str, group: &str) -> Self {
         Self {
             kind: kind.to_owned(),
             group: group.to_owned(),
@@ -28,12 +46,12 @@ impl GroupKind {
     }
 
     /// Returns the kind without its version.
-    pub(super) fn of(gvk: &GroupVersionKind) -> Self {
+    pub fn of(gvk: &GroupVersionKind) -> Self {
         Self::new(&gvk.kind, &gvk.group)
     }
 
     /// Parses the notation `Kind.group`.
-    pub(super) fn parse(text: &str) -> Self {
+    pub fn parse(text: &str) -> Self {
         let (kind, group) = text.split_once('.').unwrap_or((text, ""));
         Self::new(kind, group)
     }
@@ -55,7 +73,7 @@ impl std::fmt::Display for GroupKind {
 
 /// An object of a manifest.
 #[derive(Clone, Debug)]
-pub(super) struct Object {
+pub struct Object {
     /// Group, version and kind.
     pub gvk: GroupVersionKind,
     /// The object's name.
@@ -68,23 +86,37 @@ pub(super) struct Object {
 
 impl Object {
     /// Returns the kind without its version.
-    pub(super) fn group_kind(&self) -> GroupKind {
+    pub fn group_kind(&self) -> GroupKind {
         GroupKind::of(&self.gvk)
     }
 
     /// Whether the object is a namespace.
-    pub(super) fn is_namespace(&self) -> bool {
+    pub fn is_namespace(&self) -> bool {
         self.group_kind().is("Namespace", "")
     }
 
     /// Whether the object is a custom resource definition.
-    pub(super) fn is_definition(&self) -> bool {
+    pub fn is_definition(&self) -> bool {
         self.group_kind()
             .is("CustomResourceDefinition", "apiextensions.k8s.io")
     }
 
+    /// Returns the object as it is applied: with its namespace, and without what the server sets.
+    pub fn prepared(&self) -> Value {
+        let mut content = self.content.clone();
+        let Some(metadata) = content.get_mut("metadata").and_then(Value::as_object_mut) else {
+            return content;
+        };
+        metadata.retain(|field, _| !SERVERS_FIELDS.contains(&field.as_str()));
+        match &self.namespace {
+            Some(namespace) => metadata.insert("namespace".into(), namespace.clone().into()),
+            None => metadata.remove("namespace"),
+        };
+        content
+    }
+
     /// Returns the kind that a definition defines, and whether it is namespaced.
-    pub(super) fn defines(&self) -> Option<(GroupKind, bool)> {
+    pub fn defines(&self) -> Option<(GroupKind, bool)> {
         let text = |pointer: &str| self.content.pointer(pointer)?.as_str();
         self.is_definition().then_some(())?;
         let kind = GroupKind::new(text("/spec/names/kind")?, text("/spec/group")?);
@@ -93,7 +125,7 @@ impl Object {
 }
 
 /// Reads all objects in the order of the manifests. Lists are flattened.
-pub(super) fn read(texts: &[Text]) -> Result<Vec<Object>, Failure> {
+pub fn read(texts: &[Text]) -> Result<Vec<Object>, Failure> {
     let mut objects = Vec::new();
     for text in texts {
         for (i, document) in yaml::documents(&text.text).enumerate() {
@@ -168,7 +200,7 @@ fn collect(value: Value, objects: &mut Vec<Object>) -> Result<(), String> {
 
 /// The groups in which an addon's objects are applied.
 #[derive(Debug, Default)]
-pub(super) struct Steps {
+pub struct Steps {
     /// Namespaces, which are applied first.
     pub namespaces: Vec<Object>,
     /// Custom resource definitions.
@@ -178,7 +210,7 @@ pub(super) struct Steps {
 }
 
 /// Groups objects so that dependencies are first; keeps the order of the manifests otherwise.
-pub(super) fn in_order(objects: Vec<Object>) -> Steps {
+pub fn in_order(objects: Vec<Object>) -> Steps {
     let mut steps = Steps::default();
     for object in objects {
         if object.is_namespace() {
@@ -193,7 +225,7 @@ pub(super) fn in_order(objects: Vec<Object>) -> Steps {
 }
 
 /// Returns the kinds that definitions define, and whether they are namespaced.
-pub(super) fn defined(objects: &[Object]) -> BTreeMap<GroupKind, bool> {
+pub fn defined(objects: &[Object]) -> BTreeMap<GroupKind, bool> {
     objects.iter().filter_map(Object::defines).collect()
 }
 
@@ -203,7 +235,7 @@ pub(super) fn defined(objects: &[Object]) -> BTreeMap<GroupKind, bool> {
 /// Custom resources and then their definitions are removed first, while the controllers that
 /// finalize and serve them still run. Webhooks and API services are removed before their servers.
 /// `custom` is set for kinds that are not built in.
-pub(super) fn removal_step(kind: &GroupKind, custom: bool) -> u8 {
+pub fn removal_step(kind: &GroupKind, custom: bool) -> u8 {
     match (kind.kind.as_str(), kind.group.as_str()) {
         _ if custom => 0,
         ("CustomResourceDefinition", "apiextensions.k8s.io") => 1,

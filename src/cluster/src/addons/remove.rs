@@ -31,17 +31,18 @@ pub(super) async fn disable(
     let found = server.members(&id, &parent.scope.kinds).await?;
     let count = found.len();
     progress.step("remove", &format!("Removing {count} objects of {addon}"));
-    members(&server, found, addon).await?;
+    members(&server, found, &format!("disable '{addon}' again")).await?;
     // Last, because the parent records the remaining members.
     server.delete_parent(addon, &uid).await?;
     Ok(Some(()))
 }
 
-/// Removes members in steps. Waits until the objects of a step are gone.
-pub(super) async fn members(
+/// Removes members in steps. Waits until the objects of a step are gone. `retry` says how to repeat
+/// that.
+pub async fn members(
     server: &Server,
     mut members: Vec<Member>,
-    addon: &str,
+    retry: &str,
 ) -> Result<(), Failure> {
     members.sort_by_key(|m| m.step);
     let deadline = Instant::now() + REMOVAL_TIMEOUT;
@@ -49,7 +50,7 @@ pub(super) async fn members(
         for member in step {
             delete(server, member).await?;
         }
-        wait_until_gone(server, step, deadline, addon).await?;
+        wait_until_gone(server, step, deadline, retry).await?;
     }
     Ok(())
 }
@@ -71,7 +72,7 @@ async fn wait_until_gone(
     server: &Server,
     members: &[Member],
     deadline: Instant,
-    addon: &str,
+    retry: &str,
 ) -> Result<(), Failure> {
     let mut left: Vec<&Member> = members.iter().collect();
     loop {
@@ -96,7 +97,7 @@ async fn wait_until_gone(
                 format!("not gone in time: {}", held.join(", ")),
             )
             .advise(format!(
-                "see what holds them with kubectl describe, then disable '{addon}' again"
+                "see what holds them with kubectl describe, then {retry}"
             )));
         }
         left = still;

@@ -24,14 +24,16 @@ const RETRY_TIMEOUT: Duration = Duration::from_secs(30);
 const RETRY_PERIOD: Duration = Duration::from_millis(500);
 
 /// A client of a cluster, with the result of discovery.
-pub(super) struct Server {
+pub struct Server {
     client: Client,
+    /// Field manager of what is applied.
+    manager: &'static str,
     kinds: Discovery,
 }
 
 /// A member of a set that exists in the cluster.
 #[derive(Clone, Debug)]
-pub(super) struct Member {
+pub struct Member {
     /// The API resource.
     pub resource: ApiResource,
     /// The namespace, unless cluster-scoped.
@@ -45,7 +47,7 @@ pub(super) struct Member {
 }
 
 /// Returns a description of an object for messages.
-pub(super) fn title(kind: &str, namespace: Option<&str>, name: &str) -> String {
+pub fn title(kind: &str, namespace: Option<&str>, name: &str) -> String {
     match namespace {
         Some(namespace) => format!("{kind} {namespace}/{name}"),
         None => format!("{kind} {name}"),
@@ -54,13 +56,13 @@ pub(super) fn title(kind: &str, namespace: Option<&str>, name: &str) -> String {
 
 impl Member {
     /// Returns a description for messages.
-    pub(super) fn title(&self) -> String {
+    pub fn title(&self) -> String {
         title(&self.resource.kind, self.namespace.as_deref(), &self.name)
     }
 }
 
 /// Converts the error of a request into a failure.
-pub(super) fn failure(doing: &str, error: kube::Error) -> Failure {
+pub fn failure(doing: &str, error: kube::Error) -> Failure {
     let (kind, why) = match error {
         kube::Error::Api(status) => {
             let kind = match status.code {
@@ -92,7 +94,7 @@ fn of_configuration(mut error: kube::Error) -> kube::Error {
 }
 
 /// Converts the error 404 (no such object or kind) to `None`.
-pub(super) fn none_if_missing<T>(answer: kube::Result<T>) -> kube::Result<Option<T>> {
+pub fn none_if_missing<T>(answer: kube::Result<T>) -> kube::Result<Option<T>> {
     match answer {
         Ok(value) => Ok(Some(value)),
         Err(kube::Error::Api(status)) if status.code == 404 => Ok(None),
@@ -102,29 +104,34 @@ pub(super) fn none_if_missing<T>(answer: kube::Result<T>) -> kube::Result<Option
 
 impl Server {
     /// Creates a client and discovers the cluster's kinds.
-    pub(super) async fn new(client: Client) -> Result<Self, Failure> {
+    pub async fn new(client: Client) -> Result<Self, Failure> {
+        Self::managed_by(client, MANAGER).await
+    }
+
+    /// Creates a client whose objects have another field manager than addons.
+    pub async fn managed_by(client: Client, manager: &'static str) -> Result<Self, Failure> {
         let kinds = discover(&client).await?;
-        Ok(Self { client, kinds })
+        Ok(Self {
+            client,
+            manager,
+            kinds,
+        })
     }
 
     /// Repeats the discovery.
-    pub(super) async fn refresh(&mut self) -> Result<(), Failure> {
+    pub async fn refresh(&mut self) -> Result<(), Failure> {
         self.kinds = discover(&self.client).await?;
         Ok(())
     }
 
     /// Returns the resource of a kind, and whether it is namespaced.
-    pub(super) fn resolve(&self, gvk: &GroupVersionKind) -> Option<(ApiResource, bool)> {
+    pub fn resolve(&self, gvk: &GroupVersionKind) -> Option<(ApiResource, bool)> {
         let (resource, capabilities) = self.kinds.resolve_gvk(gvk)?;
         Some((resource, capabilities.scope == KindScope::Namespaced))
     }
 
     /// Returns the API of a resource: of one namespace, or of all.
-    pub(super) fn api(
-        &self,
-        resource: &ApiResource,
-        namespace: Option<&str>,
-    ) -> Api<DynamicObject> {
+    pub fn api(&self, resource: &ApiResource, namespace: Option<&str>) -> Api<DynamicObject> {
         match namespace {
             Some(namespace) => Api::namespaced_with(self.client.clone(), namespace, resource),
             None => Api::all_with(self.client.clone(), resource),
@@ -143,7 +150,7 @@ impl Server {
     }
 
     /// Applies an object on the server side and returns its UID. Retries on server errors.
-    pub(super) async fn apply(
+    pub async fn apply(
         &self,
         resource: &ApiResource,
         namespace: Option<&str>,
@@ -151,8 +158,8 @@ impl Server {
         content: &Value,
     ) -> Result<String, Failure> {
         let api = self.api(resource, namespace);
-        // Forced: enabling an addon reverts manual changes.
-        let params = PatchParams::apply(MANAGER).force();
+        // Forced: what is applied reverts manual changes.
+        let params = PatchParams::apply(self.manager).force();
         let deadline = Instant::now() + RETRY_TIMEOUT;
         loop {
             let error = match api.patch(name, &params, &Patch::Apply(content)).await {
@@ -281,7 +288,7 @@ pub(super) async fn parents(client: Client) -> kube::Result<Vec<Parent>> {
 }
 
 /// Returns the precondition that an object has this UID.
-pub(super) fn exactly(uid: &str) -> Preconditions {
+pub fn exactly(uid: &str) -> Preconditions {
     Preconditions {
         uid: Some(uid.to_owned()),
         resource_version: None,

@@ -11,14 +11,16 @@ use k8s_openapi::api::core::v1::{Node as ApiNode, Taint as ApiTaint};
 use kube::api::{Patch, PatchParams, PostParams};
 use kube::{Api, Client};
 use rkube_config::Taint;
+use rkube_config::registries::Registries;
 use rkube_drivers::{HostMount, NodeState, PortMapping};
-use rkube_failure::{Failure, Kind, Source, command};
+use rkube_failure::{Failure, Kind, Source};
 
 use crate::files::Home;
 use crate::labels::taint_text;
 use crate::plan::{check_mounts, refuse_mounts};
 use crate::profile::{Node, NodeSpec, Profile};
 use crate::provision::configure;
+use crate::registries::{RegistryChanges, no_proxy};
 use crate::{Progress, access, directories, nodes, pause, publish};
 
 /// The number of attempts of a write that conflicts with another one.
@@ -33,6 +35,8 @@ pub struct DesiredState {
     pub mounts: Option<Vec<HostMount>>,
     /// Registries reached over plain HTTP.
     pub insecure_registries: Option<Vec<String>>,
+    /// Mirrors, certificates and credentials.
+    pub registries: Option<RegistryChanges>,
 }
 
 /// A difference between a cluster and its file.
@@ -78,6 +82,8 @@ pub enum Step {
     Delete(String),
     /// Registries reached over plain HTTP, from the next start on.
     Registries(Vec<String>),
+    /// Mirrors, certificates and credentials, from the next start on.
+    RegistrySettings(Box<Registries>),
 }
 
 impl std::fmt::Display for Step {
@@ -106,6 +112,9 @@ impl std::fmt::Display for Step {
             Self::Start(node) => write!(f, "start the node {node}"),
             Self::Add(_) => f.write_str("add a worker node"),
             Self::Delete(node) => write!(f, "delete the node {node}"),
+            Self::RegistrySettings(_) => {
+                f.write_str("change mirrors, certificates and credentials of registries")
+            }
             Self::Registries(names) => {
                 let names = match names.is_empty() {
                     true => "none".to_owned(),
@@ -160,6 +169,12 @@ pub fn changes(profile: &Profile, wanted: &DesiredState) -> Result<Vec<Step>, St
         && *registries != profile.insecure_registries
     {
         steps.push(Step::Registries(registries.clone()));
+    }
+    if let Some(registries) = &wanted.registries {
+        let settings = registries.applied(&profile.registries, &no_proxy(profile));
+        if settings != profile.registries {
+            steps.push(Step::RegistrySettings(Box::new(settings)));
+        }
     }
     sort(&mut steps);
     Ok(steps)
@@ -239,7 +254,11 @@ pub fn check(profile: &Profile, steps: &[Step]) -> Result<(), Failure> {
                 then.nodes.retain(|node| node.name != *name);
                 fresh.remove(name);
             }
-            Step::Start(_) | Step::Label { .. } | Step::Taint { .. } | Step::Registries(_) => {}
+            Step::Start(_)
+            | Step::Label { .. }
+            | Step::Taint { .. }
+            | Step::Registries(_)
+            | Step::RegistrySettings(_) => {}
         }
     }
     for node in then.nodes.iter().filter(|node| fresh.contains(&node.name)) {
@@ -270,7 +289,7 @@ fn sort(steps: &mut [Step]) {
         Step::Delete(_) => 5,
         // Its ports may be those of a node that goes.
         Step::Add(_) => 6,
-        Step::Registries(_) => 7,
+        Step::Registries(_) | Step::RegistrySettings(_) => 7,
     });
 }
 
@@ -378,13 +397,7 @@ pub async fn check_running(home: &Home, profile: &Profile) -> Result<(), Failure
     if driver.is_up(&profile.plan(home)).await {
         return Ok(());
     }
-    let name = &profile.name;
-    Err(Failure::new(
-        Source::Guest,
-        Kind::NotRunning,
-        format!("the cluster '{name}' is not running"),
-    )
-    .advise(format!("start it with: {}", command("start", name))))
+    Err(access::not_running(&profile.name))
 }
 
 /// Carries out a change, or undoes it when `interrupt` completes.
@@ -427,6 +440,11 @@ pub async fn make(
                 node.taints.retain(|taint| !remove.contains(taint));
                 node.taints.extend(set.iter().cloned());
             })
+        }
+        Step::RegistrySettings(registries) => {
+            let (_lock, mut profile) = Profile::lock(home, name)?;
+            profile.registries.clone_from(registries);
+            profile.save(home)
         }
         Step::Registries(registries) => {
             let (_lock, mut profile) = Profile::lock(home, name)?;

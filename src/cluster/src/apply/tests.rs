@@ -48,12 +48,14 @@ fn settings_that_a_file_does_not_mention_stay() {
         nodes: Some(all.to_vec()),
         mounts: Some(profile.mounts.clone()),
         insecure_registries: Some(profile.insecure_registries.clone()),
+        registries: Some(RegistryChanges::default()),
     };
     assert_eq!(changes(&profile, &same), Ok(Vec::new()));
     let none = DesiredState {
         nodes: None,
         mounts: Some(vec!["/srv:/srv:ro".parse().unwrap()]),
         insecure_registries: Some(Vec::new()),
+        registries: None,
     };
     let steps = changes(&profile, &none).unwrap();
     let texts: Vec<String> = steps.iter().map(ToString::to_string).collect();

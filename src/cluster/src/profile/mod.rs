@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 
 use ipnet::Ipv4Net;
+use rkube_config::registries::Registries;
 use rkube_config::{
     ClusterConfig, KubeletOptions, NodeAddress, NodeConfig, StoreConfig, Taint, ports,
 };
@@ -14,6 +15,7 @@ use rkube_failure::{Kind, Source, command};
 use serde::{Deserialize, Serialize};
 
 use crate::files::{Home, io_failure, make_private_dir, write_durable};
+use crate::image_cache::{ImageCache, with_cache};
 
 /// The version of the format of `profile.yaml` that this binary writes.
 const FORMAT: u32 = 1;
@@ -43,18 +45,30 @@ pub struct Profile {
     /// Registries reached over plain HTTP.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub insecure_registries: Vec<String>,
+    /// Mirrors, certificates, credentials and proxies.
+    #[serde(default, skip_serializing_if = "Registries::is_default")]
+    pub registries: Registries,
+    /// The cache that nodes pull through.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image_cache: Option<ImageCache>,
     /// The API server's port on the host's loopback, if the driver publishes it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub api_port: Option<u16>,
     /// Additional ports of the first node that are published on the host.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ports: Vec<PortMapping>,
+    /// Ports of this machine that a process of its own leads to nodes and services.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub forwards: Vec<crate::ports::PortForward>,
     /// Directories of the host that all nodes see.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub mounts: Vec<HostMount>,
     /// Whether nodes and the kubeconfig context are named as kind names them.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub kind: bool,
+    /// Whether the cluster assigns no addresses to services of type LoadBalancer.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub no_load_balancer: bool,
     /// The etcd that stores the cluster's objects; the embedded store if `None`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub store: Option<StoreConfig>,
@@ -67,6 +81,9 @@ pub struct Profile {
     /// The snapshot that is staged on the nodes and restored at their next boot.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub restore: Option<String>,
+    /// Further names and addresses in the API server's certificate.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub api_names: Vec<String>,
     /// The nodes; the first runs the control plane.
     pub nodes: Vec<Node>,
 }
@@ -207,14 +224,19 @@ impl Profile {
             service_cidr: what.service_cidr,
             dns_domain: what.dns_domain.to_owned(),
             insecure_registries: what.insecure_registries.to_vec(),
+            registries: Registries::default(),
+            image_cache: None,
             api_port: None,
             ports: what.ports.to_vec(),
+            forwards: Vec::new(),
             mounts: what.mounts.to_vec(),
             kind: what.kind,
+            no_load_balancer: false,
             store: what.store.clone(),
             machine: what.machine.clone(),
             kubelet: KubeletOptions::default(),
             restore: None,
+            api_names: Vec::new(),
             nodes: Vec::new(),
         };
         for spec in what.nodes {
@@ -465,6 +487,9 @@ impl Profile {
                 .iter()
                 .filter_map(|registry| loopback_port(registry))
                 .chain(self.store_loopback_ports())
+                .chain(self.registries.loopback_ports())
+                .chain(self.image_cache.iter().map(|cache| cache.port))
+                .chain(crate::registry::loopback_port(home, &self.driver))
                 .collect(),
             api_port: self.api_port,
             ports: self.ports.clone(),
@@ -500,6 +525,7 @@ impl Profile {
                     .unwrap_or(self.service_cidr.network()),
                 pod_cidr: self.pod_cidr,
                 node_cidr: self.node_cidr,
+                load_balancers: (!self.no_load_balancer).then(|| self.load_balancer_range()),
                 api_server_ip: self.control_plane().ip,
                 api_server_port: ports::API_SERVER,
                 nodes: self
@@ -522,6 +548,7 @@ impl Profile {
             memory_bytes: node.memory_bytes,
             upstream_dns: upstream_dns.to_vec(),
             insecure_registries: self.insecure_registries.clone(),
+            registries: with_cache(self),
             host_ip: self.node_cidr.hosts().next(),
             max_pods: MAX_PODS,
             kubelet: self.kubelet.clone(),

@@ -1,6 +1,6 @@
 //! The addresses of services.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
 use ipnet::Ipv4Net;
@@ -8,6 +8,23 @@ use rkube_failure::{Failure, Kind, Source};
 
 use crate::files::{Home, io_failure, write_private};
 use crate::profile::Profile;
+
+/// Why a service gets no address.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum AddressError {
+    /// The requested address is not in the range.
+    #[error("{0} is not in {1}")]
+    OutOfRange(Ipv4Addr, Ipv4Net),
+    /// Another service has the requested address.
+    #[error("{0} is taken")]
+    Taken(Ipv4Addr),
+    /// Every address of the range is taken.
+    #[error("{0} has no address left")]
+    Exhausted(Ipv4Net),
+    /// The assignment could not be stored.
+    #[error("{}", .0.message)]
+    NotSaved(Failure),
+}
 
 /// The addresses of services, stored in the profile so that they survive restarts.
 pub(super) struct AddressAssignments {
@@ -43,7 +60,11 @@ impl AddressAssignments {
 
     /// Returns the service's address: its previous one, the requested one if it is free and in
     /// range, or the next free one.
-    pub fn address(&mut self, key: &str, wished: Option<Ipv4Addr>) -> Result<Ipv4Addr, String> {
+    pub fn address(
+        &mut self,
+        key: &str,
+        wished: Option<Ipv4Addr>,
+    ) -> Result<Ipv4Addr, AddressError> {
         // A range of one address is shared by all services, which differ by their ports.
         let shared = self.range.prefix_len() == 32;
         let free = |ip: &Ipv4Addr, entries: &BTreeMap<String, Ipv4Addr>| {
@@ -56,18 +77,18 @@ impl AddressAssignments {
         }
         let address = match wished {
             Some(ip) if !self.range.contains(&ip) => {
-                return Err(format!("{ip} is not in {}", self.range));
+                return Err(AddressError::OutOfRange(ip, self.range));
             }
-            Some(ip) if !free(&ip, &self.entries) => return Err(format!("{ip} is taken")),
+            Some(ip) if !free(&ip, &self.entries) => return Err(AddressError::Taken(ip)),
             Some(ip) => ip,
             None => self
                 .range
                 .hosts()
                 .find(|ip| free(ip, &self.entries))
-                .ok_or_else(|| format!("{} has no address left", self.range))?,
+                .ok_or(AddressError::Exhausted(self.range))?,
         };
         self.entries.insert(key.to_owned(), address);
-        self.save().map_err(|e| e.message)?;
+        self.save().map_err(AddressError::NotSaved)?;
         Ok(address)
     }
 
@@ -77,6 +98,16 @@ impl AddressAssignments {
             self.save()?;
         }
         Ok(())
+    }
+
+    /// Gives the addresses of all but these services back.
+    pub fn keep(&mut self, services: &BTreeSet<String>) -> Result<(), Failure> {
+        let before = self.entries.len();
+        self.entries.retain(|key, _| services.contains(key));
+        match self.entries.len() == before {
+            true => Ok(()),
+            false => self.save(),
+        }
     }
 
     fn save(&self) -> Result<(), Failure> {
@@ -106,12 +137,14 @@ mod tests {
         assert!(
             assignments
                 .address("a/y", Some(Ipv4Addr::new(10, 0, 0, 1)))
-                .is_err()
+                .is_err_and(|e| e.to_string() == "10.0.0.1 is not in 192.168.58.128/25")
         );
         let wish = Ipv4Addr::new(192, 168, 58, 200);
         assert_eq!(assignments.address("a/y", Some(wish)).unwrap(), wish);
         assignments.forget("a/x").unwrap();
         assert_eq!(assignments.address("a/z", None).unwrap(), first);
+        assignments.keep(&BTreeSet::from(["a/z".into()])).unwrap();
+        assert_eq!(assignments.address("a/w", Some(wish)).unwrap(), wish);
     }
 
     #[test]

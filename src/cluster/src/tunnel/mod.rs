@@ -7,39 +7,47 @@
 
 mod addresses;
 mod carry;
+mod cleanup;
+mod lock;
 #[cfg(not(target_os = "linux"))]
 mod no_routes;
 mod outage;
 #[cfg(target_os = "linux")]
 mod routes;
+mod state;
 mod via;
+mod wanted;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::TryLockError;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use futures::StreamExt;
 use futures::stream::BoxStream;
+use futures::{Stream, StreamExt};
 use ipnet::Ipv4Net;
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::{Patch, PatchParams};
-use kube::runtime::watcher;
 use kube::{Api, Client, ResourceExt};
+use rkube_client::reflector::{self, Changes, Event, Versioned};
 use rkube_drivers::{Driver, NodeState};
-use rkube_failure::{Failure, Kind, Source, command};
+use rkube_failure::{Failure, Kind};
 
 #[cfg(not(target_os = "linux"))]
 use no_routes as routes;
 
 use crate::access;
-use crate::files::{Home, Lock, io_failure};
+use crate::files::Home;
 use crate::profile::Profile;
-use crate::sudo::act_for_owner_of;
 use addresses::AddressAssignments;
+pub use cleanup::{Cleanup, cleanup, is_needed};
+pub use lock::is_open;
+use lock::{Signed, lock_of, take_lock};
 use outage::Outage;
+use state::{Beginning, told};
+pub use state::{State, state};
 use via::{Gateway, Slices};
+use wanted::{is_finalized, key, published, wants_address, wish};
 
 /// The interval between checks whether the routes are still there. A restart of the nodes removes
 /// them, and the removal of the profile ends the tunnel.
@@ -73,56 +81,15 @@ pub enum Change {
     Deleted,
 }
 
-/// Whether a tunnel for the profile is running.
-pub fn is_open(home: &Home, profile: &Profile) -> bool {
-    let Ok(file) = std::fs::File::options()
-        .write(true)
-        .open(lock_of(&profile.plan(home).dir))
-    else {
-        return false;
-    };
-    Lock::take(file).is_err()
-}
-
-/// Returns the path of the file that a running tunnel holds locked.
-fn lock_of(dir: &std::path::Path) -> std::path::PathBuf {
-    dir.join("tunnel.lock")
-}
-
 /// Prepares a tunnel, and removes the routes of one that was killed. Also returns the lock that marks
 /// it as running.
-async fn open(home: &Home, profile: &Profile) -> Result<(Tunnel, Lock), Failure> {
+async fn open(home: &Home, profile: &Profile) -> Result<(Tunnel, Signed), Failure> {
     let driver = rkube_drivers::by_name(&profile.driver)?;
     let plan = profile.plan(home);
     if !driver.is_up(&plan).await {
-        return Err(Failure::new(
-            Source::Guest,
-            Kind::NotRunning,
-            format!("the cluster '{}' is not running", profile.name),
-        )
-        .advise(format!(
-            "start it with: {}",
-            command("start", &profile.name)
-        )));
+        return Err(access::not_running(&profile.name));
     }
-    let path = lock_of(&plan.dir);
-    let file = {
-        let _owner = act_for_owner_of(&path);
-        std::fs::File::options()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .open(&path)
-            .map_err(|e| io_failure("open", &path, &e))?
-    };
-    let lock = Lock::take(file).map_err(|e| match e {
-        TryLockError::WouldBlock => Failure::new(
-            Source::Program,
-            Kind::Conflict,
-            format!("a tunnel for '{}' is already running", profile.name),
-        ),
-        TryLockError::Error(e) => io_failure("lock", &path, &e),
-    })?;
+    let lock = take_lock(profile, &lock_of(&plan.dir)).await?;
     let route = if driver.endpoints(&plan).routable {
         RouteKind::Route(routes::Routes {
             nodes: profile.node_cidr,
@@ -137,6 +104,7 @@ async fn open(home: &Home, profile: &Profile) -> Result<(Tunnel, Lock), Failure>
         client: access::client(home, profile).await?,
         assignments: AddressAssignments::load(home, profile, route.range(profile))?,
         route,
+        nodes: profile.node_cidr,
         up: BTreeMap::new(),
     };
     tunnel.look(home, profile).await;
@@ -152,11 +120,35 @@ pub async fn run(
     stop: impl Future<Output = ()>,
     mut report: impl FnMut(Change),
 ) -> Result<(), Failure> {
-    let (mut tunnel, _lock) = open(home, profile).await?;
+    let beginning = Beginning::new(home, profile);
+    let opened = match open(home, profile).await {
+        Ok((tunnel, lock)) => tunnel.route.check(profile).map(|()| (tunnel, lock)),
+        Err(e) => Err(e),
+    };
+    let (mut tunnel, _lock) = match opened {
+        Ok(opened) => opened,
+        Err(e) => {
+            // The file of a tunnel that runs is not touched.
+            if e.kind != Kind::Conflict {
+                // Where it cannot be written, the failure itself is what counts.
+                let _ = beginning.tell(false, Some(&told(&e)));
+            }
+            return Err(e);
+        }
+    };
+    let mut report = |change: Change| {
+        let mut written = Ok(());
+        if let Change::Trouble(what) = &change {
+            written = beginning.tell(true, Some(what));
+        }
+        report(change);
+        if let Err(e) = written {
+            report(Change::Trouble(e.message));
+        }
+    };
 
     tokio::pin!(stop);
     let mut events = tunnel.events();
-    let mut seen = BTreeSet::new();
     let mut outage = Outage::default();
     let mut check = tokio::time::interval(CHECK_PERIOD);
     loop {
@@ -186,25 +178,29 @@ pub async fn run(
                 }
                 continue;
             }
-            event = outage.over(events.next()) => event,
+            event = events.next() => event,
         };
         match event {
             None => break,
-            Some(Err(e)) => {
-                if let Some(what) = outage.begin(&e, &profile.name) {
+            Some(WatchEvent::Failed) => {
+                if let Some(what) = outage.begin(&profile.name) {
                     report(Change::Trouble(what));
                 }
             }
-            Some(Ok(WatchEvent::Slice(event))) => {
+            Some(WatchEvent::Slice(event)) => {
                 if tunnel.slices.apply(*event) {
                     tunnel.lead(&mut report);
                 }
             }
-            Some(Ok(WatchEvent::Service(event))) => {
-                if matches!(*event, watcher::Event::InitDone) {
+            Some(WatchEvent::Service(event)) => {
+                let is_list = matches!(*event, Event::Listed(_));
+                if is_list {
                     outage = Outage::default();
                 }
-                tunnel.handle(*event, &mut seen, &mut report).await?;
+                tunnel.handle(*event, &mut report).await;
+                if is_list && let Err(e) = beginning.tell(true, None) {
+                    report(Change::Trouble(e.message));
+                }
             }
         }
     }
@@ -215,25 +211,25 @@ pub async fn run(
 /// The objects that the tunnel watches.
 enum WatchEvent {
     /// A service.
-    Service(Box<watcher::Event<Service>>),
+    Service(Box<Event<Service>>),
     /// Endpoints of a service.
-    Slice(Box<watcher::Event<EndpointSlice>>),
+    Slice(Box<Event<EndpointSlice>>),
+    /// The API server does not respond.
+    Failed,
 }
 
-fn key(service: &Service) -> String {
-    format!(
-        "{}/{}",
-        service.namespace().unwrap_or_default(),
-        service.name_any()
-    )
-}
-
-/// Whether the tunnel assigns an address to the service. Services with a load balancer class are
-/// left to the implementation of that class.
-fn wants_address(service: &Service) -> bool {
-    service.spec.as_ref().is_some_and(|s| {
-        s.type_.as_deref() == Some("LoadBalancer") && s.load_balancer_class.is_none()
-    }) && service.metadata.deletion_timestamp.is_none()
+/// Returns the changes of all objects of a kind. `wrap` is not called for failures.
+fn changes<K: Versioned + kube::Resource<DynamicType = ()>>(
+    client: &Client,
+    wrap: fn(Box<Event<K>>) -> WatchEvent,
+) -> impl Stream<Item = WatchEvent> + Send + use<K> {
+    let source = reflector::Source::of::<K>(None)
+        .streamed()
+        .delays(|_| outage::RETRY_PERIOD);
+    Changes::new(client.clone(), source).map(move |event| match event {
+        Event::Failed(_) => WatchEvent::Failed,
+        event => wrap(Box::new(event)),
+    })
 }
 
 /// The way of packets for a load balancer's address into the cluster.
@@ -258,6 +254,14 @@ impl RouteKind {
         match self {
             Self::Route(routes) => routes.clear(profile.load_balancer_range()),
             // Listeners are closed with their process.
+            Self::Ssh(_) => Ok(()),
+        }
+    }
+
+    /// Fails if this process may not do what services need.
+    fn check(&self, profile: &Profile) -> Result<(), Failure> {
+        match self {
+            Self::Route(routes) => routes.check(profile.load_balancer_range()),
             Self::Ssh(_) => Ok(()),
         }
     }
@@ -343,19 +347,17 @@ struct Tunnel {
     assignments: AddressAssignments,
     gateways: Vec<Gateway>,
     slices: Slices,
+    /// The range of the nodes' addresses.
+    nodes: Ipv4Net,
     up: BTreeMap<String, Up>,
 }
 
 impl Tunnel {
     /// Watches services and their endpoints from now on.
-    fn events(&self) -> BoxStream<'static, watcher::Result<WatchEvent>> {
-        let services: Api<Service> = Api::all(self.client.clone());
-        let slices: Api<EndpointSlice> = Api::all(self.client.clone());
-        let services = watcher(services, watcher::Config::default());
-        let slices = watcher(slices, watcher::Config::default());
+    fn events(&self) -> BoxStream<'static, WatchEvent> {
         futures::stream::select(
-            services.map(|event| event.map(|event| WatchEvent::Service(Box::new(event)))),
-            slices.map(|event| event.map(|event| WatchEvent::Slice(Box::new(event)))),
+            changes(&self.client, WatchEvent::Service),
+            changes(&self.client, WatchEvent::Slice),
         )
         .boxed()
     }
@@ -400,33 +402,39 @@ impl Tunnel {
         }
     }
 
-    /// Takes a change of a service over. `seen` holds the services of a list so far.
-    async fn handle(
-        &mut self,
-        event: watcher::Event<Service>,
-        seen: &mut BTreeSet<String>,
-        report: &mut impl FnMut(Change),
-    ) -> Result<(), Failure> {
-        match event {
-            watcher::Event::Init => seen.clear(),
-            watcher::Event::InitApply(service) => {
-                seen.insert(key(&service));
-                self.apply(&service, report).await;
-            }
-            watcher::Event::InitDone => {
+    /// Takes a change of a service over. One that cannot be read keeps its address.
+    async fn handle(&mut self, event: Event<Service>, report: &mut impl FnMut(Change)) {
+        let kept = match event {
+            Event::Listed(list) => {
+                let mut seen = BTreeSet::new();
+                seen.extend(list.objects.iter().map(key));
+                let unreadable = list.unreadable.iter();
+                seen.extend(unreadable.map(|s| format!("{}/{}", s.namespace, s.name)));
                 let gone = self.up.keys().filter(|k| !seen.contains(*k));
                 for service in gone.cloned().collect::<Vec<_>>() {
                     self.take_down(&service, report);
                 }
+                // First, so that the addresses are free for others.
+                let kept = self.assignments.keep(&seen);
+                for service in &list.objects {
+                    self.apply(service, report).await;
+                }
+                kept
             }
-            watcher::Event::Apply(service) => self.apply(&service, report).await,
-            watcher::Event::Delete(service) => {
+            Event::Applied(service) => {
+                self.apply(&service, report).await;
+                Ok(())
+            }
+            Event::Deleted(service) => {
                 let key = key(&service);
                 self.take_down(&key, report);
-                self.assignments.forget(&key)?;
+                self.assignments.forget(&key)
             }
+            Event::Unreadable(_) | Event::Failed(_) => Ok(()),
+        };
+        if let Err(e) = kept {
+            report(Change::Trouble(e.message));
         }
-        Ok(())
     }
 
     /// Restores missing routes. Returns whether there were any.
@@ -457,11 +465,17 @@ impl Tunnel {
             }
             return;
         }
-        let wished = service
-            .spec
-            .as_ref()
-            .and_then(|s| s.load_balancer_ip.as_deref())
-            .and_then(|ip| ip.parse().ok());
+        let routed = matches!(self.route, RouteKind::Route(_));
+        if routed && is_finalized(service) && !published(service).is_empty() {
+            // Until the nodes are restarted without the controller, it has the address.
+            self.take_down(&key, report);
+            return;
+        }
+        let wished = match wish(service) {
+            // An address of the nodes' network is what the service has without the tunnel.
+            Ok(wished) => wished.filter(|ip| routed || !self.nodes.contains(ip)),
+            Err(why) => return report(Change::Trouble(format!("no address for {key}: {why}"))),
+        };
         let address = match self.assignments.address(&key, wished) {
             Ok(address) => address,
             Err(e) => return report(Change::Trouble(format!("no address for {key}: {e}"))),
@@ -487,10 +501,9 @@ impl Tunnel {
         if before != Some(&now) {
             self.take_down(&key, report);
             if let Err(e) = self.route.up(&key, service, address, via) {
-                let advice = e.advice.map(|a| format!(" ({a})")).unwrap_or_default();
                 return report(Change::Trouble(format!(
-                    "cannot lead {address} to the cluster: {}{advice}",
-                    e.message
+                    "cannot lead {address} to the cluster: {}",
+                    told(&e)
                 )));
             }
             report(Change::Up {
@@ -578,15 +591,4 @@ impl Tunnel {
             }
         }
     }
-}
-
-/// Returns the addresses in the service's status.
-fn published(service: &Service) -> Vec<String> {
-    service
-        .status
-        .iter()
-        .filter_map(|s| s.load_balancer.as_ref())
-        .flat_map(|l| l.ingress.iter().flatten())
-        .filter_map(|i| i.ip.clone())
-        .collect()
 }

@@ -31,6 +31,11 @@ impl Routes {
     }
 
     /// Fails.
+    pub fn check(&self, _range: Ipv4Net) -> Result<(), Failure> {
+        Err(self.unsupported())
+    }
+
+    /// Fails.
     pub fn add(&self, _address: Ipv4Addr, _via: Ipv4Addr) -> Result<(), Failure> {
         Err(self.unsupported())
     }

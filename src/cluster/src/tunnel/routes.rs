@@ -37,6 +37,15 @@ impl Routes {
         Ok(())
     }
 
+    /// Fails if this process may not change routes: the kernel refuses even to remove one that is
+    /// not there. None leads to the first address of the range through the host itself.
+    pub fn check(&self, range: Ipv4Net) -> Result<(), Failure> {
+        match self.nodes.hosts().next() {
+            Some(host) => self.remove(range.network(), host),
+            None => Ok(()),
+        }
+    }
+
     /// Adds the route to `address` through a node, or leads it through that node.
     pub fn add(&self, address: Ipv4Addr, via: Ipv4Addr) -> Result<(), Failure> {
         Netlink::open()

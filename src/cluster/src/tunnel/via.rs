@@ -10,7 +10,7 @@ use std::net::Ipv4Addr;
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::ResourceExt;
-use kube::runtime::watcher::Event;
+use rkube_client::reflector::Event;
 
 /// The label of a slice that names its service.
 const SERVICE: &str = "kubernetes.io/service-name";
@@ -40,8 +40,6 @@ pub(super) struct Places {
 pub(super) struct Slices {
     /// By `namespace/name` of the slice: its service and the nodes of its endpoints.
     known: BTreeMap<String, (String, Places)>,
-    /// The items of a new list so far.
-    listed: BTreeMap<String, (String, Places)>,
     /// Whether a list was complete once.
     complete: bool,
 }
@@ -50,24 +48,26 @@ impl Slices {
     /// Takes a change over. Returns whether nodes of services may have changed.
     pub fn apply(&mut self, event: Event<EndpointSlice>) -> bool {
         match event {
-            Event::Init => {
-                self.listed.clear();
-                false
-            }
-            Event::InitApply(slice) => {
-                self.listed.insert(key(&slice), entry(&slice));
-                false
-            }
-            Event::InitDone => {
-                self.known = std::mem::take(&mut self.listed);
+            Event::Listed(list) => {
+                // What cannot be read is as it was.
+                let kept: BTreeSet<String> = list
+                    .unreadable
+                    .iter()
+                    .map(|slice| format!("{}/{}", slice.namespace, slice.name))
+                    .collect();
+                self.known.retain(|key, _| kept.contains(key));
+                let listed = list.objects.iter();
+                self.known
+                    .extend(listed.map(|slice| (key(slice), entry(slice))));
                 self.complete = true;
                 true
             }
-            Event::Apply(slice) => {
+            Event::Applied(slice) => {
                 let entry = entry(&slice);
                 self.known.insert(key(&slice), entry.clone()) != Some(entry)
             }
-            Event::Delete(slice) => self.known.remove(&key(&slice)).is_some(),
+            Event::Deleted(slice) => self.known.remove(&key(&slice)).is_some(),
+            Event::Unreadable(_) | Event::Failed(_) => false,
         }
     }
 
@@ -162,6 +162,7 @@ fn choose(
 
 #[cfg(test)]
 mod tests {
+    use rkube_client::reflector::{Listed, Unreadable};
     use serde_json::json;
 
     use super::*;
@@ -189,13 +190,13 @@ mod tests {
         .unwrap()
     }
 
+    fn list(slices: impl IntoIterator<Item = EndpointSlice>) -> Event<EndpointSlice> {
+        Event::Listed(Listed::new(slices.into_iter().collect(), 1))
+    }
+
     fn listed(slices: impl IntoIterator<Item = EndpointSlice>) -> Slices {
         let mut all = Slices::default();
-        assert!(!all.apply(Event::Init));
-        for slice in slices {
-            assert!(!all.apply(Event::InitApply(slice)));
-        }
-        assert!(all.apply(Event::InitDone));
+        assert!(all.apply(list(slices)));
         all
     }
 
@@ -220,11 +221,11 @@ mod tests {
         assert_eq!(slices.via(&all, "n/other", true, None), Some(FIRST));
         let moved =
             json!([{"addresses": ["10.0.0.3"], "nodeName": "b", "conditions": {"ready": true}}]);
-        assert!(slices.apply(Event::Apply(slice("web-2", moved.clone()))));
-        assert!(!slices.apply(Event::Apply(slice("web-2", moved.clone()))));
+        assert!(slices.apply(Event::Applied(slice("web-2", moved.clone()))));
+        assert!(!slices.apply(Event::Applied(slice("web-2", moved.clone()))));
         // The node so far still serves.
         assert_eq!(slices.via(&all, "n/web", true, Some(THIRD)), Some(THIRD));
-        assert!(slices.apply(Event::Delete(slice("web-1", moved))));
+        assert!(slices.apply(Event::Deleted(slice("web-1", moved))));
         assert_eq!(slices.via(&all, "n/web", true, Some(THIRD)), Some(SECOND));
     }
 
@@ -235,9 +236,16 @@ mod tests {
         let all = gateways([true; 3]);
         assert_eq!(slices.via(&all, "n/web", true, None), Some(FIRST));
         slices = listed([slice("web-1", one)]);
-        assert!(!slices.apply(Event::Init));
         assert_eq!(slices.via(&all, "n/web", true, None), Some(SECOND));
-        assert!(slices.apply(Event::InitDone));
+        let mut unread = Listed::new(vec![], 2);
+        unread.unreadable.push(Unreadable {
+            namespace: "n".into(),
+            name: "web-1".into(),
+            ..Default::default()
+        });
+        assert!(slices.apply(Event::Listed(unread)));
+        assert_eq!(slices.via(&all, "n/web", true, None), Some(SECOND));
+        assert!(slices.apply(list([])));
         assert_eq!(slices.via(&all, "n/web", true, None), Some(FIRST));
     }
 

@@ -7,8 +7,9 @@ pub mod extremes;
 pub mod go;
 pub mod hash;
 pub mod intstr;
-pub mod owners;
 pub mod pod_control;
 pub mod pods;
 pub mod revisions;
 pub mod semantic;
+
+pub use rkube_client::owners;

@@ -13,7 +13,7 @@ use tokio::task::JoinSet;
 use super::{Collector, SYNC_TIMEOUT};
 use crate::context::Context;
 use crate::discovery::discover;
-use crate::informers::{Sink, Source, Versioned, reflect};
+use crate::informers::{Listed, Sink, Source, Versioned, reflect};
 use crate::served::Served;
 use rkube_client::supervise::supervise;
 
@@ -109,11 +109,11 @@ impl Versioned for Metadata {
 }
 
 impl Sink<Metadata> for MetadataGraph {
-    fn replace(&self, objects: Vec<Metadata>, _: u64) {
-        let listed: std::collections::HashSet<&str> = objects
-            .iter()
-            .filter_map(|object| object.metadata.uid.as_deref())
-            .collect();
+    fn replace(&self, list: Listed<Metadata>) {
+        let readable = list.objects.iter();
+        let readable = readable.filter_map(|object| object.metadata.uid.as_deref());
+        let unreadable = list.unreadable.iter().map(|object| object.uid.as_str());
+        let listed: std::collections::HashSet<&str> = readable.chain(unreadable).collect();
         let known = self
             .collector
             .shared
@@ -123,7 +123,7 @@ impl Sink<Metadata> for MetadataGraph {
         for uid in known.iter().filter(|uid| !listed.contains(uid.as_str())) {
             self.collector.remove(uid);
         }
-        for object in &objects {
+        for object in &list.objects {
             self.collector.put(&self.resource, &object.metadata);
         }
         self.synced.send_replace(true);
@@ -141,8 +141,6 @@ impl Sink<Metadata> for MetadataGraph {
             .remove(object.metadata.uid.as_deref().unwrap_or_default());
         self.note();
     }
-
-    fn bookmark(&self, _: u64) {}
 }
 
 impl Monitors {
@@ -263,11 +261,7 @@ impl Monitors {
                     .contains(&resource.plural.as_str())
                     .then(|| self.changed.clone()),
             };
-            let source = Source {
-                path: resource.path(""),
-                fields: None,
-                metadata_only: true,
-            };
+            let source = Source::new(resource.path("")).metadata_only();
             let (client, sink) = (self.ctx.client.clone(), Arc::new(sink));
             let task = tasks.spawn(supervise(source.path.clone(), move || {
                 reflect::<Metadata>(client.clone(), source.clone(), sink.clone())

@@ -41,6 +41,8 @@ pub async fn ensure(engine: &Engine, plan: &ClusterPlan) -> Result<String, Failu
             config: Some(vec![IpamConfig {
                 subnet: Some(plan.node_cidr.to_string()),
                 gateway: Some(plan.gateway().to_string()),
+                // The engine gives other containers no addresses of load balancers.
+                ip_range: engine_range(plan.node_cidr).map(|range| range.to_string()),
                 ..IpamConfig::default()
             }]),
             ..Ipam::default()
@@ -54,6 +56,12 @@ pub async fn ensure(engine: &Engine, plan: &ClusterPlan) -> Result<String, Failu
         .await
         .map(|answer| answer.id)
         .map_err(|e| failure("cannot create the nodes' network", &e))
+}
+
+/// Returns the part of the nodes' range from which the engine may choose addresses by itself: the
+/// lower half. Nodes and load balancers have fixed addresses.
+fn engine_range(nodes: Ipv4Net) -> Option<Ipv4Net> {
+    nodes.subnets(nodes.prefix_len() + 1).ok()?.next()
 }
 
 /// Removes the networks that match a filter.

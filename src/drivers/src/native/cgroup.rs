@@ -76,6 +76,8 @@ pub fn thaw(
     for node in groups(hierarchies, profile, None).children() {
         groups(hierarchies, profile, Some(&node)).set_frozen(false, limit)?;
     }
+    // Containers that were paused by themselves.
+    groups(hierarchies, profile, None).thaw_below()?;
     Ok(())
 }
 

@@ -192,6 +192,7 @@ impl Driver for Native {
                 ("init", "init.log"),
                 ("control-plane", "rkube/control-plane.log"),
                 ("agent", "rkube/agent.log"),
+                ("ingress", "rkube/ingress.log"),
             ];
             crate::types::read_logs(&plan.node_dir(node).join("log"), &files)
         })

@@ -11,7 +11,7 @@ pub const HOST_SOCKET: &str = "world";
 /// range is reserved for documentation, so that it hides no real network.
 pub const OUTSIDE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 0);
 /// The host's address as machines see it.
-pub const HOST: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
+pub const HOST: Ipv4Addr = crate::QEMU_HOST;
 /// QEMU's name server, which asks those of the host.
 pub const NAME_SERVER: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 3);
 /// Returns whether an address is in the network between a machine and its QEMU.

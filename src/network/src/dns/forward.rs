@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use hickory_proto::op::{Edns, Message, MessageType, OpCode, Query, ResponseCode};
@@ -13,6 +14,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpStream, UdpSocket};
 use tokio::time::timeout;
 
+use super::corefile::{Cache, CacheLimits, Forward, Policy};
 use super::shares::Shares;
 use super::types::DnsConfig;
 
@@ -24,10 +26,6 @@ const QUERY_TIMEOUT: Duration = Duration::from_millis(4500);
 const MAX_CONCURRENT_QUERIES: usize = 256;
 /// Maximum number of concurrent queries of one client, so that no pod takes all of them.
 const MAX_QUERIES_PER_CLIENT: usize = 64;
-/// Maximum number of cached responses.
-const MAX_CACHED_ANSWERS: usize = 1024;
-/// Maximum time that a response is cached, in seconds.
-const MAX_CACHE_SECONDS: u32 = 30;
 /// Maximum size of a UDP response, in bytes.
 const MAX_UDP_PAYLOAD: u16 = 1232;
 /// Minimum time between checks of `resolv.conf`.
@@ -37,15 +35,26 @@ const RESOLV_CONF_CHECK_PERIOD: Duration = Duration::from_secs(5);
 pub(super) struct Forwarder {
     /// Address of this server, to which queries are never forwarded.
     own: SocketAddr,
-    /// Configured servers. If empty, those of `resolv_conf` are used.
+    /// Configured servers.
     given: Vec<SocketAddr>,
-    resolv_conf: PathBuf,
+    /// File with more servers, if any.
+    resolv_conf: Option<PathBuf>,
+    policy: Policy,
+    /// Number of queries so far, for [`Policy::RoundRobin`].
+    turn: AtomicUsize,
+    force_tcp: bool,
+    cache: Option<Cache>,
     found: Mutex<Resolvers>,
-    /// The cache.
-    memory: Mutex<HashMap<Question, CachedAnswer>>,
+    /// The cached answers with records.
+    positive: Memory,
+    /// The cached negative answers.
+    negative: Memory,
     /// Permits for concurrent queries.
     under_way: Shares,
 }
+
+/// Cached answers of one kind.
+type Memory = Mutex<HashMap<Question, CachedAnswer>>;
 
 /// The servers of `resolv.conf`, as of the last check.
 #[derive(Default)]
@@ -82,59 +91,74 @@ pub(super) struct Answer {
 }
 
 impl Forwarder {
-    /// Returns a forwarder to the configured servers on port 53.
-    pub(super) fn new(config: &DnsConfig) -> Self {
-        let given = config
-            .upstreams
-            .iter()
-            .map(|ip| SocketAddr::new(*ip, 53))
-            .collect();
-        Self::with_servers(config, given)
-    }
-
-    /// Returns a forwarder to servers on any ports, for tests.
-    pub(super) fn with_servers(config: &DnsConfig, given: Vec<SocketAddr>) -> Self {
+    /// Returns a forwarder as the Corefile describes it. The node's own configuration takes the place
+    /// of `resolv.conf`, if it names servers.
+    pub(super) fn new(config: &DnsConfig, forward: &Forward, cache: Option<Cache>) -> Self {
+        let mut given = forward.to.clone();
+        let mut resolv_conf = None;
+        if forward.resolv_conf {
+            given.extend(config.upstreams.iter().map(|ip| SocketAddr::new(*ip, 53)));
+            resolv_conf = Some(&config.resolv_conf).filter(|_| config.upstreams.is_empty());
+        }
         Self {
             own: config.listen,
             given,
-            resolv_conf: config.resolv_conf.clone(),
+            resolv_conf: resolv_conf.cloned(),
+            policy: forward.policy,
+            turn: AtomicUsize::new(0),
+            force_tcp: forward.force_tcp,
+            cache,
             found: Mutex::default(),
-            memory: Mutex::default(),
-            under_way: Shares::new(MAX_CONCURRENT_QUERIES, MAX_QUERIES_PER_CLIENT),
+            positive: Memory::default(),
+            negative: Memory::default(),
+            under_way: Shares::new(
+                forward.concurrent.unwrap_or(MAX_CONCURRENT_QUERIES),
+                MAX_QUERIES_PER_CLIENT,
+            ),
         }
     }
 
     /// Returns the servers to query, without this server itself. Reads `resolv.conf` again if it
     /// changed, at most once per [`RESOLV_CONF_CHECK_PERIOD`].
     pub(super) fn servers(&self) -> Vec<SocketAddr> {
-        if !self.given.is_empty() {
-            return self
-                .given
-                .iter()
-                .copied()
-                .filter(|server| *server != self.own)
-                .collect();
-        }
+        let given = self.given.iter().copied();
+        let given = given.filter(|server| *server != self.own);
+        let Some(resolv_conf) = &self.resolv_conf else {
+            return given.collect();
+        };
         let mut found = self.found.lock();
         if found
             .looked
             .is_none_or(|looked| looked.elapsed() >= RESOLV_CONF_CHECK_PERIOD)
         {
             found.looked = Some(Instant::now());
-            let changed = std::fs::metadata(&self.resolv_conf)
+            let changed = std::fs::metadata(resolv_conf)
                 .and_then(|meta| meta.modified())
                 .ok();
             if changed.is_none() || changed != found.changed {
                 found.changed = changed;
                 // Without the file there is no server, as in a C library without a local one.
-                let text = std::fs::read_to_string(&self.resolv_conf).unwrap_or_default();
+                let text = std::fs::read_to_string(resolv_conf).unwrap_or_default();
                 found.servers = name_servers(&text)
                     .map(|ip| SocketAddr::new(ip, 53))
                     .filter(|server| *server != self.own)
                     .collect();
             }
         }
-        found.servers.clone()
+        given.chain(found.servers.iter().copied()).collect()
+    }
+
+    /// Returns the servers in the order in which they are asked this time.
+    fn in_order(&self) -> Vec<SocketAddr> {
+        let mut servers = self.servers();
+        let count = servers.len().max(1);
+        let first = match self.policy {
+            Policy::Sequential => 0,
+            Policy::Random => rand::random_range(0..count),
+            Policy::RoundRobin => self.turn.fetch_add(1, Ordering::Relaxed) % count,
+        };
+        servers.rotate_left(first);
+        servers
     }
 
     /// Resolves a name from the cache or from a server. Returns `None` if no server responds in
@@ -154,9 +178,9 @@ impl Forwarder {
         if let Some(answer) = self.remembered(&question) {
             return Some(answer);
         }
-        let servers = self.servers();
+        let servers = self.in_order();
         let _permit = self.under_way.take(client)?;
-        let answer = timeout(QUERY_TIMEOUT, try_all(&servers, &question))
+        let answer = timeout(QUERY_TIMEOUT, try_all(&servers, &question, self.force_tcp))
             .await
             .ok()??;
         self.remember(question, &answer);
@@ -165,13 +189,13 @@ impl Forwarder {
 
     /// Returns a cached response with its TTLs decremented by its age.
     fn remembered(&self, question: &Question) -> Option<Answer> {
-        let memory = self.memory.lock();
-        let found = memory.get(question)?;
-        let age = u32::try_from(found.since.elapsed().as_secs()).ok()?;
-        if age >= found.ttl {
-            return None;
-        }
-        let mut answer = found.answer.clone();
+        let find = |memory: &Memory| {
+            let memory = memory.lock();
+            let found = memory.get(question)?;
+            let age = u32::try_from(found.since.elapsed().as_secs()).ok()?;
+            (age < found.ttl).then(|| (age, found.answer.clone()))
+        };
+        let (age, mut answer) = find(&self.positive).or_else(|| find(&self.negative))?;
         for record in answer.answers.iter_mut().chain(&mut answer.authorities) {
             record.decrement_ttl(age);
         }
@@ -180,11 +204,21 @@ impl Forwarder {
 
     /// Caches a response if it is cacheable, evicting expired entries, or all, if full.
     fn remember(&self, question: Question, answer: &Answer) {
-        let Some(ttl) = lifetime(answer) else { return };
-        let mut memory = self.memory.lock();
-        if memory.len() >= MAX_CACHED_ANSWERS {
+        let Some(cache) = &self.cache else { return };
+        let (memory, limits) = match answer.answers.is_empty() {
+            true => (&self.negative, &cache.denial),
+            false => (&self.positive, &cache.success),
+        };
+        let Some(ttl) = lifetime(answer, limits) else {
+            return;
+        };
+        if !limits.keeps(&question.name) {
+            return;
+        }
+        let mut memory = memory.lock();
+        if memory.len() >= limits.capacity {
             memory.retain(|_, entry| entry.since.elapsed().as_secs() < u64::from(entry.ttl));
-            if memory.len() >= MAX_CACHED_ANSWERS {
+            if memory.len() >= limits.capacity {
                 memory.clear();
             }
         }
@@ -200,7 +234,7 @@ impl Forwarder {
 }
 
 /// Returns how long a response may be cached, in seconds; `None` if it must not be.
-fn lifetime(answer: &Answer) -> Option<u32> {
+fn lifetime(answer: &Answer, limits: &CacheLimits) -> Option<u32> {
     let ttl = match (answer.code, answer.answers.is_empty()) {
         (ResponseCode::NoError, false) => answer.answers.iter().map(|record| record.ttl).min()?,
         // Negative responses are cached for the SOA's minimum (RFC 2308).
@@ -215,7 +249,8 @@ fn lifetime(answer: &Answer) -> Option<u32> {
         }
         _ => return None,
     };
-    (ttl > 0).then_some(ttl.min(MAX_CACHE_SECONDS))
+    let ttl = ttl.min(limits.ttl);
+    (ttl > 0).then_some(ttl)
 }
 
 /// Returns the addresses of the `nameserver` lines of a `resolv.conf`.
@@ -231,10 +266,10 @@ fn name_servers(text: &str) -> impl Iterator<Item = IpAddr> + '_ {
 
 /// Queries each server in turn, twice, until one returns `NOERROR` or `NXDOMAIN`. Otherwise returns
 /// the last response, if any.
-async fn try_all(servers: &[SocketAddr], question: &Question) -> Option<Answer> {
+async fn try_all(servers: &[SocketAddr], question: &Question, tcp: bool) -> Option<Answer> {
     let mut last = None;
     for server in servers.iter().chain(servers) {
-        match timeout(ATTEMPT_TIMEOUT, exchange(*server, question)).await {
+        match timeout(ATTEMPT_TIMEOUT, exchange(*server, question, tcp)).await {
             Ok(Ok(answer)) => match answer.code {
                 ResponseCode::NoError | ResponseCode::NXDomain => return Some(answer),
                 _ => last = Some(answer),
@@ -246,8 +281,8 @@ async fn try_all(servers: &[SocketAddr], question: &Question) -> Option<Answer> 
     last
 }
 
-/// Sends a query over UDP, and over TCP if the response is truncated.
-async fn exchange(server: SocketAddr, question: &Question) -> io::Result<Answer> {
+/// Sends a query over UDP, and over TCP if the response is truncated or `tcp` is set.
+async fn exchange(server: SocketAddr, question: &Question, tcp: bool) -> io::Result<Answer> {
     let mut query = Message::new(rand::random(), MessageType::Query, OpCode::Query);
     query.metadata.recursion_desired = true;
     query.add_query(Query::query(question.name.clone(), question.kind));
@@ -258,6 +293,9 @@ async fn exchange(server: SocketAddr, question: &Question) -> io::Result<Answer>
     let bytes = query
         .to_vec()
         .map_err(|error| io::Error::other(error.to_string()))?;
+    if tcp {
+        return by_tcp(server, &bytes, &query).await;
+    }
 
     let own: IpAddr = if server.is_ipv4() {
         Ipv4Addr::UNSPECIFIED.into()

@@ -50,6 +50,14 @@ static STATE: LazyLock<DnsState> = LazyLock::new(|| {
     )
 });
 
+/// Reads a Corefile. A problem names one of its lines.
+pub fn corefile(text: &str) {
+    if let Err(problem) = super::corefile::Corefile::parse(text, "cluster.local") {
+        let lines = text.split('\n').count();
+        assert!((1..=lines).contains(&problem.line), "{problem}");
+    }
+}
+
 /// Answers a query. An answer fits into its limit, can be read, and has the query's number.
 /// Answers are not answered.
 pub fn query(bytes: &[u8]) {
@@ -60,6 +68,9 @@ pub fn query(bytes: &[u8]) {
         server: IpAddr::V4(Ipv4Addr::new(10, 0, 0, 10)),
         serial: 1,
         can_forward: true,
+        ttl: 30,
+        pods: true,
+        reverse: true,
     };
     let is_answer = bytes.get(2).is_some_and(|flags| flags & 0x80 != 0);
     let message = match respond(bytes, &zone) {

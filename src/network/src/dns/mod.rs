@@ -2,8 +2,11 @@
 //!
 //! [`DnsState`] holds the names of the Kubernetes DNS specification 1.1.0, derived from services
 //! and endpoint slices. Queries for the cluster's names are answered from memory, in the task that
-//! received them. All others are forwarded.
+//! received them. All others are forwarded. A Corefile says what else is answered, and how
+//! ([`corefile`]).
 
+mod chain;
+pub mod corefile;
 mod forward;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;

@@ -9,8 +9,6 @@ use rand::seq::SliceRandom as _;
 
 use super::zone::{Data, DnsState, Kinds, Lookup};
 
-/// TTL of the cluster's records and of negative responses, in seconds.
-pub(super) const TTL: u32 = 5;
 /// Maximum size of a UDP response in bytes, which avoids fragmentation on common paths.
 const MAX_UDP_RESPONSE: u16 = 1232;
 /// Maximum size of a UDP response to a client without EDNS, in bytes (RFC 1035).
@@ -29,6 +27,7 @@ pub(super) enum Outcome {
 }
 
 /// The zone, as of one query.
+#[derive(Clone, Copy)]
 pub(super) struct Zone<'a> {
     /// Suffix of all its names.
     pub(super) domain: &'a Name,
@@ -40,22 +39,32 @@ pub(super) struct Zone<'a> {
     pub(super) serial: u32,
     /// Whether queries for other names can be forwarded.
     pub(super) can_forward: bool,
+    /// Time to live of the records and of negative responses, in seconds.
+    pub(super) ttl: u32,
+    /// Whether names of pods' addresses are answered.
+    pub(super) pods: bool,
+    /// Whether the names of addresses are answered.
+    pub(super) reverse: bool,
 }
 
-/// Parses a query and answers it from the zone, without I/O.
-pub(super) fn respond(bytes: &[u8], zone: &Zone<'_>) -> Outcome {
+/// Parses a query. Returns the start of its response, and the question.
+///
+/// # Errors
+/// Fails with what becomes of a message that is not a valid query.
+pub(super) fn begin(bytes: &[u8]) -> Result<(Message, Query), Box<Outcome>> {
     let request = match Message::from_vec(bytes) {
         Ok(request) => request,
         // A complete header is enough to respond with FORMERR.
         Err(_) if bytes.len() >= 12 && bytes[2] & 0x80 == 0 => {
             let id = u16::from_be_bytes([bytes[0], bytes[1]]);
-            return Outcome::Answer(Message::error_msg(id, OpCode::Query, ResponseCode::FormErr));
+            let message = Message::error_msg(id, OpCode::Query, ResponseCode::FormErr);
+            return Err(Box::new(Outcome::Answer(message)));
         }
-        Err(_) => return Outcome::Silence,
+        Err(_) => return Err(Box::new(Outcome::Silence)),
     };
     // Responding to responses would create loops.
     if request.metadata.message_type != MessageType::Query {
-        return Outcome::Silence;
+        return Err(Box::new(Outcome::Silence));
     }
     let mut response = Message::response(request.metadata.id, request.metadata.op_code);
     response.metadata.recursion_desired = request.metadata.recursion_desired;
@@ -67,20 +76,29 @@ pub(super) fn respond(bytes: &[u8], zone: &Zone<'_>) -> Outcome {
         ours.set_dnssec_ok(edns.flags().dnssec_ok);
         response.set_edns(ours);
         if edns.version() > 0 {
-            return refuse(response, ResponseCode::BADVERS);
+            return Err(Box::new(refuse(response, ResponseCode::BADVERS)));
         }
     }
     if request.metadata.op_code != OpCode::Query {
-        return refuse(response, ResponseCode::NotImp);
+        return Err(Box::new(refuse(response, ResponseCode::NotImp)));
     }
     let [query] = &request.queries[..] else {
-        return refuse(response, ResponseCode::FormErr);
+        return Err(Box::new(refuse(response, ResponseCode::FormErr)));
     };
     response.add_query(query.clone());
     if !matches!(query.query_class(), DNSClass::IN | DNSClass::ANY) {
-        return refuse(response, ResponseCode::Refused);
+        return Err(Box::new(refuse(response, ResponseCode::Refused)));
     }
-    answer(response, query, zone)
+    Ok((response, query.clone()))
+}
+
+/// Parses a query and answers it from the zone, without I/O.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(super) fn respond(bytes: &[u8], zone: &Zone<'_>) -> Outcome {
+    match begin(bytes) {
+        Ok((response, query)) => answer(response, &query, zone),
+        Err(outcome) => *outcome,
+    }
 }
 
 /// Completes a response with an error code.
@@ -90,7 +108,7 @@ fn refuse(mut response: Message, code: ResponseCode) -> Outcome {
 }
 
 /// Answers a valid query from the zone, following CNAME records within it.
-fn answer(mut response: Message, query: &Query, zone: &Zone<'_>) -> Outcome {
+pub(super) fn answer(mut response: Message, query: &Query, zone: &Zone<'_>) -> Outcome {
     let kinds = kinds(query.query_type());
     let mut name = query.name().clone();
     for _ in 0..MAX_ALIASES {
@@ -110,7 +128,10 @@ fn answer(mut response: Message, query: &Query, zone: &Zone<'_>) -> Outcome {
         let found = match &labels {
             Some(labels) => {
                 let labels: Vec<&str> = labels.iter().map(String::as_str).collect();
-                state.find(&labels, kinds, zone.server)
+                match labels.as_slice() {
+                    [_, _, "pod"] if !zone.pods => Lookup::Nothing,
+                    labels => state.find(labels, kinds, zone.server),
+                }
             }
             None => Lookup::Nothing,
         };
@@ -133,7 +154,7 @@ fn answer(mut response: Message, query: &Query, zone: &Zone<'_>) -> Outcome {
                 };
                 target.set_fqdn(true);
                 let alias = RData::CNAME(CNAME(target.clone()));
-                response.add_answer(Record::from_rdata(name, TTL, alias));
+                response.add_answer(Record::from_rdata(name, zone.ttl, alias));
                 if matches!(kinds, Kinds::Cname | Kinds::Any) {
                     return Outcome::Answer(response);
                 }
@@ -148,7 +169,8 @@ fn answer(mut response: Message, query: &Query, zone: &Zone<'_>) -> Outcome {
 /// Answers a query for a name outside the zone: a PTR query of a cluster address from the zone;
 /// anything else is to be forwarded.
 fn outside(mut response: Message, query: &Query, name: Name, zone: &Zone<'_>) -> Outcome {
-    if let Some(address) = reverse(&name)
+    if zone.reverse
+        && let Some(address) = reverse(&name)
         && let Some(state) = zone.state
     {
         let names = state.names_of(address);
@@ -160,7 +182,7 @@ fn outside(mut response: Message, query: &Query, name: Name, zone: &Zone<'_>) ->
                     .filter_map(|below| below_domain(&format!("{below}.svc"), zone));
                 for target in targets {
                     let data = RData::PTR(PTR(target));
-                    response.add_answer(Record::from_rdata(name.clone(), TTL, data));
+                    response.add_answer(Record::from_rdata(name.clone(), zone.ttl, data));
                 }
             } else {
                 response.add_authority(soa(zone));
@@ -193,7 +215,7 @@ fn kinds(kind: RecordType) -> Kinds {
 }
 
 /// Returns the address of a name below `in-addr.arpa` or `ip6.arpa`; `None` for a network.
-fn reverse(name: &Name) -> Option<IpAddr> {
+pub(super) fn reverse(name: &Name) -> Option<IpAddr> {
     let labels = name.num_labels();
     if !(labels == 6 || labels == 34) {
         return None;
@@ -216,7 +238,7 @@ fn below_domain(below: &str, zone: &Zone<'_>) -> Option<Name> {
 
 /// Returns the SOA record of the zone.
 fn soa(zone: &Zone<'_>) -> Record {
-    Record::from_rdata(zone.domain.clone(), TTL, soa_data(zone))
+    Record::from_rdata(zone.domain.clone(), zone.ttl, soa_data(zone))
 }
 
 fn soa_data(zone: &Zone<'_>) -> RData {
@@ -228,16 +250,16 @@ fn soa_data(zone: &Zone<'_>) -> RData {
         7200,
         1800,
         86400,
-        TTL,
+        zone.ttl,
     ))
 }
 
-fn address_record(owner: &Name, address: IpAddr) -> Record {
+pub(super) fn address_record(owner: &Name, address: IpAddr, ttl: u32) -> Record {
     let data = match address {
         IpAddr::V4(ip) => RData::A(A(ip)),
         IpAddr::V6(ip) => RData::AAAA(AAAA(ip)),
     };
-    Record::from_rdata(owner.clone(), TTL, data)
+    Record::from_rdata(owner.clone(), ttl, data)
 }
 
 /// Adds records to the answer section, in random order, and the addresses of SRV targets to the
@@ -248,7 +270,7 @@ fn add(response: &mut Message, owner: &Name, mut data: Vec<Data>, zone: &Zone<'_
     for one in data {
         match one {
             Data::Address(address) => {
-                response.add_answer(address_record(owner, address));
+                response.add_answer(address_record(owner, address, zone.ttl));
             }
             Data::Srv {
                 port,
@@ -259,29 +281,29 @@ fn add(response: &mut Message, owner: &Name, mut data: Vec<Data>, zone: &Zone<'_
                     continue;
                 };
                 for address in addresses {
-                    let record = address_record(&target, address);
+                    let record = address_record(&target, address, zone.ttl);
                     if !response.additionals.contains(&record) {
                         response.add_additional(record);
                     }
                 }
                 let srv = RData::SRV(SRV::new(0, 100, port, target));
-                response.add_answer(Record::from_rdata(owner.clone(), TTL, srv));
+                response.add_answer(Record::from_rdata(owner.clone(), zone.ttl, srv));
             }
             Data::Txt(text) => {
                 let text = RData::TXT(TXT::new(vec![text.to_owned()]));
-                response.add_answer(Record::from_rdata(owner.clone(), TTL, text));
+                response.add_answer(Record::from_rdata(owner.clone(), zone.ttl, text));
             }
             Data::Soa => {
-                response.add_answer(Record::from_rdata(owner.clone(), TTL, soa_data(zone)));
+                response.add_answer(Record::from_rdata(owner.clone(), zone.ttl, soa_data(zone)));
             }
             Data::Ns => {
                 if let Some(name) = below_domain("ns.dns", zone) {
                     response.add_answer(Record::from_rdata(
                         owner.clone(),
-                        TTL,
+                        zone.ttl,
                         RData::NS(NS(name.clone())),
                     ));
-                    response.add_additional(address_record(&name, zone.server));
+                    response.add_additional(address_record(&name, zone.server, zone.ttl));
                 }
             }
         }

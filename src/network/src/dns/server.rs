@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use hickory_proto::op::{Message, ResponseCode};
+use hickory_proto::op::Message;
 use hickory_proto::rr::Name;
 use parking_lot::RwLock;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -13,8 +13,9 @@ use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::timeout;
 
-use super::forward::Forwarder;
-use super::respond::{Outcome, Zone, encode, respond, udp_limit};
+use super::chain::{Chain, Step};
+use super::corefile::{Corefile, Problem, default_text};
+use super::respond::{Zone, encode, udp_limit};
 use super::shares::Shares;
 use super::types::DnsConfig;
 use super::zone::DnsState;
@@ -39,7 +40,7 @@ struct Shared {
     domain: Name,
     config: DnsConfig,
     current: RwLock<Option<Current>>,
-    forwarder: Forwarder,
+    chain: RwLock<Arc<Chain>>,
 }
 
 /// The names that are served.
@@ -52,12 +53,9 @@ impl DnsServer {
     /// Binds the sockets and starts serving. Queries for the cluster's names get `SERVFAIL` until
     /// the first [`Self::update`].
     pub async fn start(config: DnsConfig) -> Result<Self> {
-        let forwarder = Forwarder::new(&config);
-        Self::start_with(config, forwarder).await
-    }
-
-    /// Starts serving with a given forwarder, for tests.
-    pub(super) async fn start_with(config: DnsConfig, forwarder: Forwarder) -> Result<Self> {
+        let text = default_text(&config.domain);
+        let corefile = Corefile::parse(&text, &config.domain)
+            .map_err(|problem| NetworkError::Invalid(problem.to_string()))?;
         let mut domain = Name::from_ascii(&config.domain).map_err(|error| {
             NetworkError::Invalid(format!("{:?} is no domain: {error}", config.domain))
         })?;
@@ -72,9 +70,9 @@ impl DnsServer {
         let tcp = TcpListener::bind(address).await.map_err(failed)?;
         let shared = Arc::new(Shared {
             domain,
+            chain: RwLock::new(Arc::new(Chain::new(corefile, &config))),
             config,
             current: RwLock::new(None),
-            forwarder,
         });
         let tasks = [
             tokio::spawn(serve_udp(udp, shared.clone())).abort_handle(),
@@ -90,6 +88,18 @@ impl DnsServer {
     /// Returns the address that the server listens on.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Replaces the Corefile; `None` stands for the default one. Cached answers are forgotten.
+    ///
+    /// # Errors
+    /// Fails with the first line that is wrong or not supported. The Corefile so far stays.
+    pub fn configure(&self, text: Option<&str>) -> std::result::Result<(), Problem> {
+        let config = &self.shared.config;
+        let default = default_text(&config.domain);
+        let corefile = Corefile::parse(text.unwrap_or(&default), &config.domain)?;
+        *self.shared.chain.write() = Arc::new(Chain::new(corefile, config));
+        Ok(())
     }
 
     /// Replaces the cluster's names. The serial number is the current Unix time.
@@ -114,38 +124,21 @@ impl Drop for DnsServer {
 
 impl Shared {
     /// Answers a query as far as possible without forwarding.
-    fn respond(&self, bytes: &[u8]) -> Outcome {
+    fn respond(&self, bytes: &[u8]) -> Step {
+        let chain = self.chain.read().clone();
         let current = self.current.read();
         let zone = Zone {
             domain: &self.domain,
             state: current.as_ref().map(|current| &*current.state),
             server: self.config.listen.ip(),
             serial: current.as_ref().map_or(0, |current| current.serial),
-            can_forward: !self.forwarder.servers().is_empty(),
+            can_forward: true,
+            // Of the Corefile.
+            ttl: 0,
+            pods: false,
+            reverse: false,
         };
-        respond(bytes, &zone)
-    }
-
-    /// Completes a partial response by forwarding a query for `name`.
-    async fn complete(&self, client: IpAddr, mut response: Message, name: &Name) -> Message {
-        let kind = response.queries.first().map(|query| query.query_type());
-        let dnssec = response
-            .edns
-            .as_ref()
-            .is_some_and(|edns| edns.flags().dnssec_ok);
-        let answer = match kind {
-            Some(kind) => self.forwarder.ask(client, name, kind, dnssec).await,
-            None => None,
-        };
-        match answer {
-            Some(answer) => {
-                response.metadata.response_code = answer.code;
-                response.answers.extend(answer.answers);
-                response.authorities.extend(answer.authorities);
-            }
-            None => response.metadata.response_code = ResponseCode::ServFail,
-        }
-        response
+        chain.respond(bytes, &zone, &self.config)
     }
 }
 
@@ -168,13 +161,13 @@ async fn serve_udp(socket: UdpSocket, shared: Arc<Shared>) {
         while asking.try_join_next().is_some() {}
         let bytes = &buffer[..length];
         match shared.respond(bytes) {
-            Outcome::Silence => {}
-            Outcome::Answer(message) => send(&socket, peer, message, udp_limit(bytes)).await,
-            Outcome::Elsewhere(message, name) => {
+            Step::Silence => {}
+            Step::Answer(message) => send(&socket, peer, message, udp_limit(bytes)).await,
+            Step::Ask(pending) => {
                 let limit = udp_limit(bytes);
-                let (socket, shared) = (socket.clone(), shared.clone());
+                let socket = socket.clone();
                 asking.spawn(async move {
-                    let message = shared.complete(peer.ip(), message, &name).await;
+                    let message = pending.complete(peer.ip()).await;
                     send(&socket, peer, message, limit).await;
                 });
             }
@@ -229,9 +222,9 @@ async fn serve_connection(
         let mut bytes = vec![0; usize::from(length)];
         timeout(IDLE_TIMEOUT, stream.read_exact(&mut bytes)).await??;
         let message = match shared.respond(&bytes) {
-            Outcome::Silence => return Ok(()),
-            Outcome::Answer(message) => message,
-            Outcome::Elsewhere(message, name) => shared.complete(client, message, &name).await,
+            Step::Silence => return Ok(()),
+            Step::Answer(message) => message,
+            Step::Ask(pending) => pending.complete(client).await,
         };
         let Some(answer) = encode(message, usize::from(u16::MAX)) else {
             return Ok(());

@@ -1,6 +1,6 @@
 //! Configuration.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
 /// Configuration of the name server.
@@ -14,4 +14,8 @@ pub struct DnsConfig {
     pub upstreams: Vec<IpAddr>,
     /// File with servers, usually `/etc/resolv.conf`. Used if `upstreams` is empty.
     pub resolv_conf: PathBuf,
+    /// Address of the machine that the nodes run on.
+    pub host: Option<Ipv4Addr>,
+    /// Names of that machine, in lower case and without a dot at the end.
+    pub host_names: Vec<String>,
 }

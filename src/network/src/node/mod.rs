@@ -16,4 +16,5 @@ mod tests;
 mod types;
 
 pub use network::NodeNetwork;
+pub(crate) use rules::own_address;
 pub use types::{AttachPod, Bandwidth, HostPort, NetworkConfig, PodNetwork, Protocol};

@@ -456,6 +456,7 @@ mod tests {
             pod_cidr: net("10.244.0.0/24"),
             cluster_cidr: net("10.244.0.0/16"),
             service_cidr: net("10.96.0.0/12"),
+            load_balancers: None,
             bridge: "rk0".into(),
             mtu: 1500,
             uplink: "eth0".into(),

@@ -20,7 +20,7 @@ pub(super) fn base_table<'a>(
     pods: impl Iterator<Item = &'a PodNetwork>,
 ) -> Table {
     let mut table = Table::new(Family::Ip, TABLE);
-    let hairpins = host_port_chains(&mut table, pods);
+    let hairpins = host_port_chains(&mut table, config.load_balancers, pods);
     let peers = table.set(
         "peers",
         Set::of(&[Field::Ipv4], peers.iter().map(|ip| Key::from(*ip))),
@@ -32,7 +32,11 @@ pub(super) fn base_table<'a>(
 
 /// Adds the maps of host ports and the chains that translate them. Returns the set of pods that may
 /// reach themselves through a host port.
-fn host_port_chains<'a>(table: &mut Table, pods: impl Iterator<Item = &'a PodNetwork>) -> Name {
+fn host_port_chains<'a>(
+    table: &mut Table,
+    load_balancers: Option<Ipv4Net>,
+    pods: impl Iterator<Item = &'a PodNetwork>,
+) -> Name {
     let reg = Reg::word;
     let (mut anywhere, mut on_address, mut hairpins) = (Vec::new(), Vec::new(), Vec::new());
     for pod in pods {
@@ -92,10 +96,20 @@ fn host_port_chains<'a>(table: &mut Table, pods: impl Iterator<Item = &'a PodNet
         table.base_chain(
             name,
             Hook::new(ChainKind::Nat, hook, early),
-            vec![Rule::new().destination_local().jump(&host_ports)],
+            vec![own_address(load_balancers).jump(&host_ports)],
         );
     }
     hairpins
+}
+
+/// Returns the start of a rule about packets to an address of the node, without those of load
+/// balancers that it answers for.
+pub(crate) fn own_address(load_balancers: Option<Ipv4Net>) -> Rule {
+    let local = Rule::new().destination_local();
+    match load_balancers {
+        Some(range) => local.destination(CmpOp::Ne, range),
+        None => local,
+    }
 }
 
 /// Appends a lookup of the registers in a map, and the translation of the destination to the

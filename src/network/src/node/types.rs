@@ -31,6 +31,8 @@ pub struct NetworkConfig {
     pub cluster_cidr: Ipv4Net,
     /// Address range of services.
     pub service_cidr: Ipv4Net,
+    /// Addresses of load balancers that nodes answer for. Host ports are not open there.
+    pub load_balancers: Option<Ipv4Net>,
     /// Name of the bridge, such as `rk0`.
     pub bridge: String,
     /// MTU of pods' interfaces, in bytes.

@@ -13,6 +13,9 @@ pub struct ProxyConfig {
     pub cluster_cidr: Ipv4Net,
     /// Service addresses that this node serves itself (cluster DNS). They get no rules.
     pub local_ips: Vec<Ipv4Addr>,
+    /// Load balancers' addresses that nodes of the cluster answer for. Only services' ports are open
+    /// there, unlike at other addresses of the node.
+    pub load_balancers: Option<Ipv4Net>,
 }
 
 /// The result of a sync.

@@ -276,6 +276,7 @@ mod tests {
             node_cidr: "10.77.0.0/24".parse().unwrap(),
             api_server_ip: "10.77.0.2".parse().unwrap(),
             api_server_port: 8443,
+            load_balancers: None,
             nodes: vec![],
         }
     }

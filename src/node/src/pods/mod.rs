@@ -5,8 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use futures::StreamExt;
-use kube::Api;
-use kube::runtime::watcher::{self, Event};
+use rkube_client::reflector::{Changes, Event, Listed};
 use rkube_runtime::Runtime;
 use tokio::sync::broadcast::error::RecvError;
 use tracing::{info, warn};
@@ -24,6 +23,7 @@ pub(crate) mod instance;
 mod kill;
 pub(crate) mod object_hold;
 pub(crate) mod paths;
+mod paused;
 mod plan;
 pub(crate) mod probe_counts;
 mod probes;
@@ -57,41 +57,63 @@ const MAX_KNOWN_OWNERS: usize = 4096;
 pub(crate) async fn run(context: Arc<PodContext>) -> anyhow::Result<()> {
     let mut adopted = adopt(&context.runtime);
     tokio::spawn(forward_events(context.clone()));
-    let api: Api<Pod> = Api::all(context.client.clone());
-    let config =
-        watcher::Config::default().fields(&format!("spec.nodeName={}", context.host.name()));
-    let events = watching::forever(api, config);
-    futures::pin_mut!(events);
-    let mut listing: HashMap<String, Arc<Pod>> = HashMap::new();
+    let on_this_node = format!("spec.nodeName={}", context.host.name());
+    let source = watching::source::<Pod>(None).fields(on_this_node);
+    let mut changes = Changes::new(context.client.clone(), source);
     let mut first = true;
-    while let Some(event) = events.next().await {
+    // The UIDs of pods that cannot be read at present.
+    let mut unreadable: HashSet<String> = HashSet::new();
+    while let Some(event) = changes.next().await {
         match event {
-            Event::Init => listing.clear(),
-            Event::InitApply(pod) => {
-                listing.insert(pod.uid().to_owned(), Arc::new(pod));
-            }
-            Event::InitDone => {
+            Event::Listed(mut list) => {
+                let kept = kept(&list);
+                unreadable = list.unreadable.iter().map(|pod| pod.uid.clone()).collect();
                 for uid in context.pods.uids() {
-                    if !listing.contains_key(&uid) {
+                    if !kept.contains(&uid) {
                         context.pods.send(&uid, WorkerEvent::Removed);
                     }
                 }
-                for (_, pod) in listing.drain() {
-                    dispatch(&context, pod, &mut adopted);
+                for pod in std::mem::take(&mut list.objects) {
+                    dispatch(&context, Arc::new(pod), &mut adopted);
                 }
-                if std::mem::take(&mut first) {
-                    clean_up(&context, std::mem::take(&mut adopted)).await;
+                // What runs of pods that cannot be read waits for the day when they can.
+                let orphans: HashMap<_, _> =
+                    adopted.extract_if(|uid, _| !kept.contains(uid)).collect();
+                if std::mem::take(&mut first) || !orphans.is_empty() {
+                    clean_up(&context, orphans, &kept).await;
                 }
             }
-            Event::Apply(pod) => dispatch(&context, Arc::new(pod), &mut adopted),
-            Event::Delete(pod) => {
+            Event::Applied(pod) => {
+                unreadable.remove(pod.uid());
+                dispatch(&context, Arc::new(pod), &mut adopted);
+            }
+            Event::Deleted(pod) => {
                 let uid = pod.uid().to_owned();
                 context.pods.send(&uid, WorkerEvent::Updated(Arc::new(pod)));
                 context.pods.send(&uid, WorkerEvent::Removed);
+                unreadable.remove(&uid);
+                if let Some(orphan) = adopted.remove(&uid) {
+                    // Pods that were never read have no worker, and maybe no sandbox either.
+                    let kept = adopted.keys().chain(&unreadable).cloned().collect();
+                    clean_up(&context, HashMap::from([(uid, orphan)]), &kept).await;
+                }
             }
+            // Their workers go on with what they know.
+            Event::Unreadable(pod) => {
+                unreadable.insert(pod.uid);
+            }
+            Event::Failed(_) => {}
         }
     }
     anyhow::bail!("the watch of pods ended")
+}
+
+/// Returns the UIDs of the pods of this node, also of those that cannot be read: they must not
+/// look deleted.
+fn kept(list: &Listed<Pod>) -> HashSet<String> {
+    let readable = list.objects.iter().map(|pod| pod.uid().to_owned());
+    let unreadable = list.unreadable.iter().map(|pod| pod.uid.clone());
+    readable.chain(unreadable).collect()
 }
 
 /// Sends a pod to its worker. A pending pod without sandbox is admitted first.
@@ -149,16 +171,11 @@ fn adopt(runtime: &Runtime) -> HashMap<String, Adopted> {
     all
 }
 
-/// Removes sandboxes, network interfaces and files of pods that are no longer in the API.
-async fn clean_up(context: &PodContext, orphans: HashMap<String, Adopted>) {
+/// Removes sandboxes, network interfaces and files of pods that are no longer in the API. `kept` are
+/// the UIDs of pods that are, even if they have no worker.
+async fn clean_up(context: &PodContext, orphans: HashMap<String, Adopted>, kept: &HashSet<String>) {
     let network = context.network.clone();
-    let live: HashSet<String> = context
-        .runtime
-        .list_sandboxes()
-        .into_iter()
-        .filter(|s| !orphans.contains_key(&s.spec.uid))
-        .map(|s| s.id)
-        .collect();
+    let runtime = context.runtime.clone();
     let mut removed = Vec::new();
     for (uid, adopted) in orphans {
         info!(pod = %uid, "removing a pod that is gone");
@@ -174,14 +191,18 @@ async fn clean_up(context: &PodContext, orphans: HashMap<String, Adopted>) {
         }
         crate::volumes::tear_down(&uid).await;
     }
-    let done = tokio::task::spawn_blocking(move || network.retain(|id| live.contains(id))).await;
+    let gone: HashSet<String> = removed.iter().cloned().collect();
+    // Asked for each attachment, and not before: workers start pods meanwhile.
+    let is_live = move |id: &str| !gone.contains(id) && runtime.sandbox_status(id).is_some();
+    let done = tokio::task::spawn_blocking(move || network.retain(is_live)).await;
     if let Ok(Err(e)) = done {
         warn!("removing links of pods that are gone: {e}");
     }
     for sandbox in removed {
         context.policies.detached(&sandbox).await;
     }
-    let known: HashSet<String> = context.pods.uids().into_iter().collect();
+    let mut known: HashSet<String> = context.pods.uids().into_iter().collect();
+    known.extend(kept.iter().cloned());
     for (_, uid) in find_stray_directories(Path::new(rkube_config::paths::PODS), &known) {
         crate::volumes::tear_down(&uid).await;
     }

@@ -8,6 +8,7 @@ use rkube_runtime::Runtime;
 use tokio::task::AbortHandle;
 
 use super::handlers::{self, Outcome};
+use super::paused;
 use super::plan::ProbeView;
 use super::probe_counts::{self, Counter, Series};
 use super::status::Health;
@@ -289,8 +290,15 @@ async fn run(target: Arc<Target>, purpose: Purpose) {
     clock.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         clock.tick().await;
+        if paused::is_paused(target.pod.namespace()) {
+            continue;
+        }
         let started = std::time::Instant::now();
         let outcome = retried(|| probe_once(&target, probe)).await;
+        // The container was frozen during the probe.
+        if paused::is_paused(target.pod.namespace()) {
+            continue;
+        }
         let counted = match &outcome {
             Outcome::Success(_) => probe_counts::Outcome::Successful,
             Outcome::Failure(_) => probe_counts::Outcome::Failed,

@@ -87,7 +87,9 @@ impl Start {
             return Err(failed("RunContainerError", e.to_string(), false));
         }
         self.record(Normal, "Started", "Container started".into());
-        self.post_start(&id).await
+        self.post_start(&id).await?;
+        super::paused::hold(runtime, self.pod.namespace(), &id).await;
+        Ok(())
     }
 
     /// Ensures that the image is present and builds the specification.

@@ -12,13 +12,12 @@ use anyhow::Context as _;
 use futures::StreamExt;
 use k8s_openapi::api::core::v1::Namespace;
 use k8s_openapi::api::networking::v1::NetworkPolicy;
-use kube::runtime::watcher::{self, Event};
-use kube::{Api, ResourceExt};
+use kube::ResourceExt;
+use rkube_client::reflector::{Changes, Event, Unreadable};
 use rkube_network::nft::Table;
 use rkube_network::{NodeNetwork, Policy, PolicyEnforcer, PolicyPod, PolicyState};
 use rkube_runtime::{Runtime, Sandbox};
 use tokio::sync::{mpsc, oneshot};
-use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tracing::{debug, warn};
 
@@ -191,14 +190,9 @@ pub(crate) async fn run(mut feed: PolicyFeed) -> anyhow::Result<()> {
                 }
                 due = Instant::now() + doubled(MIN_SYNC_PERIOD, failures, MAX_SYNC_DELAY);
             }
-            change = watches.changes.recv() => {
-                let Some((round, change)) = change else {
-                    anyhow::bail!("the watches of network policies ended");
-                };
-                if watches.is_current(round) {
-                    view.take(change);
-                    pending = true;
-                }
+            change = watches.next() => {
+                view.take(change.context("the watches of network policies ended")?);
+                pending = true;
                 if view.needs_cluster() {
                     watches.watch_cluster();
                 } else if watches.forget_cluster() {
@@ -229,52 +223,41 @@ async fn write(enforcer: &Arc<PolicyEnforcer>, table: Option<Table>) -> anyhow::
     }
 }
 
-/// The watches. Their events come with the round of watches that they belong to.
+/// The watches.
 struct Watches {
     client: kube::Client,
-    sender: mpsc::Sender<(u32, Change)>,
-    changes: mpsc::Receiver<(u32, Change)>,
-    /// Round of the watches of the cluster's objects; 0 is the watch of policies.
-    round: u32,
+    policies: Changes<NetworkPolicy>,
     /// The watches of namespaces and pods, if running. Dropping them ends them.
-    cluster: Option<JoinSet<()>>,
-    _policies: JoinSet<()>,
+    cluster: Option<(Changes<Namespace>, Changes<Pod>)>,
 }
 
 impl Watches {
-    /// Starts the watch of policies.
+    /// Returns the watch of policies.
     fn new(client: kube::Client) -> Self {
-        let (sender, changes) = mpsc::channel(256);
-        let mut policies = JoinSet::new();
-        spawn_watch(&mut policies, &client, &sender, 0, Change::Policy);
         Self {
+            policies: watching::all(&client),
             client,
-            sender,
-            changes,
-            round: 0,
             cluster: None,
-            _policies: policies,
         }
     }
 
-    /// Returns whether an event belongs to a watch that was not ended.
-    fn is_current(&self, round: u32) -> bool {
-        round == 0 || (round == self.round && self.cluster.is_some())
+    /// Waits for the next change.
+    async fn next(&mut self) -> Option<Change> {
+        let Some((namespaces, pods)) = &mut self.cluster else {
+            return self.policies.next().await.map(Change::Policy);
+        };
+        tokio::select! {
+            event = self.policies.next() => event.map(Change::Policy),
+            event = namespaces.next() => event.map(Change::Namespace),
+            event = pods.next() => event.map(|event| Change::Pod(Box::new(event))),
+        }
     }
 
     /// Starts the watches of namespaces and pods, unless they are running.
     fn watch_cluster(&mut self) {
-        if self.cluster.is_some() {
-            return;
-        }
-        self.round += 1;
-        let mut tasks = JoinSet::new();
-        let (client, sender, round) = (&self.client, &self.sender, self.round);
-        spawn_watch(&mut tasks, client, sender, round, Change::Namespace);
-        spawn_watch(&mut tasks, client, sender, round, |e| {
-            Change::Pod(Box::new(e))
-        });
-        self.cluster = Some(tasks);
+        let client = &self.client;
+        self.cluster
+            .get_or_insert_with(|| (watching::all(client), watching::all(client)));
     }
 
     /// Ends the watches of namespaces and pods. Returns whether they were running.
@@ -283,44 +266,73 @@ impl Watches {
     }
 }
 
-fn spawn_watch<K>(
-    tasks: &mut JoinSet<()>,
-    client: &kube::Client,
-    sender: &mpsc::Sender<(u32, Change)>,
-    round: u32,
-    wrap: impl Fn(Event<K>) -> Change + Send + 'static,
-) where
-    K: kube::Resource<DynamicType = ()>
-        + Clone
-        + serde::de::DeserializeOwned
-        + std::fmt::Debug
-        + Send
-        + 'static,
-{
-    let api: Api<K> = Api::all(client.clone());
-    let sender = sender.clone();
-    tasks.spawn(async move {
-        let events = watching::forever(api, watcher::Config::default());
-        futures::pin_mut!(events);
-        while let Some(event) = events.next().await {
-            if sender.send((round, wrap(event))).await.is_err() {
-                return;
-            }
-        }
-    });
-}
-
-/// Progress of the lists of a kind.
+/// What is known of the objects of a kind.
 #[derive(Default)]
 struct Listing {
-    /// The keys in a list so far; empty when none is in progress.
-    listed: HashSet<String>,
-    /// Whether a first list is complete.
-    complete: bool,
+    /// Whether a first list was received.
+    listed: bool,
+    /// The names of objects whose contents are known, and their UIDs.
+    known: HashMap<String, String>,
+    /// The names of objects that exist and could never be read.
+    unknown: HashSet<String>,
 }
 
-fn uid(pod: &Pod) -> &str {
-    pod.metadata.uid.as_deref().unwrap_or_default()
+impl Listing {
+    /// Returns whether all objects are known.
+    fn is_complete(&self) -> bool {
+        self.listed && self.unknown.is_empty()
+    }
+
+    /// Records a list. Returns the objects that stay: what cannot be read any more is as it was, unless
+    /// it is another object of the same name.
+    fn list(
+        &mut self,
+        listed: HashMap<String, String>,
+        unreadable: &[Unreadable],
+    ) -> &HashMap<String, String> {
+        let known = std::mem::replace(&mut self.known, listed);
+        self.unknown.clear();
+        self.listed = true;
+        for object in unreadable {
+            let name = name_of(object);
+            if known.get(&name) == Some(&object.uid) {
+                self.known.insert(name, object.uid.clone());
+            } else {
+                self.unknown.insert(name);
+            }
+        }
+        &self.known
+    }
+
+    fn put(&mut self, name: String, uid: String) {
+        self.unknown.remove(&name);
+        self.known.insert(name, uid);
+    }
+
+    fn remove(&mut self, name: &str) {
+        self.unknown.remove(name);
+        self.known.remove(name);
+    }
+
+    fn unreadable(&mut self, object: &Unreadable) {
+        let name = name_of(object);
+        if self.known.get(&name) != Some(&object.uid) {
+            self.known.remove(&name);
+            self.unknown.insert(name);
+        }
+    }
+}
+
+fn name_of(object: &Unreadable) -> String {
+    full_name(&object.namespace, &object.name)
+}
+
+fn full_name(namespace: &str, name: &str) -> String {
+    format!("{namespace}/{name}")
+}
+
+fn uid(object: &impl kube::Resource) -> &str {
+    object.meta().uid.as_deref().unwrap_or_default()
 }
 
 /// The objects as the watches and the pod workers reported them.
@@ -330,7 +342,8 @@ struct View {
     state: PolicyState,
     policies: Listing,
     namespaces: Listing,
-    pods: Listing,
+    /// Whether a first list of pods was received.
+    pods_listed: bool,
     /// The pods that this agent attached or adopted, by UID. Their addresses come before those of the API.
     attached: HashMap<String, Attachment>,
 }
@@ -350,7 +363,7 @@ impl View {
             state: PolicyState::new(Some(dns)),
             policies: Listing::default(),
             namespaces: Listing::default(),
-            pods: Listing::default(),
+            pods_listed: false,
             attached: HashMap::new(),
         }
     }
@@ -360,17 +373,19 @@ impl View {
         !self.state.has_no_policy()
     }
 
-    /// Returns whether the rules can be compiled.
+    /// Returns whether the rules can be compiled. A policy or namespace that cannot be read
+    /// prevents that: what it forbids must not be let pass. A pod that cannot be read matches no
+    /// rule that permits something.
     fn is_complete(&self) -> bool {
-        let cluster = self.namespaces.complete && self.pods.complete;
-        self.policies.complete && (cluster || !self.needs_cluster())
+        let cluster = self.namespaces.is_complete() && self.pods_listed;
+        self.policies.is_complete() && (cluster || !self.needs_cluster())
     }
 
     /// Forgets namespaces and pods.
     fn forget_cluster(&mut self) {
         self.state = PolicyState::new(Some(self.dns));
         self.namespaces = Listing::default();
-        self.pods = Listing::default();
+        self.pods_listed = false;
     }
 
     fn take(&mut self, change: Change) {
@@ -382,73 +397,86 @@ impl View {
     }
 
     fn take_policy(&mut self, event: Event<NetworkPolicy>) {
-        let id =
-            |policy: &NetworkPolicy| (policy.namespace().unwrap_or_default(), policy.name_any());
         match event {
-            Event::Init => self.policies.listed.clear(),
-            Event::InitApply(policy) => {
-                let (namespace, name) = id(&policy);
-                self.policies.listed.insert(format!("{namespace}/{name}"));
-                self.put_policy(&policy);
-            }
-            Event::Apply(policy) => self.put_policy(&policy),
-            Event::InitDone => {
-                let listed = std::mem::take(&mut self.policies.listed);
+            Event::Listed(list) => {
+                let names = list.objects.iter();
+                let names = names.map(|policy| (self.put_policy(policy), uid(policy).to_owned()));
+                let names = names.collect();
+                let kept = self.policies.list(names, &list.unreadable);
                 self.state.retain_policies(|namespace, name| {
-                    listed.contains(&format!("{namespace}/{name}"))
+                    kept.contains_key(&full_name(namespace, name))
                 });
-                self.policies.complete = true;
             }
-            Event::Delete(policy) => {
-                let (namespace, name) = id(&policy);
+            Event::Applied(policy) => {
+                let name = self.put_policy(&policy);
+                self.policies.put(name, uid(&policy).to_owned());
+            }
+            Event::Deleted(policy) => {
+                let namespace = policy.namespace().unwrap_or_default();
+                let name = policy.name_any();
+                self.policies.remove(&full_name(&namespace, &name));
                 self.state.set_policy(&namespace, &name, None);
             }
+            Event::Unreadable(policy) => self.policies.unreadable(&policy),
+            Event::Failed(_) => {}
         }
     }
 
     fn take_namespace(&mut self, event: Event<Namespace>) {
         match event {
-            Event::Init => self.namespaces.listed.clear(),
-            Event::InitApply(namespace) => {
-                self.namespaces.listed.insert(namespace.name_any());
-                self.put_namespace(namespace);
+            Event::Listed(list) => {
+                let names = list.objects.into_iter();
+                let names = names.map(|namespace| {
+                    let uid = uid(&namespace).to_owned();
+                    (self.put_namespace(namespace), uid)
+                });
+                let names = names.collect();
+                let kept = self.namespaces.list(names, &list.unreadable);
+                self.state
+                    .retain_namespaces(|name| kept.contains_key(&full_name("", name)));
             }
-            Event::Apply(namespace) => self.put_namespace(namespace),
-            Event::InitDone => {
-                let listed = std::mem::take(&mut self.namespaces.listed);
-                self.state.retain_namespaces(|name| listed.contains(name));
-                self.namespaces.complete = true;
+            Event::Applied(namespace) => {
+                let uid = uid(&namespace).to_owned();
+                let name = self.put_namespace(namespace);
+                self.namespaces.put(name, uid);
             }
-            Event::Delete(namespace) => self.state.set_namespace(&namespace.name_any(), None),
+            Event::Deleted(namespace) => {
+                let name = namespace.name_any();
+                self.namespaces.remove(&full_name("", &name));
+                self.state.set_namespace(&name, None);
+            }
+            Event::Unreadable(namespace) => self.namespaces.unreadable(&namespace),
+            Event::Failed(_) => {}
         }
     }
 
     fn take_pod(&mut self, event: Event<Pod>) {
         match event {
-            Event::Init => self.pods.listed.clear(),
-            Event::InitApply(pod) => {
-                self.pods.listed.insert(uid(&pod).to_owned());
-                self.put_pod(&pod);
-            }
-            Event::Apply(pod) => self.put_pod(&pod),
-            Event::InitDone => {
-                let listed = std::mem::take(&mut self.pods.listed);
+            Event::Listed(list) => {
+                let mut listed = HashSet::new();
+                for pod in &list.objects {
+                    listed.insert(uid(pod));
+                    self.put_pod(pod);
+                }
+                listed.extend(list.unreadable.iter().map(|pod| pod.uid.as_str()));
                 // A worker may have seen a pod that is newer than the list.
                 for (uid, attachment) in &self.attached {
-                    if !listed.contains(uid) {
+                    if !listed.contains(uid.as_str()) {
                         self.state.set_pod(uid, attachment.pod.clone());
                     }
                 }
                 self.state
                     .retain_pods(|uid| listed.contains(uid) || self.attached.contains_key(uid));
-                self.pods.complete = true;
+                self.pods_listed = true;
             }
-            Event::Delete(pod) => {
+            Event::Applied(pod) => self.put_pod(&pod),
+            Event::Deleted(pod) => {
                 // Its processes may outlive it: until its sandbox is detached, its rules hold.
                 let running = self.attached.get(uid(&pod));
                 let running = running.and_then(|attachment| attachment.pod.clone());
                 self.state.set_pod(uid(&pod), running);
             }
+            Event::Unreadable(_) | Event::Failed(_) => {}
         }
     }
 
@@ -473,16 +501,20 @@ impl View {
         None
     }
 
-    fn put_policy(&mut self, object: &NetworkPolicy) {
+    /// Sets a policy and returns its full name.
+    fn put_policy(&mut self, object: &NetworkPolicy) -> String {
         let policy = Policy::from_object(object);
         let (namespace, name) = (policy.namespace.clone(), policy.name.clone());
         self.state.set_policy(&namespace, &name, Some(policy));
+        full_name(&namespace, &name)
     }
 
-    fn put_namespace(&mut self, namespace: Namespace) {
+    /// Sets a namespace and returns its full name.
+    fn put_namespace(&mut self, namespace: Namespace) -> String {
         let name = namespace.name_any();
         let labels = namespace.metadata.labels.unwrap_or_default();
         self.state.set_namespace(&name, Some(labels));
+        full_name("", &name)
     }
 
     fn put_pod(&mut self, pod: &Pod) {

@@ -6,6 +6,7 @@ use std::time::Duration;
 use futures::StreamExt;
 use kube::Api;
 use kube::api::{Patch, PatchParams, PostParams};
+use rkube_client::reflector::{Changes, Event};
 use rkube_runtime::Runtime;
 use serde_json::{Map, Value, json};
 use tokio::sync::watch;
@@ -64,10 +65,8 @@ pub(crate) async fn run(registrar: Registrar) -> anyhow::Result<()> {
 
     let mut pressure = registrar.pressure.clone();
     let mut images = registrar.images.clone();
-    let mut events = Box::pin(crate::watching::forever(
-        registrar.api.clone(),
-        kube::runtime::watcher::Config::default().fields(&format!("metadata.name={name}")),
-    ));
+    let source = crate::watching::source::<Node>(None).fields(format!("metadata.name={name}"));
+    let mut changes = Changes::new(registrar.api.clone().into_client(), source);
     let mut next = tokio::time::Instant::now() + STATUS_REPORT_PERIOD;
     loop {
         let mut lost = false;
@@ -79,22 +78,19 @@ pub(crate) async fn run(registrar: Registrar) -> anyhow::Result<()> {
                 tokio::time::sleep(IMAGES_DELAY).await;
                 images.mark_unchanged();
             }
-            Some(event) = events.next() => {
-                use kube::runtime::watcher::Event::*;
-                match event {
-                    Apply(node) | InitApply(node) => {
-                        let given_up = status::is_given_up(&node);
-                        registrar.node.set(node);
-                        // The node controller took this node for dead, as after a suspension of
-                        // the machine.
-                        if !given_up {
-                            continue;
-                        }
+            Some(event) = changes.next() => match observed(event) {
+                Observed::Node(node) => {
+                    let given_up = status::is_given_up(&node);
+                    registrar.node.set(*node);
+                    // The node controller took this node for dead, as after a suspension of
+                    // the machine.
+                    if !given_up {
+                        continue;
                     }
-                    Delete(_) => lost = true,
-                    Init | InitDone => continue,
                 }
-            }
+                Observed::Lost => lost = true,
+                Observed::Nothing => continue,
+            },
         }
         let result = if lost {
             // The object was deleted while the node is running.
@@ -113,6 +109,31 @@ pub(crate) async fn run(registrar: Registrar) -> anyhow::Result<()> {
             }
         }
         next = tokio::time::Instant::now() + STATUS_REPORT_PERIOD;
+    }
+}
+
+/// What a change says about the node's object.
+enum Observed {
+    /// Its current version.
+    Node(Box<Node>),
+    /// It was deleted.
+    Lost,
+    /// Nothing new.
+    Nothing,
+}
+
+/// Returns what a change says about the node's object, the only one that is watched. One that
+/// cannot be read is not lost.
+fn observed(event: Event<Node>) -> Observed {
+    match event {
+        Event::Applied(node) => Observed::Node(Box::new(node)),
+        Event::Listed(mut list) => match list.objects.pop() {
+            Some(node) => Observed::Node(Box::new(node)),
+            None if list.unreadable.is_empty() => Observed::Lost,
+            None => Observed::Nothing,
+        },
+        Event::Deleted(_) => Observed::Lost,
+        Event::Unreadable(_) | Event::Failed(_) => Observed::Nothing,
     }
 }
 
@@ -218,7 +239,35 @@ fn changed_fields(wanted: Value, known: &Value) -> Map<String, Value> {
 
 #[cfg(test)]
 mod tests {
+    use rkube_client::reflector::{Listed, Unreadable};
+
     use super::*;
+
+    #[test]
+    fn a_node_that_cannot_be_read_is_not_lost() {
+        let list = |objects, unreadable| {
+            let mut list = Listed::new(objects, 1);
+            list.unreadable = unreadable;
+            Event::Listed(list)
+        };
+        let unreadable = || vec![Unreadable::default()];
+        for (event, expected) in [
+            (list(vec![Node::default()], vec![]), "node"),
+            (list(vec![], unreadable()), "nothing"),
+            (list(vec![], vec![]), "lost"),
+            (Event::Applied(Node::default()), "node"),
+            (Event::Deleted(Node::default()), "lost"),
+            (Event::Unreadable(Unreadable::default()), "nothing"),
+            (Event::Failed(String::new()), "nothing"),
+        ] {
+            let known = match observed(event) {
+                Observed::Node(_) => "node",
+                Observed::Lost => "lost",
+                Observed::Nothing => "nothing",
+            };
+            assert_eq!(known, expected);
+        }
+    }
 
     #[test]
     fn conditions_are_always_reported() {

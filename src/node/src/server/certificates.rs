@@ -6,6 +6,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use anyhow::Context as _;
 use http::StatusCode;
 use http_body_util::{BodyExt as _, Limited};
 use hyper::body::Incoming;
@@ -60,19 +61,20 @@ impl Certificates {
         text(StatusCode::OK, "ok")
     }
 
-    fn replace_one(&self, name: &str, pem: &str) -> Result<(), String> {
+    fn replace_one(&self, name: &str, pem: &str) -> anyhow::Result<()> {
         let found = self.all.iter().find(|(known, _)| *known == name);
-        let (name, identity) = found.ok_or("there is no such certificate")?;
-        let der = CertificateDer::from_pem_slice(pem.as_bytes()).map_err(|e| e.to_string())?;
-        let new = Certificate::parse(&der).map_err(|e| e.to_string())?;
-        let old = Certificate::parse(&identity.certificate()).map_err(|e| e.to_string())?;
+        let (name, identity) = found.context("there is no such certificate")?;
+        let der = CertificateDer::from_pem_slice(pem.as_bytes())?;
+        let new = Certificate::parse(&der)?;
+        let old = Certificate::parse(&identity.certificate())?;
         let now = Timestamp::now().as_second();
-        verify(&self.roots, &new, &[], now, Usage::Client, None).map_err(|e| e.to_string())?;
+        verify(&self.roots, &new, &[], now, Usage::Client, None)?;
         if new.common_name() != old.common_name() {
-            return Err("the certificate is that of another user".into());
+            anyhow::bail!("the certificate is that of another user");
         }
-        identity.replace(der.into_owned())?;
-        keep(&self.folder, name, pem).map_err(|e| e.to_string())
+        let replaced = identity.replace(der.into_owned());
+        replaced.map_err(anyhow::Error::msg)?;
+        Ok(keep(&self.folder, name, pem)?)
     }
 }
 
@@ -153,7 +155,7 @@ mod tests {
             ),
         ] {
             let error = certificates.replace_one(name, &pem).unwrap_err();
-            assert!(error.contains(reason), "{error}");
+            assert!(error.to_string().contains(reason), "{error}");
         }
         assert_eq!(&agent.identity.certificate(), old.der());
         let new = renew(old.der());

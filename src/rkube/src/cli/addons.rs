@@ -1,6 +1,6 @@
 //! `rkube addons`
 
-use rkube_cluster::addons::{self, Addon, Entry, Manifest, Status};
+use rkube_cluster::addons::{self, Addon, Entry, Manifest, Origin, Status};
 use rkube_cluster::{Home, Profile, Progress};
 use rkube_failure::{Failure, Kind, command};
 
@@ -70,8 +70,6 @@ enum Command {
 
 /// The counterpart of an addon of minikube's.
 enum Counterpart {
-    /// An addon of another name.
-    Named(&'static str),
     /// A part of every cluster, and how it is used.
     BuiltIn(&'static str),
     /// Not available, and what to do instead.
@@ -81,7 +79,6 @@ enum Counterpart {
 /// Returns what minikube's addon of that name is here; `None` if it is an addon, too, or unknown.
 fn find_counterpart(name: &str) -> Option<Counterpart> {
     Some(match name {
-        "ingress" => Counterpart::Named("ingress-nginx"),
         "dashboard" => Counterpart::BuiltIn("open it with the command dashboard"),
         "default-storageclass" => {
             Counterpart::BuiltIn("the storage class 'standard' is the default")
@@ -89,9 +86,9 @@ fn find_counterpart(name: &str) -> Option<Counterpart> {
         "storage-provisioner" | "storage-provisioner-rancher" => {
             Counterpart::BuiltIn("volumes are created when a pod uses their claim")
         }
-        "metallb" => {
-            Counterpart::BuiltIn("the command tunnel gives services of type LoadBalancer addresses")
-        }
+        "metallb" => Counterpart::BuiltIn(
+            "services of type LoadBalancer have addresses as long as the cluster runs",
+        ),
         "metrics-server" => Counterpart::BuiltIn("kubectl top and autoscaling work without it"),
         "volumesnapshots" | "csi-hostpath-driver" => {
             Counterpart::Missing("save and restore the whole cluster with the command snapshot")
@@ -99,9 +96,12 @@ fn find_counterpart(name: &str) -> Option<Counterpart> {
         "ingress-dns" => Counterpart::Missing(
             "put the host names into /etc/hosts, with the address of the ingress controller",
         ),
-        "registry" | "registry-aliases" | "registry-creds" => {
-            Counterpart::Missing("copy images to the nodes with the command image load")
-        }
+        "registry-aliases" => Counterpart::Missing(
+            "use the registry by the names that the command registry list shows",
+        ),
+        "registry-creds" => Counterpart::Missing(
+            "give pods imagePullSecrets, or copy images to the nodes with the command image load",
+        ),
         "auto-pause" => Counterpart::Missing("an idle cluster needs next to no CPU time"),
         "traefik" | "kong" | "ambassador" | "istio" | "istio-provisioner" | "headlamp"
         | "portainer" | "olm" | "kubevirt" | "volcano" | "yakd" | "efk" | "logviewer"
@@ -134,17 +134,17 @@ pub async fn run(home: &Home, global: &Global, args: Args, output: &Output) -> R
         Command::Disable { addons } => {
             let profile = Profile::load(home, &global.profile)?;
             for name in &addons {
-                let name = match find_counterpart(name) {
-                    Some(Counterpart::Named(own)) => own,
-                    Some(Counterpart::BuiltIn(how)) => {
-                        return Err(unsupported(
-                            format!("'{name}' is part of every cluster and cannot be disabled"),
-                            how,
-                        ));
-                    }
-                    _ => name,
-                };
-                addons::disable(home, &profile, name, output).await?;
+                if let Some(Counterpart::BuiltIn(how)) = find_counterpart(name) {
+                    return Err(unsupported(
+                        format!("'{name}' is part of every cluster and cannot be disabled"),
+                        how,
+                    ));
+                }
+                if name == rkube_cluster::REGISTRY_ADDON {
+                    rkube_cluster::detach_registry(home, &profile, true, output).await?;
+                } else {
+                    addons::disable(home, &profile, name, output).await?;
+                }
                 output.say(&format!("The addon '{name}' was disabled."));
             }
             Ok(())
@@ -204,14 +204,13 @@ pub fn find(home: &Home, names: &[String], output: &Output) -> Result<Vec<Addon>
     Ok(found)
 }
 
-/// Finds an addon by its name, or by minikube's name of it.
+/// Finds an addon by its name, and says what minikube's addon of that name is here.
 fn find_one(home: &Home, name: &str) -> Result<Addon, Failure> {
     let failure = match addons::find(home, name) {
         Err(failure) if failure.kind == Kind::NotFound && !name.contains('/') => failure,
         found => return found,
     };
     match find_counterpart(name) {
-        Some(Counterpart::Named(own)) => addons::find(home, own),
         Some(Counterpart::BuiltIn(how)) => Err(unsupported(
             format!("'{name}' is part of every cluster, not an addon"),
             how,
@@ -233,7 +232,14 @@ pub async fn enable(
 ) -> Result<(), Failure> {
     let mut first: Option<Failure> = None;
     for addon in addons {
-        match addons::enable(home, profile, addon, output).await {
+        let enabled = match addon.origin {
+            // It has a part on this machine.
+            Origin::BuiltIn(_) if addon.name == rkube_cluster::REGISTRY_ADDON => {
+                super::registry::enable(home, profile, output).await
+            }
+            _ => addons::enable(home, profile, addon, output).await,
+        };
+        match enabled {
             Ok(()) => output.say(&format!(
                 "The addon '{}' was enabled ({}).",
                 addon.name, addon.version

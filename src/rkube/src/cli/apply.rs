@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
+use rkube_cluster::RegistrySources;
 use rkube_cluster::addons::{self, Addon, Origin, Status};
 use rkube_cluster::apply::{self, DesiredState, Step};
 use rkube_cluster::{
@@ -164,7 +165,8 @@ pub async fn run(home: &Home, global: &Global, args: Args, output: &Output) -> R
                 report.changes.push(action.to_string());
                 if matches!(
                     action,
-                    Action::AuditPolicy(_) | Action::Cluster(Step::Registries(_))
+                    Action::AuditPolicy(_)
+                        | Action::Cluster(Step::Registries(_) | Step::RegistrySettings(_))
                 ) {
                     report.restart.push(action.to_string());
                 }
@@ -281,6 +283,11 @@ fn check_fixed(document: &Document, file: &File, profile: &Profile) -> Result<()
     {
         return differs("networking.dnsDomain", &profile.dns_domain);
     }
+    if let Some(on) = file.load_balancer
+        && on == profile.no_load_balancer
+    {
+        return differs("networking.loadBalancer", &(!on).to_string());
+    }
     if let Some(store) = &file.store
         && profile.store != Some(store.config(&profile.name))
     {
@@ -313,6 +320,15 @@ async fn actions(
         nodes: Some(file.nodes).filter(|nodes| !nodes.is_empty()),
         mounts: Some(file.mounts).filter(|_| has_mounts),
         insecure_registries: Some(file.insecure_registries).filter(|_| has_registries),
+        registries: Some(
+            RegistrySources {
+                section: file.registries,
+                has_extra_ca: file.extra_ca.is_some(),
+                extra_ca: file.extra_ca.unwrap_or_default(),
+                ..RegistrySources::default()
+            }
+            .read()?,
+        ),
     };
     let mut steps = apply::changes(profile, &wanted).map_err(|why| document.wrong("nodes", why))?;
     apply::add_starts(&mut steps, apply::down(home, profile).await?);

@@ -10,7 +10,7 @@ use clap::{Arg, ArgAction, ArgMatches, Command, CommandFactory, FromArgMatches};
 
 use super::settings::Settings;
 use super::values::parse_bool;
-use super::{Cli, k3d, minikube};
+use super::{Cli, k3d, messages, minikube};
 
 /// A parsed command line.
 pub struct Parsed {
@@ -80,7 +80,7 @@ fn explain(e: clap::Error, args: Vec<OsString>) -> clap::Error {
     use clap::error::{ContextKind, ContextValue, ErrorKind};
     match e.kind() {
         ErrorKind::DisplayHelp | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
-            match Cli::command().try_get_matches_from(args) {
+            match messages::translate(Cli::command()).try_get_matches_from(args) {
                 Err(plain) if plain.kind() == e.kind() => plain,
                 // The command line has flags that only the other parser knows.
                 _ => e,
@@ -123,10 +123,29 @@ fn explain(e: clap::Error, args: Vec<OsString>) -> clap::Error {
                 text(ContextKind::InvalidArg),
                 text(ContextKind::InvalidValue),
             );
-            Cli::command().error(
+            // Without the usage of another command.
+            clap::Error::raw(
                 ErrorKind::ValueValidation,
-                format!("invalid value '{value}' for '{arg}': it must be {valid}"),
+                format!(
+                    "invalid value '{value}' for '{arg}': it must be {valid}\n\n\
+                     For more information, try '--help'.\n"
+                ),
             )
+        }
+        ErrorKind::ArgumentConflict => {
+            let text = e.to_string();
+            // The parser takes a second name for a command.
+            let rest = text.split_once("the subcommand '").map(|(_, rest)| rest);
+            match rest.and_then(|rest| rest.split_once('\'')) {
+                Some((word, _)) => clap::Error::raw(
+                    ErrorKind::ArgumentConflict,
+                    format!(
+                        "'{word}' is one argument too many\n\n\
+                         For more information, try '--help'.\n"
+                    ),
+                ),
+                None => e,
+            }
         }
         _ => e,
     }
@@ -152,7 +171,7 @@ pub fn parser(settings: &Settings) -> Command {
         start.mut_args(|arg| with_sources(arg, settings))
     });
     command.mut_args(|arg| match arg.get_id().as_str() {
-        "profile" => with_sources(arg, settings),
+        "profile" | messages::SETTING => with_sources(arg, settings),
         _ => arg,
     })
 }
@@ -192,6 +211,7 @@ fn with_value(arg: Arg) -> Arg {
     arg.action(ArgAction::Set)
         .num_args(0..=1)
         .require_equals(true)
+        .value_name("true|false")
         .default_missing_value("true")
         .default_value("false")
         .hide_default_value(true)
@@ -244,7 +264,7 @@ pub fn properties() -> Vec<Property> {
     let flags = start.flat_map(Command::get_arguments);
     let profile = command
         .get_arguments()
-        .filter(|arg| arg.get_id() == "profile");
+        .filter(|arg| ["profile", messages::SETTING].contains(&arg.get_id().as_str()));
     // These say what one call does.
     let once = |arg: &&Arg| {
         !matches!(
@@ -347,6 +367,11 @@ mod tests {
             ("node add --count -1", "'-1' for '--count <"),
             ("stop --schedule -5m", "'-5m' for '--schedule <TIME>'"),
             ("status -o xml", "text, json, yaml, name"),
+            ("profile a b", "'b' is one argument too many"),
+            (
+                "start --insecure-registry=http://a",
+                "'http://a' is neither HOST[:PORT] nor a range of addresses",
+            ),
         ] {
             let words = std::iter::once("rkube").chain(line.split(' '));
             let words = words.map(OsString::from).collect();

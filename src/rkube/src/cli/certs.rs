@@ -12,6 +12,13 @@ pub struct Args {
     command: Command,
 }
 
+impl Args {
+    /// Whether the command prints a list of names.
+    pub fn lists(&self) -> bool {
+        matches!(self.command, Command::Check)
+    }
+}
+
 #[derive(clap::Subcommand)]
 enum Command {
     /// Show when the certificates of a cluster expire

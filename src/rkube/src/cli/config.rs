@@ -107,16 +107,26 @@ pub async fn run(home: &Home, global: &Global, args: Args, output: &Output) -> R
             list(&settings, output);
             Ok(())
         }
-        Command::Schema => {
-            print_out(file::SCHEMA);
-            Ok(())
-        }
+        Command::Schema => print(file::SCHEMA, output),
         Command::Init => {
             let profile = Profile::load(home, &global.profile)?;
-            print_out(&file::describe(home, &profile).await?);
-            Ok(())
+            print(&file::describe(home, &profile).await?, output)
         }
     }
+}
+
+/// Prints a document as it is, or in the format that is asked for. JSON is YAML, too.
+pub fn print(text: &str, output: &Output) -> Result<(), Failure> {
+    if output.text() {
+        print_out(text);
+        return Ok(());
+    }
+    let value: serde_json::Value = serde_yaml::from_str(text).map_err(|e| {
+        let message = format!("the document cannot be converted: {e}");
+        Failure::new(Source::Program, Kind::Error, message)
+    })?;
+    output.result(&value, String::new);
+    Ok(())
 }
 
 /// Checks a setting. Returns the value to store, or `None` if there is no point in storing it.

@@ -11,8 +11,14 @@ use rkube_runtime::{ContainerStatus, ImageError, ImageStatus, Runtime, RuntimeCo
 
 #[path = "ctl_build.rs"]
 mod ctl_build;
+#[path = "ctl_pause.rs"]
+mod ctl_pause;
 #[path = "ctl_push.rs"]
 mod ctl_push;
+#[path = "ctl_rmi.rs"]
+mod ctl_rmi;
+#[path = "ctl_sync.rs"]
+mod ctl_sync;
 
 use super::output::table;
 use super::{Global, Output, ctl_store};
@@ -76,12 +82,24 @@ enum Command {
     /// Push the image that standard input asks for
     #[command(hide = true)]
     Push,
+    /// Write the files on standard input into a running container
+    #[command(hide = true)]
+    Sync {
+        /// ID of the container
+        container: String,
+    },
     /// Remove the build cache and images without a name
     Prune,
     /// Print the configuration of an image as JSON
     Inspect {
         /// Name or ID of the image
         image: String,
+    },
+    /// Freeze the containers of these namespaces, and let all others go on
+    #[command(hide = true)]
+    Pause {
+        /// Names of namespaces
+        namespaces: Vec<String>,
     },
     /// Give an image another name
     Tag {
@@ -112,6 +130,9 @@ enum Command {
     },
     /// Remove an image
     Rmi {
+        /// Only say whether it could be removed
+        #[arg(long, hide = true)]
+        check: bool,
         /// Name of the image
         image: String,
     },
@@ -261,14 +282,13 @@ pub async fn run(global: &Global, args: Args, output: &Output) -> Result<(), Fai
 async fn containers(command: Command, output: &Output) -> Result<(), Failure> {
     let config = NodeConfig::read(paths::NODE_CONFIG)
         .map_err(|e| Failure::new(Source::Program, Kind::Config, e.to_string()))?;
-    let mut settings = RuntimeConfig::new(
+    let settings = RuntimeConfig::new(
         paths::RUNTIME,
         paths::IMAGES,
         format!("{}/runtime", paths::RUN),
         paths::BINARY,
-    );
-    settings.insecure_registries = config.insecure_registries;
-    settings.loopback_gateway = config.host_ip.map(Into::into);
+    )
+    .with_registries_of(&config);
     let runtime = Runtime::observe(settings).await.map_err(failure)?;
     match command {
         Command::Ps { all } => ps(&runtime, all, output),
@@ -293,8 +313,9 @@ async fn containers(command: Command, output: &Output) -> Result<(), Failure> {
             omit,
             keep_ids,
         } => return save(runtime, images, omit, keep_ids).await,
-        Command::Build => return ctl_build::run(&runtime).await,
+        Command::Build => return ctl_build::run(&runtime, &config).await,
         Command::Push => return ctl_push::run(&runtime).await,
+        Command::Sync { container } => return ctl_sync::run(&runtime, &container),
         Command::Prune => {
             ctl_build::prune(&runtime).await?;
             for image in runtime.list_images() {
@@ -309,6 +330,7 @@ async fn containers(command: Command, output: &Output) -> Result<(), Failure> {
                 }
             }
         }
+        Command::Pause { namespaces } => return ctl_pause::run(&runtime, &namespaces).await,
         Command::Inspect { image } => println!("{}", inspect(&runtime, &image)?),
         Command::Tag { image, name } => {
             runtime
@@ -321,7 +343,10 @@ async fn containers(command: Command, output: &Output) -> Result<(), Failure> {
                 println!("{layer}");
             }
         }
-        Command::Untag { name } => runtime.untag_image(&name).await.map_err(image_failure)?,
+        Command::Untag { name } => {
+            let untagged = runtime.untag_image(&name).await;
+            untagged.map_err(|e| ctl_rmi::in_use(&runtime, e))?;
+        }
         Command::Pull { image, credentials } => {
             let auth = match credentials {
                 true => ctl_push::credentials().await?,
@@ -333,13 +358,7 @@ async fn containers(command: Command, output: &Output) -> Result<(), Failure> {
                 .map_err(image_failure)?;
             println!("{}", status.id);
         }
-        Command::Rmi { image } => {
-            // The runtime does not report images that do not exist.
-            if runtime.image_status(&image).is_none() {
-                return Err(image_failure(ImageError::NotPresent(image)));
-            }
-            runtime.remove_image(&image).await.map_err(image_failure)?;
-        }
+        Command::Rmi { image, check } => return ctl_rmi::run(&runtime, image, check).await,
         // Handled above.
         Command::State { .. } | Command::File { .. } | Command::Store { .. } => {}
     }

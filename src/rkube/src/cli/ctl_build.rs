@@ -4,7 +4,7 @@ use std::io::{self, BufRead as _, BufReader, Read, Stdin, Write as _};
 
 use rkube_build::exec::{self, Directories};
 use rkube_build::protocol::Request;
-use rkube_config::paths;
+use rkube_config::{NodeConfig, paths};
 use rkube_failure::{Failure, Kind, Source};
 use rkube_runtime::Runtime;
 use tokio::sync::{mpsc, oneshot};
@@ -50,7 +50,7 @@ impl Drop for Context {
 }
 
 /// Runs the build on standard input. Its events are written to standard output.
-pub async fn run(runtime: &Runtime) -> Result<(), Failure> {
+pub async fn run(runtime: &Runtime, config: &NodeConfig) -> Result<(), Failure> {
     let read = tokio::task::spawn_blocking(|| {
         let mut input = BufReader::with_capacity(64 << 10, io::stdin());
         let mut line = Vec::new();
@@ -58,10 +58,14 @@ pub async fn run(runtime: &Runtime) -> Result<(), Failure> {
         let request: Request = serde_json::from_slice(&line).map_err(io::Error::other)?;
         Ok::<_, io::Error>((request, input))
     });
-    let (request, input) = read
+    let (mut request, input) = read
         .await
         .map_err(failure)?
         .map_err(|e| failure(format!("cannot read the request: {e}")))?;
+    // They need no declaration, and are no part of the cache's keys.
+    for (name, value) in config.registries.proxies.variables(config.host_ip) {
+        request.build_args.entry(name).or_insert(value);
+    }
     let (ended, canceled) = oneshot::channel();
     let context = Context {
         input: Some(input),

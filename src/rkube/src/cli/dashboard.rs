@@ -10,7 +10,7 @@ use super::{Global, Output, interrupted};
 
 #[derive(clap::Args)]
 pub struct Args {
-    /// Print the URL instead of opening a browser
+    /// Print the URL instead of opening a browser, and serve until Ctrl-C
     #[arg(long)]
     url: bool,
     /// Local port of the dashboard [default: an unused port]

@@ -52,6 +52,7 @@ pub async fn run(home: &Home, global: &Global, args: Args, output: &Output) -> R
         output.say(&format!("The cluster '{name}' was deleted."));
     }
     if args.purge {
+        super::registry::purge(home, output).await?;
         // Not the whole directory: RKUBE_HOME may name one that holds other files, too.
         for own in ["profiles", "addons", "config", "run"] {
             remove_tree(&home.root().join(own))?;

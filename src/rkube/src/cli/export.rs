@@ -48,8 +48,7 @@ pub async fn run(home: &Home, global: &Global, args: Args, output: &Output) -> R
         }
         Command::Kubeconfig { internal } => {
             let text = rkube_cluster::kubeconfig(home, &profile, internal)?;
-            super::output::print_out(&text);
-            Ok(())
+            super::config::print(&text, output)
         }
     }
 }

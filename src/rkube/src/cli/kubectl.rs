@@ -83,7 +83,7 @@ fn become_or_run(process: &mut Command) -> std::io::Result<Option<i32>> {
 }
 
 /// Returns the first kubectl in PATH that is not rkube itself.
-fn find() -> Option<PathBuf> {
+pub fn find() -> Option<PathBuf> {
     let own = std::env::current_exe().ok();
     let name = if cfg!(windows) {
         "kubectl.exe"

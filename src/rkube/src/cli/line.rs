@@ -13,6 +13,7 @@ const SECRETS: &[&str] = &["password", "token"];
 
 /// Flags whose value is `NAME=VALUE`, and the latter may be a secret.
 const ASSIGNMENTS: &[&str] = &[
+    "build",
     "build-arg",
     "build-env",
     "build-opt",

@@ -17,6 +17,7 @@ mod dashboard;
 mod delete;
 #[cfg(unix)]
 mod detach;
+mod dev;
 mod docker;
 mod driver;
 mod export;
@@ -29,17 +30,22 @@ mod kubectl;
 mod line;
 mod load;
 mod logs;
+mod messages;
 mod minikube;
 mod mount;
 mod node;
 mod output;
 mod pause;
+mod port;
 mod profile;
+mod registry;
+mod schema;
 mod service;
 mod settings;
 mod snapshot;
 mod ssh;
 mod start;
+mod start_registries;
 mod start_values;
 mod status;
 mod stop;
@@ -96,6 +102,16 @@ pub struct Global {
         value_name = "FORMAT"
     )]
     pub output: output::Format,
+    /// Language of help and messages [default: that of the locale]
+    #[arg(
+        long,
+        global = true,
+        env = "RKUBE_LANGUAGE",
+        hide_env = true,
+        ignore_case = true,
+        value_name = "LANGUAGE"
+    )]
+    pub language: Option<messages::Language>,
     /// User to name in the log of commands
     #[arg(long, global = true, hide = true, value_name = "NAME")]
     pub user: Option<String>,
@@ -141,7 +157,9 @@ enum Command {
     /// Print the IP address of a node
     Ip(ip::Args),
     /// Make services of type LoadBalancer reachable from this machine
-    Tunnel,
+    Tunnel(tunnel::Args),
+    /// Open, close or list ports of this machine that lead to nodes and services
+    Port(port::Args),
     /// Open a service in a web browser, or print the URLs of services
     #[command(alias = "services")]
     Service(service::Args),
@@ -149,6 +167,11 @@ enum Command {
     Dashboard(dashboard::Args),
     /// Build, load, pull, list, tag, save or remove container images of the nodes
     Image(image::Args),
+    /// Build, apply and watch an app: changed files reach its running pods
+    #[command(after_help = dev::HELP)]
+    Dev(Box<dev::Args>),
+    /// Run a registry of images on this machine, for all clusters
+    Registry(registry::Args),
     /// Save, restore, list or delete snapshots of a cluster
     Snapshot(snapshot::Args),
     /// Enable, disable or list addons (ingress, …)
@@ -172,6 +195,8 @@ enum Command {
     /// Create and manage clusters with kind's commands (kind create cluster, …)
     #[command(disable_help_flag = true)]
     Kind(minikube::Rest),
+    /// Print the JSON Schemas of what commands print with -o json
+    Schema(schema::Args),
     /// Print the version of rkube and of Kubernetes
     Version(version::Args),
     /// Print the flags that every command takes
@@ -217,6 +242,7 @@ pub fn main() -> ExitCode {
     };
     rkube_failure::set_current_profile(&settings.profile_of_advice());
     let words = words();
+    messages::choose(&words, &settings);
     if let Some(words) = kind::words(&words) {
         return kind::main(words, &settings);
     }
@@ -245,7 +271,7 @@ pub fn main() -> ExitCode {
     if global.output == output::Format::Name && !lists(&cli.command) {
         let failure = usage_failure("--output=name is for lists of named objects");
         return output.fail(&failure.advise(
-            "use it with the command list of profile, node, addons, snapshot, driver, service or config, or with image ls",
+            "use it with status, certs check, image ls, or the command list of profile, node, addons, snapshot, driver, service, config or schema",
         ));
     }
     let entry = (!global.skip_audit)
@@ -270,8 +296,10 @@ pub fn main() -> ExitCode {
 /// Whether a command undoes its work on Ctrl-C itself.
 fn handles_interrupt(command: &Command) -> bool {
     match command {
-        Command::Tunnel | Command::Start(_) | Command::Dashboard(_) | Command::Snapshot(_) => true,
-        Command::Apply(_) => true,
+        Command::Tunnel(_) | Command::Start(_) | Command::Dashboard(_) | Command::Snapshot(_) => {
+            true
+        }
+        Command::Apply(_) | Command::Dev(_) => true,
         Command::Node(args) => args.handles_interrupt(),
         Command::Ctl(args) => args.handles_interrupt(),
         _ => false,
@@ -349,11 +377,16 @@ fn lists(command: &Command) -> bool {
         Command::Addons(args) => args.lists(),
         Command::Snapshot(args) => args.lists(),
         Command::Config(args) => args.lists(),
+        Command::Schema(args) => args.lists(),
+        Command::Certs(args) => args.lists(),
+        Command::Status(_) => true,
         Command::Profile(args) => args.lists(),
         Command::Service(args) => args.lists(),
+        Command::Port(args) => args.lists(),
         // Its only command is a list.
         Command::Driver(_) => true,
         Command::Image(args) => args.lists(),
+        Command::Registry(args) => args.lists(),
         _ => false,
     }
 }
@@ -375,10 +408,24 @@ fn near<'a>(word: &str, words: &'a [String]) -> Option<&'a str> {
 /// Prints a parser result. Help and version exit with 0, errors with `PROGRAM_USAGE`.
 fn usage(e: &clap::Error) -> ExitCode {
     use clap::error::ErrorKind;
-    let _ = e.print();
+    print_usage(e);
     match e.kind() {
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => ExitCode::SUCCESS,
         _ => ExitCode::from(Failure::new(Source::Program, Kind::Usage, "").exit_code()),
+    }
+}
+
+/// Prints what the parser says, in the language that was chosen.
+fn print_usage(e: &clap::Error) {
+    if !messages::active() {
+        // A reader that has gone is no failure.
+        let _ = e.print();
+        return;
+    }
+    let text = messages::finish(&e.render().to_string());
+    match e.use_stderr() {
+        true => eprint!("{text}"),
+        false => output::print_out(&text),
     }
 }
 
@@ -453,10 +500,13 @@ async fn run(cli: Cli, output: &Output) -> Result<ExitCode, Failure> {
         Command::Cp(args) => cp::run(&home, &global, args, output).await.map(done),
         Command::Kubectl(args) => kubectl::run(&home, &global, &args),
         Command::Ip(args) => ip::run(&home, &global, args, output).map(done),
-        Command::Tunnel => tunnel::run(&home, &global, output).await.map(done),
+        Command::Tunnel(args) => tunnel::run(&home, &global, args, output).await.map(done),
+        Command::Port(args) => port::run(&home, &global, args, output).await.map(done),
         Command::Service(args) => service::run(&home, &global, args, output).await.map(done),
         Command::Dashboard(args) => dashboard::run(&home, &global, args, output).await.map(done),
         Command::Image(args) => image::run(&home, &global, args, output).await,
+        Command::Dev(args) => dev::run(&home, &global, *args, output).await,
+        Command::Registry(args) => registry::run(&home, &global, args, output).await.map(done),
         Command::Snapshot(args) => snapshot::run(&home, &global, args, output).await.map(done),
         Command::Addons(args) => addons::run(&home, &global, args, output).await.map(done),
         Command::Logs(args) => logs::run(&home, &global, args, output).await.map(done),
@@ -466,6 +516,7 @@ async fn run(cli: Cli, output: &Output) -> Result<ExitCode, Failure> {
         Command::Driver(args) => driver::run(&home, &global, args, output).await.map(done),
         Command::UpdateContext => update_context::run(&home, &global, output).await.map(done),
         Command::Version(args) => version::run(&home, &global, args, output).await.map(done),
+        Command::Schema(args) => schema::run(&args, output).map(done),
         Command::Options => {
             words::options(output);
             Ok(ExitCode::SUCCESS)
@@ -492,7 +543,10 @@ async fn run(cli: Cli, output: &Output) -> Result<ExitCode, Failure> {
         Command::Cache(_) => Err(minikube::instead_of("cache", &global.profile)),
         Command::Mount(args) => mount::run(&home, &global, args, output).await.map(done),
         Command::Completion { shell } => {
-            clap_complete::generate(shell, &mut Cli::command(), "rkube", &mut std::io::stdout());
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "rkube", &mut script);
+            // A reader that has gone is no failure, as with all output.
+            output::print_out(&String::from_utf8_lossy(&script));
             Ok(ExitCode::SUCCESS)
         }
         Command::Ctl(args) => ctl::run(&global, args, output).await.map(done),

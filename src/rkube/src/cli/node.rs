@@ -112,6 +112,7 @@ pub async fn run(home: &Home, global: &Global, args: Args, output: &Output) -> R
                     rkube_cluster::add_node(home, profile, &spec, &mut interrupt, output).await?;
                 output.say(&format!("The node '{}' was added.", node.name));
             }
+            super::registry::tell_nodes(home, profile, output).await;
             Ok(())
         }
         Command::Delete { node } => {
@@ -129,6 +130,7 @@ pub async fn run(home: &Home, global: &Global, args: Args, output: &Output) -> R
         Command::Start { node } => {
             let node = full_name(home, profile, &node)?;
             rkube_cluster::start_node(home, profile, &node, output).await?;
+            super::registry::tell_nodes(home, profile, output).await;
             output.say(&format!("The node '{node}' is ready."));
             Ok(())
         }

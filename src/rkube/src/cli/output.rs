@@ -15,6 +15,8 @@ use rkube_cluster::Progress;
 use rkube_failure::Failure;
 use serde::Serialize;
 
+use super::messages;
+
 /// The output format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Format {
@@ -128,6 +130,7 @@ impl Output {
             );
             return;
         }
+        let message = messages::text(message);
         match self.destination {
             Destination::Stdout => print_out(&format!("{message}\n")),
             Destination::Stderr => eprintln!("{message}"),
@@ -193,9 +196,12 @@ impl Output {
                 }),
             );
         } else {
-            eprintln!("{} {}", style("error:", "1;31"), failure.message);
+            let (mark, message) = (messages::text("error:"), messages::text(&failure.message));
+            // The mark of another language has its own space.
+            let space = if messages::active() { "" } else { " " };
+            eprintln!("{}{space}{message}", style(&mark, "1;31"));
             if let Some(advice) = &failure.advice {
-                eprintln!("  {} {advice}", style("→", "1"));
+                eprintln!("  {} {}", style("→", "1"), messages::text(advice));
             }
         }
         ExitCode::from(failure.exit_code())
@@ -205,7 +211,7 @@ impl Output {
     pub fn interrupted(&self) {
         self.break_off();
         if !self.json() {
-            eprintln!("interrupted");
+            eprintln!("{}", messages::text("interrupted"));
         }
     }
 
@@ -244,16 +250,17 @@ impl Progress for Output {
         if self.destination == Destination::Nowhere {
             return;
         }
+        let message = messages::text(message);
         let bar = ProgressBar::new_spinner();
         if std::io::stderr().is_terminal() {
             if let Ok(style) = ProgressStyle::with_template("  {spinner} {msg}") {
                 bar.set_style(style);
             }
-            bar.set_message(message.to_owned());
+            bar.set_message(message.to_string());
             bar.enable_steady_tick(Duration::from_millis(80));
         }
         if let Ok(mut running) = self.running.lock() {
-            *running = Some((bar, message.to_owned(), Instant::now()));
+            *running = Some((bar, message.into_owned(), Instant::now()));
         }
     }
 
@@ -268,6 +275,7 @@ impl Progress for Output {
         if self.destination == Destination::Nowhere {
             return;
         }
+        let message = messages::text(message);
         let print = || eprintln!("  {} {message}", style("!", "33"));
         match self.running.lock().ok().as_deref() {
             Some(Some((bar, ..))) => bar.suspend(print),

@@ -1,22 +1,27 @@
 //! `rkube pause` and `rkube unpause`
 
-use rkube_cluster::{Home, set_paused};
+use rkube_cluster::{Home, set_namespaces_paused, set_paused};
 use rkube_failure::Failure;
 
-use super::unsupported::unsupported;
-use super::{Global, Output};
+use super::{Global, Output, usage_failure};
 
 #[derive(clap::Args)]
 pub struct Args {
-    /// Namespaces whose pods to pause. Not supported: the whole cluster is paused
-    #[arg(short, long, hide = true, value_name = "NAMES", value_delimiter = ',')]
+    /// Namespaces whose containers to freeze or resume, on all nodes [default: the whole cluster]
+    #[arg(
+        short,
+        long,
+        value_name = "NAMES",
+        value_delimiter = ',',
+        conflicts_with = "all_namespaces"
+    )]
     namespaces: Vec<String>,
-    /// All namespaces, which is the only way to pause a cluster
-    #[arg(short = 'A', long, hide = true)]
+    /// All namespaces: the whole cluster, as without flags
+    #[arg(short = 'A', long)]
     all_namespaces: bool,
 }
 
-/// Freezes the cluster, or lets it go on.
+/// Freezes the cluster or some namespaces, or lets them go on.
 pub async fn run(
     home: &Home,
     global: &Global,
@@ -24,15 +29,8 @@ pub async fn run(
     paused: bool,
     output: &Output,
 ) -> Result<(), Failure> {
-    if !args.namespaces.is_empty() && !args.all_namespaces {
-        let name = &global.profile;
-        return Err(unsupported(
-            "--namespaces is not supported: the nodes would take frozen pods for dead ones and restart them",
-            format!(
-                "leave it out to pause the whole cluster, or scale what is not needed to zero: {}",
-                rkube_failure::command("kubectl -- scale deployment NAME --replicas 0", name)
-            ),
-        ));
+    if !args.namespaces.is_empty() {
+        return some(home, global, &args.namespaces, paused, output).await;
     }
     let count = set_paused(home, &global.profile, paused, output).await?;
     let name = &global.profile;
@@ -46,4 +44,60 @@ pub async fn run(
         (_, false) => format!("The cluster '{name}' is running again."),
     });
     Ok(())
+}
+
+async fn some(
+    home: &Home,
+    global: &Global,
+    namespaces: &[String],
+    paused: bool,
+    output: &Output,
+) -> Result<(), Failure> {
+    let name = &global.profile;
+    if let Some(bad) = namespaces.iter().find(|namespace| !is_name(namespace)) {
+        return Err(usage_failure(format!(
+            "'{bad}' is not the name of a namespace"
+        )));
+    }
+    let count = set_namespaces_paused(home, name, namespaces, paused, output).await?;
+    let plural = if count == 1 { "" } else { "s" };
+    let list = namespaces.join(",");
+    output.say(&match paused {
+        true => format!(
+            "{count} container{plural} paused. Let them go on with: {}",
+            rkube_failure::command(&format!("unpause --namespaces {list}"), name)
+        ),
+        false => format!("{count} container{plural} resumed."),
+    });
+    Ok(())
+}
+
+/// Whether a word can be the name of a namespace: a label of RFC 1123.
+fn is_name(word: &str) -> bool {
+    let inner = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+    (1..=63).contains(&word.len())
+        && word.chars().all(inner)
+        && !word.starts_with('-')
+        && !word.ends_with('-')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_namespaces_are_labels() {
+        for (word, valid) in [
+            ("kube-system", true),
+            ("a", true),
+            ("", false),
+            ("-a", false),
+            ("a-", false),
+            ("A", false),
+            ("a b", false),
+            ("a;reboot", false),
+        ] {
+            assert_eq!(is_name(word), valid, "{word:?}");
+        }
+    }
 }

@@ -162,7 +162,8 @@ fn state_name(status: &ClusterStatus) -> &'static str {
 fn text(home: &Home, entries: &[Entry], detailed: bool) -> String {
     if entries.is_empty() {
         let start = command("start", DEFAULT_PROFILE);
-        return format!("There are no clusters; create one with: {start}");
+        let none = format!("There are no clusters; create one with: {start}");
+        return super::messages::text(&none).into_owned();
     }
     let mark = |yes: bool| if yes { "*" } else { "" }.to_owned();
     let mut head = vec!["PROFILE", "DRIVER", "NODES", "ADDRESS"];

@@ -99,7 +99,8 @@ pub async fn run(home: &Home, global: &Global, args: Args, output: &Output) -> R
     let client = rkube_cluster::client(home, &profile).await?;
     let cluster = Services { client, profile };
     if let Some(Command::List { namespace }) = &args.command {
-        return list(&cluster, namespace.as_deref(), output).await;
+        let routable = rkube_cluster::endpoints(home, &cluster.profile)?.routable;
+        return list(&cluster, namespace.as_deref(), routable, output).await;
     }
     let services = match (args.names.as_slice(), args.all) {
         ([], false) => cluster.all(None).await?,
@@ -108,8 +109,16 @@ pub async fn run(home: &Home, global: &Global, args: Args, output: &Output) -> R
     };
     let node = cluster.profile.control_plane().ip;
     let mut endpoints: Vec<Endpoint> = Vec::new();
+    let routable = rkube_cluster::endpoints(home, &cluster.profile)?.routable;
+    let own = cluster.profile.node_cidr;
     for service in &services {
-        let found = service_endpoints(service, node);
+        let mut found = service_endpoints(service, node);
+        // An address of the cluster's network; a tunnel would have made it one of this machine.
+        for endpoint in found.iter_mut().filter(|_| !routable) {
+            let ip = endpoint.address.ip();
+            let inside = matches!(ip, std::net::IpAddr::V4(ip) if own.contains(&ip));
+            endpoint.target = inside.then_some(endpoint.address);
+        }
         if found.is_empty() && !args.names.is_empty() {
             return Err(not_reachable(service, &args.namespace));
         }
@@ -120,7 +129,6 @@ pub async fn run(home: &Home, global: &Global, args: Args, output: &Output) -> R
             cluster.wait(service, args.wait, args.interval).await?;
         }
     }
-    let routable = rkube_cluster::endpoints(home, &cluster.profile)?.routable;
     let forwards = if routable {
         Vec::new()
     } else {
@@ -284,8 +292,14 @@ struct Listed {
     port_names: Vec<String>,
 }
 
-/// Lists all services, with the URLs of those that have external ports.
-async fn list(cluster: &Services, namespace: Option<&str>, output: &Output) -> Result<(), Failure> {
+/// Lists all services, with the URLs of those that have external ports. `routable` is whether this
+/// machine reaches the nodes' addresses.
+async fn list(
+    cluster: &Services,
+    namespace: Option<&str>,
+    routable: bool,
+    output: &Output,
+) -> Result<(), Failure> {
     let node = cluster.profile.control_plane().ip;
     let services = cluster.all(namespace).await?;
     let listed: Vec<Listed> = services
@@ -304,6 +318,18 @@ async fn list(cluster: &Services, namespace: Option<&str>, output: &Output) -> R
             }
         })
         .collect();
+    let own = cluster.profile.node_cidr;
+    let unreachable = |service: &Service| {
+        let endpoints = service_endpoints(service, node);
+        let mut ips = endpoints.iter().map(|endpoint| endpoint.address.ip());
+        ips.any(|ip| matches!(ip, std::net::IpAddr::V4(ip) if own.contains(&ip)))
+    };
+    if !routable && services.iter().any(unreachable) {
+        output.warn(&format!(
+            "this machine has no route to {own}; get URLs that it reaches with: {}",
+            command("service NAME", &cluster.profile.name)
+        ));
+    }
     output.result(&listed, || {
         let head = ["NAMESPACE", "NAME", "PORT", "URL"];
         let mut rows = vec![head.map(str::to_owned).to_vec()];

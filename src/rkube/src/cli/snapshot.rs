@@ -98,10 +98,11 @@ fn list(home: &Home, profile: &str, output: &Output) -> Result<(), Failure> {
     }
     output.result(&snapshots, || {
         if snapshots.is_empty() {
-            return format!(
+            let none = format!(
                 "There are no snapshots; create one with: {}",
                 rkube_failure::command("snapshot save NAME", profile)
             );
+            return super::messages::text(&none).into_owned();
         }
         let heads = ["NAME", "CREATED", "OBJECTS", "SIZE", "NODES"];
         let mut rows = vec![heads.map(str::to_owned).to_vec()];

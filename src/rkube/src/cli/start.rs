@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use ipnet::Ipv4Net;
 use rkube_cluster::{
-    Home, Kubeconfig, NodeSpec, Profile, StartOptions, StoreOptions, default_kubeconfig,
+    Home, Kubeconfig, NodeSpec, Profile, Progress as _, StartOptions, StoreOptions,
+    default_kubeconfig,
 };
 use rkube_drivers::{HostMount, MachineOptions, PortMapping};
 use rkube_failure::{Failure, Kind, Source};
@@ -25,7 +26,7 @@ pub const POD_RANGE: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(10, 244, 0, 0),
 pub const SERVICE_RANGE: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(10, 96, 0, 0), 12);
 
 // Only a new cluster uses all of them; on an existing one --insecure-registry,
-// --extra-config, --addons, --wait and --keep-context take effect.
+// --extra-config, --no-load-balancer, --addons, --wait and --keep-context take effect.
 #[derive(clap::Args)]
 #[command(
     after_help = "Every flag can also be set by an environment variable (RKUBE_WAIT_TIMEOUT for --wait-timeout), or for good: rkube config set memory 4g"
@@ -64,12 +65,18 @@ pub struct Args {
     /// Address range for service cluster IPs
     #[arg(long, default_value_t = SERVICE_RANGE, value_name = "CIDR")]
     service_cluster_ip_range: Ipv4Net,
+    /// Assign no addresses to services of type LoadBalancer; =false assigns them again
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
+    no_load_balancer: Option<bool>,
     /// DNS domain of the cluster
     #[arg(long, default_value = "cluster.local", value_name = "DOMAIN")]
     dns_domain: String,
-    /// Image registry to access over plain HTTP, HOST[:PORT]; can be repeated
-    #[arg(long, value_name = "REGISTRY", value_delimiter = ',')]
+    /// Image registry to access over plain HTTP, or HTTPS with any certificate: HOST[:PORT] or a
+    /// range of addresses; can be repeated
+    #[arg(long, value_name = "REGISTRY", value_delimiter = ',', value_parser = super::start_values::parse_registry)]
     insecure_registry: Vec<String>,
+    #[command(flatten)]
+    registries: super::start_registries::RegistryFlags,
     /// Publish a port of the first node, [HOST_IP:]HOST_PORT:NODE_PORT[/udp]; can be
     /// repeated (drivers docker and qemu)
     #[arg(long, value_name = "PORTS", value_delimiter = ',')]
@@ -160,6 +167,7 @@ const OF_FILE: &[&str] = &[
     "pod-network-cidr",
     "service-cluster-ip-range",
     "dns-domain",
+    "no-load-balancer",
     "ports",
     "port",
     "agents",
@@ -229,6 +237,8 @@ pub(super) fn plan(
     mounts.extend(file.mounts);
     let mut insecure_registries = std::mem::take(&mut args.insecure_registry);
     insecure_registries.extend(file.insecure_registries);
+    let registries =
+        std::mem::take(&mut args.registries).changes(file.registries, file.extra_ca, output)?;
     let mut addons = std::mem::take(&mut args.addons);
     addons.extend(file.addons);
     let store = StoreOptions::parse(
@@ -258,8 +268,11 @@ pub(super) fn plan(
             service_cidr: file.services.unwrap_or(args.service_cluster_ip_range),
             dns_domain,
             insecure_registries,
+            registries,
+            image_cache: None,
             ports: std::mem::take(&mut args.ports),
             mounts,
+            no_load_balancer: file.load_balancer.map(|on| !on).or(args.no_load_balancer),
             kind: false,
             retain: false,
             store: file.store.or(store),
@@ -317,14 +330,18 @@ pub async fn run(
         Some(path) => file::read(&Document::read(path)?)?,
         None => File::default(),
     };
+    let image_cache = args.registries.take_image_cache();
     let plan = plan(global, &mut args, file, output)?;
-    let options = plan.options;
+    let mut options = plan.options;
     // Unknown addons and missing files are reported before anything is created.
     let mut addons = super::addons::find(home, &plan.addons, output)?;
     addons.extend(file::manifests(&plan.manifests)?);
     if args.dry_run {
         return dry_run(home, &options, output).await;
     }
+    let name = &options.profile;
+    options.image_cache =
+        super::start_registries::image_cache(home, name, image_cache, output).await?;
     output.plan(&STEPS);
     let started = std::time::Instant::now();
     let new = !home.profile_dir(&options.profile).exists();
@@ -343,6 +360,7 @@ pub async fn run(
     {
         kubeconfig.set_namespace(&profile.context(), namespace)?;
     }
+    super::start_registries::warn_of_proxy(&profile, output);
     let count = profile.nodes.len();
     let state = if args.wait == Wait::All {
         "is ready"
@@ -362,6 +380,10 @@ pub async fn run(
         },
     ));
     let complete = async {
+        // An API server that nobody waited for may not answer yet.
+        if args.wait == Wait::All {
+            super::registry::after_start(home, &profile, output).await;
+        }
         if !plan.images.is_empty() {
             super::load::run(home, &profile.name, plan.images, output).await?;
         }
@@ -392,6 +414,9 @@ async fn dry_run(home: &Home, options: &StartOptions, output: &Output) -> Result
         Err(e) if e.kind == Kind::NotFound => None,
         Err(e) => return Err(e),
     };
+    if existing.is_none() {
+        options.check()?;
+    }
     let candidates = rkube_cluster::candidates(home, &options.profile, &options.machine).await;
     let unsuitable = |c: &rkube_cluster::Candidate| {
         let driver = rkube_drivers::by_name(c.name).ok()?;
@@ -450,6 +475,7 @@ async fn dry_run(home: &Home, options: &StartOptions, output: &Output) -> Result
             ),
             None => format!("Cannot {action} the cluster '{name}': {reason}."),
         };
+        let head = super::messages::text(&head);
         format!("{head}\n\n{}", super::driver::text(&result.drivers))
     });
     match refusal {
@@ -478,6 +504,10 @@ pub(super) async fn start(
     };
     if stop {
         return Ok(None);
+    }
+    // Before the wait, whose end by a timeout leaves a cluster that runs.
+    if let Err(failure) = super::port::begin(home, &started.profile).await {
+        output.warn(&failure.message);
     }
     if let Some(limit) = wait {
         tokio::select! {

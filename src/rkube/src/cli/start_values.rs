@@ -272,6 +272,16 @@ pub(super) fn extras(extras: Vec<Extra>, output: &Output) -> Result<Extras, Fail
     Ok(found)
 }
 
+/// Checks the name of a registry; a URL would never match one.
+pub fn parse_registry(text: &str) -> Result<String, String> {
+    match text.is_empty() || text.contains("://") || text.contains(char::is_whitespace) {
+        true => Err(format!(
+            "'{text}' is neither HOST[:PORT] nor a range of addresses"
+        )),
+        false => Ok(text.to_owned()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

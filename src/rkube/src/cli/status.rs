@@ -18,7 +18,7 @@ use super::{Global, Output, usage_failure};
 pub struct Args {
     /// Go template to print for the control-plane node, or for --node, such as '{{.Host}}'
     ///
-    /// Fields: Name, IP, Host, Kubelet, APIServer, Kubeconfig, Worker, TimeToStop.
+    /// Fields: Name, IP, Host, Kubelet, APIServer, Kubeconfig, Worker, TimeToStop, PausedNamespaces.
     #[arg(short, long, value_name = "TEMPLATE")]
     format: Option<String>,
     /// Layout of JSON: one object per node, or one for the cluster
@@ -61,6 +61,7 @@ const FIELDS: &[&str] = &[
     "Kubeconfig",
     "Worker",
     "TimeToStop",
+    "PausedNamespaces",
     // These are always empty.
     "DockerEnv",
     "PodManEnv",
@@ -141,6 +142,7 @@ fn value(node: &NodeStatus, field: &str) -> String {
         "Kubeconfig" => node.kubeconfig.to_owned(),
         "Worker" => node.worker.to_string(),
         "TimeToStop" => node.time_to_stop.clone().unwrap_or_default(),
+        "PausedNamespaces" => node.paused_namespaces.join(","),
         _ => String::new(),
     }
 }
@@ -164,6 +166,13 @@ fn text(status: &ClusterStatus) -> String {
                 text,
                 "apiserver: {}\nkubeconfig: {}\n",
                 node.api_server, node.kubeconfig
+            );
+        }
+        if !node.paused_namespaces.is_empty() {
+            let _ = writeln!(
+                text,
+                "pausedNamespaces: {}",
+                node.paused_namespaces.join(", ")
             );
         }
         if let Some(time) = &node.time_to_stop {
@@ -232,6 +241,7 @@ mod tests {
             },
             worker,
             time_to_stop: None,
+            paused_namespaces: Vec::new(),
         };
         let value = cluster(&ClusterStatus {
             name: "a".into(),

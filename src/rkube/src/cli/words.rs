@@ -24,7 +24,11 @@ pub fn options(output: &Output) {
             Some((format!("{short}--{long}"), help))
         })
         .collect();
-    output.result(&flags, || {
+    let value: Vec<_> = flags
+        .iter()
+        .map(|(flag, help)| serde_json::json!({ "flag": flag, "description": help }))
+        .collect();
+    output.result(&value, || {
         let rows: Vec<Vec<String>> = flags
             .iter()
             .map(|(flag, help)| vec![format!("  {flag}"), help.clone()])

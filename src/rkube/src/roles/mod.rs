@@ -1,17 +1,21 @@
 //! Internal roles of the binary: the processes of a cluster.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::future::Future;
 use std::io::Write as _;
+use std::time::Duration;
 
 use anyhow::Context;
 use rkube_config::{NodeConfig, paths, roles};
 use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
 mod control_plane;
 mod demo;
+mod ingress;
 mod memory;
+mod server;
 
 /// Runs an internal role and returns its exit code; `None` if `role` is not one.
 pub fn run(role: &str, args: &[OsString]) -> Option<i32> {
@@ -24,8 +28,10 @@ pub fn run(role: &str, args: &[OsString]) -> Option<i32> {
     let result = match role {
         roles::INIT => init(args),
         roles::VM_INIT => rkube_init::vm::boot(),
+        roles::SERVER if server::is_here() => server::run(args),
         roles::CONTROL_PLANE => serve(2, control_plane::run),
         roles::AGENT => serve(2, rkube_node::run),
+        roles::INGRESS => serve_until(ingress::threads(), ingress::STOP_TIMEOUT, ingress::run),
         roles::DEMO => demo::run(args),
         _ => return None,
     };
@@ -34,6 +40,21 @@ pub fn run(role: &str, args: &[OsString]) -> Option<i32> {
         Err(e) => {
             // `eprintln!` panics if the log is on a full disk.
             let _ = writeln!(std::io::stderr(), "{role}: {e:#}");
+            1
+        }
+    })
+}
+
+/// Runs what the binary is in the node image under another name; `None` if `program` is none of these.
+pub fn by_name(program: Option<&OsStr>, args: &[OsString]) -> Option<i32> {
+    if std::path::Path::new(program?).file_name()? != server::CAT {
+        return None;
+    }
+    Some(match server::cat(args) {
+        Ok(()) => 0,
+        Err(e) => {
+            // `eprintln!` panics if the terminal is gone.
+            let _ = writeln!(std::io::stderr(), "{}: {e}", server::CAT);
             1
         }
     })
@@ -49,6 +70,18 @@ fn init(args: &[OsString]) -> anyhow::Result<()> {
 
 /// Runs a service of the node until it fails or receives SIGTERM.
 fn serve<F>(threads: usize, work: impl FnOnce(NodeConfig) -> F) -> anyhow::Result<()>
+where
+    F: Future<Output = anyhow::Result<()>> + Send + 'static,
+{
+    serve_until(threads, Duration::ZERO, |config, _| work(config))
+}
+
+/// Like [`serve`], but SIGTERM cancels the token of the service, which then has some time to end.
+fn serve_until<F>(
+    threads: usize,
+    grace: Duration,
+    work: impl FnOnce(NodeConfig, CancellationToken) -> F,
+) -> anyhow::Result<()>
 where
     F: Future<Output = anyhow::Result<()>> + Send + 'static,
 {
@@ -74,13 +107,20 @@ where
         .enable_all()
         .build()
         .context("cannot start the runtime")?;
-    let future = work(config);
+    let stop = CancellationToken::new();
+    let future = work(config, stop.clone());
     runtime.block_on(async {
         tokio::spawn(memory::release_periodically());
         let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
+        let mut task = tokio::spawn(future);
         tokio::select! {
-            result = tokio::spawn(future) => result.context("the service panicked")?,
-            _ = terminate.recv() => Ok(()),
+            result = &mut task => return result.context("the service panicked")?,
+            _ = terminate.recv() => stop.cancel(),
+        }
+        match tokio::time::timeout(grace, task).await {
+            Ok(result) => result.context("the service panicked")?,
+            // What is left ends with the process.
+            Err(_) => Ok(()),
         }
     })
 }

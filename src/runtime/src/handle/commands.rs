@@ -27,6 +27,12 @@ impl Runtime {
     pub async fn exec(&self, id: &str, spec: ExecSpec) -> Result<Session> {
         let container = self.container(id)?;
         self.running(&container)?;
+        // The command would wait until the container goes on. The words are runc's.
+        if rkube_cgroups::node::is_frozen(&container.meta.cgroup) {
+            return Err(RuntimeError::Invalid(
+                "cannot exec in a paused container".into(),
+            ));
+        }
         if spec.command.is_empty() {
             return Err(RuntimeError::Invalid("no command specified".into()));
         }

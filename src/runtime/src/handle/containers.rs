@@ -126,6 +126,8 @@ impl Runtime {
         if container.live.lock().state != ContainerState::Running {
             return Ok(());
         }
+        // A frozen process would take no signal, and on version 1 not even end.
+        self.set_container_frozen(id, false).await?;
         if !grace.is_zero() {
             let signal = container.meta.stop_signal;
             let stopped = async {
@@ -175,6 +177,10 @@ impl Runtime {
     pub(super) async fn kill_and_wait(&self, container: &Arc<Container>) -> Result<()> {
         if container.live.lock().state != ContainerState::Running {
             return Ok(());
+        }
+        // It may have been frozen since it was asked to stop.
+        if let Err(e) = self.set_container_frozen(&container.meta.id, false).await {
+            tracing::warn!(container = container.meta.id, "it stays frozen: {e}");
         }
         let killed = async {
             self.signal(container, libc::SIGKILL).await?;

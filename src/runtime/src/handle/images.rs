@@ -98,6 +98,11 @@ impl Runtime {
         blocking(move || store.remove_unless_busy(&id)).await
     }
 
+    /// Fails with [`ImageError::InUse`] if a container of this node uses the image.
+    pub fn check_unused(&self, image: &str) -> Result<(), ImageError> {
+        self.unused(image).map(drop)
+    }
+
     /// Returns the ID of an image; `None` if it is unknown. Fails if a container uses it.
     fn unused(&self, image: &str) -> Result<Option<String>, ImageError> {
         let Some(record) = self.inner.store.find(image) else {
@@ -122,8 +127,13 @@ impl Runtime {
         Ok(Some(id))
     }
 
-    /// Removes one name of an image, and the image with its last name.
+    /// Removes one name of an image, and the image with its last name. Fails if that is the last one
+    /// of an image that a container uses.
     pub async fn untag_image(&self, name: &str) -> Result<(), ImageError> {
+        let record = self.inner.store.find(name);
+        if record.is_some_and(|r| r.tags.len() + r.digests.len() <= 1) {
+            self.check_unused(name)?;
+        }
         let (store, name) = (self.inner.store.clone(), name.to_string());
         blocking(move || store.untag(&name)).await
     }

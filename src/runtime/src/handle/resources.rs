@@ -11,6 +11,9 @@ use crate::error::Result;
 use crate::snapshot;
 use crate::status::FsUsage;
 
+/// The time in which all processes of a container must be frozen.
+const FREEZE_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(5);
+
 impl Runtime {
     /// Changes the limits of a running container. Unset fields are left unchanged.
     pub async fn update_resources(&self, id: &str, resources: &Resources) -> Result<()> {
@@ -70,6 +73,23 @@ impl Runtime {
         let container = self.container(id)?;
         self.running(&container)?;
         Ok(container.meta.cgroup.clone())
+    }
+
+    /// Freezes the processes of a container, or lets them go on. Returns whether that was a change.
+    pub async fn set_container_frozen(&self, id: &str, frozen: bool) -> Result<bool> {
+        let container = self.container(id)?;
+        // A container without a cgroup has ended.
+        if !frozen && !cgroup::is_frozen(&container.meta.cgroup) {
+            return Ok(false);
+        }
+        blocking(move || {
+            Ok(cgroup::set_frozen(
+                &container.meta.cgroup,
+                frozen,
+                FREEZE_TIMEOUT,
+            )?)
+        })
+        .await
     }
 
     /// Returns the number of bytes and inodes in a container's writable layer. Slow, because it

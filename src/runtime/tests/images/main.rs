@@ -4,7 +4,9 @@
 
 mod archives;
 mod builds;
+mod cache;
 mod layers;
+mod mirrors;
 mod pulls;
 mod pushes;
 mod registry;

@@ -221,7 +221,7 @@ async fn credentials_are_for_the_registry_alone() {
 }
 
 /// A process that ends with the test.
-struct Server(Child);
+pub(crate) struct Server(Child);
 
 impl Drop for Server {
     fn drop(&mut self) {
@@ -231,20 +231,43 @@ impl Drop for Server {
     }
 }
 
+/// Starts the distribution project's registry with TLS. Returns its address, its certificate and
+/// itself.
+pub(crate) fn tls_registry(dir: &Path) -> (String, String, Server) {
+    let made = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
+    let certificate = made.cert.pem();
+    std::fs::write(dir.join("tls.crt"), &certificate).unwrap();
+    std::fs::write(dir.join("tls.key"), made.signing_key.serialize_pem()).unwrap();
+    let dir = dir.display();
+    let tls = format!("tls: {{certificate: '{dir}/tls.crt', key: '{dir}/tls.key'}}");
+    let (server, address) = serve(&dir.to_string(), &tls, "");
+    (address, certificate, server)
+}
+
 /// Starts the distribution project's registry with a password. Returns it and its address.
 fn distribution(dir: &Path) -> (Server, String) {
-    let free = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = free.local_addr().unwrap().to_string();
-    drop(free);
     let made = Command::new("htpasswd")
         .args(["-Bbn", "user", "pass"])
         .output()
         .unwrap();
     std::fs::write(dir.join("htpasswd"), made.stdout).unwrap();
     let dir = dir.display();
+    let auth = format!("auth: {{htpasswd: {{realm: test, path: '{dir}/htpasswd'}}}}\n");
+    serve(&dir.to_string(), "", &auth)
+}
+
+/// Starts the distribution project's registry. Returns it and its address.
+fn serve(dir: &str, http: &str, auth: &str) -> (Server, String) {
+    let free = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = free.local_addr().unwrap().to_string();
+    drop(free);
+    let http = match http {
+        "" => String::new(),
+        more => format!(", {more}"),
+    };
     let config = format!(
         "version: 0.1\nlog: {{level: error}}\nstorage: {{filesystem: {{rootdirectory: '{dir}'}}}}\n\
-         http: {{addr: '{address}'}}\nauth: {{htpasswd: {{realm: test, path: '{dir}/htpasswd'}}}}\n"
+         http: {{addr: '{address}'{http}}}\n{auth}"
     );
     let path = format!("{dir}/config.yml");
     std::fs::write(&path, config).unwrap();

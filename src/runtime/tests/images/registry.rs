@@ -18,6 +18,13 @@ pub(crate) struct Registry {
     pub(crate) broken: Mutex<Vec<String>>,
     /// Paths that return 503 once.
     pub(crate) busy: Mutex<Vec<String>>,
+    /// Paths that return 429 once, and the delay that is asked for.
+    pub(crate) limited: Mutex<Vec<String>>,
+    pub(crate) delay: &'static str,
+    /// Whether every request is answered with 500.
+    pub(crate) fails: bool,
+    /// Whether connections are closed at once.
+    pub(crate) down: std::sync::atomic::AtomicBool,
     /// The required authentication scheme.
     pub(crate) login: Option<&'static str>,
     pub(crate) requests: Mutex<Vec<String>>,
@@ -78,6 +85,9 @@ impl Registry {
     }
 
     pub(crate) fn answer(&self, mut stream: TcpStream, own: &str) {
+        if self.down.load(std::sync::atomic::Ordering::SeqCst) {
+            return;
+        }
         let Some(head) = read_head(&mut stream) else {
             return;
         };
@@ -92,16 +102,15 @@ impl Registry {
         let path = target.split('?').next().unwrap_or("").to_string();
         let range = header("range");
         self.requests.lock().unwrap().push(format!(
-            "{method} {path} {}",
+            "{method} {} {}",
+            if target.contains("?ns=") {
+                &target
+            } else {
+                &path
+            },
             range.clone().unwrap_or_default()
         ));
-        let take = |list: &Mutex<Vec<String>>| {
-            let mut list = list.lock().unwrap();
-            list.iter()
-                .position(|p| path.contains(p.as_str()))
-                .map(|at| list.remove(at))
-                .is_some()
-        };
+        let take = |list: &Mutex<Vec<String>>| take(list, &path);
         let reads = matches!(method.as_str(), "GET" | "HEAD");
         if !reads && take(&self.broken) {
             return;
@@ -129,8 +138,8 @@ impl Registry {
         if wanted.is_some_and(|w| w != authorization) {
             return reply("401 Unauthorized", &challenge, b"{}");
         }
-        if take(&self.busy) {
-            return reply("503 Service Unavailable", "", b"");
+        if let Some((status, header)) = self.trouble(&path) {
+            return reply(status, &header, b"");
         }
         if !reads {
             let kind = header("content-type").unwrap_or_default();
@@ -151,22 +160,35 @@ impl Registry {
                 br#"{"errors":[{"code":"MANIFEST_UNKNOWN"}]}"#,
             );
         };
-        let kind = format!("Content-Type: {kind}\r\n");
+        let kind = format!(
+            "Content-Type: {kind}\r\nDocker-Content-Digest: {}\r\n",
+            digest(bytes)
+        );
+        if method == "HEAD" {
+            return send_head(&mut stream, bytes.len(), &kind);
+        }
         let from = range.and_then(|r| offset(&r));
         if take(&self.broken) {
-            let head = format!(
-                "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n{kind}\r\n",
-                bytes.len()
-            );
-            let _ = stream
-                .write_all(head.as_bytes())
-                .and_then(|()| stream.write_all(&bytes[..bytes.len() / 2]));
+            send_head(&mut stream, bytes.len(), &kind);
+            let _ = stream.write_all(&bytes[..bytes.len() / 2]);
             return;
         }
         match from {
             Some(from) => reply("206 Partial Content", &kind, &bytes[from..]),
             None => reply("200 OK", &kind, bytes),
         }
+    }
+
+    /// Returns the status and the headers of an answer that something is wrong.
+    fn trouble(&self, path: &str) -> Option<(&'static str, String)> {
+        if self.fails {
+            return Some(("500 Internal Server Error", String::new()));
+        }
+        if take(&self.limited, path) {
+            let header = format!("Retry-After: {}\r\n", self.delay);
+            return Some(("429 Too Many Requests", header));
+        }
+        take(&self.busy, path).then(|| ("503 Service Unavailable", String::new()))
     }
 
     /// Returns the header that requests must have, and that of answers to others.
@@ -238,6 +260,23 @@ impl Registry {
             _ => ("204 No Content", String::new()),
         }
     }
+}
+
+/// Sends the head of an answer with content of this length.
+fn send_head(stream: &mut TcpStream, length: usize, headers: &str) {
+    let head = format!(
+        "HTTP/1.1 200 OK\r\nContent-Length: {length}\r\nConnection: close\r\n{headers}\r\n"
+    );
+    let _ = stream.write_all(head.as_bytes());
+}
+
+/// Removes the first entry that is a part of the path. Returns whether there was one.
+fn take(list: &Mutex<Vec<String>>, path: &str) -> bool {
+    let mut list = list.lock().unwrap();
+    list.iter()
+        .position(|part| path.contains(part.as_str()))
+        .map(|at| list.remove(at))
+        .is_some()
 }
 
 /// Returns where a requested range begins.

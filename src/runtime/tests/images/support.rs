@@ -3,6 +3,7 @@
 use std::io::Write;
 use std::path::Path;
 
+use rkube_config::registries::Registries;
 use rkube_runtime::{ImageError, Runtime, RuntimeConfig};
 
 pub(crate) fn is_root() -> bool {
@@ -39,6 +40,18 @@ pub(crate) async fn open_as(dir: &Path, node: &str) -> Runtime {
     ))
     .await
     .unwrap()
+}
+
+/// Opens a runtime with these settings of registries.
+pub(crate) async fn open_with(dir: &Path, registries: Registries) -> Runtime {
+    let mut config = RuntimeConfig::new(
+        dir.join("node/root"),
+        dir.join("images"),
+        dir.join("node/run"),
+        "/bin/false",
+    );
+    config.registries = registries;
+    Runtime::open(config).await.unwrap()
 }
 
 /// A builder of tar files with entries of any kind and unchecked names.

@@ -43,6 +43,13 @@ impl Engine {
                 self.cluster.claims.remove(&key);
                 self.claim_changed(&key);
             }
+            Message::DeviceClaim(Change::Set(key, claim)) => {
+                self.cluster.device_claims.insert(key, claim);
+                self.on_event(Event::DeviceClaim);
+            }
+            Message::DeviceClaim(Change::Gone(key)) => {
+                self.cluster.device_claims.remove(&key);
+            }
             Message::Volume(Change::Set((_, name), volume)) => {
                 self.cluster.volumes.insert(name, volume);
                 self.on_event(Event::Volume);

@@ -2,6 +2,7 @@
 //! implements one upstream plugin with upstream's name, reasons and scores.
 
 pub mod default_preemption;
+pub mod dynamic_resources;
 pub mod image_locality;
 pub mod inter_pod_affinity;
 pub mod node_affinity;
@@ -28,6 +29,7 @@ pub struct Prepared<'a> {
     neighbours: inter_pod_affinity::Filter<'a>,
     volumes: volume_binding::Filter<'a>,
     restrictions: volume_restrictions::Filter<'a>,
+    devices: dynamic_resources::Filter<'a>,
 }
 
 impl<'a> Prepared<'a> {
@@ -38,6 +40,7 @@ impl<'a> Prepared<'a> {
             pod,
             restrictions: volume_restrictions::Filter::new(pod, view)?,
             volumes: volume_binding::Filter::new(pod, view.cluster)?,
+            devices: dynamic_resources::Filter::new(pod, view.cluster)?,
             spread: pod_topology_spread::Filter::new(pod, view),
             neighbours: inter_pod_affinity::Filter::new(pod, view),
         })
@@ -56,7 +59,8 @@ impl<'a> Prepared<'a> {
         self.volumes.filter(node)?;
         volume_zone::filter(&self.volumes, node)?;
         self.spread.filter(node)?;
-        self.neighbours.filter(node)
+        self.neighbours.filter(node)?;
+        self.devices.filter(node)
     }
 
     /// Returns the volume binding filter, which decides how claims are bound.

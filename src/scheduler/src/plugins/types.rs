@@ -31,11 +31,13 @@ pub enum Plugin {
     PodTopologySpread,
     /// Checks inter-pod affinity and anti-affinity.
     InterPodAffinity,
+    /// Checks resource claims.
+    DynamicResources,
 }
 
 impl Plugin {
     /// All plugins in filter order.
-    pub const ALL: [Plugin; 11] = [
+    pub const ALL: [Plugin; 12] = [
         Plugin::NodeUnschedulable,
         Plugin::NodeName,
         Plugin::TaintToleration,
@@ -47,6 +49,7 @@ impl Plugin {
         Plugin::VolumeZone,
         Plugin::PodTopologySpread,
         Plugin::InterPodAffinity,
+        Plugin::DynamicResources,
     ];
 
     /// Returns whether the event can make a pod that this plugin rejected
@@ -88,6 +91,9 @@ impl Plugin {
                 event,
                 E::NodeAdded | E::NodeLabels | E::PodPlaced | E::PodRemoved | E::Namespace
             ),
+            Plugin::DynamicResources => {
+                matches!(event, E::NodeAdded | E::NodeLabels | E::DeviceClaim)
+            }
         }
     }
 }
@@ -144,6 +150,8 @@ pub enum Event {
     PodRemoved,
     /// A claim was added or changed.
     Claim,
+    /// A resource claim was added or changed.
+    DeviceClaim,
     /// A volume was added or changed.
     Volume,
     /// A storage class was added or changed.

@@ -2,13 +2,18 @@
 
 use std::net::Ipv4Addr;
 
+use ipnet::Ipv4Net;
+
 use super::rules::{ENDPOINTS, MASQUERADE};
 use super::types::Maps;
 use crate::nft::{
     ChainKind, CmpOp, Data, Expr, Field, Hook, HookKind, Meta, Name, Reg, Reject, Rule, Set,
     SetRef, Table, ct_state, ct_status, priority,
 };
-use crate::node::Protocol;
+use crate::node::{Protocol, own_address};
+
+/// The number of ICMP.
+const ICMP: u8 = 1;
 
 /// Adds the chain that rejects packets: TCP with a reset, all others with ICMP.
 pub(super) fn refusal_chain(table: &mut Table) -> Name {
@@ -35,11 +40,10 @@ fn by_address(rule: Rule, map: &Name) -> Rule {
 }
 
 /// Returns a rule that looks up `protocol . port` of traffic to this node in a verdict map.
-fn by_node_port(map: &Name) -> Rule {
+fn by_node_port(map: &Name, load_balancers: Option<Ipv4Net>) -> Rule {
     // Pods have no return route to 127.0.0.1.
-    let loopback = ipnet::Ipv4Net::new_assert(Ipv4Addr::new(127, 0, 0, 0), 8);
-    Rule::new()
-        .destination_local()
+    let loopback = Ipv4Net::new_assert(Ipv4Addr::new(127, 0, 0, 0), 8);
+    own_address(load_balancers)
         .destination(CmpOp::Ne, loopback)
         .expr(Expr::Meta(Meta::L4Proto, Reg::word(0)))
         .expr(Expr::destination_port(Reg::word(1)))
@@ -50,7 +54,12 @@ fn by_node_port(map: &Name) -> Rule {
 }
 
 /// Adds the maps and the base chains that use them.
-pub(super) fn base_chains(table: &mut Table, maps: Maps, refuse: &Name) {
+pub(super) fn base_chains(
+    table: &mut Table,
+    maps: Maps,
+    load_balancers: Option<Ipv4Net>,
+    refuse: &Name,
+) {
     let address = [Field::Ipv4, Field::Protocol, Field::Port];
     let port = [Field::Protocol, Field::Port];
     let service_ips = table.set("service-ips", Set::verdicts(&address, maps.service_ips));
@@ -85,11 +94,14 @@ pub(super) fn base_chains(table: &mut Table, maps: Maps, refuse: &Name) {
         "services",
         vec![
             by_address(Rule::new(), &service_ips),
-            by_node_port(&node_ports),
+            by_node_port(&node_ports, load_balancers),
         ],
     );
     let no_endpoints = table.chain("no-endpoints", vec![by_address(Rule::new(), &no_ips)]);
-    let no_endpoints_here = table.chain("no-endpoints-here", vec![by_node_port(&no_node_ports)]);
+    let no_endpoints_here = table.chain(
+        "no-endpoints-here",
+        vec![by_node_port(&no_node_ports, load_balancers)],
+    );
     let firewall = table.chain("firewall", vec![by_address(Rule::new(), &firewall_ips)]);
     let unserved = table.chain(
         "unserved-ports",
@@ -105,6 +117,15 @@ pub(super) fn base_chains(table: &mut Table, maps: Maps, refuse: &Name) {
         ],
     );
 
+    // Of the node's own servers, none is reached at a load balancer's address. A ping is answered.
+    let closed = load_balancers.map(|range| {
+        Rule::new()
+            .destination(CmpOp::Eq, range)
+            .expr(Expr::Meta(Meta::L4Proto, Reg::word(0)))
+            .expr(Expr::ne(Reg::word(0), Data::byte(ICMP)))
+            .goto(refuse)
+    });
+    let closed = table.chain("load-balancers", closed.into_iter().collect());
     for (name, hook) in [
         ("nat-prerouting", HookKind::Prerouting),
         ("nat-output", HookKind::Output),
@@ -118,6 +139,7 @@ pub(super) fn base_chains(table: &mut Table, maps: Maps, refuse: &Name) {
         &no_endpoints_here,
         &firewall,
         &unserved,
+        &closed,
     );
     postrouting_chain(table, hairpins);
 }
@@ -129,6 +151,7 @@ fn filter_chains(
     no_endpoints_here: &Name,
     firewall: &Name,
     unserved: &Name,
+    closed: &Name,
 ) {
     let new = |chain: &Name| Rule::new().ct_state(ct_state::NEW).jump(chain);
     let mut filter = |name: &str, hook, priority, chains: &[&Name]| {
@@ -147,7 +170,7 @@ fn filter_chains(
         "filter-input",
         HookKind::Input,
         priority::FILTER,
-        &[no_endpoints_here, no_endpoints],
+        &[no_endpoints_here, no_endpoints, closed],
     );
     filter(
         "filter-forward",

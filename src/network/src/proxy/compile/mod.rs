@@ -54,6 +54,6 @@ pub fn compile(state: &ServiceState, config: &ProxyConfig) -> Ruleset {
                 .compile(&mut rules, &mut maps);
         }
     }
-    base_chains(&mut rules.table, maps, &refuse);
+    base_chains(&mut rules.table, maps, config.load_balancers, &refuse);
     rules
 }

@@ -14,6 +14,7 @@ use crate::netlink::in_netns;
 use crate::nft::{Family, Nftables, Table};
 use crate::testing::{Pod, Serve, TestNetwork, ask_in_vain, ask_udp, listed, net, root};
 
+mod balancer;
 mod conntrack;
 
 fn service(name: &str, spec: Value) -> Arc<Service> {
@@ -45,6 +46,7 @@ fn config() -> ProxyConfig {
         node_name: "node-1".into(),
         cluster_cidr: net("10.244.0.0/16"),
         local_ips: vec![Ipv4Addr::new(10, 96, 0, 10)],
+        load_balancers: Some(net("192.168.77.128/25")),
     }
 }
 

@@ -43,6 +43,13 @@ pub(crate) struct ContainerSources<'a> {
     pub target: Option<String>,
 }
 
+/// Adds the variables of proxies that a container does not have in either spelling.
+fn add_proxies(env: &mut Vec<(String, String)>, proxies: Vec<(String, String)>) {
+    let own: Vec<String> = env.iter().map(|(name, _)| name.to_lowercase()).collect();
+    let missing = |(name, _): &(String, String)| !own.contains(&name.to_lowercase());
+    env.extend(proxies.into_iter().filter(missing));
+}
+
 /// Builds the runtime's specification of a container.
 ///
 /// # Errors
@@ -72,7 +79,11 @@ pub(crate) async fn specify(
         services: sources.services,
         volumes: sources.volumes,
     };
-    let env = environment(&env_sources, container, objects).await?;
+    let mut env = environment(&env_sources, container, objects).await?;
+    let proxies = &host.config.registries.proxies;
+    if proxies.pods {
+        add_proxies(&mut env, proxies.variables(host.config.host_ip));
+    }
     let lookup = |name: &str| env.iter().find(|(n, _)| n == name).map(|(_, v)| v.clone());
     let (mut mounts, image_mounts) = volume_mounts(sources.volumes, container, lookup)?;
     add_pod_files(sources, &mut mounts);

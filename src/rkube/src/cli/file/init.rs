@@ -28,6 +28,7 @@ pub async fn describe(home: &Home, profile: &Profile) -> Result<String, Failure>
             to_strings(&profile.insecure_registries),
         );
     }
+    let hidden = !profile.registries.hosts.is_empty() || !profile.registries.roots.is_empty();
     if let Some(store) = &profile.store {
         let mut fields = Mapping::from_iter([("endpoints".into(), to_strings(&store.endpoints))]);
         let pki = home.profile_dir(&profile.name).join("pki");
@@ -63,8 +64,15 @@ pub async fn describe(home: &Home, profile: &Profile) -> Result<String, Failure>
         let message = format!("cannot write the cluster file: {e}");
         Failure::new(Source::Program, Kind::Error, message)
     })?;
+    // Their files are not known any more, and credentials belong in no file that is passed on.
+    let registries = match hidden {
+        true => {
+            "# Mirrors, certificates and credentials of registries are not in this file: see --registry-config and --extra-ca\n"
+        }
+        false => "",
+    };
     Ok(format!(
-        "# Creates a cluster like '{}': rkube start -f FILE\n{text}",
+        "# Creates a cluster like '{}': rkube start -f FILE\n{registries}{text}",
         profile.name
     ))
 }
@@ -160,7 +168,11 @@ fn networking(profile: &Profile) -> Value {
     let fields = ranges
         .into_iter()
         .map(|(key, value)| (key.into(), value.into()));
-    Mapping::from_iter(fields).into()
+    let mut fields = Mapping::from_iter(fields);
+    if profile.no_load_balancer {
+        fields.insert("loadBalancer".into(), false.into());
+    }
+    fields.into()
 }
 
 fn machine(profile: &Profile) -> Value {

@@ -13,6 +13,7 @@ use std::path::PathBuf;
 use ipnet::Ipv4Net;
 use rkube_cluster::addons::{Addon, Manifest, Origin};
 use rkube_cluster::{NodeSpec, StoreOptions, io_failure, labels};
+use rkube_config::registries::Registry;
 use rkube_drivers::{HostMount, MachineOptions};
 use rkube_failure::Failure;
 use serde::Deserialize;
@@ -24,7 +25,7 @@ use super::yaml::{Document, is_empty, scalar};
 pub use init::describe;
 
 /// The version of the format.
-const API_VERSION: &str = "rkube.dev/v1alpha1";
+pub const API_VERSION: &str = "rkube.dev/v1alpha1";
 /// The kind of the document.
 const KIND: &str = "Cluster";
 /// The label that a node's zone becomes.
@@ -51,8 +52,14 @@ pub struct File {
     pub services: Option<Ipv4Net>,
     /// DNS domain of the cluster.
     pub dns_domain: Option<String>,
+    /// Whether services of type LoadBalancer get addresses.
+    pub load_balancer: Option<bool>,
     /// Registries reached over plain HTTP.
     pub insecure_registries: Vec<String>,
+    /// Mirrors, certificates and credentials of registries.
+    pub registries: Option<BTreeMap<String, Registry>>,
+    /// Files with certificates to trust.
+    pub extra_ca: Option<Vec<PathBuf>>,
     /// The etcd for the cluster's objects.
     pub store: Option<StoreOptions>,
     /// Options of virtual machines.
@@ -69,6 +76,8 @@ pub struct File {
     pub namespace: Option<String>,
     /// Whether kubectl's current context is kept.
     pub keep_context: bool,
+    /// The settings of `rkube dev`.
+    pub dev: Option<rkube_dev::settings::Section>,
     /// The lists that the file has, also empty ones, such as `addons`.
     pub lists: Vec<&'static str>,
 }
@@ -101,6 +110,8 @@ struct Written {
     mounts: Option<Vec<String>>,
     networking: Option<Networking>,
     insecure_registries: Option<Vec<String>>,
+    registries: Option<Value>,
+    extra_ca: Option<Vec<PathBuf>>,
     store: Option<Store>,
     machine: Option<Machine>,
     audit_policy_file: Option<PathBuf>,
@@ -108,6 +119,7 @@ struct Written {
     images: Option<Vec<String>>,
     manifests: Option<Vec<String>>,
     kubeconfig: Option<Context>,
+    dev: Option<rkube_dev::settings::Section>,
     /// Known, so that its error can say more.
     #[serde(default)]
     feature_gates: Value,
@@ -138,6 +150,7 @@ struct Networking {
     pod_subnet: Option<Ipv4Net>,
     service_subnet: Option<Ipv4Net>,
     dns_domain: Option<String>,
+    load_balancer: Option<bool>,
 }
 
 #[derive(Deserialize)]
@@ -205,6 +218,11 @@ pub fn read(document: &Document) -> Result<File, Failure> {
         pod_subnet: None,
         service_subnet: None,
         dns_domain: None,
+        load_balancer: None,
+    });
+    let registries = written.registries.map(|section| {
+        rkube_cluster::registries_from_value(section)
+            .map_err(|why| document.wrong("registries", why))
     });
     let context = written.kubeconfig;
     let lists = [
@@ -224,7 +242,10 @@ pub fn read(document: &Document) -> Result<File, Failure> {
         pods: networking.pod_subnet,
         services: networking.service_subnet,
         dns_domain: networking.dns_domain,
+        load_balancer: networking.load_balancer,
         insecure_registries: written.insecure_registries.unwrap_or_default(),
+        registries: registries.transpose()?,
+        extra_ca: written.extra_ca,
         store: written.store.map(|s| store(document, s)).transpose()?,
         machine: match written.machine {
             Some(written) => machine(document, written)?,
@@ -236,6 +257,7 @@ pub fn read(document: &Document) -> Result<File, Failure> {
         manifests: written.manifests.unwrap_or_default(),
         namespace: context.as_ref().and_then(|c| c.namespace.clone()),
         keep_context: context.is_some_and(|c| c.keep_current),
+        dev: written.dev,
     })
 }
 

@@ -146,6 +146,11 @@ fn the_schema_has_the_fields_of_the_parser() {
         ("/properties/store", "store: {zzz: 1}"),
         ("/properties/machine", "machine: {zzz: 1}"),
         ("/properties/kubeconfig", "kubeconfig: {zzz: 1}"),
+        ("/properties/dev", "dev: {zzz: 1}"),
+        (
+            "/properties/dev/properties/build/items",
+            "dev: {build: [{zzz: 1}]}",
+        ),
     ] {
         let object = schema.pointer(pointer).unwrap();
         assert_eq!(object["additionalProperties"], false, "{pointer}");

@@ -9,10 +9,12 @@ use rkube_failure::{Kind, Source};
 use tokio::io::AsyncRead;
 
 pub(super) mod build;
+#[cfg(target_os = "linux")]
+pub(super) mod cache;
 pub(super) mod credentials;
 mod load;
 pub(super) mod push;
-mod screen;
+pub(super) mod screen;
 pub(super) mod source;
 pub(super) mod transfer;
 
@@ -59,6 +61,9 @@ enum Command {
         /// Names of the images
         #[arg(required = true, value_name = "IMAGE")]
         images: Vec<String>,
+        /// Remove them from the nodes that do not use them, although others do
+        #[arg(short, long)]
+        force: bool,
     },
     /// Pull images on all nodes
     Pull {
@@ -94,6 +99,12 @@ enum Command {
     },
     /// Remove the build cache and images without a name, on all nodes
     Prune,
+    /// Look at the cache that nodes pull through with `start --image-cache`
+    #[cfg(target_os = "linux")]
+    Cache {
+        #[command(subcommand)]
+        command: cache::Command,
+    },
     /// Push an image of a node to a registry
     #[command(after_help = push::HELP)]
     Push(push::Args),
@@ -122,6 +133,10 @@ pub async fn run(
         Command::Push(args) => push::run(home, global, args, output)
             .await
             .map(|()| ExitCode::SUCCESS),
+        #[cfg(target_os = "linux")]
+        Command::Cache { command } => cache::run(home, command, output)
+            .await
+            .map(|()| ExitCode::SUCCESS),
         other => change(home, global, other, output)
             .await
             .map(|()| ExitCode::SUCCESS),
@@ -147,19 +162,9 @@ async fn change(
             let format = format.unwrap_or(global.output);
             list(home, &profile, node.as_deref(), format).await
         }
-        Command::Rm { images } => {
+        Command::Rm { images, force } => {
             for image in images {
-                output.step(
-                    "remove",
-                    &format!("Removing {image} from {}", nodes(&profile)),
-                );
-                everywhere(
-                    home,
-                    &profile,
-                    &format!("rkube ctl rmi {}", check_name(&image)?),
-                )
-                .await?;
-                output.say(&format!("The image {image} was removed from all nodes."));
+                remove(home, &profile, &image, force, output).await?;
             }
             Ok(())
         }
@@ -215,8 +220,75 @@ async fn change(
         }
         // Handled by the caller.
         Command::Build(_) | Command::Push(_) => Ok(()),
+        #[cfg(target_os = "linux")]
+        Command::Cache { .. } => Ok(()),
     }
 }
+
+/// Removes an image from all nodes that have it. Nothing is removed if a container on any node uses
+/// it; with `force`, only these nodes keep it.
+async fn remove(
+    home: &Home,
+    profile: &Profile,
+    image: &str,
+    force: bool,
+    output: &Output,
+) -> Result<(), Failure> {
+    output.step(
+        "remove",
+        &format!("Removing {image} from {}", nodes(profile)),
+    );
+    let name = check_name(image)?;
+    let command = format!("rkube ctl rmi --check {name}");
+    let command = command.as_str();
+    let checks = running(profile)
+        .map(|node| async move { (node, on_node(home, profile, node, command, None).await) });
+    let (mut free, mut absent, mut kept) = (Vec::new(), Vec::new(), Vec::new());
+    for (node, checked) in join_all(checks).await {
+        match checked? {
+            (0, text, _) if text.trim() == ABSENT => absent.push(node),
+            (0, ..) => free.push(node),
+            (code, _, error) => match remote_failure(node, code, &error) {
+                failure if failure.kind == Kind::Conflict => kept.push(failure.message),
+                failure => return Err(failure),
+            },
+        }
+    }
+    if !kept.is_empty() && (!force || free.is_empty()) {
+        let failure = Failure::new(Source::Runtime, Kind::Conflict, kept.join("; "));
+        return Err(match force {
+            true => failure.advise("delete the pods first"),
+            false => failure.advise("delete the pods first; --force removes the image from the nodes that do not use it"),
+        });
+    }
+    if free.is_empty() {
+        // The error is that of a node.
+        free = absent;
+    }
+    let command = format!("rkube ctl rmi {name}");
+    let command = command.as_str();
+    let removals = free.into_iter().map(|node| async move {
+        match on_node(home, profile, node, command, None).await? {
+            (0, ..) => Ok(()),
+            (code, _, error) => Err(remote_failure(node, code, &error)),
+        }
+    });
+    join_all(removals)
+        .await
+        .into_iter()
+        .collect::<Result<(), Failure>>()?;
+    for reason in &kept {
+        output.warn(&format!("kept: {reason}"));
+    }
+    output.say(&match kept.is_empty() {
+        true => format!("The image {image} was removed from all nodes."),
+        false => format!("The image {image} was removed from the nodes that do not use it."),
+    });
+    Ok(())
+}
+
+/// What a node answers to `ctl rmi --check` that lacks an image.
+pub(super) const ABSENT: &str = "absent";
 
 /// Prints the images of a node.
 async fn list(

@@ -67,7 +67,13 @@ fn commands_become_those_of_rkube() {
             "start -p 8080:80@loadbalancer -p demo",
             "start --port=8080:80@loadbalancer -p demo",
         ),
+        (
+            "registry create x --port 5001",
+            "registry create --port 5001",
+        ),
+        ("registry delete x", "registry delete"),
         // rkube's own commands stay.
+        ("registry list", "registry list"),
         ("start -p demo -n 2", "start -p demo -n 2"),
         ("node list", "node list"),
         ("image load x", "image load x"),
@@ -82,7 +88,6 @@ fn commands_become_those_of_rkube() {
         "cluster edit demo --port-add 1:2@loadbalancer",
         "cluster delete a b",
         "cluster start --all",
-        "registry create x",
         "cluster delete -c k3d.yaml",
         "node create x --role server",
         "node create x --k3s-node-label a=b",

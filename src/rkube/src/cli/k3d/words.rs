@@ -114,11 +114,16 @@ pub fn translate(words: Vec<OsString>, parser: &clap::Command) -> Result<Transla
         }
         ["node" | "nodes", "ls" | "get", ..] => Some(words_of(&["node", "list"])),
         ["kubeconfig", verb, rest @ ..] => kubeconfig(verb, rest),
-        ["registry" | "registries", ..] => {
-            return Err(unsupported(
-                "'registry' is not supported: rkube runs no registries",
-                "load images into the nodes with: rkube image load NAME, or use a registry that is there with: rkube start --insecure-registry HOST:PORT",
+        [
+            "registry" | "registries",
+            verb @ ("create" | "delete" | "rm"),
+            name,
+            rest @ ..,
+        ] if !name.starts_with('-') => {
+            note = Some(format!(
+                "the name '{name}' has no effect: all clusters share one registry, localhost:PORT"
             ));
+            Some([words_of(&["registry", verb]), words_of(rest)].concat())
         }
         ["start", rest @ ..] => Some(ports_of_start(rest)),
         _ => None,

@@ -77,6 +77,7 @@ pub(super) async fn run(
         output.finish();
         return Err(Failure::interruption());
     };
+    super::super::registry::after_start(home, &profile, output).await;
     let context = profile.context();
     let file = kubeconfig.map_or_else(String::new, |path| {
         format!(" --kubeconfig {}", path.display())

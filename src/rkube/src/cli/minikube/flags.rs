@@ -66,6 +66,8 @@ const NOTHING_LOADED: &str = "one binary holds everything, so nothing is downloa
 const VM: &str = "it is for a driver that rkube does not have";
 const ENGINE: &str = "the nodes run no container engine";
 const REGISTRIES: &str = "nodes pull from the registry that the image's name says; name the mirror in the image, or load images with the command image load";
+const OWN_REGISTRY: &str =
+    "all clusters use one registry of this machine; create it with: rkube registry create";
 const API: &str = "the API server is reached as the kubeconfig says";
 const MOUNT: &str = "directories are bind-mounted, which needs no protocol, port or address";
 const NO_BALANCER: &str = "there is no proxy before the nodes; ports lead to the first one";
@@ -223,10 +225,8 @@ pub(super) const FLAGS: &[Flag] = &[
         true,
         Rule::Refused(&["8443"], API),
     ),
-    no("start", "registry-mirror", REGISTRIES),
     no("start", "image-repository", REGISTRIES),
     no("start", "image-mirror-country", REGISTRIES),
-    no("start", "docker-env", ENGINE),
     no("start", "docker-opt", ENGINE),
     no(
         "start",
@@ -353,9 +353,8 @@ pub(super) const FLAGS: &[Flag] = &[
         "no-rollback",
         "a cluster whose creation failed is always removed",
     ),
-    no("start", "registry-config", REGISTRIES),
-    no("start", "registry-create", REGISTRIES),
-    no("start", "registry-use", REGISTRIES),
+    no("start", "registry-create", OWN_REGISTRY),
+    no("start", "registry-use", OWN_REGISTRY),
     no("start", "runtime-label", ENGINE),
     no(
         "start",
@@ -426,14 +425,6 @@ pub(super) const FLAGS: &[Flag] = &[
         "kubectl runs on this machine; the nodes have none",
     ),
     // Services, tunnel.
-    short(
-        switch(
-            "tunnel",
-            "cleanup",
-            "what a killed tunnel left is always removed",
-        ),
-        'c',
-    ),
     no(
         "tunnel",
         "bind-address",

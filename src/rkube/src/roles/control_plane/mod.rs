@@ -7,6 +7,8 @@
 //! rkube adds (default objects, labels of node roles) acts as `system:masters`.
 
 mod defaults;
+mod ingress;
+mod leading;
 mod node_roles;
 mod renewal;
 mod restored;
@@ -69,9 +71,10 @@ pub async fn run(config: NodeConfig) -> anyhow::Result<()> {
     let pki_dir = Path::new(paths::PKI);
     let pki = rkube_apiserver::Pki::read(pki_dir)?;
     // Bound first, so that early connections wait in the backlog instead of failing.
-    let listener = TcpListener::bind(("0.0.0.0", ports::API_SERVER))
+    let port = config.cluster.api_server_port;
+    let listener = TcpListener::bind(("0.0.0.0", port))
         .await
-        .with_context(|| format!("cannot listen on port {}", ports::API_SERVER))?;
+        .with_context(|| format!("cannot listen on port {port}"))?;
     let store = open_store(&config, pki_dir).await?;
     restored::take(&*store).await?;
     let disk = store.clone();
@@ -106,6 +109,8 @@ pub async fn run(config: NodeConfig) -> anyhow::Result<()> {
     let mut controllers =
         rkube_controllers::Config::new(read("ca.crt")?, Some(read("ca.key")?), cluster.pod_cidr);
     controllers.token_key_pem = Some(read("sa.key")?);
+    controllers.load_balancers = cluster.load_balancers;
+    controllers.node_cidr = cluster.node_cidr;
     controllers.api_server_ip = cluster.api_server_ip;
     controllers.api_server_port = cluster.api_server_port;
     let roles = node_roles::run(
@@ -113,13 +118,21 @@ pub async fn run(config: NodeConfig) -> anyhow::Result<()> {
         config.clone(),
     );
     let setup = server.client("system:rkube-defaults", &["system:masters"]);
-    let clients = rkube_controllers::Clients {
-        manager: server.client("system:kube-controller-manager", &[]),
-        account: Box::new({
-            let server = server.clone();
-            move |name| controller_account(&server, name)
-        }),
-        setup: setup.clone(),
+    let candidate = leading::Candidate::new(&config, &server)?.map(Arc::new);
+    let controllers = {
+        let (candidate, setup, server) = (candidate.clone(), setup.clone(), server.clone());
+        async move {
+            let start = || rkube_controllers::run(clients(&server, &setup), controllers.clone());
+            leading::run(candidate.as_deref(), "kube-controller-manager", start).await
+        }
+    };
+    let scheduler = {
+        let client = server.client("system:kube-scheduler", &[]);
+        async move {
+            let config = rkube_scheduler::Config::default();
+            let start = || rkube_scheduler::run(client.clone(), config.clone());
+            leading::run(candidate.as_deref(), "kube-scheduler", start).await
+        }
     };
     let defaults = cluster.clone();
     // Runs in the background, because readiness does not depend on it.
@@ -128,7 +141,7 @@ pub async fn run(config: NodeConfig) -> anyhow::Result<()> {
             tracing::error!("cannot create the default objects: {e:#}");
         }
     });
-    let scheduler = server.client("system:kube-scheduler", &[]);
+    let ingress = ingress::run(server.client("system:rkube-ingress", &["system:masters"]));
 
     // Controllers and scheduler restart their own parts. If any of these ends nevertheless, or the
     // store's disk fails, the process exits, and init restarts it.
@@ -137,10 +150,21 @@ pub async fn run(config: NodeConfig) -> anyhow::Result<()> {
         result = tokio::spawn(server.serve(listener, CancellationToken::new())) =>
             result.context("the API server panicked")?.context("the API server failed"),
         result = tokio::spawn(roles) => result.context("the node role controller panicked")?,
-        result = tokio::spawn(rkube_controllers::run(clients, controllers)) =>
+        result = tokio::spawn(ingress) => result.context("the start of the ingress controller panicked")?,
+        result = tokio::spawn(controllers) =>
             result.context("a controller panicked")?.context("the controllers failed"),
-        result = tokio::spawn(rkube_scheduler::run(scheduler, rkube_scheduler::Config::default())) =>
+        result = tokio::spawn(scheduler) =>
             result.context("the scheduler panicked")?.context("the scheduler failed"),
+    }
+}
+
+/// Returns the identities of the controllers.
+fn clients(server: &Arc<ApiServer>, setup: &kube::Client) -> rkube_controllers::Clients {
+    let accounts = server.clone();
+    rkube_controllers::Clients {
+        manager: server.client("system:kube-controller-manager", &[]),
+        account: Box::new(move |name| controller_account(&accounts, name)),
+        setup: setup.clone(),
     }
 }
 

@@ -4,12 +4,14 @@
 //! profile. kubeadm sets them during installation. Those of the profile are set once, with the
 //! roles, so that what users change later is kept.
 
-use futures::StreamExt;
 use k8s_openapi::api::core::v1::{Node, Taint};
 use kube::api::PostParams;
 use kube::core::PartialObjectMeta;
-use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client, ResourceExt};
+use rkube_client::controller::{Controller, Watches, start};
+use rkube_client::error::Result;
+use rkube_client::informers::{Key, Source, Store, reflect};
+use rkube_client::queue::Queue;
 use rkube_config::{NodeAddress, NodeConfig, paths};
 
 const CONTROL_PLANE: &str = "node-role.kubernetes.io/control-plane";
@@ -17,31 +19,59 @@ const WORKER: &str = "node-role.kubernetes.io/worker";
 /// The number of attempts of a write that conflicts with another one.
 const ATTEMPTS: usize = 10;
 
-/// Labels and taints all nodes until the watch ends. `config` is that of the control-plane node.
-pub async fn run(client: Client, config: NodeConfig) -> anyhow::Result<()> {
-    let nodes: Api<PartialObjectMeta<Node>> = Api::all(client.clone());
-    let changes = watcher(nodes, watcher::Config::default())
-        .default_backoff()
-        .touched_objects();
-    futures::pin_mut!(changes);
-    while let Some(change) = changes.next().await {
-        let node = match change {
-            Ok(node) => node,
-            Err(e) => {
-                tracing::warn!("watching nodes for their roles: {e}");
-                continue;
-            }
-        };
-        let name = node.name_any();
-        let roles = roles(&name, &config);
-        if roles.iter().all(|label| node.labels().contains_key(*label)) {
-            continue;
-        }
-        if let Err(e) = register(&client, &name, &roles, &config).await {
-            tracing::warn!("labelling node {name} with its roles: {e}");
-        }
+/// Labels and taints nodes. An item is the name of a node without its roles.
+struct NodeRoles {
+    queue: Queue<Key>,
+    nodes: Store<PartialObjectMeta<Node>>,
+    client: Client,
+    /// The configuration of the control-plane node.
+    config: NodeConfig,
+}
+
+impl Controller for NodeRoles {
+    type Item = Key;
+
+    fn name(&self) -> &'static str {
+        "node-roles"
     }
-    anyhow::bail!("the watch of nodes ended")
+
+    fn workers(&self) -> usize {
+        1
+    }
+
+    fn queue(&self) -> &Queue<Key> {
+        &self.queue
+    }
+
+    fn watch(&self, watches: &mut Watches<Key>) {
+        watches.present(&self.nodes);
+    }
+
+    async fn reconcile(&self, item: Key) -> Result<()> {
+        let Some(node) = self.nodes.by_key(&item) else {
+            return Ok(());
+        };
+        let roles = roles(&item.name, &self.config);
+        if roles.iter().all(|role| node.labels().contains_key(*role)) {
+            return Ok(());
+        }
+        Ok(register(&self.client, &item.name, &roles, &self.config).await?)
+    }
+}
+
+/// Labels and taints all nodes until the future is dropped. `config` is that of the control-plane
+/// node.
+pub async fn run(client: Client, config: NodeConfig) -> anyhow::Result<()> {
+    let nodes = Store::new();
+    let roles = start(NodeRoles {
+        queue: Queue::new(),
+        nodes: nodes.clone(),
+        client: client.clone(),
+        config,
+    });
+    let source = Source::of::<Node>(None).metadata_only();
+    tokio::join!(roles, reflect(client, source, nodes));
+    anyhow::bail!("the controller of node roles ended")
 }
 
 /// Returns the labels of a node's roles.

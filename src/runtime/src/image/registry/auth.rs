@@ -182,12 +182,12 @@ impl Registry {
 
 /// Returns the matching credentials with the longest registry and path.
 pub(super) fn select_auth<'a>(
-    auth: &'a [RegistryAuth],
+    auth: impl IntoIterator<Item = &'a RegistryAuth>,
     registry: &str,
     repository: &str,
 ) -> Option<&'a RegistryAuth> {
     let full = format!("{registry}/{repository}");
-    auth.iter()
+    auth.into_iter()
         .filter_map(|entry| {
             let text = entry
                 .registry
@@ -308,6 +308,7 @@ pub fn challenge(text: &str) -> Option<(String, HashMap<String, String>)> {
 mod tests {
     use proptest::prelude::*;
 
+    use super::super::endpoints::candidates;
     use super::*;
     use crate::image::reference::Reference;
     use crate::spec::RuntimeConfig;
@@ -339,7 +340,8 @@ mod tests {
         config.insecure_registries = vec!["plain.example".into()];
         let allowed = |image: &str, server: &str| {
             let reference = Reference::parse(image).unwrap();
-            let registry = Registry::new(&config, &reference, &[]).unwrap();
+            let candidate = candidates(&config, &reference).remove(0);
+            let registry = Registry::at(&config, &reference, &[], &candidate).unwrap();
             registry.may_receive_credentials(&reqwest::Url::parse(server).unwrap())
         };
         assert!(allowed("tls.example/app", "https://auth.example/token"));

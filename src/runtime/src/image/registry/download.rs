@@ -8,7 +8,8 @@ use futures::StreamExt;
 use reqwest::StatusCode;
 use tokio::io::AsyncWriteExt;
 
-use super::connection::Registry;
+use super::connection::{Registry, Tries};
+use super::endpoints::{Hub, Use};
 use super::http::{MAX_ATTEMPTS, backoff, describe};
 use crate::blocking::blocking;
 use crate::error::{Context, ImageError};
@@ -25,7 +26,7 @@ pub(super) fn blob_file(store: &Store, digest: &Digest) -> PathBuf {
     store.ingest_dir().join(format!("blob-{}", digest.hex()))
 }
 
-impl Registry {
+impl Hub {
     /// Downloads a layer to the ingest directory, or resumes an earlier download. Returns `None` if
     /// another process has unpacked the layer meanwhile.
     ///
@@ -44,18 +45,39 @@ impl Registry {
             return Ok(None);
         }
         let path = blob_file(store, &layer.digest);
+        let path = &path;
+        self.ask(Use::Pull, |registry| async move {
+            registry.fetch(layer, path, progress).await
+        })
+        .await
+        .map(Some)
+    }
+}
+
+impl Registry {
+    /// Downloads a layer to a file, or resumes an earlier download.
+    pub(super) async fn fetch(
+        &self,
+        layer: &Descriptor,
+        path: &PathBuf,
+        progress: &Progress,
+    ) -> Result<std::fs::File, ImageError> {
         let mut last = None;
         for attempt in 0..MAX_ATTEMPTS {
             if attempt > 0 {
                 tokio::time::sleep(backoff(attempt)).await;
             }
-            match self.download_once(layer, &path, progress).await {
-                Ok(file) => return Ok(Some(file)),
+            match self.download_once(layer, path, progress).await {
+                Ok(file) => return Ok(file),
                 Err(e @ (ImageError::Registry { .. } | ImageError::DigestMismatch { .. })) => {
                     tracing::debug!(layer = %layer.digest, "download: {e}");
                     last = Some(e);
                 }
                 Err(e) => return Err(e),
+            }
+            // Another endpoint may do better.
+            if self.tries == Tries::Few && attempt > 0 || self.lost.get().is_some() {
+                break;
             }
         }
         Err(last.unwrap_or_else(|| self.failed("the download failed")))
@@ -109,10 +131,7 @@ impl Registry {
         }
         let mut file = tokio::fs::File::from_std(file);
         if done < layer.size {
-            let url = format!(
-                "{}/v2/{}/blobs/{}",
-                self.base, self.repository, layer.digest
-            );
+            let url = self.url(&format!("blobs/{}", layer.digest));
             let response = self.get(&url, None, done).await?;
             if done > 0 && response.status() != StatusCode::PARTIAL_CONTENT {
                 // The registry ignored the range and sends the whole blob.

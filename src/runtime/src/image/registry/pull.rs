@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use futures::StreamExt;
 
-use super::connection::Registry;
 use super::download::{Progress, blob_file};
+use super::endpoints::Hub;
 use crate::blocking::blocking;
 use crate::error::ImageError;
 use crate::image::digest::Digest;
@@ -29,7 +29,10 @@ pub async fn pull(
     progress: Progress,
 ) -> Result<Digest, ImageError> {
     let reference = Reference::parse(image)?;
-    let hub = Arc::new(Registry::new(config, &reference, auth)?);
+    let waits = progress.clone();
+    let tell: Arc<dyn Fn(String) + Send + Sync> =
+        Arc::new(move |text| waits(PullProgress::Waiting { text }));
+    let hub = Arc::new(Hub::new(config, &reference, auth, &tell)?);
     let lock_store = store.clone();
     let hold = blocking(move || lock_store.hold()).await?;
     let host = Platform::host();
@@ -95,7 +98,7 @@ pub async fn pull(
 /// Fetches the manifest for the platform. Returns the digest that the reference resolves to, and
 /// the manifest's own digest, content and bytes.
 async fn resolve(
-    hub: &Registry,
+    hub: &Hub,
     reference: &Reference,
     host: &Platform,
     image: &str,
@@ -119,7 +122,7 @@ async fn resolve(
 
 /// Downloads and unpacks the layers with the indexes `missing`.
 async fn download_layers(
-    hub: &Arc<Registry>,
+    hub: &Arc<Hub>,
     store: &Arc<Store>,
     manifest: &Manifest,
     image_config: &Config,

@@ -10,6 +10,7 @@ use flate2::write::GzEncoder;
 use futures::{StreamExt, TryStreamExt};
 
 use super::connection::Registry;
+use super::endpoints::push_target;
 use super::upload::{Blob, Mount, Source};
 use crate::blocking::blocking;
 use crate::build::{with_layers, write_layer};
@@ -56,8 +57,8 @@ pub async fn push(
     let hold = blocking(move || locker.hold()).await?;
     let (finder, host) = (store.clone(), reference.registry().to_owned());
     let known = blocking(move || Ok(find_layer_sources(&finder, &host))).await?;
-    let mut registry = Registry::new(config, &reference, auth)?;
-    registry.scopes = scopes(reference.repository(), &image, &known);
+    let mut registry = push_target(config, &reference, auth).await?;
+    registry.scopes = scopes(&registry.repository, &image, &known);
     let registry = Arc::new(registry);
     progress(PushProgress::Begun {
         layers: image.record.layers.len(),

@@ -10,7 +10,7 @@ use futures::Stream;
 use reqwest::header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, LOCATION};
 use reqwest::{Body, Client, RequestBuilder, Response, StatusCode, Url};
 
-use super::connection::{Refusal, Registry};
+use super::connection::{Refusal, Registry, Waits};
 use super::http::{MAX_ATTEMPTS, STALL_TIMEOUT, backoff};
 use crate::error::ImageError;
 use crate::image::digest::Digest;
@@ -89,10 +89,6 @@ impl Registry {
         }
     }
 
-    fn url(&self, path: &str) -> String {
-        format!("{}/v2/{}/{path}", self.base, self.repository)
-    }
-
     /// Adds the credentials to a request, if it goes to the registry itself.
     fn authorized(&self, request: RequestBuilder, to: &Url) -> RequestBuilder {
         match self.header.lock().as_ref() {
@@ -161,19 +157,29 @@ impl Registry {
         report: impl Fn(u64),
     ) -> Result<bool, ImageError> {
         let mut last = None;
-        for attempt in 0..MAX_ATTEMPTS {
+        let mut waits = Waits::default();
+        let mut attempt = 0;
+        let mut sent = false;
+        while attempt < MAX_ATTEMPTS {
             // An attempt whose answer was lost may have succeeded.
             if self.has_blob(&blob.digest).await? {
-                return Ok(attempt > 0);
+                return Ok(sent);
             }
+            sent = true;
             let refusal = match self.upload_once(blob, &report).await {
                 Ok(()) => return Ok(true),
                 Err(refusal) if !refusal.transient => return Err(refusal.error),
                 Err(refusal) => refusal,
             };
             tracing::debug!(blob = %blob.digest, "upload: {}", refusal.error);
+            if let (true, Some(wait)) = (refusal.limited, refusal.wait) {
+                // Asked for, so it is no attempt.
+                self.wait_as_asked(wait, refusal.error, &mut waits).await?;
+                continue;
+            }
             last = Some(refusal.error);
-            let wait = refusal.wait.unwrap_or_else(|| backoff(attempt + 1));
+            attempt += 1;
+            let wait = refusal.wait.unwrap_or_else(|| backoff(attempt));
             tokio::time::sleep(wait).await;
         }
         Err(last.unwrap_or_else(|| self.failed("the upload failed")))
@@ -181,11 +187,7 @@ impl Registry {
 
     /// Makes one attempt at an upload: opens a session, and sends all in one request.
     async fn upload_once(&self, blob: &Blob, report: &impl Fn(u64)) -> Result<(), Refusal> {
-        let permanent = |error| Refusal {
-            error,
-            transient: false,
-            wait: None,
-        };
+        let permanent = |error| Refusal::new(error, false);
         let url = self.url("blobs/uploads/");
         let post = |client: &Client| client.post(&url).header(CONTENT_LENGTH, 0);
         // It is retried there.
@@ -217,11 +219,10 @@ impl Registry {
             self.authenticate(response.headers(), used.as_deref())
                 .await
                 .map_err(permanent)?;
-            return Err(Refusal {
-                error: self.denied("the token expired during the upload"),
-                transient: true,
-                wait: None,
-            });
+            return Err(Refusal::new(
+                self.denied("the token expired during the upload"),
+                true,
+            ));
         }
         // A session may be unknown after a restart of the registry.
         let gone = status == StatusCode::NOT_FOUND;
@@ -288,11 +289,10 @@ impl Registry {
                 STALL_TIMEOUT
             };
             if since.elapsed() > patience {
-                return Err(Refusal {
-                    error: self.failed("the upload makes no progress"),
-                    transient: true,
-                    wait: None,
-                });
+                return Err(Refusal::new(
+                    self.failed("the upload makes no progress"),
+                    true,
+                ));
             }
         }
     }
