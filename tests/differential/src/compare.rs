@@ -55,7 +55,19 @@ pub fn settle(body: &mut Value) {
         }
         forget_uids(text);
         forget_times(text);
+        forget_versions(text);
     });
+}
+
+/// Replaces the versions of objects in messages about preconditions.
+fn forget_versions(text: &mut String) {
+    const BEFORE: &str = "ResourceVersion in record (";
+    let Some(start) = text.find(BEFORE).map(|at| at + BEFORE.len()) else {
+        return;
+    };
+    if let Some(length) = text[start..].find(')') {
+        text.replace_range(start..start + length, "VERSION");
+    }
 }
 
 fn settle_metadata(metadata: &mut Value) {
@@ -75,10 +87,15 @@ fn settle_metadata(metadata: &mut Value) {
     }
     let entries = metadata.get_mut("managedFields");
     let entries = entries.and_then(Value::as_array_mut);
-    for entry in entries.into_iter().flatten() {
-        if let Some(entry) = entry.as_object_mut() {
+    if let Some(entries) = entries {
+        for entry in entries.iter_mut().filter_map(Value::as_object_mut) {
             entry.remove("time");
         }
+        // Their order depends on the second in which each was written.
+        entries.sort_by_cached_key(|entry| {
+            ["operation", "manager", "apiVersion", "subresource"]
+                .map(|key| entry[key].as_str().unwrap_or_default().to_owned())
+        });
     }
 }
 
@@ -360,6 +377,12 @@ mod tests {
             settle(&mut told);
             assert_eq!(told["message"], left);
         }
+        let mut told = json!({"message": "the ResourceVersion in record (53804). The"});
+        settle(&mut told);
+        assert_eq!(
+            told["message"],
+            "the ResourceVersion in record (VERSION). The"
+        );
         let mut headless = json!({"spec": {"clusterIP": "None"}});
         settle(&mut headless);
         assert_ne!(headless["spec"]["clusterIP"], two["spec"]["clusterIP"]);

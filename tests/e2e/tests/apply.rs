@@ -1,9 +1,8 @@
 //! A running cluster follows its file, a stop that was scheduled happens, and the log of commands knows.
 
 use std::path::Path;
-use std::process::Stdio;
 
-use rkube_testing::{Cluster, Running, eventually, http_get, is_native, require_machine};
+use rkube_testing::{Cluster, eventually, http_get, is_native, require_machine};
 use serde_json::Value;
 
 /// Writes a cluster file with these fields.
@@ -97,12 +96,6 @@ fn a_running_cluster_follows_its_file() {
     cluster.wait_for(&taints, |keys| keys.contains('a'));
 
     // The pod is not on the first node, to which every address was led once.
-    let tunnel = cluster
-        .rkube_command(&["tunnel"])
-        .stdout(Stdio::null())
-        .spawn()
-        .expect("a tunnel");
-    let tunnel = Running(tunnel);
     let path = "jsonpath={.status.loadBalancer.ingress[0].ip}";
     let ip = cluster.wait_for(&["get", "service", "web", "-o", path], |ip| !ip.is_empty());
     let address = format!("{}:80", ip.trim());
@@ -117,7 +110,6 @@ fn a_running_cluster_follows_its_file() {
     ];
     cluster.kubectl(&rollout).ok();
     eventually("an answer from the other node", || http_get(&address));
-    assert_eq!(tunnel.interrupt(), 0);
 
     write(
         &file,

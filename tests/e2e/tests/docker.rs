@@ -105,7 +105,10 @@ fn dockers_client_builds_and_names_and_removes_images() {
     assert_eq!(log, "made by docker\nseven\n");
     let names = ok(&["ps", "--format", "{{.Names}} {{.Image}}"]);
     assert!(names.contains("k8s_c_app_default app:2\n"), "{names}");
-    refused(&["rmi", "app:2"], "is in use by container");
+    refused(
+        &["rmi", "app:2"],
+        "is used by the container c of the pod app",
+    );
 
     // The endpoint ends with the cluster, and is there again afterwards.
     cluster.rkube(&["stop"]).ok();

@@ -180,7 +180,7 @@ fn ports_are_published_and_a_taken_one_is_told() {
     let ports = format!("{port}:30080");
     let said = cluster.rkube(&["start", "--ports", &ports]).failed(71);
     assert!(
-        said.contains(&port.to_string()) && said.contains("--ports"),
+        said.contains(&port.to_string()) && said.contains("choose another port"),
         "{said}"
     );
     drop(listener);

@@ -101,6 +101,19 @@ impl Etcd {
     }
 }
 
+/// Returns who leads the controllers, and who the scheduler.
+fn holders(cluster: &Cluster) -> (String, String) {
+    let holder = |component: &str| {
+        let holder = "jsonpath={.spec.holderIdentity}";
+        let get = ["get", "lease", "-n", "kube-system", component, "-o", holder];
+        eventually("a leader", || {
+            let got = cluster.kubectl(&get);
+            (got.code == 0 && !got.stdout.is_empty()).then_some(got.stdout)
+        })
+    };
+    (holder("kube-controller-manager"), holder("kube-scheduler"))
+}
+
 impl Drop for Etcd {
     fn drop(&mut self) {
         let _ = self.child.kill();
@@ -200,6 +213,11 @@ fn objects_are_in_etcd_and_outlive_its_absence() {
         "{keys}"
     );
 
+    // Control planes that share the store take turns.
+    let holders = holders(&cluster);
+    assert!(holders.0.starts_with(&cluster.profile), "{holders:?}");
+    assert_eq!(holders.0, holders.1);
+
     etcd.kill();
     assert_ne!(
         cluster
@@ -217,6 +235,13 @@ fn objects_are_in_etcd_and_outlive_its_absence() {
     cluster.rkube(&["stop"]).ok();
     cluster.rkube(&["start"]).ok();
     cluster.kubectl(&["get", "configmap", "kept"]).ok();
+    assert_eq!(self::holders(&cluster), holders);
+    cluster
+        .kubectl(&["create", "deployment", "app", "--image=rkube/kubia"])
+        .ok();
+    cluster
+        .kubectl(&["rollout", "status", "deployment/app", "--timeout=60s"])
+        .ok();
 
     cluster.rkube(&["delete"]).ok();
     assert_eq!(etcd.keys(&root).trim(), "", "nothing is left in etcd");

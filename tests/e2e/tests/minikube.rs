@@ -57,8 +57,12 @@ fn what_is_not_supported_says_so() {
         (vec!["start", "--ha", "--alsologtostderr"], 16, "--nodes"),
         (vec!["start", "--wait=etcd"], 14, "apiserver"),
         (vec!["node", "add", "--control-plane"], 16, "worker"),
-        (vec!["pause", "-n", "default"], 16, "whole cluster"),
-        (vec!["registry", "create", "x"], 16, "image load NAME"),
+        (vec!["pause", "-n", "default"], 85, "rkube start -p"),
+        (
+            vec!["pause", "-n", "Not;A;Name"],
+            14,
+            "not the name of a namespace",
+        ),
         (vec!["cluster", "create", "--servers=3"], 16, "--agents"),
         (vec!["podman-env"], 16, "docker-env -p"),
         (vec!["docker-env"], 85, "rkube start -p"),
@@ -68,7 +72,7 @@ fn what_is_not_supported_says_so() {
             "HOST-PATH:NODE-PATH",
         ),
         (vec!["up"], 14, "rkube start"),
-        (vec!["addons", "enable", "registry"], 15, "image load"),
+        (vec!["addons", "enable", "registry"], 85, "rkube start -p"),
         (vec!["status"], 85, "rkube start -p"),
     ] {
         let said = cluster.rkube(&words).failed(code);
@@ -200,7 +204,8 @@ fn a_tunnel_survives_a_restart_and_ends_with_its_cluster() {
     if !is_native("a route of this machine") {
         return;
     }
-    let cluster = Cluster::start("tunnel", 1);
+    let cluster = Cluster::plan("tunnel");
+    cluster.rkube(&["start", "--no-load-balancer"]).ok();
     cluster.deploy_kubia(1);
     let expose = [
         "expose",
@@ -233,6 +238,23 @@ fn a_tunnel_survives_a_restart_and_ends_with_its_cluster() {
         stream.is_ok().then_some(())
     };
     eventually("an answer", answers);
+    // It can be ended from elsewhere, and run without a terminal.
+    cluster.rkube(&["tunnel", "--background"]).failed(11);
+    let ended = cluster.rkube(&["tunnel", "--cleanup"]).ok();
+    assert!(ended.contains("has ended"), "{ended}");
+    assert!(tunnel.wait().expect("it ends").success());
+    cluster.wait_for(&path, |ip| ip.is_empty());
+    let nothing = cluster.rkube(&["tunnel", "--cleanup"]).ok();
+    assert!(nothing.contains("nothing to do"), "{nothing}");
+    cluster.rkube(&["tunnel", "--background"]).ok();
+    assert_eq!(cluster.wait_for(&path, |found| !found.is_empty()), ip);
+    cluster.rkube(&["tunnel", "-c"]).ok();
+    let mut tunnel = cluster
+        .rkube_command(&["tunnel"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("a tunnel");
+    assert_eq!(cluster.wait_for(&path, |found| !found.is_empty()), ip);
     let urls = json(cluster.rkube(&["service", "list", "-o", "json"]));
     let listed = urls
         .as_array()

@@ -5,7 +5,7 @@
 
 use rkube_testing::image::Image;
 use rkube_testing::require_machine;
-use rkube_testing::{Cluster, Running, eventually, http_get};
+use rkube_testing::{Cluster, eventually, http_get};
 
 /// The pods whose control groups are checked.
 const PODS: &str = r#"
@@ -220,13 +220,6 @@ fn virtual_machines_make_a_cluster() {
             "--port=8080",
         ])
         .ok();
-    let tunnel = Running(
-        cluster
-            .rkube_command(&["tunnel"])
-            .stdout(std::process::Stdio::null())
-            .spawn()
-            .expect("tunnel"),
-    );
     let address = cluster.wait_for(
         &[
             "get",
@@ -242,7 +235,6 @@ fn virtual_machines_make_a_cluster() {
         seen.extend(http_get(&format!("{}:8080", address.trim())));
         (seen.len() == 2).then_some(())
     });
-    assert_eq!(tunnel.interrupt(), 0);
 
     cgroups(&cluster);
 

@@ -2,9 +2,8 @@
 
 use rkube_testing::require_machine;
 use std::collections::BTreeSet;
-use std::process::Stdio;
 
-use rkube_testing::{Cluster, Running, eventually, http_get};
+use rkube_testing::{Cluster, eventually, http_get};
 
 fn answers(address: &str, times: usize) -> BTreeSet<String> {
     (0..times)
@@ -83,13 +82,6 @@ fn a_deployment_is_spread_exposed_and_balanced() {
             "--port=8080",
         ])
         .ok();
-    assert!(
-        cluster
-            .kubectl(&["get", "service", "kubia-http"])
-            .ok()
-            .contains("<pending>")
-    );
-
     let node_port = cluster
         .kubectl(&[
             "get",
@@ -110,57 +102,13 @@ fn a_deployment_is_spread_exposed_and_balanced() {
     for ip in addresses.lines() {
         answers(&format!("{ip}:{node_port}"), 1);
     }
-    let url = cluster.rkube(&["service", "kubia-http", "--url"]).ok();
-    assert!(url.trim().ends_with(&node_port), "{url}");
-
-    a_tunnel_gives_an_address(&cluster, replicas);
-}
-
-/// The service has an address while a tunnel runs, and the same one again later.
-fn a_tunnel_gives_an_address(cluster: &Cluster, replicas: usize) {
-    let tunnel = cluster
-        .rkube_command(&["tunnel"])
-        .stdout(Stdio::null())
-        .spawn()
-        .expect("a tunnel");
-    let tunnel = Running(tunnel);
-    let external = [
-        "get",
-        "service",
-        "kubia-http",
-        "-o",
-        "jsonpath={.status.loadBalancer.ingress[0].ip}",
-    ];
+    let external = "jsonpath={.status.loadBalancer.ingress[0].ip}";
+    let external = ["get", "service", "kubia-http", "-o", external];
     let ip = cluster.wait_for(&external, |ip| !ip.is_empty());
-    let hit = answers(&format!("{ip}:8080"), 60);
+    let hit = answers(&format!("{}:8080", ip.trim()), 60);
     assert_eq!(hit.len(), replicas, "{hit:?}");
-    let routes = || {
-        String::from_utf8(
-            std::process::Command::new("ip")
-                .arg("route")
-                .output()
-                .expect("ip")
-                .stdout,
-        )
-        .expect("text")
-    };
-    assert!(routes().contains(&ip));
-    assert_eq!(tunnel.interrupt(), 0);
-    assert!(!routes().contains(&ip), "a route is left: {}", routes());
-    cluster.wait_for(&["get", "service", "kubia-http"], |t| {
-        t.contains("<pending>")
-    });
-
-    // A second tunnel assigns the same address.
-    let tunnel = Running(
-        cluster
-            .rkube_command(&["tunnel"])
-            .stdout(Stdio::null())
-            .spawn()
-            .expect("a tunnel"),
-    );
-    assert_eq!(cluster.wait_for(&external, |ip| !ip.is_empty()), ip);
-    drop(tunnel);
+    let url = cluster.rkube(&["service", "kubia-http", "--url"]).ok();
+    assert_eq!(url.trim(), format!("http://{}:8080", ip.trim()));
 }
 
 /// Returns what a pod of the demo answers to the pod `client`.

@@ -1,10 +1,10 @@
-//! The name server: any datagram, and queries for names of the zone and beyond.
+//! The name server: any datagram, queries for names of the zone and beyond, and any Corefile.
 
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
 use rkube_fuzz::Source;
-use rkube_network::dns::fuzzing::query;
+use rkube_network::dns::fuzzing::{corefile, query};
 
 const LABELS: [&str; 20] = [
     "cluster",
@@ -31,6 +31,9 @@ const LABELS: [&str; 20] = [
 
 fuzz_target!(|data: &[u8]| {
     query(data);
+    if let Ok(text) = std::str::from_utf8(data) {
+        corefile(text);
+    }
     let mut source = Source::new(data);
     // Number, flags, and how many records of each section follow.
     let mut wire = vec![7, 7, *source.one_of(&[0, 1, 0x80, 0x28]), 0];

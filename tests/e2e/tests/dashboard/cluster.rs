@@ -4,7 +4,7 @@ use serde_json::json;
 
 use crate::tour::Tour;
 use rkube_testing::image::Image;
-use rkube_testing::{Cluster, Running, eventually, http_get};
+use rkube_testing::{Cluster, eventually, http_get};
 
 /// A second profile in the same home directory, deleted on drop.
 struct Second<'a>(&'a Cluster, String);
@@ -258,9 +258,7 @@ fn tunnel(tour: &Tour<'_>) {
         .ok();
     tour.open("cluster", &[]);
     browser.click("Tunnel");
-    browser.sees(&["Closed", "Open a tunnel"]);
-    browser.click("Open a tunnel");
-    browser.sees(&["Active", "opened by this dashboard"]);
+    browser.sees(&["Active", "No tunnel is needed"]);
     let address = cluster.wait_for(
         &[
             "get",
@@ -273,28 +271,6 @@ fn tunnel(tour: &Tour<'_>) {
     );
     let answer = eventually("the service", || http_get(&format!("{address}:80")));
     assert!(answer.contains("kubia"), "{answer}");
-    browser.click("Close");
-    browser.sees(&["Closed", "Open a tunnel"]);
-    // A tunnel opened by the command line.
-    let other = Running(
-        cluster
-            .rkube_command(&["tunnel"])
-            .stdout(std::process::Stdio::null())
-            .spawn()
-            .expect("rkube runs"),
-    );
-    eventually("another's tunnel", || {
-        browser.click("Look again");
-        browser
-            .text()
-            .contains("opened by rkube tunnel")
-            .then_some(())
-    });
-    assert_eq!(other.interrupt(), 0);
-    eventually("its end", || {
-        browser.click("Look again");
-        browser.text().contains("Open a tunnel").then_some(())
-    });
     cluster.kubectl(&["delete", "service", "outside"]).ok();
     tour.clean();
 }

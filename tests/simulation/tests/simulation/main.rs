@@ -10,6 +10,7 @@
 mod api;
 mod check;
 mod clock;
+mod election;
 mod node;
 mod plane;
 mod registers;

@@ -10,8 +10,11 @@
 //! `--dashboard` measures the dashboard in Chromium instead: the time until the page is
 //! painted, and its frames and memory with `--pods` pods, of which `--changes` change per
 //! second.
+//!
+//! `--dev` measures `rkube dev`: the time from a changed file to an answer that has it.
 
 mod dashboard;
+mod dev;
 mod usage;
 
 use std::path::PathBuf;
@@ -58,6 +61,9 @@ struct Args {
     /// Measure the dashboard instead
     #[arg(long)]
     dashboard: bool,
+    /// Measure the development loop instead
+    #[arg(long, conflicts_with = "dashboard")]
+    dev: bool,
     /// Number of pods in the dashboard
     #[arg(long, default_value_t = 5000)]
     pods: u32,
@@ -83,6 +89,9 @@ fn main() -> anyhow::Result<()> {
     let _ = rustls::crypto::ring::default_provider().install_default();
     if args.dashboard {
         return dashboard::run(&args);
+    }
+    if args.dev {
+        return dev::run(&args);
     }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -318,7 +327,7 @@ async fn lookup(client: &Client) -> anyhow::Result<()> {
     let done = |pod: Option<&Pod>| {
         pod.and_then(|p| p.status.as_ref()?.phase.as_deref()) == Some("Succeeded")
     };
-    let wait = kube::runtime::wait::await_condition(pods, "lookup", done);
+    let wait = kube_runtime::wait::await_condition(pods, "lookup", done);
     tokio::time::timeout(LIMIT, wait)
         .await
         .context("no name was resolved in time")??;
