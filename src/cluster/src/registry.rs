@@ -9,7 +9,7 @@ use std::io;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
-use rkube_config::paths;
+use rkube_config::{REGISTRY_NAME, paths};
 use rkube_drivers::NodeState;
 use rkube_failure::{Failure, Kind, Source};
 use serde::{Deserialize, Serialize};
@@ -23,8 +23,6 @@ use crate::{Progress, access, files};
 
 /// The name of the addon.
 pub const ADDON: &str = "registry";
-/// The name of the registry in the clusters, besides `localhost`.
-pub const HOST: &str = "registry.rkube.internal";
 /// The file of a profile that says whether the cluster knows the registry: its port, or [`OFF`].
 const MARKER: &str = "registry";
 /// The port of the service besides port 80, in the addon's objects.
@@ -301,7 +299,7 @@ pub fn names(profile: &Profile) -> Vec<String> {
     let short = format!("{ADDON}.kube-system");
     let service = format!("{short}.svc");
     let full = format!("{service}.{}", profile.dns_domain);
-    vec![HOST.to_owned(), short, service, full]
+    vec![REGISTRY_NAME.to_owned(), short, service, full]
 }
 
 /// Returns the addon as a cluster needs it: that of the registry gets its port and address.

@@ -32,12 +32,15 @@ pub fn version() -> String {
 /// the archive leaves out because the node has them: names as in the manifest, and sizes.
 pub const OMITTED_LAYERS: &str = "rkube-omitted-layers.json";
 
+/// Name of the machine's registry in nodes and pods.
+pub const REGISTRY_NAME: &str = "registry.rkube.internal";
+
 /// Names by which nodes and pods reach the machine that the nodes run on, and the registry there.
 pub const HOST_NAMES: [&str; 4] = [
     "host.rkube.internal",
     "host.docker.internal",
     "host.minikube.internal",
-    "registry.rkube.internal",
+    REGISTRY_NAME,
 ];
 
 /// Ports inside a node.

@@ -11,6 +11,8 @@ use rkube_runtime::{ContainerStatus, ImageError, ImageStatus, Runtime, RuntimeCo
 
 #[path = "ctl_build.rs"]
 mod ctl_build;
+#[path = "ctl_file.rs"]
+mod ctl_file;
 #[path = "ctl_pause.rs"]
 mod ctl_pause;
 #[path = "ctl_push.rs"]
@@ -145,7 +147,7 @@ enum Command {
     #[command(hide = true)]
     File {
         #[command(subcommand)]
-        command: FileCommand,
+        command: ctl_file::Command,
     },
     /// Save or restore the state of the node
     #[command(hide = true)]
@@ -168,90 +170,6 @@ enum StateCommand {
     },
 }
 
-#[derive(clap::Subcommand)]
-enum FileCommand {
-    /// Write a file to standard output
-    Read {
-        /// Path of the file
-        path: PathBuf,
-    },
-    /// Replace a file by standard input
-    Write {
-        /// Permission bits, octal
-        #[arg(long, value_parser = parse_mode)]
-        mode: u32,
-        /// Path of the file
-        path: PathBuf,
-    },
-}
-
-fn parse_mode(text: &str) -> Result<u32, String> {
-    u32::from_str_radix(text, 8)
-        .ok()
-        .filter(|mode| *mode <= 0o777)
-        .ok_or_else(|| format!("'{text}' is not a mode such as 644"))
-}
-
-/// Reads or writes a file.
-fn file(command: FileCommand) -> Result<(), Failure> {
-    use std::io::Write as _;
-    use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
-    let failed = |path: &Path, e: &std::io::Error| {
-        let kind = match e.kind() {
-            std::io::ErrorKind::NotFound => Kind::NotFound,
-            std::io::ErrorKind::PermissionDenied => Kind::Permission,
-            _ => Kind::Error,
-        };
-        Failure::new(Source::Guest, kind, format!("{}: {e}", path.display()))
-    };
-    match command {
-        FileCommand::Read { path } => {
-            let copy = || {
-                let mut file = std::fs::File::open(&path)?;
-                let mut out = std::io::stdout().lock();
-                std::io::copy(&mut file, &mut out)?;
-                out.flush()
-            };
-            copy().map_err(|e| failed(&path, &e))
-        }
-        FileCommand::Write { mode, path } => {
-            if path.is_dir() {
-                return Err(Failure::new(
-                    Source::Guest,
-                    Kind::Conflict,
-                    format!("{} is a directory", path.display()),
-                ));
-            }
-            let mut temporary = path.clone().into_os_string();
-            temporary.push(".rkube-new");
-            let temporary = PathBuf::from(temporary);
-            let copy = || {
-                let mut file = std::fs::File::options()
-                    .create(true)
-                    .write(true)
-                    .truncate(true)
-                    .mode(0o600)
-                    .open(&temporary)?;
-                std::io::copy(&mut std::io::stdin().lock(), &mut file)?;
-                file.set_permissions(std::fs::Permissions::from_mode(mode))?;
-                // Bind mounts such as /etc/hosts cannot be replaced, only written.
-                match std::fs::rename(&temporary, &path) {
-                    Err(e) if e.kind() == std::io::ErrorKind::ResourceBusy => {
-                        std::fs::copy(&temporary, &path)?;
-                        std::fs::remove_file(&temporary)
-                    }
-                    renamed => renamed,
-                }
-            };
-            copy().map_err(|e| {
-                // The failure that led here is reported.
-                let _ = std::fs::remove_file(&temporary);
-                failed(&path, &e)
-            })
-        }
-    }
-}
-
 #[derive(Clone, Copy, clap::ValueEnum)]
 enum StatePart {
     Objects,
@@ -272,7 +190,7 @@ pub async fn run(global: &Global, args: Args, output: &Output) -> Result<(), Fai
     }
     match args.command {
         Command::State { command } => state(command),
-        Command::File { command } => file(command),
+        Command::File { command } => ctl_file::run(command),
         Command::Store { command } => ctl_store::run(command, output),
         command => containers(command, output).await,
     }

@@ -8,6 +8,9 @@ use rkube_failure::{Failure, Kind, Source};
 
 use super::{Global, Output};
 
+/// The exit code of shells for a command that does not exist.
+const NOT_FOUND: i32 = 127;
+
 #[derive(clap::Args)]
 pub struct Args {
     /// Name of the node [default: the control-plane node]
@@ -37,6 +40,7 @@ pub async fn run(home: &Home, global: &Global, args: Args) -> Result<ExitCode, F
     let profile = Profile::load(home, &target.profile)?;
     let node = profile.node(target.node.as_deref())?;
     let session = rkube_cluster::ssh(home, &profile, node).await?;
+    let first = command.first().cloned();
     let code = if command.is_empty() {
         session.shell().await
     } else {
@@ -61,6 +65,12 @@ pub async fn run(home: &Home, global: &Global, args: Args) -> Result<ExitCode, F
             format!("the connection to the node {} was lost: {e}", node.name),
         )
     })?;
+    if code == NOT_FOUND
+        && let Some(other) = first.filter(|word| profile.node(Some(word)).is_ok())
+    {
+        let of = &profile.name;
+        eprintln!("{other} is a node: use 'rkube ssh -p {of} -n {other} -- COMMAND'");
+    }
     Ok(ExitCode::from(u8::try_from(code).unwrap_or(1)))
 }
 

@@ -2,13 +2,10 @@
 
 use crate::spec::RuntimeConfig;
 
-/// The names of the registry, besides the loopback's.
-const NAME: &str = "registry.rkube.internal";
-
 /// Returns where the node reaches the host's registry, if a registry's name is one of its names.
 pub(super) fn address(config: &RuntimeConfig, name: &str) -> Option<String> {
     let (host, given) = name.rsplit_once(':')?;
-    if host != NAME && !super::http::is_loopback(name) {
+    if host != rkube_config::REGISTRY_NAME && !super::http::is_loopback(name) {
         return None;
     }
     // Without the file there is no such registry.
