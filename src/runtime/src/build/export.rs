@@ -23,9 +23,9 @@ pub struct Exported {
 }
 
 /// A layer whose tar stream was measured.
-struct Measured {
-    digest: Digest,
-    size: u64,
+pub(super) struct Measured {
+    pub(super) digest: Digest,
+    pub(super) size: u64,
 }
 
 pub(super) fn export(
@@ -113,7 +113,8 @@ fn full_name(name: &str) -> Option<String> {
     super::Reference::parse(name).ok()?.tagged()
 }
 
-fn measure(store: &Store, layer: &Layer) -> Result<Measured, ImageError> {
+/// Learns the digest and the size of a layer as it is written.
+pub(super) fn measure(store: &Store, layer: &Layer) -> Result<Measured, ImageError> {
     let path = store.layer_path(&digest(&layer.chain)?);
     let mut counted = Counting {
         hasher: Hasher::sha256(),
@@ -137,18 +138,23 @@ pub(crate) fn with_layers(config: &[u8], diffs: &[String]) -> Result<Vec<u8>, Im
     serde_json::to_vec(&document).map_err(malformed)
 }
 
-fn header(size: u64) -> tar::Header {
+pub(super) fn header(size: u64) -> tar::Header {
     let mut header = tar::Header::new_gnu();
     header.set_mode(0o644);
     header.set_size(size);
     header
 }
 
-fn append(tar: &mut tar::Builder<impl Write>, name: &str, bytes: &[u8]) -> io::Result<()> {
+pub(super) fn append(
+    tar: &mut tar::Builder<impl Write>,
+    name: &str,
+    bytes: &[u8],
+) -> io::Result<()> {
     tar.append_data(&mut header(bytes.len() as u64), name, bytes)
 }
 
-fn append_layer(
+/// Writes the layer, which was measured as having `size` bytes, to an archive.
+pub(super) fn append_layer(
     store: &Store,
     layer: &Layer,
     size: u64,

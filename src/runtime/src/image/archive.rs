@@ -305,6 +305,7 @@ impl Archive {
             size: manifest.size(),
             layers: config.chain_ids(),
             added: jiff::Timestamp::now(),
+            given: true,
         };
         finish(store, record, &bytes, &config_bytes, hold)
     }
@@ -352,6 +353,7 @@ impl Archive {
             size: manifest.size(),
             layers: config.chain_ids(),
             added: jiff::Timestamp::now(),
+            given: true,
         };
         finish(store, record, &bytes, &config_bytes, hold)
     }
@@ -429,7 +431,7 @@ pub fn descriptor(media_type: &str, digest: Digest, size: u64) -> Descriptor {
 }
 
 /// Returns the path of a blob in an OCI layout.
-fn blob_name(digest: &Digest) -> String {
+pub fn blob_name(digest: &Digest) -> String {
     format!("blobs/{}/{}", digest.algorithm(), digest.hex())
 }
 
