@@ -125,6 +125,9 @@ pub struct Node {
     /// Whether `rkube node stop` stopped the node, so that `rkube start` does not start it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub stopped: bool,
+    /// Whether the node was stopped, or not there, while others may have got images.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub behind: bool,
 }
 
 /// The properties that distinguish a node of a new cluster.
@@ -317,6 +320,7 @@ impl Profile {
             mounts: Vec::new(),
             ports: Vec::new(),
             stopped: false,
+            behind: false,
         });
         Ok(&self.nodes[self.nodes.len() - 1])
     }
