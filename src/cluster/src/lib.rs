@@ -61,7 +61,7 @@ pub use files::{
 pub use forward::Forward;
 #[cfg(target_os = "linux")]
 pub use image_cache::become_owner;
-pub use image_cache::{ImageCache, image_cache_dir, image_cache_is_needed};
+pub use image_cache::{ImageCache, image_cache_dir, image_cache_is_needed, image_cache_listens};
 pub use kubeconfig::{Kubeconfig, default_path as default_kubeconfig};
 pub use lifecycle::{
     Started, delete, exists, start, stop, update_entry, wait_ready, write_context,
