@@ -40,7 +40,7 @@ pub struct ImageStatus {
 pub struct GivenImage {
     /// ID of the image.
     pub id: String,
-    /// Names with a tag, fully qualified.
+    /// Names with a tag or a digest, fully qualified.
     pub names: Vec<String>,
     /// Chain IDs of the layers, bottom first.
     pub layers: Vec<String>,

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::layer::{Counting, Layer, write_layer};
 use super::{content, digest};
 use crate::error::{Context, ImageError};
-use crate::image::archive::REPACKED_LAYERS;
+use crate::image::archive::{DIGEST_NAMES, REPACKED_LAYERS};
 use crate::image::digest::{Digest, Hasher};
 use crate::image::store::Store;
 
@@ -42,6 +42,7 @@ pub(super) fn export(
     let (mut manifest, mut exported) = (Vec::new(), Vec::new());
     let mut omitted_sizes = BTreeMap::new();
     let mut repacked = BTreeMap::new();
+    let mut digest_names = BTreeMap::new();
     let failed = || "cannot write the archive".to_owned();
     for name in images {
         let (record, image) = content(store, name)?;
@@ -84,6 +85,9 @@ pub(super) fn export(
             (false, Some(full)) if record.tags.contains(&full) => vec![full],
             _ => tags.into_iter().cloned().collect(),
         };
+        if keep_ids && !record.digests.is_empty() {
+            digest_names.insert(file.clone(), record.digests.clone());
+        }
         manifest.push(json!({"Config": file, "RepoTags": tags, "Layers": names}));
         exported.push(Exported {
             same: id == record.config,
@@ -97,6 +101,7 @@ pub(super) fn export(
             !omitted_sizes.is_empty(),
         ),
         (REPACKED_LAYERS, json!(repacked), !repacked.is_empty()),
+        (DIGEST_NAMES, json!(digest_names), !digest_names.is_empty()),
         ("manifest.json", Value::Array(manifest), true),
     ];
     for (name, document, wanted) in documents {

@@ -146,13 +146,13 @@ impl Runtime {
     }
 
     /// Returns the images that commands gave this node: loaded, built, named or pulled ones. Those
-    /// that only pods or builds needed are not among them.
+    /// that only pods or builds needed, and those that have lost their last name, are not among them.
     pub fn given_images(&self) -> Vec<GivenImage> {
         let mut records = self.inner.store.list();
-        records.retain(|record| record.given);
+        records.retain(|r| r.given && !(r.tags.is_empty() && r.digests.is_empty()));
         let given = records.into_iter().map(|record| GivenImage {
             id: record.config.to_string(),
-            names: record.tags.into_iter().collect(),
+            names: record.tags.into_iter().chain(record.digests).collect(),
             layers: record.layers.iter().map(ToString::to_string).collect(),
         });
         given.collect()

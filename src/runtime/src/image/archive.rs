@@ -26,6 +26,10 @@ pub const MAX_DOCUMENT: u64 = 16 << 20;
 /// were distributed, by the names of their files.
 pub const REPACKED_LAYERS: &str = "rkube-repacked-layers.json";
 
+/// File in archives between nodes of a cluster: the names with digests of images, by their
+/// configuration files.
+pub const DIGEST_NAMES: &str = "rkube-digest-names.json";
+
 /// An image in `manifest.json` of a Docker archive.
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
@@ -323,6 +327,12 @@ impl Archive {
         for text in image.repo_tags.iter().flatten() {
             tags.extend(Reference::parse(text)?.tagged());
         }
+        let mut digests = BTreeSet::new();
+        // What nothing here can prove is believed of other nodes only.
+        if self.repacked && self.has(DIGEST_NAMES) {
+            let mut all: HashMap<String, BTreeSet<String>> = self.json(DIGEST_NAMES)?;
+            digests.extend(all.remove(&image.config).unwrap_or_default());
+        }
         let hold = store.hold()?;
         let layers = self.layers(store, &config, image.layers.iter().cloned())?;
         // The archive has no manifest, so one is generated to give the image a digest.
@@ -349,7 +359,7 @@ impl Archive {
             config: config_digest,
             manifest: Digest::of(&bytes),
             tags,
-            digests: BTreeSet::new(),
+            digests,
             size: manifest.size(),
             layers: config.chain_ids(),
             added: jiff::Timestamp::now(),

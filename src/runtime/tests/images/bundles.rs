@@ -105,6 +105,16 @@ async fn bundles_have_images_of_the_node_and_of_registries() {
         b"own"
     );
     assert_eq!(std::fs::read(tree(&to, &far).join("far")).unwrap(), b"far");
+    // Nodes believe each other's names with digests, and no archive from elsewhere.
+    let (mut out, id) = (Vec::new(), digest(&remote.config));
+    other.export_image(&[id], &[], true, &mut out).unwrap();
+    let third = open(&dir.path().join("third")).await;
+    third.load_repacked_from(&out[..], true).await.unwrap();
+    assert!(third.image_status(&pinned).is_some());
+    let fourth = open(&dir.path().join("fourth")).await;
+    // Whether it is refused or loaded, it has no such name.
+    let _ = fourth.load_image_from(&out[..]).await;
+    assert!(fourth.image_status(&pinned).is_none());
     // What was loaded was given, and what a pod pulls is not.
     assert_eq!(other.given_images().len(), 2);
     runtime.pull_image(&tagged, &[], |_| {}).await.unwrap();

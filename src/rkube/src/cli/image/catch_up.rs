@@ -13,7 +13,7 @@ use crate::cli::Output;
 pub struct Given {
     /// ID of the image.
     pub id: String,
-    /// Names with a tag.
+    /// Names with a tag or a digest.
     pub names: Vec<String>,
     /// Chain IDs of the layers.
     pub layers: Vec<String>,
@@ -25,13 +25,16 @@ pub struct Given {
 struct Present {
     id: String,
     repo_tags: Vec<String>,
+    repo_digests: Vec<String>,
 }
 
 /// Returns those of the images that a node lacks, or has under fewer names.
 fn missing(given: Vec<Given>, present: &[Present]) -> Vec<Given> {
     let there = |image: &Given| {
         let own = present.iter().find(|own| own.id == image.id);
-        own.is_some_and(|own| image.names.iter().all(|name| own.repo_tags.contains(name)))
+        let has =
+            |own: &Present, name| own.repo_tags.contains(name) || own.repo_digests.contains(name);
+        own.is_some_and(|own| image.names.iter().all(|name| has(own, name)))
     };
     given.into_iter().filter(|image| !there(image)).collect()
 }
@@ -104,14 +107,15 @@ mod tests {
             names: names.iter().map(|name| (*name).to_owned()).collect(),
             layers: Vec::new(),
         };
-        let list = r#"[{"id": "a", "repoTags": ["a:1", "a:2"]}, {"id": "b", "repoTags": ["b:1"]}]"#;
+        let list = r#"[{"id": "a", "repoTags": ["a:1", "a:2"], "repoDigests": ["a@d"]},
+            {"id": "b", "repoTags": ["b:1"], "repoDigests": []}]"#;
         let present: Vec<Present> = serde_json::from_str(list).unwrap();
         let all = vec![
-            given("a", &["a:1"]),
+            given("a", &["a:1", "a@d"]),
             // Another image has its name there.
             given("c", &["a:2"]),
             given("b", &["b:1", "b:2"]),
-            given("d", &[]),
+            given("d", &["d@e"]),
         ];
         let found: Vec<String> = missing(all, &present).into_iter().map(|i| i.id).collect();
         assert_eq!(found, ["c", "b", "d"]);
