@@ -71,7 +71,7 @@ async fn bundles_have_images_of_the_node_and_of_registries() {
     assert_eq!(
         told,
         [
-            ("example.com/app:v1", false, true),
+            ("example.com/app:v1", false, false),
             (tagged.as_str(), true, true),
             (pinned.as_str(), true, true)
         ]

@@ -41,9 +41,8 @@ impl Gateways {
         };
         self.0.retain(|name, _| names.contains(name));
         for name in names {
-            let profile = Profile::try_load(&server.home, &name);
-            // A damaged profile is reported by its commands.
-            let Ok(Some(profile)) = profile else {
+            // It is being created or deleted, or is damaged, which its commands report.
+            let Ok(profile) = Profile::load(&server.home, &name) else {
                 continue;
             };
             let Some((address, nodes)) = image_cache_listens(&profile) else {
