@@ -349,12 +349,13 @@ fn registry(cluster: &Cluster, address: &str, password: bool) -> Running {
 #[test]
 fn nodes_catch_up_and_bundles_bring_images_back() {
     require_machine!();
-    let (Some(early), Some(late)) = (
+    let (Some(early), Some(mut late)) = (
         Image::busybox("test/early:1"),
         Image::busybox("test/late:1"),
     ) else {
         rkube_testing::skip!("no busybox-static");
     };
+    late.files.push(("etc/late", b"yes".to_vec(), 0o644));
     if rkube_testing::nodes(2) < 2 {
         rkube_testing::skip!("needs two nodes");
     }

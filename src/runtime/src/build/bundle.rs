@@ -149,6 +149,11 @@ impl Runtime {
             let fetched = fetch(config, &image.name, &image.auth, dir.path(), &progress).await?;
             found.push(Found::Registry(reference, fetched));
         }
+        if found.is_empty() {
+            return Err(ImageError::Malformed(
+                "there is nothing to save: all these images are part of every node".into(),
+            ));
+        }
         tell(BundleProgress::Writing);
         let store = self.inner.store.clone();
         blocking(move || {
