@@ -75,7 +75,7 @@ impl Origin {
         match std::fs::metadata(&path) {
             Ok(meta) if meta.is_file() => {
                 refuse_text(&path, source)?;
-                return Ok(Some(Self::Archive(path, meta.len())));
+                Ok(Some(Self::Archive(path, meta.len())))
             }
             Ok(_) => Err(unreadable(&path, "not a file")),
             // No name of an image, so it was meant as a path.
