@@ -87,11 +87,8 @@ async fn bundles_have_images_of_the_node_and_of_registries() {
     assert!(runtime.image_status(&tagged).is_none());
 
     let to = dir.path().join("to");
-    let (other, mut loaded) = load(&to, &archive).await.unwrap();
-    loaded.sort();
-    loaded.dedup();
-    let mut expected = vec!["example.com/app:v1".to_owned(), tagged.clone()];
-    expected.sort();
+    let (other, loaded) = load(&to, &archive).await.unwrap();
+    let expected = ["example.com/app:v1".to_owned(), tagged.clone()];
     assert!(
         expected.iter().all(|name| loaded.contains(name)),
         "{loaded:?}"
