@@ -148,10 +148,30 @@ pub async fn on_node(
     input: Option<impl AsyncRead + Unpin>,
     output: impl AsyncWrite + Unpin,
 ) -> Result<(i32, String), Failure> {
-    let session = ssh(home, profile, node).await?;
     let mut stderr = Vec::new();
-    let code = session
-        .exec(command, input, output, &mut stderr)
+    let code = stream_on_node(home, profile, node, command, input, (output, &mut stderr)).await?;
+    Ok((code, error_message(&String::from_utf8_lossy(&stderr))))
+}
+
+/// Returns what a command has said on standard error without what marks it as an error.
+pub fn error_message(stderr: &str) -> String {
+    let error = stderr.trim();
+    error.trim_start_matches("error: ").to_owned()
+}
+
+/// Runs a command on a node with `input`, and writes what it prints and its errors to `outputs` as they
+/// come. Returns its exit code.
+pub async fn stream_on_node(
+    home: &Home,
+    profile: &Profile,
+    node: &Node,
+    command: &str,
+    input: Option<impl AsyncRead + Unpin>,
+    (output, errors): (impl AsyncWrite + Unpin, impl AsyncWrite + Unpin),
+) -> Result<i32, Failure> {
+    let session = ssh(home, profile, node).await?;
+    session
+        .exec(command, input, output, errors)
         .await
         .map_err(|e| {
             Failure::new(
@@ -159,10 +179,7 @@ pub async fn on_node(
                 Kind::Error,
                 format!("the connection to the node {} was lost: {e}", node.name),
             )
-        })?;
-    let error = String::from_utf8_lossy(&stderr);
-    let error = error.trim().trim_start_matches("error: ").to_owned();
-    Ok((code, error))
+        })
 }
 
 /// Returns the public key of a node's SSH server, in OpenSSH's one-line format.

@@ -1,6 +1,9 @@
 //! The user's cache of images: where it is, and which clusters need it.
 
+use std::net::Ipv4Addr;
 use std::path::PathBuf;
+
+use ipnet::Ipv4Net;
 
 use rkube_config::registries::{ANY, Endpoint, PROFILE_HEADER, Registries, TOKEN_HEADER};
 use rkube_failure::Failure;
@@ -8,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::files::Home;
 use crate::profile::Profile;
+use crate::registry::network_gateway;
 
 /// The longest time to wait for a connection to the cache, in milliseconds.
 const DIAL_MILLIS: u64 = 1000;
@@ -39,6 +43,13 @@ pub fn image_cache_dir(home: &Home) -> PathBuf {
     home.root().join("cache").join("images")
 }
 
+/// Returns the address at which the cache listens for a cluster besides the loopback, and the range of
+/// the nodes that it serves there. `None` if its nodes reach the loopback, or have no cache.
+pub fn image_cache_listens(profile: &Profile) -> Option<(Ipv4Addr, Ipv4Net)> {
+    let needed = profile.image_cache.is_some() && profile.driver == "docker";
+    needed.then(|| (network_gateway(profile), profile.node_cidr))
+}
+
 /// Returns the settings of registries as nodes get them: the cache is asked first.
 pub(crate) fn with_cache(profile: &Profile) -> Registries {
     let mut all = profile.registries.clone();
@@ -49,8 +60,10 @@ pub(crate) fn with_cache(profile: &Profile) -> Registries {
     if cache.certificate.is_empty() {
         return all;
     }
+    // The loopback is that of this machine.
+    let address = image_cache_listens(profile).map_or(Ipv4Addr::LOCALHOST, |(address, _)| address);
     let endpoint = Endpoint {
-        url: format!("https://127.0.0.1:{}/v2", cache.port),
+        url: format!("https://{address}:{}/v2", cache.port),
         push: false,
         ca: vec![cache.certificate.clone()],
         passes_login: true,
@@ -172,6 +185,19 @@ mod tests {
         );
         assert_eq!(urls(ANY), ["https://127.0.0.1:4000/v2"]);
         assert_eq!(all.hosts[ANY].mirrors[0].ca, ["pem"]);
+        assert_eq!(image_cache_listens(&profile), None);
+        // Containers have a loopback of their own.
+        profile.driver = "docker".into();
+        let (address, nodes) = image_cache_listens(&profile).unwrap();
+        assert_eq!(
+            (address, nodes),
+            ([192, 168, 77, 1].into(), profile.node_cidr)
+        );
+        let all = with_cache(&profile);
+        assert_eq!(
+            all.hosts[ANY].mirrors[0].url,
+            "https://192.168.77.1:4000/v2"
+        );
         assert!(!format!("{profile:?}").contains("secret"));
     }
 }

@@ -45,8 +45,8 @@ mod tunnel;
 pub mod yaml;
 
 pub use access::{
-    client, endpoints, kubeconfig, logs, on_node, runs, server, ssh, ssh_address, ssh_host_key,
-    ssh_key,
+    client, endpoints, error_message, kubeconfig, logs, on_node, runs, server, ssh, ssh_address,
+    ssh_host_key, ssh_key, stream_on_node,
 };
 pub use choice::{Candidate, candidates, none_works};
 pub use directories::{mount, unmount};
@@ -61,12 +61,12 @@ pub use files::{
 pub use forward::Forward;
 #[cfg(target_os = "linux")]
 pub use image_cache::become_owner;
-pub use image_cache::{ImageCache, image_cache_dir, image_cache_is_needed};
+pub use image_cache::{ImageCache, image_cache_dir, image_cache_is_needed, image_cache_listens};
 pub use kubeconfig::{Kubeconfig, default_path as default_kubeconfig};
 pub use lifecycle::{
     Started, delete, exists, start, stop, update_entry, wait_ready, write_context,
 };
-pub use nodes::{add_node, delete_node, start_node, stop_node};
+pub use nodes::{add_node, caught_up, delete_node, start_node, stop_node};
 pub use pause::set_paused;
 pub use paused::{paused_namespaces, set_namespaces_paused};
 pub use pki::CertificateStatus;

@@ -119,12 +119,8 @@ async fn take_over_options(
     if let Some(cache) = &options.image_cache
         && profile.image_cache != *cache
     {
-        if profile.driver == "docker" && cache.is_some() {
-            progress.warn("--image-cache has no effect: nodes of the driver docker do not reach the loopback of this machine");
-        } else {
-            warn_of_restart(home, profile, "--image-cache takes effect", progress).await?;
-            profile.image_cache.clone_from(cache);
-        }
+        warn_of_restart(home, profile, "--image-cache takes effect", progress).await?;
+        profile.image_cache.clone_from(cache);
     }
     let kubelet = options.kubelet.applied(&profile.kubelet);
     if profile.kubelet != kubelet {

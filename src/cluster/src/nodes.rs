@@ -37,6 +37,7 @@ pub async fn add_node(
     let (_lock, mut profile) = Profile::lock(home, profile)?;
     let driver = rkube_drivers::by_name(&profile.driver)?;
     let name = profile.push_spec(spec)?.name.clone();
+    set_behind(&mut profile, &name, true);
     let added = profile.node(Some(&name))?;
     check_mounts(&profile.mounts_of(added))?;
     publish::check(&added.ports)?;
@@ -242,12 +243,26 @@ pub async fn start_node(
         .start(&profile.plan(home), std::slice::from_ref(&name))
         .await?;
     set_stopped(&mut profile, &name, false);
+    set_behind(&mut profile, &name, true);
     profile.save(home)?;
     let client = access::client(home, &profile).await?;
     let deadline = Instant::now() + READY_TIMEOUT;
     let started = std::slice::from_ref(&name);
     wait_for_nodes(&client, &profile.name, started, &restarted, deadline).await?;
     crate::paused::join(home, &profile, &name).await
+}
+
+/// Notes that a node has the images that others got while it was stopped, or not there.
+pub fn caught_up(home: &Home, profile: &str, node: &str) -> Result<(), Failure> {
+    let (_lock, mut profile) = Profile::lock(home, profile)?;
+    set_behind(&mut profile, node, false);
+    profile.save(home)
+}
+
+fn set_behind(profile: &mut Profile, name: &str, behind: bool) {
+    for node in profile.nodes.iter_mut().filter(|n| n.name == name) {
+        node.behind = behind;
+    }
 }
 
 fn set_stopped(profile: &mut Profile, name: &str, stopped: bool) {

@@ -179,7 +179,7 @@ fn gateway(profile: &Profile) -> Ipv4Addr {
     }
 }
 
-fn network_gateway(profile: &Profile) -> Ipv4Addr {
+pub(crate) fn network_gateway(profile: &Profile) -> Ipv4Addr {
     let mut hosts = profile.node_cidr.hosts();
     hosts.next().unwrap_or(profile.node_cidr.network())
 }

@@ -26,18 +26,31 @@ pub fn is_manifest(path: &Path) -> bool {
 /// # Errors
 /// Names the file and the place of what is wrong.
 pub fn read(settings: &Settings, kubectl: Option<&Path>) -> Result<Vec<Object>, Failure> {
+    objects::read(&texts(&settings.manifests, &settings.kustomize, kubectl)?)
+}
+
+/// Reads files and directories of manifests, and renders directories with a kustomization by
+/// `kubectl`.
+///
+/// # Errors
+/// Names the file that cannot be read, or the directory that cannot be rendered.
+pub fn texts(
+    manifests: &[PathBuf],
+    kustomize: &[PathBuf],
+    kubectl: Option<&Path>,
+) -> Result<Vec<Text>, Failure> {
     let mut texts = Vec::new();
-    for path in &settings.manifests {
+    for path in manifests {
         for file in files(path)? {
             let text = std::fs::read_to_string(&file).map_err(|e| io_failure("read", &file, &e))?;
             let name = file.display().to_string();
             texts.push(Text { name, text });
         }
     }
-    for directory in &settings.kustomize {
+    for directory in kustomize {
         texts.push(rendered(directory, kubectl)?);
     }
-    objects::read(&texts)
+    Ok(texts)
 }
 
 /// Returns a file, or the manifests of a directory in the order of their names.

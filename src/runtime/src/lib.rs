@@ -54,7 +54,7 @@ pub use spec::{
 };
 pub use status::{
     ContainerEvent, ContainerEventKind, ContainerState, ContainerStatus, ContainerUser, ExecOutput,
-    FsInfo, FsUsage, ImageStatus, Sandbox, SandboxState,
+    FsInfo, FsUsage, GivenImage, ImageStatus, Sandbox, SandboxState,
 };
 pub use users::IdRange;
 

@@ -35,6 +35,17 @@ pub struct ImageStatus {
     pub created: Option<Timestamp>,
 }
 
+/// An image that a command gave a node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GivenImage {
+    /// ID of the image.
+    pub id: String,
+    /// Names with a tag or a digest, fully qualified.
+    pub names: Vec<String>,
+    /// Chain IDs of the layers, bottom first.
+    pub layers: Vec<String>,
+}
+
 /// The state of a sandbox.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SandboxState {

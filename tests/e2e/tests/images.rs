@@ -345,3 +345,74 @@ fn registry(cluster: &Cluster, address: &str, password: bool) -> Running {
         .expect("the registry runs");
     Running(child)
 }
+
+#[test]
+fn nodes_catch_up_and_bundles_bring_images_back() {
+    require_machine!();
+    let (Some(early), Some(mut late)) = (
+        Image::busybox("test/early:1"),
+        Image::busybox("test/late:1"),
+    ) else {
+        rkube_testing::skip!("no busybox-static");
+    };
+    late.files.push(("etc/late", b"yes".to_vec(), 0o644));
+    if rkube_testing::nodes(2) < 2 {
+        rkube_testing::skip!("needs two nodes");
+    }
+    let cluster = Cluster::start("bundle", 2);
+    let load = |name: &str, content: &[u8]| {
+        let path = cluster.path(name);
+        std::fs::write(&path, content).expect("a file");
+        cluster
+            .rkube(&["image", "load", &path.display().to_string()])
+            .ok();
+    };
+    load("early.tar", &early.docker_archive());
+    let second = cluster.node(2);
+    cluster.rkube(&["node", "stop", &second]).ok();
+    load("late.tar", &late.oci_layout());
+    cluster
+        .rkube(&["image", "tag", "test/early:1", "test/early:2"])
+        .ok();
+    cluster.rkube(&["node", "start", &second]).ok();
+    cluster.rkube(&["node", "add"]).ok();
+    let names = |node: &str| {
+        let list = ["image", "ls", "-o", "name", "-n", node];
+        cluster.rkube(&list).ok()
+    };
+    for node in [&second, &cluster.node(3)] {
+        let found = names(node);
+        for name in ["test/early:1", "test/early:2", "test/late:1"] {
+            assert!(found.contains(&format!("{name}\n")), "{node}: {found}");
+        }
+    }
+
+    let manifest = cluster.path("pods.yaml");
+    let pods = [
+        pod("early", "test/early:1", ""),
+        pod("builtin", "rkube/kubia", ""),
+    ];
+    std::fs::write(&manifest, pods.join("---\n")).expect("a file");
+    let (archive, manifest) = (cluster.path("all.tar"), manifest.display().to_string());
+    let archive = archive.display().to_string();
+    let save = ["image", "bundle", "save", &archive, "-f", &manifest];
+    let said = cluster.rkube(&[&save[..], &["test/late:1"]].concat()).ok();
+    assert!(said.contains("test/early:1") && said.contains("test/late:1"));
+    let missing = ["image", "bundle", "save", &archive, "127.0.0.1:1/nope:1"];
+    cluster.rkube(&missing).failed(99);
+    for name in ["test/early:1", "test/late:1"] {
+        cluster.rkube(&["image", "rm", name]).ok();
+    }
+    assert!(!names(&second).contains("test/"));
+    let load = ["image", "bundle", "load", &archive, "-o", "json"];
+    let loaded = cluster.rkube(&load).ok();
+    assert!(loaded.contains("test/late:1") && loaded.contains(&second));
+    assert!(names(&second).contains("test/early:1\n"));
+    cluster.apply(&pod("early", "test/early:1", ""));
+    let ready = ["wait", "--for=condition=Ready", "pod/early"];
+    let timeout = rkube_testing::timeout();
+    cluster.kubectl(&[&ready[..], &[&timeout]].concat()).ok();
+    cluster
+        .rkube(&["image", "load", "no-such-image"])
+        .failed(65);
+}

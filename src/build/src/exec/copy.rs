@@ -1,9 +1,7 @@
 //! `COPY`, `ADD` and `WORKDIR`.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsStr;
 use std::fs;
-use std::io::Read as _;
-use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -12,30 +10,22 @@ use rkube_runtime::build::{resolve_owner, unpack_archive};
 use super::cache::{Entry, Key};
 use super::errors::{blocking, failed, failed_at};
 use super::files::{self, Copying};
+use super::items::{Item, find, find_with_parents, is_repository, is_url};
+use super::mode::Mode;
 use super::stage::Running;
 use super::types::Mounted;
 use crate::error::{BuildError, Result};
 use crate::instruction::Copy;
-use crate::pattern::{Matcher, Pattern, clean};
-
-/// A thing to copy.
-enum Item {
-    /// A file or directory, which stays resolved as long as the descriptor is open.
-    Path { name: OsString, path: OwnedFd },
-    /// A file of the Dockerfile.
-    Text { name: OsString, content: String },
-    /// A file that was downloaded.
-    Download { name: OsString, path: PathBuf },
-    /// An archive whose content is copied.
-    Archive(PathBuf),
-}
+use crate::pattern::Matcher;
 
 /// The sources of a step's copy, and its key in the cache.
 struct Prepared {
     items: Vec<Item>,
     destination: String,
-    mode: Option<u32>,
+    mode: Option<Mode>,
     excluded: Matcher,
+    /// Whether the directories of the sources are copied, too.
+    parents: bool,
     key: String,
     /// Directory of this step's own for unpacked archives.
     scratch: PathBuf,
@@ -99,7 +89,7 @@ impl Running<'_> {
                 "When using {keyword} with more than one source file, the destination must be a directory and end with a /"
             )));
         }
-        let mode = copy.chmod.as_deref().map(parse_mode).transpose()?;
+        let mode = copy.chmod.as_deref().map(Mode::parse).transpose()?;
         let excluded = Matcher::new(&copy.exclude).map_err(BuildError::new)?;
         let mut items = Vec::new();
         for text in &copy.sources {
@@ -117,7 +107,12 @@ impl Running<'_> {
             }
             let (root, text) = (source.root().to_path_buf(), text.clone());
             let unpack = copy.add && copy.unpack != Some(false);
-            let found = blocking(move || find(&root, &text, unpack)).await?;
+            let parents = copy.parents;
+            let found = blocking(move || match parents {
+                true => find_with_parents(&root, &text),
+                false => find(&root, &text, unpack),
+            })
+            .await?;
             items.extend(
                 found
                     .into_iter()
@@ -136,8 +131,10 @@ impl Running<'_> {
             copy.chown.clone().unwrap_or_default(),
             copy.chmod.clone().unwrap_or_default(),
             copy.link.to_string(),
+            copy.parents.to_string(),
             source.chain.is_some().to_string(),
         ];
+        let parents = copy.parents;
         let scratch = self.build.work.join("archives").join(step.to_string());
         blocking(move || {
             let mut key = Key::new("COPY");
@@ -150,6 +147,7 @@ impl Running<'_> {
                 destination,
                 mode,
                 excluded,
+                parents,
                 key: key.finish(),
                 scratch,
                 _source: source,
@@ -234,49 +232,22 @@ impl Running<'_> {
     }
 }
 
-impl Item {
-    /// Returns whether the patterns select the file or directory itself.
-    fn is_excluded(&self, excluded: &Matcher) -> bool {
-        let Self::Path { name, .. } = self else {
-            return false;
-        };
-        !name.is_empty() && excluded.matches(&name.to_string_lossy())
-    }
-
-    fn add_to(&self, key: &mut Key, excluded: &Matcher) -> Result<()> {
-        match self {
-            Self::Path { name, path } => {
-                key.add("path");
-                key.add(name.as_encoded_bytes());
-                let real = files::real_path(path).map_err(failed)?;
-                key.add(files::digest(&real, excluded)?);
-            }
-            Self::Text { name, content } => {
-                key.add("text");
-                key.add(name.as_encoded_bytes());
-                key.add(content);
-            }
-            Self::Download { name, path } => {
-                key.add("download");
-                key.add(name.as_encoded_bytes());
-                key.add(files::hash_file(path).map_err(failed_at(path))?);
-            }
-            Self::Archive(path) => {
-                key.add("archive");
-                key.add(files::hash_file(path).map_err(failed_at(path))?);
-            }
-        }
-        Ok(())
-    }
-}
-
 impl Prepared {
+    /// Returns a path below the destination.
+    fn below(&self, place: &str) -> String {
+        let destination = self.destination.trim_end_matches('/');
+        match place {
+            "" => destination.to_owned(),
+            place => format!("{destination}/{place}"),
+        }
+    }
+
     /// Writes the copies below `root`. `asked` tells whether the owner was given.
     fn write(&self, root: &Path, owner: Option<(u32, u32)>, asked: bool, link: bool) -> Result<()> {
         let copying = Copying {
             root,
             owner,
-            mode: self.mode,
+            mode: self.mode.as_ref(),
             excluded: &self.excluded,
         };
         if link && self.destination.ends_with('/') {
@@ -284,7 +255,27 @@ impl Prepared {
         }
         for (number, item) in self.items.iter().enumerate() {
             match item {
-                Item::Path { name, path } => {
+                Item::Path {
+                    name,
+                    path,
+                    parents,
+                } if self.parents => {
+                    let real = files::real_path(path).map_err(failed)?;
+                    for (place, directory) in parents {
+                        let from = files::real_path(directory).map_err(failed)?;
+                        copying.parent(&from, &self.below(place))?;
+                    }
+                    let place = parents.last().map_or("", |(place, _)| place);
+                    let place = self.below(place);
+                    if real.is_dir() && !name.is_empty() {
+                        let target = format!("{place}/{}", name.to_string_lossy());
+                        copying.parent(&real, &target)?;
+                        copying.copy_below(&real, name, &target, &item.below())?;
+                    } else {
+                        copying.copy_below(&real, name, &format!("{place}/"), &item.below())?;
+                    }
+                }
+                Item::Path { name, path, .. } => {
                     let real = files::real_path(path).map_err(failed)?;
                     copying.copy(&real, name, &self.destination)?;
                 }
@@ -335,216 +326,9 @@ impl Drop for Unpacked {
     }
 }
 
-fn is_url(text: &str) -> bool {
-    (text.starts_with("http://") || text.starts_with("https://")) && !is_repository(text)
-}
-
-fn is_repository(text: &str) -> bool {
-    let path = text.split(['#', '?']).next().unwrap_or(text);
-    let remote = text.contains("://");
-    text.starts_with("git@")
-        || text.starts_with("git://")
-        || text.starts_with("ssh://")
-        || (remote && path.ends_with(".git"))
-}
-
-/// Finds what a path or a pattern means below `root`.
-fn find(root: &Path, text: &str, unpack: bool) -> Result<Vec<Item>> {
-    let relative = clean(&format!("/{text}"));
-    let relative = relative.trim_start_matches('/');
-    let open = |path: &str| -> Result<Option<OwnedFd>> {
-        files::resolve(root, path).map_err(|e| BuildError::new(format!("{path}: {e}")))
-    };
-    if !text.contains(['*', '?', '[', '\\']) {
-        let path = open(relative)?
-            .ok_or_else(|| BuildError::new(format!("\"/{relative}\": not found")))?;
-        return Ok(vec![item(relative, path, unpack, root)?]);
-    }
-    let mut found = vec![String::new()];
-    for part in relative.split('/') {
-        let pattern = Pattern::glob(part).map_err(BuildError::new)?;
-        let mut next = Vec::new();
-        for parent in found {
-            let Some(dir) = open(&parent)? else { continue };
-            let path = files::path_of(&dir);
-            if !path.is_dir() {
-                continue;
-            }
-            let real = files::real_path(&dir).map_err(failed)?;
-            let entries = fs::read_dir(&real).map_err(failed_at(&real))?;
-            let mut names: Vec<String> = entries
-                .flatten()
-                .filter_map(|e| e.file_name().into_string().ok())
-                .filter(|name| pattern.matches(name))
-                .collect();
-            names.sort();
-            let prefix = match parent.as_str() {
-                "" => String::new(),
-                parent => format!("{parent}/"),
-            };
-            next.extend(names.iter().map(|name| format!("{prefix}{name}")));
-        }
-        found = next;
-    }
-    // A pattern may match nothing, so that files can be optional.
-    let mut items = Vec::new();
-    for path in found {
-        if let Some(fd) = open(&path)? {
-            items.push(item(&path, fd, unpack, root)?);
-        }
-    }
-    Ok(items)
-}
-
-fn item(relative: &str, path: OwnedFd, unpack: bool, root: &Path) -> Result<Item> {
-    let real = files::real_path(&path).map_err(failed)?;
-    if !real.starts_with(root) {
-        return Err(BuildError::new(format!("\"/{relative}\": leads outside")));
-    }
-    if unpack && is_archive(&real)? {
-        return Ok(Item::Archive(real));
-    }
-    let name = Path::new(relative)
-        .file_name()
-        .unwrap_or_default()
-        .to_owned();
-    Ok(Item::Path { name, path })
-}
-
-/// Returns whether a file is a tar archive that can be unpacked.
-fn is_archive(path: &Path) -> Result<bool> {
-    if !fs::symlink_metadata(path)
-        .map_err(failed_at(path))?
-        .is_file()
-    {
-        return Ok(false);
-    }
-    let head = |reader: &mut dyn std::io::Read| {
-        let mut head = Vec::new();
-        reader.take(512).read_to_end(&mut head).map(|_| head)
-    };
-    let mut file = fs::File::open(path).map_err(failed_at(path))?;
-    let start = head(&mut file).map_err(failed_at(path))?;
-    if start.starts_with(b"BZh") || start.starts_with(b"\xfd7zXZ\0") {
-        return Err(BuildError::new(format!(
-            "ADD cannot unpack {}: only archives compressed by gzip or zstd are supported; COPY it, or ADD it with --unpack=false",
-            path.file_name().unwrap_or_default().display()
-        )));
-    }
-    if is_tar(&start) {
-        return Ok(true);
-    }
-    let file = fs::File::open(path).map_err(failed_at(path))?;
-    let plain = rkube_runtime::build::decompress(file)
-        .and_then(|mut plain| head(&mut plain))
-        // A file that only begins like a compressed one is copied as it is.
-        .unwrap_or_default();
-    Ok(is_tar(&plain))
-}
-
-/// Returns whether a block is the header of a tar archive: its checksum is right.
-fn is_tar(block: &[u8]) -> bool {
-    if block.len() < 512 || block.iter().all(|b| *b == 0) {
-        return false;
-    }
-    let mut header = tar::Header::new_old();
-    header.as_mut_bytes().copy_from_slice(&block[..512]);
-    let sum: u32 = block[..148]
-        .iter()
-        .chain(&block[156..512])
-        .map(|b| u32::from(*b))
-        .sum::<u32>()
-        + 8 * u32::from(b' ');
-    header.cksum().is_ok_and(|wanted| wanted == sum)
-}
-
-/// Parses an octal mode.
-fn parse_mode(text: &str) -> Result<u32> {
-    u32::from_str_radix(text, 8)
-        .ok()
-        .filter(|mode| *mode <= 0o7777)
-        .ok_or_else(|| {
-            BuildError::new(format!(
-                "invalid chmod parameter: '{text}'. it should be octal string and between 0 and 07777"
-            ))
-        })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn names(root: &Path, text: &str) -> Result<Vec<String>> {
-        let items = find(root, text, true)?;
-        let name = |item: Item| match item {
-            Item::Path { name, .. } => name.to_string_lossy().into_owned(),
-            Item::Archive(path) => format!("archive {}", path.file_name().unwrap().display()),
-            _ => String::new(),
-        };
-        Ok(items.into_iter().map(name).collect())
-    }
-
-    #[test]
-    fn paths_and_patterns_stay_inside() {
-        let outside = tempfile::tempdir().unwrap();
-        fs::write(outside.path().join("secret"), "s").unwrap();
-        let dir = tempfile::tempdir().unwrap();
-        let root = dir.path().canonicalize().unwrap();
-        for name in ["a.txt", "b.txt", "d/c.txt", "d/e/f.txt"] {
-            fs::create_dir_all(root.join(name).parent().unwrap()).unwrap();
-            fs::write(root.join(name), name).unwrap();
-        }
-        std::os::unix::fs::symlink(outside.path(), root.join("out")).unwrap();
-        std::os::unix::fs::symlink("d/c.txt", root.join("link")).unwrap();
-        assert_eq!(names(&root, "*.txt").unwrap(), ["a.txt", "b.txt"]);
-        assert_eq!(names(&root, "./d/*").unwrap(), ["c.txt", "e"]);
-        assert_eq!(names(&root, "*/*/f*").unwrap(), ["f.txt"]);
-        assert_eq!(names(&root, "x*").unwrap(), Vec::<String>::new());
-        assert_eq!(names(&root, "link").unwrap(), ["link"]);
-        assert_eq!(names(&root, "../../a.txt").unwrap(), ["a.txt"]);
-        assert_eq!(names(&root, "/").unwrap(), [""]);
-        for text in ["out/secret", "missing", "a.txt/b"] {
-            let error = names(&root, text).unwrap_err();
-            assert!(error.message.contains("not found"), "{text}: {error}");
-        }
-        assert_eq!(names(&root, "out/*").unwrap(), Vec::<String>::new());
-    }
-
-    #[test]
-    fn patterns_exclude_what_other_patterns_find() {
-        let dir = tempfile::tempdir().unwrap();
-        let root = dir.path().canonicalize().unwrap();
-        for name in ["home.txt", "home.png"] {
-            fs::write(root.join(name), name).unwrap();
-        }
-        let excluded = Matcher::new(["*.txt"]).unwrap();
-        let mut items = find(&root, "hom*", false).unwrap();
-        items.retain(|item| !item.is_excluded(&excluded));
-        assert!(matches!(&items[..], [Item::Path { name, .. }] if name == "home.png"));
-    }
-
-    #[test]
-    fn archives_are_recognized_by_their_content() {
-        let dir = tempfile::tempdir().unwrap();
-        let root = dir.path().canonicalize().unwrap();
-        let mut tar = tar::Builder::new(Vec::new());
-        let mut header = tar::Header::new_gnu();
-        header.set_size(1);
-        tar.append_data(&mut header, "f", &b"x"[..]).unwrap();
-        fs::write(root.join("a"), tar.into_inner().unwrap()).unwrap();
-        fs::write(root.join("b.tar"), vec![b'x'; 1000]).unwrap();
-        fs::write(root.join("c"), b"BZh91AY").unwrap();
-        assert_eq!(names(&root, "a").unwrap(), ["archive a"]);
-        assert_eq!(names(&root, "b.tar").unwrap(), ["b.tar"]);
-        assert!(
-            names(&root, "c")
-                .unwrap_err()
-                .message
-                .contains("gzip or zstd")
-        );
-        let plain = find(&root, "a", false).unwrap();
-        assert!(matches!(plain[0], Item::Path { .. }));
-    }
 
     #[test]
     fn archives_are_unpacked_outside_of_their_directory() {
@@ -576,20 +360,5 @@ mod tests {
         assert!(Unpacked::new(&archive, &one).is_err());
         assert!(!one.exists() && !two.exists());
         assert_eq!(entries(context.path()), 1);
-    }
-
-    #[test]
-    fn urls_and_repositories() {
-        assert!(is_url("https://example.com/a.tar"));
-        for text in [
-            "https://example.com/a.git#main",
-            "git@example.com:a/b.git",
-            "ssh://x/y",
-        ] {
-            assert!(is_repository(text) && !is_url(text), "{text}");
-        }
-        assert!(!is_url("dir/file") && !is_repository("dir/a.git"));
-        assert_eq!(parse_mode("0755").unwrap(), 0o755);
-        assert!(parse_mode("u+x").is_err() && parse_mode("10000").is_err());
     }
 }

@@ -17,6 +17,7 @@ use rkube_runtime::build::{make_dirs, open_dir, open_in_root};
 
 use super::cache::Key;
 use super::errors::failed_at;
+use super::mode::Mode;
 use crate::error::{BuildError, Result};
 use crate::pattern::Matcher;
 
@@ -107,15 +108,15 @@ pub fn real_path(fd: &OwnedFd) -> io::Result<PathBuf> {
 }
 
 /// Hashes a file or a directory's content: names, types, modes, owners and bytes, but no times.
-/// `excluded` is matched against paths below it.
-pub fn digest(path: &Path, excluded: &Matcher) -> Result<String> {
+/// `excluded` is matched against paths below it, which begin with `below`.
+pub fn digest(path: &Path, below: &str, excluded: &Matcher) -> Result<String> {
     let mut key = Key::new("files");
-    digest_into(&mut key, path, "", excluded, 0).map_err(failed_at(path))?;
+    digest_into(&mut key, path, below, excluded, 0).map_err(failed_at(path))?;
     Ok(key.finish())
 }
 
 /// Deepest directory that is read, against stacks that overflow.
-const MAX_DEPTH: usize = 512;
+pub const MAX_DEPTH: usize = 512;
 
 fn too_deep() -> io::Error {
     io::Error::new(
@@ -191,7 +192,7 @@ pub struct Copying<'a> {
     /// Owner of the copies; that of the originals if absent.
     pub owner: Option<(u32, u32)>,
     /// Mode of the copies; that of the originals if absent.
-    pub mode: Option<u32>,
+    pub mode: Option<&'a Mode>,
     /// Exclusions, by paths below the source.
     pub excluded: &'a Matcher,
 }
@@ -219,11 +220,39 @@ impl Copying<'_> {
     /// Copies a file, or the content of a directory, to `destination`. A file keeps its `name` if
     /// the destination is a directory.
     pub fn copy(&self, source: &Path, name: &OsStr, destination: &str) -> Result<()> {
+        self.copy_below(source, name, destination, "")
+    }
+
+    /// Makes the directory `path` as a copy of the directory `source` without its content, unless it
+    /// exists. The directory that it is in gets mode 0755 if it does not exist.
+    pub fn parent(&self, source: &Path, path: &str) -> Result<()> {
+        let found = resolve(self.root, path).map_err(failed_at(Path::new(path)))?;
+        if found.is_some_and(|fd| path_of(&fd).is_dir()) {
+            return Ok(());
+        }
+        let (above, name) = path.rsplit_once('/').unwrap_or(("", path));
+        let above = self.directory(above)?;
+        let target = path_of(&above).join(name);
+        let make = || -> io::Result<()> {
+            fs::create_dir(&target)?;
+            self.finish(source, &target, &fs::symlink_metadata(source)?)
+        };
+        make().map_err(|e| BuildError::new(format!("cannot make {path}: {e}")))
+    }
+
+    /// Copies as [`Self::copy`] does. Exclusions are compared with paths that begin with `below`.
+    pub fn copy_below(
+        &self,
+        source: &Path,
+        name: &OsStr,
+        destination: &str,
+        below: &str,
+    ) -> Result<()> {
         let metadata = fs::symlink_metadata(source).map_err(failed_at(source))?;
         if metadata.is_dir() {
             let target = self.directory(destination)?;
             return self
-                .content(source, &path_of(&target), "", 0)
+                .content(source, &path_of(&target), below, 0)
                 .map_err(|e| BuildError::new(format!("cannot copy to {destination}: {e}")));
         }
         let (dir, name) = self.target(destination, name)?;
@@ -242,7 +271,8 @@ impl Copying<'_> {
             file.write_all(bytes)?;
             let (uid, gid) = self.owner.unwrap_or((0, 0));
             std::os::unix::fs::fchown(&file, Some(uid), Some(gid))?;
-            file.set_permissions(fs::Permissions::from_mode(self.mode.unwrap_or(0o644)))
+            let mode = self.mode.map_or(0o644, |mode| mode.apply(0o644, false));
+            file.set_permissions(fs::Permissions::from_mode(mode))
         };
         write().map_err(|e| BuildError::new(format!("cannot write to {destination}: {e}")))
     }
@@ -337,7 +367,10 @@ impl Copying<'_> {
     fn finish(&self, source: &Path, target: &Path, metadata: &fs::Metadata) -> io::Result<()> {
         let (uid, gid) = self.owner.unwrap_or((metadata.uid(), metadata.gid()));
         lchown(target, Some(uid), Some(gid))?;
-        let mode = self.mode.unwrap_or(metadata.mode() & 0o7777);
+        let own = metadata.mode() & 0o7777;
+        let mode = self
+            .mode
+            .map_or(own, |mode| mode.apply(own, metadata.is_dir()));
         fs::set_permissions(target, fs::Permissions::from_mode(mode))?;
         rkube_runtime::build::copy_attributes(source, target)?;
         if metadata.is_file() || metadata.is_dir() {
@@ -430,28 +463,53 @@ mod tests {
     }
 
     #[test]
+    fn parents_are_copies_of_the_directories() {
+        let source = tempfile::tempdir().unwrap();
+        let private = source.path().join("a");
+        fs::create_dir(&private).unwrap();
+        fs::set_permissions(&private, fs::Permissions::from_mode(0o700)).unwrap();
+        fs::write(private.join("x.txt"), "x").unwrap();
+        fs::write(private.join("y.log"), "y").unwrap();
+        let root = tempfile::tempdir().unwrap();
+        let excluded = Matcher::new(["a/*.log"]).unwrap();
+        let copying = copying(root.path(), &excluded);
+        copying.parent(&private, "/d/a").unwrap();
+        copying
+            .copy_below(&private, OsStr::new("a"), "/d/a", "a")
+            .unwrap();
+        let mode = |path: &str| fs::metadata(root.path().join(path)).unwrap().mode() & 0o777;
+        assert_eq!((mode("d"), mode("d/a")), (0o755, 0o700));
+        assert!(root.path().join("d/a/x.txt").exists());
+        assert!(!root.path().join("d/a/y.log").exists());
+        // A directory that is there stays as it is.
+        fs::set_permissions(root.path().join("d/a"), fs::Permissions::from_mode(0o711)).unwrap();
+        copying.parent(&private, "/d/a").unwrap();
+        assert_eq!(mode("d/a"), 0o711);
+    }
+
+    #[test]
     fn digests_depend_on_content_and_not_on_times() {
         let dir = tempfile::tempdir().unwrap();
         let none = Matcher::default();
         let file = dir.path().join("f");
         fs::write(&file, "1").unwrap();
-        let first = digest(dir.path(), &none).unwrap();
+        let first = digest(dir.path(), "", &none).unwrap();
         File::options()
             .write(true)
             .open(&file)
             .unwrap()
             .set_modified(UNIX_EPOCH)
             .unwrap();
-        assert_eq!(digest(dir.path(), &none).unwrap(), first);
+        assert_eq!(digest(dir.path(), "", &none).unwrap(), first);
         fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
-        let second = digest(dir.path(), &none).unwrap();
+        let second = digest(dir.path(), "", &none).unwrap();
         assert_ne!(second, first);
         fs::write(&file, "2").unwrap();
-        assert_ne!(digest(dir.path(), &none).unwrap(), second);
+        assert_ne!(digest(dir.path(), "", &none).unwrap(), second);
         let all = Matcher::new(["f"]).unwrap();
-        let without = digest(dir.path(), &all).unwrap();
+        let without = digest(dir.path(), "", &all).unwrap();
         fs::remove_file(&file).unwrap();
-        assert_eq!(digest(dir.path(), &none).unwrap(), without);
+        assert_eq!(digest(dir.path(), "", &none).unwrap(), without);
     }
 
     #[test]

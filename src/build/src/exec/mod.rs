@@ -10,6 +10,8 @@ mod copy;
 mod directories;
 mod errors;
 mod files;
+mod items;
+mod mode;
 mod mounts;
 mod progress;
 mod run;

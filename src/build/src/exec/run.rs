@@ -232,7 +232,7 @@ impl Running<'_> {
             if mount.kind == MountKind::Bind {
                 let (path, source) = self.bind_source(mount).await?;
                 let digest = blocking(move || {
-                    let digest = files::digest(&path, &Matcher::default());
+                    let digest = files::digest(&path, "", &Matcher::default());
                     drop(source);
                     digest
                 });

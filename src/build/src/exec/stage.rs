@@ -250,6 +250,7 @@ impl Running<'_> {
                 let mut words = vec![keyword.to_owned()];
                 words.extend(copy.from.iter().map(|from| format!("--from={from}")));
                 words.extend(copy.chown.iter().map(|owner| format!("--chown={owner}")));
+                words.extend(copy.parents.then(|| "--parents".to_owned()));
                 words.extend(copy.chmod.iter().map(|mode| format!("--chmod={mode}")));
                 words.extend(copy.sources.iter().cloned());
                 words.extend([copy.destination.clone(), "# buildkit".into()]);

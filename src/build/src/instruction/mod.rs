@@ -35,6 +35,8 @@ pub struct Copy {
     pub exclude: Vec<String>,
     /// Whether the destination's links are not followed (`--link`).
     pub link: bool,
+    /// Whether the directories of the sources are copied, too (`--parents`).
+    pub parents: bool,
     /// The digest of what is downloaded (`--checksum`).
     pub checksum: Option<String>,
     /// Whether archives are unpacked (`--unpack`); by default, those that are not downloaded.
@@ -482,8 +484,11 @@ fn mount(text: &str) -> Result<Mount> {
 
 fn copy(s: &Statement, flags: &mut Flags<'_>, escape: char) -> Result<Copy> {
     let add = s.keyword == "ADD";
-    flags.refuse("parents", "name the directories in the destination")?;
     if add {
+        flags.refuse(
+            "parents",
+            "use COPY --parents, which unpacks and downloads nothing",
+        )?;
         flags.refuse("keep-git-dir", "repositories are not cloned by ADD")?;
     }
     let mut words = json(&s.args).unwrap_or_else(|| split(&s.args));
@@ -507,6 +512,7 @@ fn copy(s: &Statement, flags: &mut Flags<'_>, escape: char) -> Result<Copy> {
         chmod: flags.value("chmod")?,
         exclude: flags.all("exclude")?,
         link: flags.switch("link")?.unwrap_or(false),
+        parents: !add && flags.switch("parents")?.unwrap_or(false),
         checksum: if add { flags.value("checksum")? } else { None },
         unpack: if add { flags.switch("unpack")? } else { None },
     })

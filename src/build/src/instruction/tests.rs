@@ -67,7 +67,7 @@ fn errors_name_the_line() {
         ("FROM a\nFROM a AS 1b", "invalid name for build stage"),
         ("FROM a\nCOPY x", "at least two arguments"),
         ("FROM a\nCOPY --nope x y", "unknown flag: --nope"),
-        ("FROM a\nCOPY --parents x y", "not supported"),
+        ("FROM a\nADD --parents x y", "not supported"),
         ("FROM a\nRUN --mount=type=ssh x", "not supported"),
         (
             "FROM a\nRUN --mount=type=nope,target=/a x",

@@ -212,23 +212,33 @@ pub async fn disable(
 /// they are not files.
 pub async fn images(addon: &Addon) -> Result<Vec<String>, Failure> {
     let objects = objects::read(&fetch::manifests(addon).await?)?;
-    let mut found = std::collections::BTreeSet::new();
-    for object in &objects {
-        collect_images(&object.content, &mut found);
-    }
-    Ok(found.into_iter().collect())
+    Ok(images_of(&objects))
 }
 
-/// Collects the images of all containers in a part of an object.
+/// Returns the names of the images that objects use, sorted: those of containers and of volumes.
+pub fn images_of(objects: &[objects::Object]) -> Vec<String> {
+    let mut found = std::collections::BTreeSet::new();
+    for object in objects {
+        collect_images(&object.content, &mut found);
+    }
+    found.into_iter().collect()
+}
+
+/// Collects the images of all containers and volumes in a part of an object.
 fn collect_images(value: &serde_json::Value, found: &mut std::collections::BTreeSet<String>) {
     use serde_json::Value;
     match value {
         Value::Object(fields) => {
             for (key, field) in fields {
-                let containers = matches!(key.as_str(), "containers" | "initContainers");
-                let list = field.as_array().filter(|_| containers);
-                let images = list.into_iter().flatten();
-                found.extend(images.filter_map(|c| Some(c.get("image")?.as_str()?.to_owned())));
+                let place = match key.as_str() {
+                    "containers" | "initContainers" | "ephemeralContainers" => "/image",
+                    "volumes" => "/image/reference",
+                    _ => "",
+                };
+                let list = field.as_array().filter(|_| !place.is_empty());
+                let names = list.into_iter().flatten();
+                let names = names.filter_map(|item| item.pointer(place)?.as_str());
+                found.extend(names.filter(|name| !name.is_empty()).map(str::to_owned));
                 collect_images(field, found);
             }
         }

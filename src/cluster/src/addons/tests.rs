@@ -498,3 +498,21 @@ async fn built_in_addons_are_applied_whole() {
         eprintln!("{} came and went", addon.name);
     }
 }
+
+#[test]
+fn images_are_those_of_containers_and_volumes() {
+    let text = r#"{"apiVersion": "batch/v1", "kind": "CronJob", "metadata": {"name": "c"},
+        "spec": {"jobTemplate": {"spec": {"template": {"spec": {
+            "initContainers": [{"name": "i", "image": "init:1"}],
+            "containers": [{"name": "a", "image": "app:1"}, {"name": "b"}, {"name": "d", "image": ""}],
+            "volumes": [{"name": "v", "image": {"reference": "data:1"}}, {"name": "e", "emptyDir": {}}]
+        }}}}}}"#;
+    let pod = r#"{"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p"},
+        "spec": {"containers": [{"name": "a", "image": "app:1"}]}}"#;
+    let texts = [text, pod].map(|text| objects::Text {
+        name: "f".to_owned(),
+        text: text.to_owned(),
+    });
+    let found = images_of(&objects::read(&texts).unwrap());
+    assert_eq!(found, ["app:1", "data:1", "init:1"]);
+}

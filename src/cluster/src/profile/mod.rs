@@ -15,7 +15,7 @@ use rkube_failure::{Kind, Source, command};
 use serde::{Deserialize, Serialize};
 
 use crate::files::{Home, io_failure, make_private_dir, write_durable};
-use crate::image_cache::{ImageCache, with_cache};
+use crate::image_cache::{ImageCache, image_cache_listens, with_cache};
 
 /// The version of the format of `profile.yaml` that this binary writes.
 const FORMAT: u32 = 1;
@@ -125,6 +125,9 @@ pub struct Node {
     /// Whether `rkube node stop` stopped the node, so that `rkube start` does not start it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub stopped: bool,
+    /// Whether the node was stopped, or not there, while others may have got images.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub behind: bool,
 }
 
 /// The properties that distinguish a node of a new cluster.
@@ -317,6 +320,7 @@ impl Profile {
             mounts: Vec::new(),
             ports: Vec::new(),
             stopped: false,
+            behind: false,
         });
         Ok(&self.nodes[self.nodes.len() - 1])
     }
@@ -472,6 +476,13 @@ impl Profile {
             .unwrap_or(self.service_cidr.network())
     }
 
+    /// Returns the port of the cache of images if nodes reach it on the loopback of the host.
+    fn image_cache_on_loopback(&self) -> Option<u16> {
+        let elsewhere = image_cache_listens(self).is_some();
+        let cache = self.image_cache.as_ref().filter(|_| !elsewhere);
+        cache.map(|cache| cache.port)
+    }
+
     /// Returns the plan of the cluster for its driver.
     pub(crate) fn plan(&self, home: &Home) -> ClusterPlan {
         let dir = home.profile_dir(&self.name);
@@ -488,7 +499,7 @@ impl Profile {
                 .filter_map(|registry| loopback_port(registry))
                 .chain(self.store_loopback_ports())
                 .chain(self.registries.loopback_ports())
-                .chain(self.image_cache.iter().map(|cache| cache.port))
+                .chain(self.image_cache_on_loopback())
                 .chain(crate::registry::loopback_port(home, &self.driver))
                 .collect(),
             api_port: self.api_port,

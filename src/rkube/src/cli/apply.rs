@@ -188,6 +188,9 @@ pub async fn run(home: &Home, global: &Global, args: Args, output: &Output) -> R
             }
         }
     }
+    if !args.dry_run {
+        super::image::catch_up::run(home, &profile.name, output).await;
+    }
     if !waiting.is_empty() {
         report.add_waiting(&waiting);
         if result.is_ok() {

@@ -7,12 +7,16 @@ use rkube_config::{NodeConfig, paths};
 use rkube_failure::Failure;
 use rkube_failure::{Kind, Source};
 use rkube_init::state::{SnapshotPart, State};
-use rkube_runtime::{ContainerStatus, ImageError, ImageStatus, Runtime, RuntimeConfig};
+use rkube_runtime::{ContainerStatus, ImageError, Runtime, RuntimeConfig};
 
 #[path = "ctl_build.rs"]
 mod ctl_build;
+#[path = "ctl_bundle.rs"]
+mod ctl_bundle;
 #[path = "ctl_file.rs"]
 mod ctl_file;
+#[path = "ctl_images.rs"]
+mod ctl_images;
 #[path = "ctl_pause.rs"]
 mod ctl_pause;
 #[path = "ctl_push.rs"]
@@ -84,6 +88,9 @@ enum Command {
     /// Push the image that standard input asks for
     #[command(hide = true)]
     Push,
+    /// Write an archive of the images that standard input asks for
+    #[command(hide = true)]
+    Bundle,
     /// Write the files on standard input into a running container
     #[command(hide = true)]
     Sync {
@@ -116,6 +123,9 @@ enum Command {
         /// Chain IDs
         layers: Vec<String>,
     },
+    /// Print the images that commands gave the node, as JSON
+    #[command(hide = true)]
+    Given,
     /// Pull an image from its registry
     Pull {
         /// Read credentials from standard input, as JSON
@@ -210,7 +220,7 @@ async fn containers(command: Command, output: &Output) -> Result<(), Failure> {
     let runtime = Runtime::observe(settings).await.map_err(failure)?;
     match command {
         Command::Ps { all } => ps(&runtime, all, output),
-        Command::Images { full } => images(&runtime, full, output),
+        Command::Images { full } => ctl_images::list(&runtime, full, output),
         Command::Logs { container } => return logs(&runtime, &container),
         Command::Load { archive, repacked } => {
             let names = match archive {
@@ -233,6 +243,7 @@ async fn containers(command: Command, output: &Output) -> Result<(), Failure> {
         } => return save(runtime, images, omit, keep_ids).await,
         Command::Build => return ctl_build::run(&runtime, &config).await,
         Command::Push => return ctl_push::run(&runtime).await,
+        Command::Bundle => return ctl_bundle::run(&runtime).await,
         Command::Sync { container } => return ctl_sync::run(&runtime, &container),
         Command::Prune => {
             ctl_build::prune(&runtime).await?;
@@ -249,7 +260,7 @@ async fn containers(command: Command, output: &Output) -> Result<(), Failure> {
             }
         }
         Command::Pause { namespaces } => return ctl_pause::run(&runtime, &namespaces).await,
-        Command::Inspect { image } => println!("{}", inspect(&runtime, &image)?),
+        Command::Inspect { image } => println!("{}", ctl_images::inspect(&runtime, &image)?),
         Command::Tag { image, name } => {
             runtime
                 .tag_image(&image, &name)
@@ -261,47 +272,19 @@ async fn containers(command: Command, output: &Output) -> Result<(), Failure> {
                 println!("{layer}");
             }
         }
+        Command::Given => println!("{}", ctl_images::given(&runtime)?),
         Command::Untag { name } => {
             let untagged = runtime.untag_image(&name).await;
             untagged.map_err(|e| ctl_rmi::in_use(&runtime, e))?;
         }
         Command::Pull { image, credentials } => {
-            let auth = match credentials {
-                true => ctl_push::credentials().await?,
-                false => Vec::new(),
-            };
-            let status = runtime
-                .pull_image(&image, &auth, |_| {})
-                .await
-                .map_err(image_failure)?;
-            println!("{}", status.id);
+            return ctl_images::pull(&runtime, &image, credentials).await;
         }
         Command::Rmi { image, check } => return ctl_rmi::run(&runtime, image, check).await,
         // Handled above.
         Command::State { .. } | Command::File { .. } | Command::Store { .. } => {}
     }
     Ok(())
-}
-
-/// Describes an image in the form of `docker image inspect`.
-fn inspect(runtime: &Runtime, name: &str) -> Result<serde_json::Value, Failure> {
-    let content = runtime.image_content(name).map_err(image_failure)?;
-    let status = runtime.image_status(&content.id).unwrap_or_default();
-    let config: serde_json::Value = serde_json::from_slice(&content.config).map_err(failure)?;
-    Ok(serde_json::json!({
-        "Id": content.id,
-        "RepoTags": status.repo_tags,
-        "RepoDigests": status.repo_digests,
-        "Created": config["created"],
-        "Author": config["author"].as_str().unwrap_or_default(),
-        "Architecture": config["architecture"],
-        "Os": config["os"],
-        "Size": status.size,
-        "Config": config["config"],
-        "RootFS": { "Type": "layers", "Layers": config["rootfs"]["diff_ids"] },
-        "History": config["history"],
-        "LayerSizes": content.layers.iter().map(|l| l.size).collect::<Vec<_>>(),
-    }))
 }
 
 /// Writes images to standard output. Tells on standard error which ones got another ID.
@@ -429,57 +412,6 @@ fn ps(runtime: &Runtime, all: bool, output: &Output) {
         }));
         table(&rows)
     });
-}
-
-fn images(runtime: &Runtime, full: bool, output: &Output) {
-    let mut images = runtime.list_images();
-    images.sort_by(|a, b| a.repo_tags.cmp(&b.repo_tags));
-    let value: Vec<serde_json::Value> = images
-        .iter()
-        .map(|i| {
-            let mut value = serde_json::json!({
-                "id": i.id, "repoTags": i.repo_tags, "repoDigests": i.repo_digests, "size": i.size.to_string(),
-            });
-            if full {
-                value["created"] = i.created.map(|time| time.as_second()).into();
-                value["labels"] = serde_json::json!(i.labels);
-            }
-            value
-        })
-        .collect();
-    output.result(&value, || {
-        let mut rows = vec![
-            ["IMAGE", "TAG", "IMAGE ID", "SIZE"]
-                .map(str::to_owned)
-                .to_vec(),
-        ];
-        rows.extend(images.iter().flat_map(image_rows));
-        table(&rows)
-    });
-}
-
-/// Returns one row per name; an image without a name is shown as `<none>`.
-fn image_rows(image: &ImageStatus) -> Vec<Vec<String>> {
-    let size = format!("{:.1} MB", image.size as f64 / 1e6);
-    let row = |name: &str, tag: &str| {
-        vec![
-            name.to_owned(),
-            tag.to_owned(),
-            short(&image.id),
-            size.clone(),
-        ]
-    };
-    if image.repo_tags.is_empty() {
-        return vec![row("<none>", "<none>")];
-    }
-    image
-        .repo_tags
-        .iter()
-        .map(|full| {
-            full.rsplit_once(':')
-                .map_or_else(|| row(full, ""), |(n, t)| row(n, t))
-        })
-        .collect()
 }
 
 fn logs(runtime: &Runtime, wanted: &str) -> Result<(), Failure> {

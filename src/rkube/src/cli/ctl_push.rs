@@ -31,7 +31,7 @@ pub async fn run(runtime: &Runtime) -> Result<(), Failure> {
 }
 
 /// Reads a JSON document with credentials from standard input.
-async fn read<T: DeserializeOwned>() -> Result<T, Failure> {
+pub async fn read<T: DeserializeOwned>() -> Result<T, Failure> {
     let read = tokio::task::spawn_blocking(|| io::read_to_string(io::stdin()));
     let text = read.await.map_err(failure)?.map_err(failure)?;
     // The text of the error could show the credentials.
@@ -50,7 +50,8 @@ pub async fn credentials() -> Result<Vec<RegistryAuth>, Failure> {
     Ok(found.into_iter().map(auth).collect())
 }
 
-fn auth(credential: Credential) -> RegistryAuth {
+/// Returns credentials as the runtime takes them.
+pub fn auth(credential: Credential) -> RegistryAuth {
     RegistryAuth {
         registry: credential.registry,
         username: credential.username,

@@ -84,14 +84,18 @@ fn become_or_run(process: &mut Command) -> std::io::Result<Option<i32>> {
 
 /// Returns the first kubectl in PATH that is not rkube itself.
 pub fn find() -> Option<PathBuf> {
+    find_program("kubectl")
+}
+
+/// Returns the first program of a name in `PATH` that is not rkube itself.
+pub fn find_program(name: &str) -> Option<PathBuf> {
     let own = std::env::current_exe().ok();
-    let name = if cfg!(windows) {
-        "kubectl.exe"
-    } else {
-        "kubectl"
+    let name = match cfg!(windows) {
+        true => format!("{name}.exe"),
+        false => name.to_owned(),
     };
     std::env::split_paths(&std::env::var_os("PATH")?)
-        .map(|dir| dir.join(name))
+        .map(|dir| dir.join(&name))
         .filter(|path| is_executable(path))
         .find(|path| own.as_ref().is_none_or(|own| !is_same(path, own)))
 }

@@ -113,6 +113,7 @@ pub async fn run(home: &Home, global: &Global, args: Args, output: &Output) -> R
                 output.say(&format!("The node '{}' was added.", node.name));
             }
             super::registry::tell_nodes(home, profile, output).await;
+            super::image::catch_up::run(home, profile, output).await;
             Ok(())
         }
         Command::Delete { node } => {
@@ -131,6 +132,7 @@ pub async fn run(home: &Home, global: &Global, args: Args, output: &Output) -> R
             let node = full_name(home, profile, &node)?;
             rkube_cluster::start_node(home, profile, &node, output).await?;
             super::registry::tell_nodes(home, profile, output).await;
+            super::image::catch_up::run(home, profile, output).await;
             output.say(&format!("The node '{node}' is ready."));
             Ok(())
         }

@@ -383,6 +383,7 @@ pub async fn run(
         // An API server that nobody waited for may not answer yet.
         if args.wait == Wait::All {
             super::registry::after_start(home, &profile, output).await;
+            super::image::catch_up::run(home, &profile.name, output).await;
         }
         if !plan.images.is_empty() {
             super::load::run(home, &profile.name, plan.images, output).await?;

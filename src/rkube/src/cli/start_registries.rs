@@ -36,7 +36,7 @@ pub struct RegistryFlags {
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL", value_parser = parse_bool)]
     pod_proxy: Option<bool>,
     /// Pull through a cache of this user, which all clusters share; its largest size may be given,
-    /// such as 20g [default: 10g] (Linux, drivers native and qemu)
+    /// such as 20g [default: 10g] (Linux)
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "SIZE", value_parser = CacheFlag::parse)]
     image_cache: Option<CacheFlag>,
     /// Variable of the proxy, as minikube has it: HTTP_PROXY=URL

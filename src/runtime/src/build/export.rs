@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::layer::{Counting, Layer, write_layer};
 use super::{content, digest};
 use crate::error::{Context, ImageError};
-use crate::image::archive::REPACKED_LAYERS;
+use crate::image::archive::{DIGEST_NAMES, REPACKED_LAYERS};
 use crate::image::digest::{Digest, Hasher};
 use crate::image::store::Store;
 
@@ -23,9 +23,9 @@ pub struct Exported {
 }
 
 /// A layer whose tar stream was measured.
-struct Measured {
-    digest: Digest,
-    size: u64,
+pub(super) struct Measured {
+    pub(super) digest: Digest,
+    pub(super) size: u64,
 }
 
 pub(super) fn export(
@@ -42,6 +42,7 @@ pub(super) fn export(
     let (mut manifest, mut exported) = (Vec::new(), Vec::new());
     let mut omitted_sizes = BTreeMap::new();
     let mut repacked = BTreeMap::new();
+    let mut digest_names = BTreeMap::new();
     let failed = || "cannot write the archive".to_owned();
     for name in images {
         let (record, image) = content(store, name)?;
@@ -84,6 +85,9 @@ pub(super) fn export(
             (false, Some(full)) if record.tags.contains(&full) => vec![full],
             _ => tags.into_iter().cloned().collect(),
         };
+        if keep_ids && !record.digests.is_empty() {
+            digest_names.insert(file.clone(), record.digests.clone());
+        }
         manifest.push(json!({"Config": file, "RepoTags": tags, "Layers": names}));
         exported.push(Exported {
             same: id == record.config,
@@ -97,6 +101,7 @@ pub(super) fn export(
             !omitted_sizes.is_empty(),
         ),
         (REPACKED_LAYERS, json!(repacked), !repacked.is_empty()),
+        (DIGEST_NAMES, json!(digest_names), !digest_names.is_empty()),
         ("manifest.json", Value::Array(manifest), true),
     ];
     for (name, document, wanted) in documents {
@@ -113,7 +118,8 @@ fn full_name(name: &str) -> Option<String> {
     super::Reference::parse(name).ok()?.tagged()
 }
 
-fn measure(store: &Store, layer: &Layer) -> Result<Measured, ImageError> {
+/// Learns the digest and the size of a layer as it is written.
+pub(super) fn measure(store: &Store, layer: &Layer) -> Result<Measured, ImageError> {
     let path = store.layer_path(&digest(&layer.chain)?);
     let mut counted = Counting {
         hasher: Hasher::sha256(),
@@ -137,18 +143,23 @@ pub(crate) fn with_layers(config: &[u8], diffs: &[String]) -> Result<Vec<u8>, Im
     serde_json::to_vec(&document).map_err(malformed)
 }
 
-fn header(size: u64) -> tar::Header {
+pub(super) fn header(size: u64) -> tar::Header {
     let mut header = tar::Header::new_gnu();
     header.set_mode(0o644);
     header.set_size(size);
     header
 }
 
-fn append(tar: &mut tar::Builder<impl Write>, name: &str, bytes: &[u8]) -> io::Result<()> {
+pub(super) fn append(
+    tar: &mut tar::Builder<impl Write>,
+    name: &str,
+    bytes: &[u8],
+) -> io::Result<()> {
     tar.append_data(&mut header(bytes.len() as u64), name, bytes)
 }
 
-fn append_layer(
+/// Writes the layer, which was measured as having `size` bytes, to an archive.
+pub(super) fn append_layer(
     store: &Store,
     layer: &Layer,
     size: u64,

@@ -1,6 +1,7 @@
 //! Operations for building and exporting images: layers from directories, images from
 //! layers, containers on layers that belong to no image yet, and archives of images.
 
+mod bundle;
 mod export;
 mod layer;
 mod workspace;
@@ -8,6 +9,7 @@ mod workspace;
 pub use crate::beneath::{make_dirs, open_dir, open_in_root, read_in_root};
 pub use crate::image::compression::decompress;
 pub use crate::image::reference::Reference;
+pub use bundle::{BundleProgress, Bundled, Wanted};
 pub use export::Exported;
 pub(crate) use export::with_layers;
 pub use layer::{Layer, write_layer};
@@ -201,6 +203,7 @@ impl Runtime {
                 size: 0,
                 layers,
                 added: jiff::Timestamp::now(),
+                given: false,
             },
             config: serde_json::from_slice(config).map_err(malformed)?,
         };
@@ -316,6 +319,7 @@ fn assemble(
         size: manifest.config.size + layers.iter().map(|l| l.size).sum::<u64>(),
         layers: chains,
         added: jiff::Timestamp::now(),
+        given: true,
     };
     let hold = store.hold()?;
     for chain in &record.layers {

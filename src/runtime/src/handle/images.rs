@@ -10,7 +10,7 @@ use crate::image::digest::Digest;
 use crate::image::{archive, builtin, registry, store};
 use crate::snapshot;
 use crate::spec::{PullProgress, PushProgress, Pushed, RegistryAuth};
-use crate::status::{FsInfo, ImageStatus};
+use crate::status::{FsInfo, GivenImage, ImageStatus};
 
 impl Runtime {
     /// Pulls `image` for this machine's platform. The registry defaults to `docker.io/library`, the
@@ -136,6 +136,26 @@ impl Runtime {
         }
         let (store, name) = (self.inner.store.clone(), name.to_string());
         blocking(move || store.untag(&name)).await
+    }
+
+    /// Notes that a command gave the node the image with this ID, see [`Self::given_images`].
+    pub async fn give_image(&self, id: &str) -> Result<(), ImageError> {
+        let id = Digest::parse(id).ok_or_else(|| ImageError::NotPresent(id.to_string()))?;
+        let store = self.inner.store.clone();
+        blocking(move || store.give(&id)).await
+    }
+
+    /// Returns the images that commands gave this node: loaded, built, named or pulled ones. Those
+    /// that only pods or builds needed, and those that have lost their last name, are not among them.
+    pub fn given_images(&self) -> Vec<GivenImage> {
+        let mut records = self.inner.store.list();
+        records.retain(|r| r.given && !(r.tags.is_empty() && r.digests.is_empty()));
+        let given = records.into_iter().map(|record| GivenImage {
+            id: record.config.to_string(),
+            names: record.tags.into_iter().chain(record.digests).collect(),
+            layers: record.layers.iter().map(ToString::to_string).collect(),
+        });
+        given.collect()
     }
 
     /// Adds a name to an image. The name is taken from any other image.

@@ -26,6 +26,10 @@ pub const MAX_DOCUMENT: u64 = 16 << 20;
 /// were distributed, by the names of their files.
 pub const REPACKED_LAYERS: &str = "rkube-repacked-layers.json";
 
+/// File in archives between nodes of a cluster: the names with digests of images, by their
+/// configuration files.
+pub const DIGEST_NAMES: &str = "rkube-digest-names.json";
+
 /// An image in `manifest.json` of a Docker archive.
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
@@ -305,6 +309,7 @@ impl Archive {
             size: manifest.size(),
             layers: config.chain_ids(),
             added: jiff::Timestamp::now(),
+            given: true,
         };
         finish(store, record, &bytes, &config_bytes, hold)
     }
@@ -321,6 +326,12 @@ impl Archive {
         let mut tags = BTreeSet::new();
         for text in image.repo_tags.iter().flatten() {
             tags.extend(Reference::parse(text)?.tagged());
+        }
+        let mut digests = BTreeSet::new();
+        // What nothing here can prove is believed of other nodes only.
+        if self.repacked && self.has(DIGEST_NAMES) {
+            let mut all: HashMap<String, BTreeSet<String>> = self.json(DIGEST_NAMES)?;
+            digests.extend(all.remove(&image.config).unwrap_or_default());
         }
         let hold = store.hold()?;
         let layers = self.layers(store, &config, image.layers.iter().cloned())?;
@@ -348,10 +359,11 @@ impl Archive {
             config: config_digest,
             manifest: Digest::of(&bytes),
             tags,
-            digests: BTreeSet::new(),
+            digests,
             size: manifest.size(),
             layers: config.chain_ids(),
             added: jiff::Timestamp::now(),
+            given: true,
         };
         finish(store, record, &bytes, &config_bytes, hold)
     }
@@ -429,7 +441,7 @@ pub fn descriptor(media_type: &str, digest: Digest, size: u64) -> Descriptor {
 }
 
 /// Returns the path of a blob in an OCI layout.
-fn blob_name(digest: &Digest) -> String {
+pub fn blob_name(digest: &Digest) -> String {
     format!("blobs/{}/{}", digest.algorithm(), digest.hex())
 }
 

@@ -75,6 +75,7 @@ pub fn install(
             size: metadata.len(),
             layers: config.chain_ids(),
             added: jiff::Timestamp::now(),
+            given: false,
         },
         hold,
     )?;

@@ -4,6 +4,7 @@
 
 mod archives;
 mod builds;
+mod bundles;
 mod cache;
 mod layers;
 mod mirrors;

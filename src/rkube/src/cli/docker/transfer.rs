@@ -218,7 +218,7 @@ pub fn pull(
         messages.status(&format!("Pulling {name} on {}", nodes(&profile)));
         tokio::select! {
             () = messages.closed() => {}
-            pulled = pull_with(&endpoint.home, &profile, &name, &found) => match pulled {
+            pulled = pull_with(&endpoint.home, &profile, &name, &found, |text| messages.status(text)) => match pulled {
                 Ok(()) => messages.status(&format!("Status: Downloaded image for {name}")),
                 Err(failure) => messages.error(1, &reply::words(&failure)),
             },

@@ -1,16 +1,22 @@
 //! Images from archives and from the container engine, into the nodes.
 
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use futures::future::join_all;
 use rkube_cluster::{Home, Node, Profile, Progress as _};
 use rkube_config::OMITTED_LAYERS;
 use rkube_drivers::docker::Export;
 use rkube_failure::{Failure, Kind, Source};
-use tokio_util::io::StreamReader;
+use tokio_util::io::{InspectReader, StreamReader};
 
 use super::{Input, check_name, mib, nodes, on_node, push, remote_failure, running};
 use crate::cli::Output;
+
+/// How often the number of bytes that were sent is shown.
+const TICK: Duration = Duration::from_millis(200);
 
 /// The number of layers that were sent to a node, and the number the image has.
 #[derive(Clone, Copy)]
@@ -32,6 +38,22 @@ pub(in crate::cli) enum Origin {
 impl Origin {
     /// Finds a file of that name, else an image of the container engine.
     async fn find(source: &str) -> Result<Self, Failure> {
+        if let Some(origin) = Self::archive(source).await? {
+            return Ok(origin);
+        }
+        check_name(source)?;
+        match Export::find(source).await {
+            Ok(export) => Ok(Self::Engine(Box::new(export))),
+            Err(e) if matches!(e.kind, Kind::NotFound | Kind::NotRunning) => {
+                Err(nowhere(source, e))
+            }
+            Err(e) => Err(e),
+        }
+    }
+
+    /// Returns a file of that name, or the standard input (`-`). Returns `None` if there is no such file,
+    /// and the name can be that of an image.
+    async fn archive(source: &str) -> Result<Option<Self>, Failure> {
         if source == "-" {
             let copied = tokio::task::spawn_blocking(|| {
                 let mut file = tempfile::NamedTempFile::new()?;
@@ -47,25 +69,21 @@ impl Origin {
                 )
             })?;
             refuse_text(file.path(), "the standard input")?;
-            return Ok(Self::Copy(file, size));
+            return Ok(Some(Self::Copy(file, size)));
         }
         let path = PathBuf::from(source);
         match std::fs::metadata(&path) {
             Ok(meta) if meta.is_file() => {
                 refuse_text(&path, source)?;
-                return Ok(Self::Archive(path, meta.len()));
+                Ok(Some(Self::Archive(path, meta.len())))
             }
-            Ok(_) => return Err(unreadable(&path, "not a file")),
-            // Not a valid image name, so it was meant as a path.
-            Err(e) if path.is_absolute() || source.starts_with('.') || source.ends_with(".tar") => {
-                return Err(unreadable(&path, &e.to_string()));
+            Ok(_) => Err(unreadable(&path, "not a file")),
+            // No name of an image, so it was meant as a path.
+            Err(e) if path.is_absolute() || source.starts_with('.') || has_ending(source) => {
+                Err(unreadable(&path, &e.to_string()))
             }
-            Err(_) => {}
+            Err(_) => Ok(None),
         }
-        check_name(source)?;
-        Export::find(source)
-            .await
-            .map(|e| Self::Engine(Box::new(e)))
     }
 
     /// Opens the archive, without the layers that are `present` on the node if the source
@@ -94,6 +112,35 @@ impl Origin {
             }
         }
     }
+}
+
+/// Whether a name ends as those of archives do.
+fn has_ending(name: &str) -> bool {
+    [".tar", ".tar.gz", ".tgz", ".tar.zst"]
+        .iter()
+        .any(|ending| name.ends_with(ending))
+}
+
+/// Says where an image was looked for, and what else can be done.
+fn nowhere(source: &str, engine: Failure) -> Failure {
+    let place = std::env::current_dir().map_or_else(
+        |_| "the current directory".to_owned(),
+        |dir| dir.display().to_string(),
+    );
+    // The engine's own words, if it says more than the name.
+    let why = match engine.message.split_once(" nor an image of ") {
+        Some((_, engine)) => format!("{engine} has no image of that name"),
+        None => engine.message,
+    };
+    Failure::new(
+        engine.source,
+        engine.kind,
+        format!("there is nothing to load: {place} has no file '{source}', and {why}"),
+    )
+    .advise(format!(
+        "name an archive (docker save -o app.tar {source}) or an image that 'docker images' lists; \
+         rkube image pull {source} fetches it from its registry, rkube image build -t {source} . builds it"
+    ))
 }
 
 /// Fails if a file is text, such as a manifest, and not an archive. `name` is the user's for it.
@@ -132,13 +179,7 @@ pub(in crate::cli) async fn load(
     output: &Output,
 ) -> Result<(), Failure> {
     let origin = Origin::find(source).await?;
-    let what = match &origin {
-        Origin::Archive(path, size) => format!("{} ({:.1} MiB)", path.display(), mib(*size)),
-        Origin::Copy(_, size) => format!("the standard input ({:.1} MiB)", mib(*size)),
-        Origin::Engine(_) => format!("{source} from the container engine"),
-    };
-    output.step("load", &format!("Loading {what} into {}", nodes(profile)));
-    let (loaded, most) = load_everywhere(home, profile, &origin).await?;
+    let (loaded, most) = show(home, profile, source, &origin, output).await?;
     let loaded = loaded.join(", ");
     match most {
         Some(Sent { sent, of }) if sent < of => output.say(&format!(
@@ -149,6 +190,54 @@ pub(in crate::cli) async fn load(
     Ok(())
 }
 
+/// Loads an archive into all nodes that are not stopped. Returns the names of its images and of the
+/// nodes.
+pub(super) async fn archive(
+    home: &Home,
+    profile: &Profile,
+    source: &str,
+    output: &Output,
+) -> Result<(Vec<String>, Vec<String>), Failure> {
+    let Some(origin) = Origin::archive(source).await? else {
+        return Err(unreadable(
+            std::path::Path::new(source),
+            "there is no such file",
+        ));
+    };
+    let (loaded, _) = show(home, profile, source, &origin, output).await?;
+    let nodes = running(profile).map(|node| node.name.clone());
+    Ok((loaded, nodes.collect()))
+}
+
+/// Loads an image into all nodes and shows how far that is; see [`load_everywhere`].
+async fn show(
+    home: &Home,
+    profile: &Profile,
+    source: &str,
+    origin: &Origin,
+    output: &Output,
+) -> Result<(Vec<String>, Option<Sent>), Failure> {
+    let what = match origin {
+        Origin::Archive(path, size) => format!("{} ({:.1} MiB)", path.display(), mib(*size)),
+        Origin::Copy(_, size) => format!("the standard input ({:.1} MiB)", mib(*size)),
+        Origin::Engine(_) => format!("{source} from the container engine"),
+    };
+    let title = format!("Loading {what} into {}", nodes(profile));
+    output.step("load", &title);
+    let count = Arc::new(AtomicU64::new(0));
+    let mut loading = std::pin::pin!(load_counted(home, profile, origin, &count));
+    let mut tick = tokio::time::interval(TICK);
+    loop {
+        tokio::select! {
+            done = &mut loading => return done,
+            _ = tick.tick() => {
+                let sent = mib(count.load(Ordering::Relaxed));
+                output.update(&format!("{title}: {sent:.1} MiB sent"));
+            }
+        }
+    }
+}
+
 /// Loads an image into all nodes that are not stopped. Returns the image's names, and the layers sent to the node that
 /// lacked most.
 pub(in crate::cli) async fn load_everywhere(
@@ -156,14 +245,26 @@ pub(in crate::cli) async fn load_everywhere(
     profile: &Profile,
     origin: &Origin,
 ) -> Result<(Vec<String>, Option<Sent>), Failure> {
+    load_counted(home, profile, origin, &Arc::default()).await
+}
+
+/// Loads an image as [`load_everywhere`] does, and counts the bytes that are sent.
+async fn load_counted(
+    home: &Home,
+    profile: &Profile,
+    origin: &Origin,
+    count: &Arc<AtomicU64>,
+) -> Result<(Vec<String>, Option<Sent>), Failure> {
     // The first node unpacks the layers; with drivers that share them, the others reuse them.
     let nodes: Vec<&Node> = running(profile).collect();
     let (first, rest) = nodes.split_at(nodes.len().min(1));
     let mut loaded = Vec::new();
     let mut most: Option<Sent> = None;
     for nodes in [first, rest] {
-        let results = join_all(nodes.iter().map(|n| load_on(home, profile, n, origin))).await;
-        for result in results {
+        let loads = nodes
+            .iter()
+            .map(|n| load_on(home, profile, n, origin, count));
+        for result in join_all(loads).await {
             let sent;
             (loaded, sent) = result?;
             most = most.into_iter().chain(sent).max_by_key(|s| s.sent);
@@ -178,6 +279,7 @@ async fn load_on(
     profile: &Profile,
     node: &Node,
     origin: &Origin,
+    count: &Arc<AtomicU64>,
 ) -> Result<(Vec<String>, Option<Sent>), Failure> {
     let mut present = Vec::new();
     if let Origin::Engine(export) = origin {
@@ -189,6 +291,11 @@ async fn load_on(
     }
     loop {
         let (input, sent) = origin.open(&present).await?;
+        let count = count.clone();
+        let input = InspectReader::new(input, move |bytes: &[u8]| {
+            count.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+        });
+        let input: Input = Box::new(input);
         let (code, text, error) =
             on_node(home, profile, node, "rkube ctl load", Some(input)).await?;
         if code == 0 {
@@ -235,6 +342,30 @@ async fn has_image(home: &Home, profile: &Profile, node: &Node, export: &Export)
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn names_of_archives_are_no_images() {
+        for name in ["a.tar", "b/app.tar.gz", "a.tgz", "a.tar.zst"] {
+            assert!(has_ending(name), "{name}");
+        }
+        assert!(!has_ending("registry.example/app:1.tarball"));
+    }
+
+    #[test]
+    fn what_is_nowhere_has_ways_out() {
+        let told = |message: &str| {
+            let engine = Failure::new(Source::Provider, Kind::NotFound, message);
+            let failure = nowhere("app:1", engine);
+            assert_eq!(failure.exit_code(), 65);
+            let advice = failure.advice.unwrap_or_default();
+            assert!(advice.contains("rkube image pull app:1"), "{advice}");
+            failure.message
+        };
+        let missing = told("'app:1' is neither a file nor an image of the container engine at E");
+        assert!(missing.ends_with("the container engine at E has no image of that name"));
+        let none = told("no container engine is there");
+        assert!(none.ends_with("no file 'app:1', and no container engine is there"));
+    }
 
     #[test]
     fn text_and_archives_are_distinguished() {

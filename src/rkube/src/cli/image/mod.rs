@@ -6,11 +6,13 @@ use futures::future::join_all;
 use rkube_cluster::{Home, Node, Profile, Progress};
 use rkube_failure::Failure;
 use rkube_failure::{Kind, Source};
-use tokio::io::AsyncRead;
+use tokio::io::{AsyncBufReadExt as _, AsyncRead};
 
 pub(super) mod build;
+pub(super) mod bundle;
 #[cfg(target_os = "linux")]
 pub(super) mod cache;
+pub(super) mod catch_up;
 pub(super) mod credentials;
 mod load;
 pub(super) mod push;
@@ -80,6 +82,11 @@ enum Command {
         #[arg(required = true, num_args = 1.., value_name = "IMAGE... FILE")]
         words: Vec<String>,
     },
+    /// Save or load many images at once, for machines without a network
+    Bundle {
+        #[command(subcommand)]
+        command: bundle::Command,
+    },
     /// Give an image another name, on all nodes
     Tag {
         /// Name or ID of the image
@@ -130,6 +137,9 @@ pub async fn run(
             true => ExitCode::SUCCESS,
             false => ExitCode::from(BUILD_FAILED),
         }),
+        Command::Bundle { command } => bundle::run(home, global, command, output)
+            .await
+            .map(|()| ExitCode::SUCCESS),
         Command::Push(args) => push::run(home, global, args, output)
             .await
             .map(|()| ExitCode::SUCCESS),
@@ -171,7 +181,7 @@ async fn change(
         Command::Pull { images } => {
             for image in images {
                 output.step("pull", &format!("Pulling {image} on {}", nodes(&profile)));
-                pull(home, &profile, &image).await?;
+                pull(home, &profile, &image, |text| output.warn(text)).await?;
                 output.say(&format!("The image {image} was pulled on all nodes."));
             }
             Ok(())
@@ -219,7 +229,7 @@ async fn change(
             Ok(())
         }
         // Handled by the caller.
-        Command::Build(_) | Command::Push(_) => Ok(()),
+        Command::Build(_) | Command::Push(_) | Command::Bundle { .. } => Ok(()),
         #[cfg(target_os = "linux")]
         Command::Cache { .. } => Ok(()),
     }
@@ -418,11 +428,23 @@ fn mib(bytes: u64) -> f64 {
     bytes as f64 / f64::from(1 << 20)
 }
 
-/// Pulls an image on all nodes, with the credentials of this machine for its registry.
-async fn pull(home: &Home, profile: &Profile, image: &str) -> Result<(), Failure> {
+/// What begins a line by which a node says that its pull waits for the registry.
+pub(super) const WAITING: &str = "waiting: ";
+
+/// Size of the buffer between the connection and what reads it.
+const LINES_BYTES: usize = 16 << 10;
+
+/// Pulls an image on all nodes, with the credentials of this machine for its registry. `wait` is told
+/// when the registry makes a node wait.
+async fn pull(
+    home: &Home,
+    profile: &Profile,
+    image: &str,
+    wait: impl Fn(&str),
+) -> Result<(), Failure> {
     let registry = push::registry(check_name(image)?);
     let found = credentials::find(&registry).await?;
-    pull_with(home, profile, image, &found).await
+    pull_with(home, profile, image, &found, wait).await
 }
 
 /// Pulls an image on all nodes that are not stopped.
@@ -431,21 +453,44 @@ pub(super) async fn pull_with(
     profile: &Profile,
     image: &str,
     credentials: &[credentials::Credential],
+    wait: impl Fn(&str),
+) -> Result<(), Failure> {
+    let pulls =
+        running(profile).map(|node| pull_on(home, profile, node, image, credentials, &wait));
+    join_all(pulls).await.into_iter().collect()
+}
+
+/// Pulls an image on a node.
+pub(super) async fn pull_on(
+    home: &Home,
+    profile: &Profile,
+    node: &Node,
+    image: &str,
+    credentials: &[credentials::Credential],
+    wait: &impl Fn(&str),
 ) -> Result<(), Failure> {
     let command = format!("rkube ctl pull --credentials {}", check_name(image)?);
     let input = serde_json::to_vec(credentials)
         .map_err(|e| Failure::new(Source::Program, Kind::Error, e.to_string()))?;
-    let pulls = running(profile).map(|node| {
-        let input: Input = Box::new(std::io::Cursor::new(input.clone()));
-        let command = command.as_str();
-        async move {
-            match on_node(home, profile, node, command, Some(input)).await? {
-                (0, ..) => Ok(()),
-                (code, _, error) => Err(remote_failure(node, code, &error)),
+    let (printed, lines) = tokio::io::duplex(LINES_BYTES);
+    let pulled = async {
+        let printed = printed;
+        let input = Some(std::io::Cursor::new(input));
+        rkube_cluster::on_node(home, profile, node, &command, input, printed).await
+    };
+    let told = async {
+        let mut lines = tokio::io::BufReader::new(lines).lines();
+        // The failure of the connection is that of the command.
+        while let Ok(Some(line)) = lines.next_line().await {
+            if let Some(text) = line.strip_prefix(WAITING) {
+                wait(&format!("{}: {text}", node.name));
             }
         }
-    });
-    join_all(pulls).await.into_iter().collect()
+    };
+    match tokio::join!(pulled, told).0? {
+        (0, _) => Ok(()),
+        (code, error) => Err(remote_failure(node, code, &error)),
+    }
 }
 
 /// Returns the nodes that are not stopped. If all are, returns all, so that the command fails.

@@ -1,6 +1,7 @@
 //! Copies of images between nodes, and to files of this machine.
 
 use std::fs::File;
+use std::path::Path;
 
 use futures::future::join_all;
 use rkube_build::protocol::Built;
@@ -55,11 +56,13 @@ pub async fn distribute(
         .nodes
         .iter()
         .filter(|n| n.name != from.name && !n.stopped);
-    let copies = others.map(|to| copy(home, profile, from, to, built));
+    let image = (built.id.as_str(), built.layers.as_slice());
+    let copies = others.map(|to| copy(home, profile, from, to, image));
     join_all(copies).await.into_iter().collect()
 }
 
-async fn run(
+/// Runs a command on a node. Returns its output.
+pub(super) async fn run(
     home: &Home,
     profile: &Profile,
     node: &Node,
@@ -71,17 +74,17 @@ async fn run(
     }
 }
 
-/// Copies an image from node to node.
-async fn copy(
+/// Copies an image with all its names from node to node, without the layers (chain IDs) that are there.
+pub(super) async fn copy(
     home: &Home,
     profile: &Profile,
     from: &Node,
     to: &Node,
-    built: &Built,
+    (id, layers): (&str, &[String]),
 ) -> Result<(), Failure> {
     let mut present = Vec::new();
-    if !built.layers.is_empty() {
-        let command = format!("rkube ctl layers {}", built.layers.join(" "));
+    if !layers.is_empty() {
+        let command = format!("rkube ctl layers {}", layers.join(" "));
         present = run(home, profile, to, &command)
             .await?
             .lines()
@@ -92,7 +95,7 @@ async fn copy(
         .iter()
         .map(|chain| format!(" --omit {chain}"))
         .collect();
-    let save = format!("rkube ctl save --keep-ids{omitted} {}", built.id);
+    let save = format!("rkube ctl save --keep-ids{omitted} {id}");
     let (reader, writer) = tokio::io::duplex(PIPE_BYTES);
     let input: Input = Box::new(reader);
     let sending = async {
@@ -109,6 +112,52 @@ async fn copy(
         (0, _, _) => Ok(()),
         (code, _, error) => Err(remote_failure(to, code, &error)),
     }
+}
+
+/// A file that gets its name only when it is complete.
+pub(super) struct Target<'a> {
+    path: &'a Path,
+    temporary: tempfile::NamedTempFile,
+}
+
+impl<'a> Target<'a> {
+    /// Begins a file.
+    pub(super) fn create(path: &'a Path) -> Result<Self, Failure> {
+        let parent = path.parent().filter(|p| !p.as_os_str().is_empty());
+        let parent = parent.unwrap_or(Path::new("."));
+        let temporary =
+            tempfile::NamedTempFile::new_in(parent).map_err(|e| unwritable(path, &e))?;
+        Ok(Self { path, temporary })
+    }
+
+    /// Opens the file for writing.
+    pub(super) fn file(&self) -> Result<tokio::fs::File, Failure> {
+        let file = self.temporary.reopen();
+        Ok(tokio::fs::File::from_std(
+            file.map_err(|e| unwritable(self.path, &e))?,
+        ))
+    }
+
+    /// Gives the file its name. Everybody may read it.
+    pub(super) fn keep(self) -> Result<(), Failure> {
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::PermissionsExt as _;
+            let mode = std::fs::Permissions::from_mode(0o644);
+            std::fs::set_permissions(self.temporary.path(), mode)
+                .map_err(|e| unwritable(self.path, &e))?;
+        }
+        let kept = self.temporary.persist(self.path);
+        kept.map(drop).map_err(|e| unwritable(self.path, &e.error))
+    }
+}
+
+fn unwritable(path: &Path, e: &std::io::Error) -> Failure {
+    Failure::new(
+        Source::Host,
+        Kind::Error,
+        format!("cannot write {}: {e}", path.display()),
+    )
 }
 
 /// Writes images of a node to a file, or to standard output (`-`).
@@ -133,15 +182,8 @@ pub async fn save(
             (code, error) => Err(remote_failure(node, code, &error)),
         };
     }
-    let failed = |e: std::io::Error| {
-        Failure::new(Source::Host, Kind::Error, format!("cannot write {to}: {e}"))
-    };
-    // Under its name only when it is complete.
-    let target = std::path::Path::new(to);
-    let parent = target.parent().filter(|p| !p.as_os_str().is_empty());
-    let parent = parent.unwrap_or(std::path::Path::new("."));
-    let temporary = tempfile::NamedTempFile::new_in(parent).map_err(failed)?;
-    let file = tokio::fs::File::from_std(temporary.reopen().map_err(failed)?);
+    let target = Target::create(Path::new(to))?;
+    let file = target.file()?;
     let done = rkube_cluster::on_node(home, profile, node, &command, None::<Input>, file);
     match done.await? {
         (0, notes) => {
@@ -151,13 +193,7 @@ pub async fn save(
         }
         (code, error) => return Err(remote_failure(node, code, &error)),
     }
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::PermissionsExt as _;
-        let mode = std::fs::Permissions::from_mode(0o644);
-        std::fs::set_permissions(temporary.path(), mode).map_err(failed)?;
-    }
-    temporary.persist(target).map_err(|e| failed(e.error))?;
+    target.keep()?;
     output.say(&format!("Saved to {to}: {}", images.join(", ")));
     Ok(())
 }

@@ -6,6 +6,7 @@ mod cache;
 mod connection;
 mod download;
 mod endpoints;
+mod fetch;
 mod http;
 mod local;
 mod pin;
@@ -16,6 +17,7 @@ mod upload;
 #[cfg(feature = "fuzzing")]
 pub use auth::challenge;
 pub use cache::{Cache, CacheUsage, CachedManifest, CachedName};
+pub use fetch::{Fetched, fetch};
 pub use http::client;
 pub use pull::pull;
 pub use push::push;

@@ -37,7 +37,11 @@ pub async fn pull(
     let hold = blocking(move || lock_store.hold()).await?;
     let host = Platform::host();
 
-    let (top_digest, digest, manifest, bytes) = resolve(&hub, &reference, &host, image).await?;
+    let (mut documents, manifest) = resolve(&hub, &reference, &host, image).await?;
+    let top_digest = documents[0].0.clone();
+    let Some((digest, bytes)) = documents.pop() else {
+        return Err(ImageError::Malformed(format!("{image} has no manifest")));
+    };
     let config_bytes = match store.read_blob(&manifest.config.digest) {
         Some(bytes) => bytes,
         None => hub.small_blob(&manifest.config).await?,
@@ -83,6 +87,7 @@ pub async fn pull(
         size: manifest.size(),
         layers: chain,
         added: jiff::Timestamp::now(),
+        given: false,
     };
     let id = record.config.clone();
     let store = store.clone();
@@ -95,27 +100,29 @@ pub async fn pull(
     Ok(id)
 }
 
-/// Fetches the manifest for the platform. Returns the digest that the reference resolves to, and
-/// the manifest's own digest, content and bytes.
-async fn resolve(
+/// Fetches the manifest for the platform. Returns the document that the reference means and those that
+/// lead from there to the manifest, which is the last one: at least one, with their digests.
+pub(super) async fn resolve(
     hub: &Hub,
     reference: &Reference,
     host: &Platform,
     image: &str,
-) -> Result<(Digest, Digest, Manifest, Vec<u8>), ImageError> {
-    let (top_digest, mut bytes) = hub
+) -> Result<(Vec<(Digest, Vec<u8>)>, Manifest), ImageError> {
+    let (digest, mut bytes) = hub
         .manifest(&reference.manifest_key(), reference.digest())
         .await?;
-    let mut digest = top_digest.clone();
+    let mut documents = vec![(digest, bytes.clone())];
     for _ in 0..MAX_NESTED_INDEXES {
         let Document::Index(index) = Document::parse(&bytes)? else {
             break;
         };
         let chosen = index.select(host, image)?.digest.clone();
+        let digest;
         (digest, bytes) = hub.manifest(chosen.as_str(), Some(&chosen)).await?;
+        documents.push((digest, bytes.clone()));
     }
     match Document::parse(&bytes)? {
-        Document::Manifest(manifest) => Ok((top_digest, digest, manifest, bytes)),
+        Document::Manifest(manifest) => Ok((documents, manifest)),
         Document::Index(_) => Err(ImageError::Malformed("indexes nested too deeply".into())),
     }
 }

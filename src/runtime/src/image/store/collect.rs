@@ -9,6 +9,9 @@ use super::{Store, name_of, paths_in, remove};
 use crate::error::{Context, ImageError};
 use crate::image::lock::FileLock;
 
+/// What begins the names of directories with the blobs of a bundle while it is written.
+pub const BUNDLE: &str = "bundle-";
+
 impl Store {
     /// Removes an image and deletes unused content, unless content is in use by a pull, load or
     /// push: then changes nothing. Returns whether it was done; it is for an unknown image.
@@ -57,7 +60,10 @@ impl Store {
             if name.starts_with("blob-") {
                 let _ = fs::remove_file(&path);
                 let _ = fs::remove_file(self.shared.join("locks").join(&name));
-            } else if name.starts_with("layer-") || name.starts_with("trash-") {
+            } else if ["layer-", "trash-", BUNDLE]
+                .iter()
+                .any(|p| name.starts_with(p))
+            {
                 remove(&path)?;
             }
         }

@@ -52,6 +52,9 @@ pub struct Record {
     pub layers: Vec<Digest>,
     /// Time when the image was added to this node.
     pub added: jiff::Timestamp,
+    /// Whether a command gave the node this image, and not a pod or a build that needed it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub given: bool,
 }
 
 /// An image and its configuration.
@@ -326,7 +329,21 @@ impl Store {
             });
         entry.tags.extend(record.tags);
         entry.digests.extend(record.digests);
+        entry.given |= record.given;
         self.save(records)
+    }
+
+    /// Notes that a command gave the node an image, unless it was removed meanwhile.
+    pub fn give(&self, id: &Digest) -> Result<(), ImageError> {
+        let _lock = self.lock_index()?;
+        let mut records = self.index().records.clone();
+        match records.get_mut(id) {
+            Some(record) if !record.given => {
+                record.given = true;
+                self.save(records)
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Writes this node's list of references, then the index, then changes what is read in memory.
@@ -390,6 +407,7 @@ impl Store {
             })?;
         record.tags = BTreeSet::from([tag]);
         record.digests = BTreeSet::new();
+        record.given = true;
         self.add(record, hold)
     }
 
@@ -569,5 +587,7 @@ pub fn status(image: &Image) -> ImageStatus {
 
 mod collect;
 mod kept;
+
+pub use collect::BUNDLE;
 #[cfg(test)]
 mod tests;

@@ -28,6 +28,7 @@ fn image(store: &Store, name: &str) -> Record {
         size: 0,
         layers: Vec::new(),
         added: jiff::Timestamp::UNIX_EPOCH,
+        given: false,
     }
 }
 

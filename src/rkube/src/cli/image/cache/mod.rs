@@ -32,6 +32,7 @@ use tokio_rustls::TlsAcceptor;
 use crate::cli::Output;
 use crate::cli::node::parse_size;
 
+mod listen;
 #[cfg(test)]
 mod tests;
 
@@ -45,6 +46,8 @@ const GRACE: Duration = Duration::from_secs(180);
 const MAX_CONNECTIONS: usize = 256;
 /// The time that a client may take to begin TLS, and to send the head of a request.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
+/// The period of the checks which clusters need a listener of their own.
+const LISTEN_PERIOD: Duration = Duration::from_millis(500);
 /// The period of the checks whether a cluster needs the process.
 const CHECK_PERIOD: Duration = Duration::from_secs(5);
 
@@ -358,6 +361,10 @@ async fn serve(home: &Home) -> Result<(), Failure> {
     let connections = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let begun = Instant::now();
     let mut clock = tokio::time::interval(CHECK_PERIOD);
+    let mut listening = tokio::time::interval(LISTEN_PERIOD);
+    let mut gateways = listen::Gateways::default();
+    let on_loopback = listen::accept_all(&server, &listener, &connections, |_| true);
+    let mut on_loopback = std::pin::pin!(on_loopback);
     loop {
         tokio::select! {
             _ = clock.tick() => {
@@ -371,32 +378,10 @@ async fn serve(home: &Home) -> Result<(), Failure> {
                     return Ok(());
                 }
             }
-            accepted = accept(&listener, &connections) => match accepted {
-                Ok((connection, permit)) => {
-                    let server = server.clone();
-                    tokio::spawn(async move {
-                        answer_all(server, connection).await;
-                        drop(permit);
-                    });
-                }
-                // Too many open files, for example, which needs time to change.
-                Err(e) => {
-                    tracing::debug!("accept: {e}");
-                    tokio::time::sleep(Duration::from_millis(50)).await;
-                }
-            },
+            _ = listening.tick() => gateways.follow(&server, place.port, &connections).await,
+            () = &mut on_loopback => {}
         }
     }
-}
-
-/// Returns the next connection, as soon as there may be another one.
-async fn accept(
-    listener: &TcpListener,
-    connections: &Arc<Semaphore>,
-) -> std::io::Result<(TcpStream, tokio::sync::OwnedSemaphorePermit)> {
-    let permit = connections.clone().acquire_owned().await;
-    let (connection, _) = listener.accept().await?;
-    Ok((connection, permit.map_err(std::io::Error::other)?))
 }
 
 async fn answer_all(server: Arc<Server>, connection: TcpStream) {
