@@ -73,7 +73,7 @@ fn generations() {
             Case::of(
                 &[simple()],
                 &[
-                    one("slice-1", "pool-1"),
+                    of_count(one("slice-1", "pool-1"), 1, 2),
                     elsewhere(of_count(one("slice-2", "pool-1"), 2, 1)),
                 ],
             ),
