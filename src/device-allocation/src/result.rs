@@ -61,7 +61,6 @@ fn device(found: &Found<'_, '_>) -> DeviceRequestAllocationResult {
         consumed_capacity: (!consumed.is_empty()).then_some(consumed),
         binding_conditions: device.binding_conditions.clone(),
         binding_failure_conditions: device.binding_failure_conditions.clone(),
-        ..DeviceRequestAllocationResult::default()
     }
 }
 

@@ -38,7 +38,7 @@ pub struct FitError {
     /// The message of the plugins that run after a failure (upstream's PostFilter).
     pub afterwards: Option<String>,
     /// Why the attempt ended before all nodes were tried.
-    pub fatal: Option<String>,
+    pub fatal: Option<Box<str>>,
     /// Whether the pod has claims that DynamicResources has looked at.
     pub has_claims: bool,
     /// The claim that gives up its devices, so that others can be chosen.
@@ -147,7 +147,8 @@ pub fn schedule(
             Ok(()) => feasible.push(node),
             Err(rejection) if rejection.fatal => {
                 let (plugin, why) = (rejection.plugin, rejection.reasons.join(", "));
-                error.fatal = Some(format!("running \"{plugin:?}\" filter plugin: {why}"));
+                let why = format!("running \"{plugin:?}\" filter plugin: {why}");
+                error.fatal = Some(why.into());
                 return Err(error);
             }
             Err(rejection) => {

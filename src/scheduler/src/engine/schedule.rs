@@ -73,8 +73,8 @@ impl Engine {
             Err(failure) => {
                 let (error, candidate) = *failure;
                 if let Some(why) = error.fatal {
-                    tracing::warn!(pod = %pod.name, error = why, "could not schedule a pod");
-                    self.retry(queued, why);
+                    tracing::warn!(pod = %pod.name, error = %why, "could not schedule a pod");
+                    self.retry(queued, why.into());
                     return;
                 }
                 self.no_fit(queued, &error, candidate);
