@@ -20,6 +20,7 @@ mod pod_defaults;
 mod pod_security;
 mod priority;
 mod quota;
+mod resource_claims;
 mod runtime_class;
 mod service_account;
 mod storage;
@@ -86,6 +87,7 @@ impl Plugins {
         storage::validate_resize(reader, request)?;
         runtime_class::validate(reader, request)?;
         certificates::validate(&self.authorizer, request)?;
+        resource_claims::validate(reader, &self.authorizer, request)?;
         Ok(warnings)
     }
 

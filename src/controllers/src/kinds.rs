@@ -19,6 +19,7 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::{IPAddress, ServiceCIDR};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::rbac::v1::ClusterRole;
+use k8s_openapi::api::resource::v1::{ResourceClaim, ResourceClaimTemplate, ResourceSlice};
 use k8s_openapi::api::storage::v1::{StorageClass, VolumeAttributesClass};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::Client;
@@ -40,6 +41,7 @@ const CLUSTER_SCOPED: &[&str] = &[
     "namespaces",
     "nodes",
     "persistentvolumes",
+    "resourceslices",
     "servicecidrs",
     "storageclasses",
     "volumeattributesclasses",
@@ -184,6 +186,12 @@ informers! {
     storage_classes: StorageClass = Store::new(), None, None;
     /// Volume attributes classes.
     attribute_classes: VolumeAttributesClass = Store::new(), None, None;
+    /// Resource claims.
+    device_claims: ResourceClaim = Store::new(), None, None;
+    /// Templates of resource claims.
+    claim_templates: ResourceClaimTemplate = Store::new(), None, None;
+    /// Slices of devices.
+    resource_slices: ResourceSlice = Store::new(), None, None;
     /// Ranges of cluster IPs.
     service_cidrs: ServiceCIDR = Store::new(), None, None;
     /// Cluster IPs.

@@ -15,6 +15,8 @@ pub mod context;
 pub mod cronjob;
 pub mod daemonset;
 pub mod deployment;
+pub mod device_claims;
+pub mod device_taints;
 pub mod discovery;
 pub mod disruption;
 pub mod endpoints;
@@ -190,6 +192,12 @@ fn controllers(ctx: &Context, clients: &Clients) -> Vec<BoxFuture<'static, ()>> 
         ))),
         start(load_balancers::LoadBalancerController::new(&by(
             "service-controller",
+        ))),
+        start(device_claims::DeviceClaimController::new(&by(
+            "resource-claim-controller",
+        ))),
+        start(device_taints::DeviceTaintController::new(&by(
+            "device-taint-eviction-controller",
         ))),
         start(bootstrap_tokens::TokenCleaner::new(&by("token-cleaner"))),
         start(autoscaler::AutoscalerController::new(

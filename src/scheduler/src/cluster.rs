@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
+use crate::devices::Devices;
 use crate::model::{Key, NodeInfo, PodInfo};
 use rkube_component_helpers::label_selector::{Labels, Selector};
 use rkube_component_helpers::node_affinity::NodeTerm;
@@ -35,21 +36,6 @@ pub struct Claim {
     pub owner: Option<String>,
     /// `metadata.uid`.
     pub uid: String,
-}
-
-/// A resource claim, for devices.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct DeviceClaim {
-    /// Whether devices are allocated to it.
-    pub allocated: bool,
-    /// UIDs of those that may use it.
-    pub reserved_for: Vec<String>,
-    /// Whether it is being deleted.
-    pub deleting: bool,
-    /// The nodes on which its devices are, of which one term must match; `None` for all.
-    pub nodes: Option<Vec<NodeTerm>>,
-    /// UID of its controller, the pod for which it was made from a template.
-    pub owner: Option<String>,
 }
 
 /// A persistent volume.
@@ -118,8 +104,8 @@ pub struct Cluster {
     pub namespaces: HashMap<String, Labels>,
     /// Claims by namespace and name.
     pub claims: HashMap<Key, Claim>,
-    /// Resource claims by namespace and name.
-    pub device_claims: HashMap<Key, DeviceClaim>,
+    /// Resource claims and devices.
+    pub devices: Devices,
     /// Persistent volumes by name.
     pub volumes: BTreeMap<String, Volume>,
     /// Storage classes by name.

@@ -5,7 +5,10 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
+use k8s_openapi::api::resource::v1::ResourceClaim;
+
 use crate::cluster::{Cluster, View};
+use crate::devices::Reservation;
 use crate::model::{NodeInfo, PodInfo};
 use crate::plugins::default_preemption::{self, Candidate};
 use crate::plugins::types::{Plugin, PluginSet, Rejection};
@@ -13,12 +16,14 @@ use crate::plugins::volume_binding::Decision;
 use crate::plugins::{Prepared, node_affinity, score};
 
 /// A scheduling decision for a pod.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Placement {
     /// Name of the chosen node.
     pub node: String,
     /// Actions required for the pod's claims before it can be bound.
     pub volumes: Vec<Decision>,
+    /// The pod's claims of devices, with the devices that were chosen.
+    pub devices: Vec<Reservation>,
 }
 
 /// The reasons why no node fits a pod. Displayed in upstream's wording.
@@ -32,6 +37,12 @@ pub struct FitError {
     pub rejections: BTreeMap<String, Rejection>,
     /// The message of the plugins that run after a failure (upstream's PostFilter).
     pub afterwards: Option<String>,
+    /// Why the attempt ended before all nodes were tried.
+    pub fatal: Option<Box<str>>,
+    /// Whether the pod has claims that DynamicResources has looked at.
+    pub has_claims: bool,
+    /// The claim that gives up its devices, so that others can be chosen.
+    pub deallocate: Option<Arc<ResourceClaim>>,
     /// Whether the pod loses its nomination: preemption cannot help it on any node.
     pub clears_nomination: bool,
 }
@@ -39,6 +50,8 @@ pub struct FitError {
 /// The message of upstream's plugin DynamicResources after a failure if a pod has no resource
 /// claims. It runs before preemption.
 const NO_CLAIMS: &str = "no new claims to deallocate";
+/// Its message if a claim gives up its devices.
+const DEALLOCATED: &str = "deallocation of ResourceClaim completed";
 /// Its message for a pod with claims that are not the reason, or cannot be given up.
 const WITH_CLAIMS: &str = "still not schedulable";
 /// Its message if a pre-filter has rejected the pod before DynamicResources saw it.
@@ -71,6 +84,9 @@ fn histogram<'a>(reasons: impl Iterator<Item = &'a str>) -> String {
 
 impl fmt::Display for FitError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(why) = &self.fatal {
+            return f.write_str(why);
+        }
         if self.nodes == 0 && self.upfront.is_none() {
             return f.write_str("no nodes available to schedule pods");
         }
@@ -129,6 +145,12 @@ pub fn schedule(
             node_affinity::is_named(pod, node).and_then(|()| filter(pod, cluster, &prepared, node));
         match checked {
             Ok(()) => feasible.push(node),
+            Err(rejection) if rejection.fatal => {
+                let (plugin, why) = (rejection.plugin, rejection.reasons.join(", "));
+                let why = format!("running \"{plugin:?}\" filter plugin: {why}");
+                error.fatal = Some(why.into());
+                return Err(error);
+            }
             Err(rejection) => {
                 error.rejections.insert(node.name.clone(), rejection);
             }
@@ -137,11 +159,15 @@ pub fn schedule(
     // A feasible nominated node is used without scoring.
     let nominated = feasible.iter().position(|n| n.name == pod.nominated);
     let chosen = match (nominated, feasible.len()) {
-        (_, 0) => return Err(error),
+        (_, 0) => {
+            error.has_claims = prepared.devices().has_claims();
+            error.deallocate = prepared.devices().to_deallocate(pod);
+            return Err(error);
+        }
         (Some(i), _) => feasible[i],
         (None, 1) => feasible[0],
         (None, _) => {
-            let scores = score(pod, view, &feasible);
+            let scores = score(pod, view, prepared.devices(), &feasible);
             let best = scores.iter().copied().max().unwrap_or(0);
             let equals: Vec<usize> = (0..scores.len()).filter(|i| scores[*i] == best).collect();
             feasible[equals[tie(equals.len()) % equals.len()]]
@@ -150,6 +176,7 @@ pub fn schedule(
     Ok(Placement {
         node: chosen.name.clone(),
         volumes: prepared.volumes().decide(chosen).unwrap_or_default(),
+        devices: prepared.devices().reservations(chosen),
     })
 }
 
@@ -180,7 +207,7 @@ fn filter(
 /// Searches for pods to preempt after [`schedule`] failed. If there is no candidate, records the
 /// reason in `error.afterwards`.
 pub fn preempt(pod: &PodInfo, cluster: &Cluster, error: &mut FitError) -> Option<Candidate> {
-    if error.nodes == 0 {
+    if error.nodes == 0 || error.fatal.is_some() {
         return None;
     }
     if let Some(upfront) = &error.upfront {
@@ -195,9 +222,10 @@ pub fn preempt(pod: &PodInfo, cluster: &Cluster, error: &mut FitError) -> Option
         });
         return None;
     }
-    let claims = match pod.device_claims.is_empty() {
-        true => NO_CLAIMS,
-        false => WITH_CLAIMS,
+    let claims = match (&error.deallocate, error.has_claims) {
+        (Some(_), _) => DEALLOCATED,
+        (None, true) => WITH_CLAIMS,
+        (None, false) => NO_CLAIMS,
     };
     if let Err(why) = default_preemption::eligible(pod, cluster, &error.rejections) {
         error.afterwards = Some(format!("{claims}, preemption: {why}"));

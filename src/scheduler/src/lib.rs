@@ -13,6 +13,7 @@ use rkube_client::supervise::supervise;
 pub mod actions;
 pub mod cluster;
 pub mod cycle;
+pub mod devices;
 pub mod engine;
 pub mod model;
 pub mod plugins;

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use k8s_openapi::api::apps::v1::{ReplicaSet, StatefulSet};
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
-use k8s_openapi::api::resource::v1::ResourceClaim;
+use k8s_openapi::api::resource::v1::{DeviceClass, ResourceClaim, ResourceSlice};
 use k8s_openapi::api::storage::v1::StorageClass;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity as Text;
 use kube::{Client, Resource, ResourceExt};
@@ -17,7 +17,7 @@ use rkube_client::reflector::{Listed, Sink, Source, Versioned, reflect};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-use crate::cluster::{Budget, Claim, Class, DeviceClaim, Volume};
+use crate::cluster::{Budget, Claim, Class, Volume};
 use crate::model::{Key, NodeInfo, PodInfo};
 use rkube_component_helpers::label_selector::{Labels, Selector};
 use rkube_component_helpers::node_affinity::{NodeTerm, node_terms};
@@ -43,7 +43,11 @@ pub enum Message {
     /// A change of a persistent volume claim.
     Claim(Change<Claim>),
     /// A change of a resource claim.
-    DeviceClaim(Change<DeviceClaim>),
+    DeviceClaim(Change<Arc<ResourceClaim>>),
+    /// A change of a class of devices.
+    DeviceClass(Change<Box<DeviceClass>>),
+    /// A change of a slice of devices.
+    DeviceSlice(Change<Arc<ResourceSlice>>),
     /// A change of a persistent volume.
     Volume(Change<Volume>),
     /// A change of a storage class.
@@ -59,7 +63,7 @@ pub enum Message {
 }
 
 /// Number of watches that [`start`] starts. Each sends [`Message::Synced`] once.
-pub const WATCHES: usize = 12;
+pub const WATCHES: usize = 14;
 
 /// Starts all watches as tasks in `tasks`. They end when the receiver of `to` is dropped.
 pub fn start(client: &Client, tasks: &mut JoinSet<()>, to: &mpsc::UnboundedSender<Message>) {
@@ -80,7 +84,13 @@ pub fn start(client: &Client, tasks: &mut JoinSet<()>, to: &mpsc::UnboundedSende
     );
     all(client, tasks, to, Message::Claim, |c| Some(claim(c)));
     all(client, tasks, to, Message::DeviceClaim, |c| {
-        Some(device_claim(c))
+        Some(Arc::new(c))
+    });
+    all(client, tasks, to, Message::DeviceClass, |c| {
+        Some(Box::new(c))
+    });
+    all(client, tasks, to, Message::DeviceSlice, |s| {
+        Some(Arc::new(s))
     });
     all(client, tasks, to, Message::Volume, |v| Some(volume(v)));
     all(client, tasks, to, Message::Class, |c| Some(class(c)));
@@ -292,28 +302,6 @@ fn claim(claim: core::PersistentVolumeClaim) -> Claim {
             .find(|o| o.controller == Some(true))
             .map(|o| o.uid),
         uid: meta.uid.unwrap_or_default(),
-    }
-}
-
-fn device_claim(claim: ResourceClaim) -> DeviceClaim {
-    let meta = claim.metadata;
-    let status = claim.status.unwrap_or_default();
-    let reserved = status.reserved_for.into_iter().flatten();
-    let allocation = status.allocation;
-    DeviceClaim {
-        allocated: allocation.is_some(),
-        reserved_for: reserved.map(|user| user.uid).collect(),
-        deleting: meta.deletion_timestamp.is_some(),
-        nodes: allocation
-            .and_then(|allocation| allocation.node_selector)
-            .as_ref()
-            .map(node_terms),
-        owner: meta
-            .owner_references
-            .into_iter()
-            .flatten()
-            .find(|o| o.controller == Some(true))
-            .map(|o| o.uid),
     }
 }
 

@@ -1,49 +1,15 @@
 //! Compile checks of the expressions that select devices.
 
-use std::sync::{Arc, OnceLock};
-
 use rkube_api::Object;
 use rkube_api::status::FieldError;
-use rkube_cel::{DeclType, Env, Type};
+use rkube_cel::Type;
+use rkube_device_allocation::{MAX_COST, device_type, environment};
 use serde_json::Value;
 
-use super::environment::{structure, type_name};
+use super::environment::type_name;
 
-/// Highest estimated cost of a selector's expression.
-const MAX_COST: u64 = 1_000_000;
-/// Most attributes and capacities of a device, and most domains of them.
-const MAX_PROPERTIES: u64 = 32;
 /// Longest expression, in bytes; the validation of the kind refuses longer ones.
 const MAX_LENGTH: usize = 10 << 10;
-
-/// Returns the declared type of `device`.
-fn device_type() -> &'static Arc<DeclType> {
-    static TYPE: OnceLock<Arc<DeclType>> = OnceLock::new();
-    TYPE.get_or_init(|| {
-        let nested = |value: DeclType| {
-            let inner = DeclType::map(Arc::new(value), MAX_PROPERTIES);
-            DeclType::map(Arc::new(inner), MAX_PROPERTIES)
-        };
-        let quantity = Type::object("kubernetes.Quantity");
-        Arc::new(structure(
-            "kubernetes.DRADevice",
-            &[
-                ("driver", DeclType::simple(Type::String, 63, 2)),
-                ("attributes", nested(DeclType::simple(Type::Dyn, 64, 1))),
-                ("capacity", nested(DeclType::simple(quantity, 0, 8))),
-                (
-                    "allowMultipleAllocations",
-                    DeclType::simple(Type::Bool, 1, 4),
-                ),
-            ],
-        ))
-    })
-}
-
-fn environment() -> &'static Env {
-    static ENVIRONMENT: OnceLock<Env> = OnceLock::new();
-    ENVIRONMENT.get_or_init(|| Env::new().declared("device", device_type()))
-}
 
 /// Returns the problems of the selectors of a class, claim or template of claims.
 pub(super) fn problems(kind: &str, object: &Object) -> Vec<FieldError> {

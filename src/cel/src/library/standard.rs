@@ -173,7 +173,7 @@ fn is_in<'a>(ctx: &mut Ctx<'a, '_>, args: &[Value<'a>], _: Option<&Pattern>) -> 
             }
             Ok(Value::Bool(false))
         }
-        [key, Value::Map(map)] => Ok(Value::Bool(map.get(key).is_some())),
+        [key, Value::Map(map)] => Ok(Value::Bool(map.has(key))),
         [Value::String(name), Value::Object(object)] => {
             Ok(Value::Bool(object.field(name).is_some()))
         }

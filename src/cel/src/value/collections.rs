@@ -220,10 +220,19 @@ impl<'a> Map<'a> {
                     None => Ok(Value::json(json)),
                 })
             }
-            Self::Own(map) => {
-                let at = map.index.get(&Key::String(name.to_owned()))?;
-                Some(Ok(map.entries[*at].1.clone()))
-            }
+            Self::Own(map) => match map.index.get(&Key::String(name.to_owned())) {
+                Some(at) => Some(Ok(map.entries[*at].1.clone())),
+                None => map.missing.clone().map(Ok),
+            },
+        }
+    }
+
+    /// Returns whether the map has the key.
+    pub(crate) fn has(&self, key: &Value<'_>) -> bool {
+        match (self, key) {
+            (Self::Json(map, _), Value::String(name)) => map.contains_key(&**name),
+            (Self::Json(..), _) => false,
+            (Self::Own(map), key) => Key::of(key).is_some_and(|key| map.index.contains_key(&key)),
         }
     }
 

@@ -155,9 +155,27 @@ impl Key {
 pub struct OwnMap<'a> {
     pub(super) entries: Vec<(Value<'a>, Value<'a>)>,
     pub(super) index: HashMap<Key, usize>,
+    /// What an absent key yields, if reading one is no error.
+    pub(super) missing: Option<Value<'a>>,
 }
 
 impl<'a> OwnMap<'a> {
+    /// Returns the map of named entries. Of equal names, the first counts. With `missing`, reading
+    /// an absent key yields that value instead of an error; `in` still tells them apart.
+    pub fn of_fields(
+        entries: impl IntoIterator<Item = (String, Value<'a>)>,
+        missing: Option<Value<'a>>,
+    ) -> Self {
+        let mut map = Self {
+            missing,
+            ..Self::default()
+        };
+        for (name, value) in entries {
+            map.insert(Value::text(name), value);
+        }
+        map
+    }
+
     /// Adds an entry unless the key exists, and returns whether it was added. `None` if the value
     /// cannot be a key.
     pub(crate) fn insert(&mut self, key: Value<'a>, value: Value<'a>) -> Option<bool> {
@@ -210,8 +228,10 @@ impl<'a> OwnMap<'a> {
 
     /// Returns the value of a key, `None` if it is absent.
     pub(super) fn get(&self, key: &Value<'_>) -> Option<&Value<'a>> {
-        let at = self.index.get(&Key::of(key)?)?;
-        Some(&self.entries[*at].1)
+        match self.index.get(&Key::of(key)?) {
+            Some(at) => Some(&self.entries[*at].1),
+            None => self.missing.as_ref(),
+        }
     }
 
     /// Returns the entries, in order of insertion.
@@ -272,6 +292,20 @@ impl<'a> Value<'a> {
     /// Returns a computed string.
     pub fn text(s: impl Into<Arc<str>>) -> Self {
         Self::String(Str::Shared(s.into()))
+    }
+
+    /// Returns the semantic version of a text.
+    ///
+    /// # Errors
+    ///
+    /// Why the text is none.
+    pub fn version(text: &str) -> Result<Self, String> {
+        Ok(Self::Semver(Arc::new(Semver::parse(text)?)))
+    }
+
+    /// Returns a computed map.
+    pub fn map(map: OwnMap<'a>) -> Self {
+        Self::Map(Map::Own(Arc::new(map)))
     }
 
     /// Returns a computed list.

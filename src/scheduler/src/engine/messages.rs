@@ -44,11 +44,26 @@ impl Engine {
                 self.claim_changed(&key);
             }
             Message::DeviceClaim(Change::Set(key, claim)) => {
-                self.cluster.device_claims.insert(key, claim);
-                self.on_event(Event::DeviceClaim);
+                self.device_claim_is(key, claim);
             }
             Message::DeviceClaim(Change::Gone(key)) => {
-                self.cluster.device_claims.remove(&key);
+                if self.cluster.devices.remove_claim(&key) {
+                    self.on_event(Event::DeviceClaim);
+                }
+            }
+            Message::DeviceClass(Change::Set((_, name), class)) => {
+                self.cluster.devices.classes.insert(name, *class);
+                self.on_event(Event::Device);
+            }
+            Message::DeviceClass(Change::Gone((_, name))) => {
+                self.cluster.devices.classes.remove(&name);
+            }
+            Message::DeviceSlice(Change::Set((_, name), slice)) => {
+                self.cluster.devices.slices.insert(name, slice);
+                self.on_event(Event::Device);
+            }
+            Message::DeviceSlice(Change::Gone((_, name))) => {
+                self.cluster.devices.slices.remove(&name);
             }
             Message::Volume(Change::Set((_, name), volume)) => {
                 self.cluster.volumes.insert(name, volume);
@@ -102,6 +117,7 @@ impl Engine {
             return;
         }
         self.queue.remove(&pod.uid);
+        self.lacking_claims.remove(&pod.uid);
         self.cluster.nominated.remove(&pod.uid);
         let uid = pod.uid.clone();
         let known = self.cluster.is_placed(&uid) && !self.cluster.is_assumed(&uid);
@@ -133,6 +149,7 @@ impl Engine {
                     .event(&pod, Severity::Warning, reason, action, message);
             }
             self.queue.remove(uid);
+            self.lacking_claims.remove(uid);
             self.cluster.nominated.remove(uid);
             return;
         }
@@ -153,6 +170,13 @@ impl Engine {
                 .nominated
                 .insert(uid.clone(), (pod.nominated.clone(), Arc::clone(&pod)));
         }
+        // As upstream, a pod is not tried before its claims exist.
+        let known = self.queue.contains(uid);
+        if !known && self.cluster.devices.claims_of(&pod).is_err() {
+            self.lacking_claims.insert(uid.clone(), pod);
+            return;
+        }
+        self.lacking_claims.remove(uid);
         self.queue.set(pod, Instant::now());
     }
 
@@ -161,7 +185,10 @@ impl Engine {
             return;
         };
         self.queue.remove(&uid);
-        self.waiting.remove(&uid);
+        self.lacking_claims.remove(&uid);
+        if self.waiting.remove(&uid).is_some() {
+            self.unreserve(key, &uid);
+        }
         let nominated = self.cluster.nominated.remove(&uid).is_some();
         let placed = self.cluster.remove_pod(&uid).is_some();
         if placed || nominated {

@@ -1,6 +1,7 @@
 //! The scheduling loop: applies watch messages, schedules queued pods and handles the outcomes of
 //! bindings.
 
+mod devices;
 mod messages;
 mod outcomes;
 mod schedule;
@@ -11,6 +12,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::Context as _;
+use k8s_openapi::api::resource::v1::ResourceClaim;
 use kube::Client;
 use rkube_client::events::Recorder;
 use tokio::sync::{Semaphore, mpsc};
@@ -21,7 +23,8 @@ use crate::Config;
 use crate::actions::Actions;
 use crate::cluster::Cluster;
 use crate::cycle::Placement;
-use crate::model::Key;
+use crate::devices::Reservation;
+use crate::model::{Key, PodInfo};
 use crate::queue::{Queue, Queued};
 use crate::watch::{self, Message};
 
@@ -33,6 +36,8 @@ enum Outcome {
     /// Binding or provisioning of the claims' volumes was requested; the pod is bound once they are
     /// ready.
     VolumesAsked(Placement),
+    /// A resource claim was written. The pod is still being bound.
+    ClaimWritten(Arc<ResourceClaim>),
     /// The pod was deleted in the meantime.
     Gone,
     /// A request failed, for this reason in upstream's wording; the pod is retried after its
@@ -58,6 +63,10 @@ pub struct Engine {
     uids: HashMap<Key, String>,
     /// Pods that are being bound, by UID.
     binding: HashMap<String, Queued>,
+    /// The claims of pods that are being bound, by the UID of the pod.
+    held: HashMap<String, Vec<Reservation>>,
+    /// Pods that wait for their resource claims to be made, by UID.
+    lacking_claims: HashMap<String, Arc<PodInfo>>,
     /// Pods that wait for volumes, by UID.
     waiting: HashMap<String, WaitingPod>,
     slots: Arc<Semaphore>,
@@ -84,6 +93,8 @@ impl Engine {
             uids: HashMap::new(),
             binding: HashMap::new(),
             waiting: HashMap::new(),
+            held: HashMap::new(),
+            lacking_claims: HashMap::new(),
             tasks,
             messages,
             outcomes,

@@ -20,12 +20,19 @@ pub(super) fn volumes_failed(why: &str) -> String {
 
 impl Engine {
     pub(super) fn on_outcome(&mut self, uid: &str, outcome: Outcome) {
+        if let Outcome::ClaimWritten(claim) = outcome {
+            self.claim_written(uid, claim);
+            return;
+        }
         let Some(queued) = self.binding.remove(uid) else {
             return;
         };
         match outcome {
-            Outcome::Bound => {}
+            // The claims are written, and so is the pod.
+            Outcome::Bound => drop(self.held.remove(uid)),
+            Outcome::ClaimWritten(_) => {}
             Outcome::Gone => {
+                self.unreserve(&queued.pod.key(), uid);
                 self.cluster.forget(uid);
                 self.on_event(Event::PodRemoved);
             }
@@ -54,6 +61,7 @@ impl Engine {
 
     fn failed(&mut self, mut queued: Queued, message: String) {
         let pod = Arc::clone(&queued.pod);
+        self.unreserve(&pod.key(), &pod.uid);
         // The report clears the nomination.
         if !pod.nominated.is_empty() {
             Arc::make_mut(&mut queued.pod).nominated.clear();
@@ -67,6 +75,12 @@ impl Engine {
             return;
         }
         tracing::warn!(pod = %pod.name, error = message, "could not bind a pod");
+        self.retry(queued, message);
+    }
+
+    /// Reports an error about a pod, which is tried again after its back-off.
+    pub(super) fn retry(&mut self, queued: Queued, message: String) {
+        let pod = Arc::clone(&queued.pod);
         self.queue.failed(queued, Instant::now());
         let actions = self.actions.clone();
         self.spawn(async move {

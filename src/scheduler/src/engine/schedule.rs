@@ -7,6 +7,7 @@ use std::time::Instant;
 use rand::RngExt as _;
 use rkube_client::events::Severity;
 
+use super::devices::reserve;
 use super::outcomes::volumes_failed;
 use super::{Engine, Outcome};
 use crate::actions::{Actions, api_message, is_gone};
@@ -49,11 +50,20 @@ impl Engine {
         match decided {
             Ok(placement) => {
                 self.cluster.assume(&pod, &placement.node);
-                if !placement.volumes.is_empty() {
+                if !placement.devices.is_empty() {
+                    self.cluster.devices.hold(&placement.devices);
+                    self.held.insert(pod.uid.clone(), placement.devices.clone());
+                }
+                if !placement.volumes.is_empty() || !placement.devices.is_empty() {
                     // The watch may show the coming nomination only after a failure that clears it.
                     Arc::make_mut(&mut queued.pod).nominated = placement.node.clone();
                 }
                 self.binding.insert(pod.uid.clone(), queued);
+                if !placement.devices.is_empty() {
+                    let (actions, pod) = (self.actions.clone(), Arc::clone(&pod));
+                    let node = placement.node.clone();
+                    self.spawn(async move { nominate(&actions, &pod, &node).await });
+                }
                 if placement.volumes.is_empty() {
                     self.bind(pod, placement);
                 } else {
@@ -62,6 +72,11 @@ impl Engine {
             }
             Err(failure) => {
                 let (error, candidate) = *failure;
+                if let Some(why) = error.fatal {
+                    tracing::warn!(pod = %pod.name, error = %why, "could not schedule a pod");
+                    self.retry(queued, why.into());
+                    return;
+                }
                 self.no_fit(queued, &error, candidate);
             }
         }
@@ -74,6 +89,11 @@ impl Engine {
             self.report.clone(),
         );
         self.spawn(async move {
+            if let Err(why) = reserve(&actions, &pod, &placement, &report).await {
+                let message = format!("running PreBind plugin \"DynamicResources\": {why}");
+                let _ = report.send((pod.uid.clone(), Outcome::Failed(message)));
+                return;
+            }
             // Acquiring fails only on a closed semaphore, and this one is never closed.
             let Ok(slot) = slots.acquire_owned().await else {
                 return;
@@ -104,9 +124,7 @@ impl Engine {
         let (actions, report) = (self.actions.clone(), self.report.clone());
         self.spawn(async move {
             // Autoscalers see where the pod will run while its volumes are being made.
-            if let Err(error) = actions.nominate(&pod, &placement.node).await {
-                tracing::warn!(pod = %pod.name, %error, "could not nominate the node of a pod");
-            }
+            nominate(&actions, &pod, &placement.node).await;
             let outcome = match actions
                 .prepare_volumes(&placement.volumes, &placement.node)
                 .await
@@ -146,6 +164,10 @@ impl Engine {
             queued.pod = hoping;
         }
         self.queue.unschedulable(queued, Instant::now());
+        if let Some(claim) = error.deallocate.clone() {
+            let actions = self.actions.clone();
+            self.spawn(async move { actions.deallocate(&claim).await });
+        }
         self.report_no_fit(pod, message, nominated, candidate);
     }
 
@@ -188,6 +210,15 @@ impl Engine {
             let (reason, action) = ("FailedScheduling", "Scheduling");
             actions.event(&pod, Severity::Warning, reason, action, message);
         });
+    }
+}
+
+/// Reports the node of a pod that cannot be bound at once. An error is logged.
+async fn nominate(actions: &Actions, pod: &PodInfo, node: &str) {
+    if let Err(error) = actions.nominate(pod, node).await
+        && !is_gone(&error)
+    {
+        tracing::warn!(pod = %pod.name, %error, "could not nominate the node of a pod");
     }
 }
 

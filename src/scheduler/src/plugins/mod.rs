@@ -67,10 +67,20 @@ impl<'a> Prepared<'a> {
     pub fn volumes(&self) -> &volume_binding::Filter<'a> {
         &self.volumes
     }
+
+    /// Returns the filter of devices, which chooses them.
+    pub fn devices(&self) -> &dynamic_resources::Filter<'a> {
+        &self.devices
+    }
 }
 
 /// Returns the weighted sum of all plugins' scores for each node, in the order of `nodes`.
-pub fn score(pod: &PodInfo, view: View<'_>, nodes: &[&NodeInfo]) -> Vec<i64> {
+pub fn score(
+    pod: &PodInfo,
+    view: View<'_>,
+    devices: &dynamic_resources::Filter<'_>,
+    nodes: &[&NodeInfo],
+) -> Vec<i64> {
     let mut total = vec![0; nodes.len()];
     let mut add = |weight: i64, scores: Vec<i64>| {
         for (sum, score) in total.iter_mut().zip(scores) {
@@ -91,6 +101,9 @@ pub fn score(pod: &PodInfo, view: View<'_>, nodes: &[&NodeInfo]) -> Vec<i64> {
     add(1, image_locality::scores(pod, view, nodes));
     add(2, pod_topology_spread::scores(pod, view, nodes));
     add(2, inter_pod_affinity::scores(pod, view, nodes));
+    if let Some(scores) = devices.scores(nodes) {
+        add(2, normalize(scores, false));
+    }
     total
 }
 

@@ -39,6 +39,7 @@ pub fn filter(pod: &PodInfo, node: &NodeInfo) -> Result<(), Rejection> {
         plugin: Plugin::NodeResourcesFit,
         reasons,
         unresolvable: hopeless,
+        fatal: false,
     })
 }
 

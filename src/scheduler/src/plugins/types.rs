@@ -92,7 +92,10 @@ impl Plugin {
                 E::NodeAdded | E::NodeLabels | E::PodPlaced | E::PodRemoved | E::Namespace
             ),
             Plugin::DynamicResources => {
-                matches!(event, E::NodeAdded | E::NodeLabels | E::DeviceClaim)
+                matches!(
+                    event,
+                    E::NodeAdded | E::NodeLabels | E::NodeResources | E::DeviceClaim | E::Device
+                )
             }
         }
     }
@@ -150,8 +153,10 @@ pub enum Event {
     PodRemoved,
     /// A claim was added or changed.
     Claim,
-    /// A resource claim was added or changed.
+    /// A resource claim was added or changed, or devices became free.
     DeviceClaim,
+    /// A class or slice of devices was added or changed.
+    Device,
     /// A volume was added or changed.
     Volume,
     /// A storage class was added or changed.
@@ -169,6 +174,8 @@ pub struct Rejection {
     pub reasons: Vec<Cow<'static, str>>,
     /// Whether removing pods from the node cannot help, so that preemption skips the node.
     pub unresolvable: bool,
+    /// Whether the pod's attempt ends at once, with an error: other nodes need not be tried.
+    pub fatal: bool,
 }
 
 impl Rejection {
@@ -178,6 +185,15 @@ impl Rejection {
             plugin,
             reasons: vec![reason.into()],
             unresolvable: false,
+            fatal: false,
+        }
+    }
+
+    /// Returns a rejection that ends the attempt: something about the pod itself is wrong.
+    pub fn fatal(plugin: Plugin, reason: impl Into<Cow<'static, str>>) -> Self {
+        Rejection {
+            fatal: true,
+            ..Rejection::unresolvable(plugin, reason)
         }
     }
 

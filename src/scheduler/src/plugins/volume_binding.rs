@@ -134,6 +134,7 @@ impl<'a> Filter<'a> {
             plugin: Plugin::VolumeBinding,
             reasons,
             unresolvable: true,
+            fatal: false,
         })
     }
 

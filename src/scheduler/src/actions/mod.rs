@@ -1,5 +1,7 @@
 //! The scheduler's API requests: bindings, volumes, conditions, preemption and events.
 
+mod devices;
+
 use std::sync::Arc;
 
 use jiff::Timestamp;
