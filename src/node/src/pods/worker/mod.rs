@@ -10,6 +10,7 @@ use jiff::{SignedDuration, Timestamp};
 use tokio::sync::{mpsc, watch};
 
 mod live;
+mod mirrored;
 mod report;
 mod reset;
 mod resize;
@@ -39,11 +40,12 @@ const DEADLINE_MESSAGE: &str = "Pod was active on the node longer than the speci
 
 /// Starts the worker of a pod.
 ///
-/// `failure` is the reason if the node does not admit the pod. `ended` is called when the worker
-/// has ended.
+/// `failure` is the reason if the node does not admit the pod, `mirror` a static pod's mirror. `ended`
+/// is called when the worker has ended.
 pub(crate) fn start(
     context: Arc<PodContext>,
     pod: Arc<Pod>,
+    mirror: Option<Arc<Pod>>,
     adopted: Adopted,
     failure: Option<Reason>,
     ended: impl FnOnce() + Send + 'static,
@@ -53,6 +55,7 @@ pub(crate) fn start(
         pod: pod.clone(),
         instances: Arc::default(),
         sandbox: None,
+        mirror: None,
         evicting: false,
         cleaned: false,
     });
@@ -63,6 +66,7 @@ pub(crate) fn start(
     };
     let mut worker = Worker::new(context, pod, adopted, failure, channels);
     worker.pod = worker.as_granted(worker.pod.clone());
+    worker.mirrored(mirror);
     tokio::spawn(async move {
         worker.run().await;
         ended();
@@ -119,6 +123,7 @@ impl Worker {
         match event {
             WorkerEvent::Updated(pod) => self.update(pod),
             WorkerEvent::Removed => self.removed = true,
+            WorkerEvent::Mirror(mirror) => self.mirrored(mirror),
             WorkerEvent::ContainerChanged(id) => self.refresh(&id),
             WorkerEvent::Evicted(eviction) => self.evicted(eviction),
         }
