@@ -214,7 +214,7 @@ mod tests {
             assert_eq!(parse(text), expected);
         }
         assert!(parse("{apiVersion: v1, kind: Pod, spec: 3}").contains("couldn't parse as pod("));
-        assert!(parse(": :").contains("couldn't parse as pod(yaml: "));
+        assert!(parse("a: [").contains("couldn't parse as pod(yaml: "));
         let nameless = parse("{apiVersion: v1, kind: Pod, spec: {containers: []}}");
         assert_eq!(nameless, "invalid pod: name is needed for the pod");
     }

@@ -13,7 +13,7 @@ use kube::api::{DeleteParams, PostParams, Preconditions};
 use tokio::sync::watch;
 use tracing::{info, warn};
 
-use super::{HASH, MIRROR, annotation};
+use super::{HASH, MIRROR, annotation, key};
 use crate::client;
 use crate::kinds::*;
 use crate::node_object::NodeObject;
@@ -104,17 +104,19 @@ pub(crate) async fn keep(
     // The node owns the mirrors, and the API server gives it its UID.
     node.registered().await;
     let mut failures: u32 = 0;
+    let mut complaints = Complaints::default();
     loop {
         let actions = view.borrow_and_update().as_ref().map(decide);
         let mut again = None;
         for action in actions.into_iter().flatten() {
-            if let Err(e) = perform(&client, &node, &action).await {
+            let done = perform(&client, &node, &action).await;
+            complaints.report(&action, done.as_ref().err());
+            if let Err(e) = done {
                 let delay = match client::unreachable(&e) {
                     true => client::retry_delay(failures.saturating_mul(10)),
                     false => REFUSED_DELAY,
                 };
                 again = Some(again.map_or(delay, |least: Duration| least.min(delay)));
-                report(&action, &e);
             }
         }
         failures = match again {
@@ -136,15 +138,32 @@ pub(crate) async fn keep(
     }
 }
 
-fn report(action: &Action, error: &kube::Error) {
-    if client::unreachable(error) {
-        return;
+/// The last complaint about each mirror pod, which is not repeated.
+#[derive(Default)]
+struct Complaints(BTreeMap<String, String>);
+
+impl Complaints {
+    /// Logs why the API refused a change; `None` if it was done.
+    fn report(&mut self, action: &Action, error: Option<&kube::Error>) {
+        let (pod, what) = match action {
+            Action::Create(pod) | Action::Replace(_, Some(pod)) => (pod, "creating"),
+            Action::Replace(mirror, None) => (mirror, "deleting"),
+        };
+        match error {
+            Some(kube::Error::Api(status)) => {
+                let last = self.0.insert(key(pod), status.message.clone());
+                if last.as_ref() != Some(&status.message) {
+                    let why = &status.message;
+                    warn!(pod = %pod.full_name(), "Failed {what} a mirror pod: {why}");
+                }
+            }
+            // That the API cannot be reached is reported elsewhere.
+            Some(_) => {}
+            None => {
+                self.0.remove(&key(pod));
+            }
+        }
     }
-    let (pod, what) = match action {
-        Action::Create(pod) | Action::Replace(_, Some(pod)) => (pod, "creating"),
-        Action::Replace(mirror, None) => (mirror, "deleting"),
-    };
-    warn!(pod = %pod.full_name(), "Failed {what} a mirror pod: {error}");
 }
 
 async fn perform(
@@ -217,9 +236,7 @@ mod tests {
         let pods = pods
             .iter()
             .map(|(name, state)| (format!("ns/{name}"), state.clone()));
-        let mirrors = mirrors
-            .iter()
-            .map(|pod| (super::super::key(pod), Arc::clone(pod)));
+        let mirrors = mirrors.iter().map(|pod| (key(pod), Arc::clone(pod)));
         Mirrors {
             pods: pods.collect(),
             mirrors: mirrors.collect(),

@@ -42,19 +42,19 @@ async fn follow(dir: PathBuf, node: String, mut files: Files, sender: watch::Sen
     check.reset();
     let mut changes = None;
     loop {
-        if changes.is_none() {
-            match inotify::Watch::new(&dir) {
-                Ok(watch) => changes = Some(watch),
-                Err(e) => files.complain(&dir, format!("cannot be watched: {e}")),
-            }
-        }
         let everything = match &mut changes {
+            // What changed before the watch began is not known.
             None => {
-                tokio::select! {
-                    () = sender.closed() => return,
-                    () = tokio::time::sleep(WATCH_RETRY) => {}
+                match inotify::Watch::new(&dir) {
+                    Ok(watch) => changes = Some(watch),
+                    Err(e) => {
+                        files.complain(&dir, format!("cannot be watched: {e}"));
+                        tokio::select! {
+                            () = sender.closed() => return,
+                            () = tokio::time::sleep(WATCH_RETRY) => {}
+                        }
+                    }
                 }
-                // What changed meanwhile is not known.
                 true
             }
             Some(watch) => tokio::select! {
@@ -108,8 +108,8 @@ impl Files {
                     let reading = read(&path, node);
                     readings.insert(path, reading);
                 }
-                self.complaints
-                    .retain(|path, _| readings.contains_key(path));
+                let is_there = |path: &Path| path == dir || readings.contains_key(path);
+                self.complaints.retain(|path, _| is_there(path));
             }
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
             Err(e) => return self.complain(dir, format!("cannot be read: {e}")),

@@ -27,6 +27,7 @@ use super::table::{Snapshot, WorkerEvent, WorkerHandle};
 use crate::delay;
 use crate::kinds::*;
 use crate::recorder::Severity::Normal;
+use crate::static_pods;
 use state::{Channels, Message, Stage, Worker};
 
 /// Maximum time between two steps without an event.
@@ -107,9 +108,11 @@ impl Worker {
         }
     }
 
-    /// Returns whether the worker can end: the pod is over and no longer in the API.
+    /// Returns whether the worker can end: the pod is over and no longer in the API. The successor of
+    /// a static pod waits for that, but not for the API.
     fn finished(&self) -> bool {
-        self.removed && self.stage == Stage::Over && !self.in_flight.publish
+        let writes = self.in_flight.publish && !static_pods::is_static(&self.pod);
+        self.removed && self.stage == Stage::Over && !writes
     }
 
     fn handle(&mut self, message: Message) {
