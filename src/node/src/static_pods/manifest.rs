@@ -126,7 +126,7 @@ mod tests {
     const FILE: &str = "/etc/kubernetes/manifests/web.yaml";
 
     fn read_text(text: &str) -> Result<Pod, String> {
-        read(text.as_bytes(), Path::new(FILE), "Node-1")
+        read(text.as_bytes(), Path::new(FILE), "node-1")
     }
 
     fn with(spec: &str) -> Result<Pod, String> {
@@ -141,7 +141,7 @@ mod tests {
         assert_eq!(pod.name(), "web-node-1");
         assert_eq!(pod.namespace(), "default");
         let spec = pod.spec();
-        assert_eq!(spec.node_name.as_deref(), Some("Node-1"));
+        assert_eq!(spec.node_name.as_deref(), Some("node-1"));
         assert_eq!(spec.termination_grace_period_seconds, Some(30));
         assert_eq!(
             spec.containers[0].image_pull_policy.as_deref(),
@@ -175,7 +175,7 @@ mod tests {
         let json = r#"{"spec": {"restartPolicy": "Never", "containers": [{"image": "i", "name": "c"}]},
             "kind": "Pod", "metadata": {"name": "web"}, "apiVersion": "v1"}"#;
         assert_eq!(read_text(json).unwrap().uid(), one.uid());
-        let elsewhere = read(json.as_bytes(), Path::new("/b.json"), "Node-1").unwrap();
+        let elsewhere = read(json.as_bytes(), Path::new("/b.json"), "node-1").unwrap();
         assert_ne!(elsewhere.uid(), one.uid());
         let other_node = read(json.as_bytes(), Path::new(FILE), "n").unwrap();
         assert_ne!(other_node.uid(), one.uid());
