@@ -147,7 +147,7 @@ impl Node<'_> {
                 "node {node} UID mismatch: expected {asked} got {uid}"
             ));
         }
-        match referenced_kind(pod) {
+        match references::api_object(pod) {
             Some(kind) => self.no(format!(
                 "node {node:?} can not create pods that reference {kind}"
             )),
@@ -539,58 +539,6 @@ impl Node<'_> {
         }
         Ok(())
     }
-}
-
-/// Returns the kind of API object that a pod refers to, if any. Mirror pods must not refer to
-/// API objects.
-fn referenced_kind(pod: &Object) -> Option<&'static str> {
-    if !tree::text(pod, &["spec", "serviceAccountName"]).is_empty() {
-        return Some("serviceaccounts");
-    }
-    if references::secrets(pod).next().is_some() {
-        return Some("secrets");
-    }
-    if references::config_maps(pod).next().is_some() {
-        return Some("configmaps");
-    }
-    if !tree::items(pod, &["spec", "resourceClaims"]).is_empty() {
-        return Some("resourceclaims");
-    }
-    const OF_VOLUMES: [(&str, &str); 7] = [
-        ("configMap", "configmaps (via configmap volumes)"),
-        ("secret", "secrets (via secret volumes)"),
-        ("csi", "csidrivers (via CSI volumes)"),
-        ("glusterfs", "endpoints (via glusterFS volumes)"),
-        ("persistentVolumeClaim", "persistentvolumeclaims"),
-        (
-            "ephemeral",
-            "persistentvolumeclaims (via ephemeral volumes)",
-        ),
-        ("azureFile", "secrets (via azureFile volumes)"),
-    ];
-    const OF_SOURCES: [(&str, &str); 5] = [
-        ("configMap", "configmaps (via projected volumes)"),
-        ("secret", "secrets (via projected volumes)"),
-        (
-            "serviceAccountToken",
-            "serviceaccounts (via projected volumes)",
-        ),
-        ("clusterTrustBundle", "clustertrustbundles"),
-        ("podCertificate", "podcertificates"),
-    ];
-    let among = |part: &Object, kinds: &[(&'static str, &'static str)]| {
-        kinds
-            .iter()
-            .find(|(field, _)| part.get(field).is_some_and(Object::is_object))
-            .map(|(_, kind)| *kind)
-    };
-    tree::items(pod, &["spec", "volumes"])
-        .iter()
-        .find_map(|volume| {
-            let sources = tree::items(volume, &["projected", "sources"]);
-            among(volume, &OF_VOLUMES)
-                .or_else(|| sources.iter().find_map(|source| among(source, &OF_SOURCES)))
-        })
 }
 
 /// Returns the changed labels that nodes may not set, separated by commas.

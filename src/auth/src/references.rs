@@ -112,6 +112,58 @@ pub fn resource_claims(pod: &Object) -> impl Iterator<Item = &str> {
         .chain(extended)
 }
 
+/// Returns the kind of API object that a pod refers to, if any, as upstream's messages name it.
+/// Static pods, and the mirror pods that stand for them, must not refer to API objects.
+pub fn api_object(pod: &Object) -> Option<&'static str> {
+    if !tree::text(pod, &["spec", "serviceAccountName"]).is_empty() {
+        return Some("serviceaccounts");
+    }
+    if secrets(pod).next().is_some() {
+        return Some("secrets");
+    }
+    if config_maps(pod).next().is_some() {
+        return Some("configmaps");
+    }
+    if !tree::items(pod, &["spec", "resourceClaims"]).is_empty() {
+        return Some("resourceclaims");
+    }
+    const OF_VOLUMES: [(&str, &str); 7] = [
+        ("configMap", "configmaps (via configmap volumes)"),
+        ("secret", "secrets (via secret volumes)"),
+        ("csi", "csidrivers (via CSI volumes)"),
+        ("glusterfs", "endpoints (via glusterFS volumes)"),
+        ("persistentVolumeClaim", "persistentvolumeclaims"),
+        (
+            "ephemeral",
+            "persistentvolumeclaims (via ephemeral volumes)",
+        ),
+        ("azureFile", "secrets (via azureFile volumes)"),
+    ];
+    const OF_SOURCES: [(&str, &str); 5] = [
+        ("configMap", "configmaps (via projected volumes)"),
+        ("secret", "secrets (via projected volumes)"),
+        (
+            "serviceAccountToken",
+            "serviceaccounts (via projected volumes)",
+        ),
+        ("clusterTrustBundle", "clustertrustbundles"),
+        ("podCertificate", "podcertificates"),
+    ];
+    let among = |part: &Object, kinds: &[(&'static str, &'static str)]| {
+        kinds
+            .iter()
+            .find(|(field, _)| part.get(field).is_some_and(Object::is_object))
+            .map(|(_, kind)| *kind)
+    };
+    tree::items(pod, &["spec", "volumes"])
+        .iter()
+        .find_map(|volume| {
+            let sources = tree::items(volume, &["projected", "sources"]);
+            among(volume, &OF_VOLUMES)
+                .or_else(|| sources.iter().find_map(|source| among(source, &OF_SOURCES)))
+        })
+}
+
 /// Returns namespace and name of the secrets that a node needs to mount a persistent volume.
 pub fn volume_secrets_for_node(volume: &Object) -> Vec<(&str, &str)> {
     let claim = tree::text(volume, &["spec", "claimRef", "namespace"]);

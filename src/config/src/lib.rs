@@ -82,6 +82,10 @@ pub mod paths {
     pub const SSH: &str = "/etc/rkube/ssh";
     /// The rkube binary, which all [`roles`](super::roles) run.
     pub const BINARY: &str = "/usr/local/bin/rkube";
+    /// The manifests of the node's static pods.
+    pub const MANIFESTS: &str = "/etc/kubernetes/manifests";
+    /// Where the manifests are kept if the node's root does not survive a stop.
+    pub const KEPT_MANIFESTS: &str = "/var/lib/rkube/manifests";
     /// State that survives a stop. Always a real file system, never an overlay.
     pub const STATE: &str = "/var/lib/rkube";
     /// The embedded store's directory, on a control-plane node. The credentials of an

@@ -17,6 +17,7 @@ use crate::cgroup;
 pub fn skeleton(lower: &Path) -> anyhow::Result<()> {
     for (name, mode) in [
         ("dev", 0o755),
+        ("etc/kubernetes/manifests", 0o755),
         ("etc/rkube", 0o755),
         ("etc/ssl/certs", 0o755),
         ("home", 0o755),

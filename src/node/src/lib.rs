@@ -3,6 +3,7 @@
 //! - [`registration`] maintains the `Node` object and its lease.
 //! - [`pods`] runs one worker per pod: sandbox, volumes, images, containers, probes and status.
 //!   Pure functions plan the next steps; the worker executes them.
+//! - [`static_pods`] reads pods from files of the node and shows them in the API.
 //! - [`volumes`] fills and refreshes the volumes of pods.
 //! - [`policies`] feeds the rules of network policies.
 //! - [`services`] feeds the service proxy, the DNS server and the routes.
@@ -52,6 +53,7 @@ mod registration;
 mod server;
 mod service_env;
 mod services;
+mod static_pods;
 mod volumes;
 mod watching;
 

@@ -3,23 +3,29 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use parking_lot::RwLock;
+use tokio::sync::watch;
 
 use crate::kinds::*;
 
 /// Cache of the `Node` object, shared by all tasks.
 #[derive(Clone, Default)]
-pub(crate) struct NodeObject(Arc<RwLock<Option<Arc<Node>>>>);
+pub(crate) struct NodeObject(Arc<watch::Sender<Option<Arc<Node>>>>);
 
 impl NodeObject {
     /// Replaces the object.
     pub(crate) fn set(&self, node: Node) {
-        *self.0.write() = Some(Arc::new(node));
+        self.0.send_replace(Some(Arc::new(node)));
     }
 
     /// Returns the object; `None` before the node is registered.
     pub(crate) fn get(&self) -> Option<Arc<Node>> {
-        self.0.read().clone()
+        self.0.borrow().clone()
+    }
+
+    /// Waits until the node is registered.
+    pub(crate) async fn registered(&self) {
+        // The sender is `self`, so the channel is open.
+        let _ = self.0.subscribe().wait_for(Option::is_some).await;
     }
 
     /// Returns the node's labels; empty before it is registered.

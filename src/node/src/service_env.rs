@@ -6,18 +6,23 @@ use std::sync::Arc;
 use tokio::sync::watch;
 
 use crate::kinds::*;
+use crate::static_pods;
 
 /// All services by namespace.
 pub(crate) type ServiceEnv = Arc<HashMap<String, Vec<Arc<Service>>>>;
 /// Receives the current services; `None` before their first list.
 pub(crate) type ServiceEnvReceiver = watch::Receiver<Option<ServiceEnv>>;
 
-/// Returns the service variables for a pod's containers. Waits for the first list of services.
+/// Returns the service variables for a pod's containers. Waits for the first list of services, except
+/// for static pods, which do not need the API.
 pub(crate) async fn service_environment(
     services: &ServiceEnvReceiver,
     pod: &Pod,
 ) -> Vec<(String, String)> {
     let mut services = services.clone();
+    if static_pods::is_static(pod) && services.borrow().is_none() {
+        return Vec::new();
+    }
     let Ok(services) = services.wait_for(Option::is_some).await.map(|s| s.clone()) else {
         return Vec::new();
     };

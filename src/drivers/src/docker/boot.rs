@@ -47,6 +47,7 @@ pub fn docker_init() -> anyhow::Result<()> {
     let etc = Path::new(paths::NODE_CONFIG).parent().unwrap_or(root);
     rootfs::bind(etc, etc, true)?;
     rootfs::make_dir(Path::new(paths::STATE), 0o700)?;
+    keep_manifests()?;
     // Containers may request mount propagation, which needs a shared parent mount.
     rootfs::bind_flags(root, MsFlags::MS_SHARED | MsFlags::MS_REC)?;
     cgroup::make_room(root)?;
@@ -56,6 +57,26 @@ pub fn docker_init() -> anyhow::Result<()> {
         std::process::Command::new(paths::BINARY).arg("init"),
     );
     Err(error).with_context(|| format!("cannot run {}", paths::BINARY))
+}
+
+/// Keeps the manifests of static pods in the node's volume: the container may be made again. A
+/// directory of the host that is mounted there stays.
+#[cfg(target_os = "linux")]
+fn keep_manifests() -> anyhow::Result<()> {
+    use std::os::unix::fs::MetadataExt;
+    use std::path::Path;
+
+    use rkube_config::paths;
+    use rkube_init::rootfs;
+
+    let place = Path::new(paths::MANIFESTS);
+    let device = |path: &Path| std::fs::metadata(path).map(|m| m.dev());
+    if device(place)? != device(Path::new("/etc"))? {
+        return Ok(());
+    }
+    let kept = Path::new(paths::KEPT_MANIFESTS);
+    rootfs::make_dir(kept, 0o755)?;
+    rootfs::bind(kept, place, false)
 }
 
 /// Fails: nodes run on Linux only.

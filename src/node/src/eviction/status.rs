@@ -43,6 +43,7 @@ mod tests {
             pod: Arc::new(serde_json::from_value(pod).unwrap()),
             instances: Arc::default(),
             sandbox: None,
+            mirror: None,
             evicting: false,
             cleaned,
         }

@@ -1,13 +1,16 @@
-//! Runs the pods of this node: one worker per pod, fed by a watch.
+//! Runs the pods of this node: one worker per pod, fed by a watch of the API and by the manifests of
+//! static pods.
 
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use anyhow::Context as _;
 use futures::StreamExt;
 use rkube_client::reflector::{Changes, Event, Listed};
 use rkube_runtime::Runtime;
 use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::{mpsc, watch};
 use tracing::{info, warn};
 
 mod admission;
@@ -43,7 +46,10 @@ pub(crate) use status::container_id;
 
 use crate::kinds::*;
 use crate::recorder::Severity::Warning;
-use crate::watching;
+use crate::static_pods::mirror::{self, Mirrors};
+use crate::static_pods::schedule::{Schedule, Step};
+use crate::static_pods::source::{self, Wanted};
+use crate::{static_pods, watching};
 use admission::NodeOffer;
 use context::PodContext;
 use reason::Reason;
@@ -53,59 +59,191 @@ use worker::Adopted;
 /// Maximum number of entries in the sandbox-to-pod cache.
 const MAX_KNOWN_OWNERS: usize = 4096;
 
-/// Watches and runs the pods of this node until the future is dropped.
+/// Watches and runs the pods of this node until the future is dropped: those of the API and those of
+/// the manifests in the node's directory, which do not wait for the API.
 pub(crate) async fn run(context: Arc<PodContext>) -> anyhow::Result<()> {
-    let mut adopted = adopt(&context.runtime);
+    let adopted = adopt(&context.runtime);
     tokio::spawn(forward_events(context.clone()));
     let on_this_node = format!("spec.nodeName={}", context.host.name());
     let source = watching::source::<Pod>(None).fields(on_this_node);
     let mut changes = Changes::new(context.client.clone(), source);
-    let mut first = true;
-    // The UIDs of pods that cannot be read at present.
-    let mut unreadable: HashSet<String> = HashSet::new();
-    while let Some(event) = changes.next().await {
+    let mut wanted = source::start(
+        Path::new(rkube_config::paths::MANIFESTS),
+        context.host.name(),
+    );
+    let (mirrors, view) = watch::channel(None);
+    let keep = mirror::keep(context.client.clone(), context.node.clone(), view);
+    let (ended, mut ends) = mpsc::unbounded_channel();
+    let mut feed = Feed {
+        context,
+        adopted,
+        unreadable: HashSet::new(),
+        first: true,
+        statics: Schedule::default(),
+        mirrors,
+        ended,
+    };
+    let pods = wanted.borrow_and_update().clone();
+    feed.replace_adopted(&pods).await;
+    feed.want(pods);
+    let follow = async {
+        loop {
+            tokio::select! {
+                event = changes.next() => match event {
+                    Some(event) => feed.take(event).await,
+                    None => anyhow::bail!("the watch of pods ended"),
+                },
+                changed = wanted.changed() => {
+                    changed.context("the watch of static pods ended")?;
+                    let pods = wanted.borrow_and_update().clone();
+                    feed.want(pods);
+                }
+                Some(uid) = ends.recv() => feed.ended(&uid),
+            }
+        }
+    };
+    tokio::select! {
+        done = follow => done,
+        () = keep => anyhow::bail!("mirror pods are not kept any more"),
+    }
+}
+
+/// Gives the pods of all sources to their workers.
+struct Feed {
+    context: Arc<PodContext>,
+    /// What earlier agents left, until its pod has a worker.
+    adopted: HashMap<String, Adopted>,
+    /// The UIDs of pods that cannot be read at present.
+    unreadable: HashSet<String>,
+    /// Whether the API's first list of pods is still to come.
+    first: bool,
+    statics: Schedule,
+    /// What decides about mirror pods.
+    mirrors: watch::Sender<Option<Mirrors>>,
+    /// Gets the UIDs of the static pods that have ended.
+    ended: mpsc::UnboundedSender<String>,
+}
+
+impl Feed {
+    /// Takes a change of the API's pods.
+    async fn take(&mut self, event: Event<Pod>) {
         match event {
-            Event::Listed(mut list) => {
-                let kept = kept(&list);
-                unreadable = list.unreadable.iter().map(|pod| pod.uid.clone()).collect();
-                for uid in context.pods.uids() {
-                    if !kept.contains(&uid) {
-                        context.pods.send(&uid, WorkerEvent::Removed);
-                    }
+            Event::Listed(list) => self.list(list).await,
+            Event::Applied(pod) => match self.statics.applied(pod) {
+                Ok(steps) => self.perform(steps),
+                Err(pod) => {
+                    self.unreadable.remove(pod.uid());
+                    let pod = Arc::new(static_pods::from_api(pod));
+                    dispatch(&self.context, pod, &mut self.adopted, None);
                 }
-                for pod in std::mem::take(&mut list.objects) {
-                    dispatch(&context, Arc::new(pod), &mut adopted);
-                }
-                // What runs of pods that cannot be read waits for the day when they can.
-                let orphans: HashMap<_, _> =
-                    adopted.extract_if(|uid, _| !kept.contains(uid)).collect();
-                if std::mem::take(&mut first) || !orphans.is_empty() {
-                    clean_up(&context, orphans, &kept).await;
-                }
-            }
-            Event::Applied(pod) => {
-                unreadable.remove(pod.uid());
-                dispatch(&context, Arc::new(pod), &mut adopted);
-            }
-            Event::Deleted(pod) => {
-                let uid = pod.uid().to_owned();
-                context.pods.send(&uid, WorkerEvent::Updated(Arc::new(pod)));
-                context.pods.send(&uid, WorkerEvent::Removed);
-                unreadable.remove(&uid);
-                if let Some(orphan) = adopted.remove(&uid) {
-                    // Pods that were never read have no worker, and maybe no sandbox either.
-                    let kept = adopted.keys().chain(&unreadable).cloned().collect();
-                    clean_up(&context, HashMap::from([(uid, orphan)]), &kept).await;
-                }
-            }
+            },
+            Event::Deleted(pod) => match self.statics.deleted(pod) {
+                Ok(steps) => self.perform(steps),
+                Err(pod) => self.delete(static_pods::from_api(pod)).await,
+            },
             // Their workers go on with what they know.
             Event::Unreadable(pod) => {
-                unreadable.insert(pod.uid);
+                self.unreadable.insert(pod.uid);
             }
             Event::Failed(_) => {}
         }
     }
-    anyhow::bail!("the watch of pods ended")
+
+    async fn list(&mut self, mut list: Listed<Pod>) {
+        let mut kept = kept(&list);
+        kept.extend(self.statics.uids().map(str::to_owned));
+        self.unreadable = list.unreadable.iter().map(|pod| pod.uid.clone()).collect();
+        for uid in self.context.pods.uids() {
+            if !kept.contains(&uid) {
+                self.context.pods.send(&uid, WorkerEvent::Removed);
+            }
+        }
+        let (mirrors, pods): (Vec<Pod>, Vec<Pod>) = std::mem::take(&mut list.objects)
+            .into_iter()
+            .partition(static_pods::is_mirror);
+        for pod in pods {
+            let pod = Arc::new(static_pods::from_api(pod));
+            dispatch(&self.context, pod, &mut self.adopted, None);
+        }
+        let steps = self.statics.list(mirrors.into_iter().map(Arc::new));
+        self.perform(steps);
+        // What runs of pods that cannot be read waits for the day when they can.
+        let orphans: HashMap<_, _> = self
+            .adopted
+            .extract_if(|uid, _| !kept.contains(uid))
+            .collect();
+        if std::mem::take(&mut self.first) || !orphans.is_empty() {
+            clean_up(&self.context, orphans, &kept).await;
+        }
+    }
+
+    async fn delete(&mut self, pod: Pod) {
+        let pods = &self.context.pods;
+        let uid = pod.uid().to_owned();
+        pods.send(&uid, WorkerEvent::Updated(Arc::new(pod)));
+        pods.send(&uid, WorkerEvent::Removed);
+        self.unreadable.remove(&uid);
+        if let Some(orphan) = self.adopted.remove(&uid) {
+            // Pods that were never read have no worker, and maybe no sandbox either.
+            let kept = self.adopted.keys().chain(&self.unreadable);
+            let kept = kept.cloned().collect();
+            clean_up(&self.context, HashMap::from([(uid, orphan)]), &kept).await;
+        }
+    }
+
+    /// Takes the pods of all manifests.
+    fn want(&mut self, pods: Wanted) {
+        let steps = self.statics.want(pods);
+        self.perform(steps);
+    }
+
+    /// Takes the end of a static pod's worker.
+    fn ended(&mut self, uid: &str) {
+        let steps = self.statics.ended(uid);
+        self.perform(steps);
+    }
+
+    fn perform(&mut self, steps: Vec<Step>) {
+        let pods = self.context.pods.clone();
+        for step in steps {
+            match step {
+                Step::Run(pod) => {
+                    let is_static = Static {
+                        mirror: self.statics.mirror(&pod),
+                        ended: self.ended.clone(),
+                    };
+                    dispatch(&self.context, pod, &mut self.adopted, Some(is_static));
+                }
+                Step::Update(pod) => {
+                    let uid = pod.uid().to_owned();
+                    pods.send(&uid, WorkerEvent::Updated(pod));
+                }
+                Step::End(uid) => pods.send(&uid, WorkerEvent::Removed),
+                Step::Mirror(uid, mirror) => pods.send(&uid, WorkerEvent::Mirror(mirror)),
+            }
+        }
+        let view = self.statics.mirrors();
+        self.mirrors.send_if_modified(|known| {
+            let changed = *known != view;
+            *known = view;
+            changed
+        });
+    }
+
+    /// Removes what earlier agents left of static pods whose manifest has changed since, before the
+    /// new ones start.
+    async fn replace_adopted(&mut self, wanted: &Wanted) {
+        let is_replaced = |uid: &String, adopted: &mut Adopted| {
+            adopted.sandboxes.iter().any(|sandbox| {
+                let name = format!("{}/{}", sandbox.spec.namespace, sandbox.spec.name);
+                wanted.get(&name).is_some_and(|pod| pod.uid() != uid)
+            })
+        };
+        let replaced: HashMap<_, _> = self.adopted.extract_if(is_replaced).collect();
+        if !replaced.is_empty() {
+            remove(&self.context, replaced).await;
+        }
+    }
 }
 
 /// Returns the UIDs of the pods of this node, also of those that cannot be read: they must not
@@ -116,8 +254,20 @@ fn kept(list: &Listed<Pod>) -> HashSet<String> {
     readable.chain(unreadable).collect()
 }
 
+/// What the worker of a static pod gets in addition.
+struct Static {
+    mirror: Option<Arc<Pod>>,
+    /// Gets the pod's UID when the worker has ended.
+    ended: mpsc::UnboundedSender<String>,
+}
+
 /// Sends a pod to its worker. A pending pod without sandbox is admitted first.
-fn dispatch(context: &Arc<PodContext>, pod: Arc<Pod>, adopted: &mut HashMap<String, Adopted>) {
+fn dispatch(
+    context: &Arc<PodContext>,
+    pod: Arc<Pod>,
+    adopted: &mut HashMap<String, Adopted>,
+    is_static: Option<Static>,
+) {
     context.pods.update(pod.clone(), |others| {
         let adopted = adopted.remove(pod.uid()).unwrap_or_default();
         let failure = if adopted.sandboxes.is_empty() && pod.api_phase() == "Pending" {
@@ -140,8 +290,16 @@ fn dispatch(context: &Arc<PodContext>, pod: Arc<Pod>, adopted: &mut HashMap<Stri
             None
         };
         let (pods, uid) = (context.pods.clone(), pod.uid().to_owned());
-        worker::start(context.clone(), pod, adopted, failure, move || {
+        let (mirror, told) = match is_static {
+            Some(Static { mirror, ended }) => (mirror, Some(ended)),
+            None => (None, None),
+        };
+        worker::start(context.clone(), pod, mirror, adopted, failure, move || {
             pods.remove(&uid);
+            if let Some(told) = told {
+                // Nobody waits when the agent ends.
+                let _ = told.send(uid);
+            }
         })
     });
 }
@@ -174,6 +332,21 @@ fn adopt(runtime: &Runtime) -> HashMap<String, Adopted> {
 /// Removes sandboxes, network interfaces and files of pods that are no longer in the API. `kept` are
 /// the UIDs of pods that are, even if they have no worker.
 async fn clean_up(context: &PodContext, orphans: HashMap<String, Adopted>, kept: &HashSet<String>) {
+    remove(context, orphans).await;
+    let mut known: HashSet<String> = context.pods.uids().into_iter().collect();
+    known.extend(kept.iter().cloned());
+    for (_, uid) in find_stray_directories(Path::new(rkube_config::paths::PODS), &known) {
+        crate::volumes::tear_down(&uid).await;
+    }
+    for (logs, _) in find_stray_directories(Path::new(rkube_config::paths::POD_LOGS), &known) {
+        if let Err(e) = tokio::fs::remove_dir_all(&logs).await {
+            warn!("removing {}: {e}", logs.display());
+        }
+    }
+}
+
+/// Removes the sandboxes, network interfaces and volumes of pods that are gone.
+async fn remove(context: &PodContext, orphans: HashMap<String, Adopted>) {
     let network = context.network.clone();
     let runtime = context.runtime.clone();
     let mut removed = Vec::new();
@@ -200,16 +373,6 @@ async fn clean_up(context: &PodContext, orphans: HashMap<String, Adopted>, kept:
     }
     for sandbox in removed {
         context.policies.detached(&sandbox).await;
-    }
-    let mut known: HashSet<String> = context.pods.uids().into_iter().collect();
-    known.extend(kept.iter().cloned());
-    for (_, uid) in find_stray_directories(Path::new(rkube_config::paths::PODS), &known) {
-        crate::volumes::tear_down(&uid).await;
-    }
-    for (logs, _) in find_stray_directories(Path::new(rkube_config::paths::POD_LOGS), &known) {
-        if let Err(e) = tokio::fs::remove_dir_all(&logs).await {
-            warn!("removing {}: {e}", logs.display());
-        }
     }
 }
 

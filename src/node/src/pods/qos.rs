@@ -6,6 +6,7 @@ use rkube_component_helpers::resource::{ResourceList, aggregate_containers, pod_
 pub(crate) use rkube_component_helpers::qos::QosClass as Qos;
 
 use crate::kinds::*;
+use crate::static_pods;
 
 /// CPU in milli-CPUs and memory in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -113,9 +114,10 @@ pub(crate) fn oom_score_adj(pod: &Pod, container: &Container, node_memory: i64) 
 /// Minimum priority of pods that are critical to the cluster.
 const CRITICAL_PRIORITY: i32 = 2_000_000_000;
 
-/// Returns whether the pod is critical to the cluster or to a node: such pods are not evicted.
+/// Returns whether the pod is critical to the cluster or to a node: such pods are not evicted. Static
+/// pods are.
 pub(crate) fn is_critical(pod: &Pod) -> bool {
-    pod.spec().priority.unwrap_or(0) >= CRITICAL_PRIORITY
+    static_pods::is_static(pod) || pod.spec().priority.unwrap_or(0) >= CRITICAL_PRIORITY
 }
 
 /// Returns whether the pod is of the class `system-node-critical`. Its priority is checked too:

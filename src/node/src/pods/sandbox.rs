@@ -21,6 +21,7 @@ use crate::host::Host;
 use crate::kinds::*;
 use crate::policies;
 use crate::recorder::Severity::Warning;
+use crate::static_pods;
 use crate::volumes::{self, VolumeSources, Volumes};
 
 /// Delay before the second attempt to set up volumes; doubles with each attempt.
@@ -223,10 +224,17 @@ async fn attach(context: &PodContext, pod: &Pod, sandbox: &Sandbox) -> anyhow::R
         bandwidth: None,
     };
     let attached = tokio::task::spawn_blocking(move || network.attach_pod(&attach)).await??;
-    context
+    let in_effect = context
         .policies
         .attached(&sandbox.id, pod, attached.ip)
-        .await?;
+        .await;
+    match in_effect {
+        // It must run without the API. The policies take effect as soon as they are known.
+        Err(e) if static_pods::is_static(pod) => {
+            tracing::warn!(pod = %pod.full_name(), "static pod without network policies: {e:#}");
+        }
+        done => done?,
+    }
     Ok(IpAddr::V4(attached.ip))
 }
 

@@ -15,8 +15,10 @@ use crate::kinds::*;
 pub(crate) enum WorkerEvent {
     /// The pod's current version in the API.
     Updated(Arc<Pod>),
-    /// The pod is no longer in the API.
+    /// The pod is no longer in the API, or the manifest of the static pod is gone.
     Removed,
+    /// The mirror of the static pod in the API, if there is one.
+    Mirror(Option<Arc<Pod>>),
     /// The container with this ID changed; an empty ID means the sandbox.
     ContainerChanged(String),
     /// The node evicts the pod.
@@ -32,6 +34,8 @@ pub(crate) struct Snapshot {
     pub instances: Arc<Instances>,
     /// ID of the pod's current sandbox.
     pub sandbox: Option<String>,
+    /// UID of a static pod's mirror in the API, which clients know the pod by.
+    pub mirror: Option<String>,
     /// Whether the node evicts the pod.
     pub evicting: bool,
     /// Whether nothing of the pod runs any more and its volumes are removed; those of an evicted
@@ -74,14 +78,15 @@ impl PodTable {
             .collect()
     }
 
-    /// Returns the pod of this name, and of this UID if one is given.
+    /// Returns the pod of this name, and of this UID if one is given. The UID of its mirror is a
+    /// static pod's, too.
     ///
     /// Prefers a pod that is not being deleted: a successor may have the same name.
     pub(crate) fn find(&self, namespace: &str, name: &str, uid: Option<&str>) -> Option<Snapshot> {
         self.all()
             .into_iter()
             .filter(|s| s.pod.namespace() == namespace && s.pod.name() == name)
-            .filter(|s| uid.is_none_or(|u| s.pod.uid() == u))
+            .filter(|s| uid.is_none_or(|u| s.pod.uid() == u || s.mirror.as_deref() == Some(u)))
             .min_by_key(|s| s.pod.deleting())
     }
 
@@ -166,6 +171,7 @@ mod tests {
             pod: pod.clone(),
             instances: Arc::default(),
             sandbox: None,
+            mirror: None,
             evicting: false,
             cleaned: false,
         });
@@ -208,6 +214,7 @@ mod tests {
             pod: a.clone(),
             instances: Arc::default(),
             sandbox: None,
+            mirror: None,
             evicting: false,
             cleaned: false,
         });

@@ -12,6 +12,7 @@ use serde_json::{Map, Value, json};
 use tokio::sync::watch;
 use tracing::{debug, info, warn};
 
+mod events;
 mod lease;
 mod status;
 
@@ -49,20 +50,14 @@ pub(crate) async fn run(registrar: Registrar) -> anyhow::Result<()> {
     let name = registrar.host.name();
     registrar.node.set(registrar.register().await?);
     info!(node = %name, "registered");
-    let object = node_reference(name);
     registrar.recorder.record(
-        object.clone(),
+        node_reference(name),
         Severity::Normal,
         "Starting",
         "Starting kubelet.",
     );
-    registrar.recorder.record(
-        object,
-        Severity::Normal,
-        "NodeReady",
-        format!("Node {name} status is now: NodeReady"),
-    );
-
+    let mut told = events::Told::default();
+    registrar.tell(&mut told);
     let mut pressure = registrar.pressure.clone();
     let mut images = registrar.images.clone();
     let source = crate::watching::source::<Node>(None).fields(format!("metadata.name={name}"));
@@ -82,6 +77,7 @@ pub(crate) async fn run(registrar: Registrar) -> anyhow::Result<()> {
                 Observed::Node(node) => {
                     let given_up = status::is_given_up(&node);
                     registrar.node.set(*node);
+                    registrar.tell(&mut told);
                     // The node controller took this node for dead, as after a suspension of
                     // the machine.
                     if !given_up {
@@ -100,7 +96,10 @@ pub(crate) async fn run(registrar: Registrar) -> anyhow::Result<()> {
             registrar.patch_status().await
         };
         match result {
-            Ok(Some(node)) => registrar.node.set(node),
+            Ok(Some(node)) => {
+                registrar.node.set(node);
+                registrar.tell(&mut told);
+            }
             Ok(None) => {}
             Err(e) => {
                 warn!("node status: {e:#}");
@@ -152,6 +151,17 @@ impl Registrar {
         status::status(&self.host, &self.state(self.node.get().as_deref()))
     }
 
+    /// Records events about what has changed since the last ones.
+    fn tell(&self, told: &mut events::Told) {
+        let Some(node) = self.node.get() else { return };
+        let name = self.host.name();
+        for reason in told.changes(&node) {
+            let message = format!("Node {name} status is now: {reason}");
+            self.recorder
+                .record(node_reference(name), Severity::Normal, reason, message);
+        }
+    }
+
     /// Creates the `Node` object or updates the existing one. Retries until it succeeds.
     async fn register(&self) -> anyhow::Result<Node> {
         let mut attempt = 0;
@@ -190,6 +200,11 @@ impl Registrar {
             .api
             .patch(name, &PatchParams::default(), &Patch::Merge(&labels))
             .await?;
+        if let Some(boot) = events::rebooted(&current, wanted) {
+            let message = format!("Node {name} has been rebooted, boot id: {boot}");
+            self.recorder
+                .record(node_reference(name), Severity::Warning, "Rebooted", message);
+        }
         self.node.set(current);
         let status = json!({"status": self.status()});
         self.api

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
-use rkube_config::ports;
+use rkube_config::{paths, ports};
 use rkube_runtime::Runtime;
 
 use super::answer::{Answer, full, json, no_pod, not_found, text};
@@ -197,7 +197,8 @@ fn configz(host: &Host) -> Answer {
         "allowedUnsafeSysctls": config.kubelet.allowed_unsafe_sysctls,
         "seccompDefault": !config.kubelet.no_seccomp_default,
         "serializeImagePulls": false,
-        "staticPodPath": "",
+        "staticPodPath": paths::MANIFESTS,
+        "fileCheckFrequency": "20s",
         "syncFrequency": "1m0s",
     }}))
 }

@@ -10,6 +10,7 @@ use jiff::{SignedDuration, Timestamp};
 use tokio::sync::{mpsc, watch};
 
 mod live;
+mod mirrored;
 mod report;
 mod reset;
 mod resize;
@@ -26,6 +27,7 @@ use super::table::{Snapshot, WorkerEvent, WorkerHandle};
 use crate::delay;
 use crate::kinds::*;
 use crate::recorder::Severity::Normal;
+use crate::static_pods;
 use state::{Channels, Message, Stage, Worker};
 
 /// Maximum time between two steps without an event.
@@ -39,11 +41,12 @@ const DEADLINE_MESSAGE: &str = "Pod was active on the node longer than the speci
 
 /// Starts the worker of a pod.
 ///
-/// `failure` is the reason if the node does not admit the pod. `ended` is called when the worker
-/// has ended.
+/// `failure` is the reason if the node does not admit the pod, `mirror` a static pod's mirror. `ended`
+/// is called when the worker has ended.
 pub(crate) fn start(
     context: Arc<PodContext>,
     pod: Arc<Pod>,
+    mirror: Option<Arc<Pod>>,
     adopted: Adopted,
     failure: Option<Reason>,
     ended: impl FnOnce() + Send + 'static,
@@ -53,6 +56,7 @@ pub(crate) fn start(
         pod: pod.clone(),
         instances: Arc::default(),
         sandbox: None,
+        mirror: None,
         evicting: false,
         cleaned: false,
     });
@@ -63,6 +67,7 @@ pub(crate) fn start(
     };
     let mut worker = Worker::new(context, pod, adopted, failure, channels);
     worker.pod = worker.as_granted(worker.pod.clone());
+    worker.mirrored(mirror);
     tokio::spawn(async move {
         worker.run().await;
         ended();
@@ -103,9 +108,11 @@ impl Worker {
         }
     }
 
-    /// Returns whether the worker can end: the pod is over and no longer in the API.
+    /// Returns whether the worker can end: the pod is over and no longer in the API. The successor of
+    /// a static pod waits for that, but not for the API.
     fn finished(&self) -> bool {
-        self.removed && self.stage == Stage::Over && !self.in_flight.publish
+        let writes = self.in_flight.publish && !static_pods::is_static(&self.pod);
+        self.removed && self.stage == Stage::Over && !writes
     }
 
     fn handle(&mut self, message: Message) {
@@ -119,6 +126,7 @@ impl Worker {
         match event {
             WorkerEvent::Updated(pod) => self.update(pod),
             WorkerEvent::Removed => self.removed = true,
+            WorkerEvent::Mirror(mirror) => self.mirrored(mirror),
             WorkerEvent::ContainerChanged(id) => self.refresh(&id),
             WorkerEvent::Evicted(eviction) => self.evicted(eviction),
         }

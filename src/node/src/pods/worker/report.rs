@@ -11,6 +11,7 @@ use super::super::status::{self, Facts};
 use super::super::table::Snapshot;
 use super::state::{Stage, TaskResult, Worker};
 use crate::kinds::*;
+use crate::static_pods;
 
 impl Worker {
     /// Returns whether all containers have stopped and none will be restarted.
@@ -61,19 +62,34 @@ impl Worker {
     /// Once the final status of a deleted pod is in the API, deletes the pod there.
     pub(super) fn report(&mut self) {
         let status = self.generate_status();
-        let patch = status::patch(self.uid(), self.pod.status.as_ref(), &status);
+        let patch = self.patch(&status);
         let mut shown = Pod::clone(&self.pod);
         shown.status = Some(status);
+        let shown = Arc::new(shown);
+        if static_pods::is_static(&shown) {
+            // Its status is not in the API, but only a copy.
+            self.pod = shown.clone();
+        }
         self.snapshot.send_replace(Snapshot {
-            pod: Arc::new(shown),
+            pod: shown,
             instances: Arc::new(self.instances.clone()),
             sandbox: self.sandbox.as_ref().map(|s| s.id.clone()),
+            mirror: self.mirror.as_ref().map(|m| m.uid().to_owned()),
             evicting: self.eviction.is_some(),
             cleaned: self.stage == Stage::Over,
         });
         if self.may_publish() {
             self.publish(patch);
         }
+    }
+
+    /// Returns the change of the status in the API, if there is one: that of a static pod's mirror.
+    fn patch(&self, status: &PodStatus) -> Option<serde_json::Value> {
+        let shown = match static_pods::is_static(&self.pod) {
+            true => self.mirror.as_ref()?,
+            false => &self.pod,
+        };
+        status::patch(shown.uid(), shown.status.as_ref(), status)
     }
 
     /// Returns whether the API may get the status now, and sets the times to try again.

@@ -113,6 +113,8 @@ pub(crate) struct Worker {
     pub(super) sender: mpsc::UnboundedSender<Message>,
     pub(super) mailbox: mpsc::UnboundedReceiver<Message>,
     pub(super) snapshot: watch::Sender<Snapshot>,
+    /// The pod in the API that shows this static one.
+    pub(super) mirror: Option<Arc<Pod>>,
 
     /// IDs of all sandboxes, the current one last.
     pub(super) sandboxes: Vec<String>,
@@ -181,6 +183,7 @@ impl Worker {
             sender: channels.sender,
             mailbox: channels.mailbox,
             snapshot: channels.snapshot,
+            mirror: None,
             sandboxes: Vec::new(),
             sandbox: None,
             ip: None,

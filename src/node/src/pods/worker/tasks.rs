@@ -12,6 +12,7 @@ use super::state::{SANDBOX, Stage, TaskResult, Worker};
 use crate::client;
 use crate::kinds::*;
 use crate::recorder::Severity::Warning;
+use crate::static_pods;
 use crate::volumes::Volumes;
 
 /// Delay after a patch of a pod that the API server does not have. The watch will report its
@@ -40,18 +41,10 @@ impl Worker {
     ///
     /// Responses to patches and events of the watch can arrive out of order.
     pub(super) fn update(&mut self, pod: Arc<Pod>) {
-        let version = |p: &Pod| {
-            p.metadata
-                .resource_version
-                .as_deref()
-                .and_then(|v| v.parse::<u64>().ok())
-        };
-        if let (Some(old), Some(new)) = (version(&self.pod), version(&pod))
-            && new < old
-        {
+        if is_older(&pod, &self.pod) {
             return;
         }
-        self.pod = self.as_granted(pod);
+        self.pod = self.as_granted(self.with_own_status(pod));
         if let Some(volumes) = &self.volumes {
             volumes.update(&self.pod);
         }
@@ -125,7 +118,10 @@ impl Worker {
         match result {
             Ok(pod) => {
                 self.publication.failures = 0;
-                self.update(Arc::new(pod));
+                match static_pods::is_mirror(&pod) {
+                    true => self.mirrored(Some(Arc::new(pod))),
+                    false => self.update(Arc::new(static_pods::from_api(pod))),
+                }
             }
             Err(e) if client::answered(&e, 404) => {
                 self.publication.retry_at = Some(Instant::now() + NOT_FOUND_DELAY);
@@ -163,4 +159,16 @@ impl Worker {
         probes.apply(result, || self.probe_target(&result.container));
         self.probes = probes;
     }
+}
+
+/// Returns whether a version of an object in the API is older than another.
+pub(super) fn is_older(this: &Pod, that: &Pod) -> bool {
+    let version = |pod: &Pod| {
+        pod.metadata
+            .resource_version
+            .as_deref()?
+            .parse::<u64>()
+            .ok()
+    };
+    matches!((version(this), version(that)), (Some(this), Some(that)) if this < that)
 }
