@@ -21,4 +21,6 @@ pub mod devices;
 pub mod grpc;
 pub mod pod_resources;
 pub mod registry;
+#[cfg(test)]
+mod testing;
 pub mod wire;

@@ -68,6 +68,7 @@ pub(crate) async fn run(context: Arc<PodContext>) -> anyhow::Result<()> {
             Event::Listed(mut list) => {
                 let kept = kept(&list);
                 unreadable = list.unreadable.iter().map(|pod| pod.uid.clone()).collect();
+                context.plugins.set_unreadable(&unreadable);
                 for uid in context.pods.uids() {
                     if !kept.contains(&uid) {
                         context.pods.send(&uid, WorkerEvent::Removed);
@@ -101,6 +102,7 @@ pub(crate) async fn run(context: Arc<PodContext>) -> anyhow::Result<()> {
             // Their workers go on with what they know.
             Event::Unreadable(pod) => {
                 unreadable.insert(pod.uid);
+                context.plugins.set_unreadable(&unreadable);
             }
             Event::Failed(_) => {}
         }
@@ -128,6 +130,7 @@ fn dispatch(context: &Arc<PodContext>, pod: Arc<Pod>, adopted: &mut HashMap<Stri
                 labels: context.node.labels(),
                 sysctls: &host.sysctls,
                 pressure: *context.pressure.borrow(),
+                extended: context.extended_resources(),
             };
             let rejection = admission::admit(&pod, others, &node).err();
             rejection.map(|rejection| {
@@ -203,6 +206,7 @@ async fn clean_up(context: &PodContext, orphans: HashMap<String, Adopted>, kept:
     }
     let mut known: HashSet<String> = context.pods.uids().into_iter().collect();
     known.extend(kept.iter().cloned());
+    context.plugins.devices.retain(|uid| known.contains(uid));
     for (_, uid) in find_stray_directories(Path::new(rkube_config::paths::PODS), &known) {
         crate::volumes::tear_down(&uid).await;
     }

@@ -21,6 +21,7 @@ use crate::client::{answered, retry_delay, unreachable};
 use crate::host::Host;
 use crate::kinds::*;
 use crate::node_object::NodeObject;
+use crate::plugins::Plugins;
 use crate::pressure::Pressure;
 use crate::recorder::{Recorder, Severity, node_reference};
 use status::NodeState;
@@ -29,6 +30,8 @@ use status::NodeState;
 const STATUS_REPORT_PERIOD: Duration = Duration::from_secs(300);
 /// Delay after a failed report.
 const RETRY_PERIOD: Duration = Duration::from_secs(10);
+/// Delay of a report of changed devices, for plugins often register together.
+const DEVICES_DELAY: Duration = Duration::from_millis(100);
 /// Delay of a report of changed images, so that several pulls cause one report.
 const IMAGES_DELAY: Duration = Duration::from_secs(2);
 
@@ -42,6 +45,8 @@ pub(crate) struct Registrar {
     pub pressure: watch::Receiver<Pressure>,
     /// Notified when the node's images change.
     pub images: watch::Receiver<u64>,
+    /// What device plugins offer is part of the status.
+    pub plugins: Arc<Plugins>,
 }
 
 /// Registers the node, then reports its status until the future is dropped.
@@ -65,6 +70,7 @@ pub(crate) async fn run(registrar: Registrar) -> anyhow::Result<()> {
 
     let mut pressure = registrar.pressure.clone();
     let mut images = registrar.images.clone();
+    let mut devices = registrar.plugins.devices.changes();
     let source = crate::watching::source::<Node>(None).fields(format!("metadata.name={name}"));
     let mut changes = Changes::new(registrar.api.clone().into_client(), source);
     let mut next = tokio::time::Instant::now() + STATUS_REPORT_PERIOD;
@@ -77,6 +83,10 @@ pub(crate) async fn run(registrar: Registrar) -> anyhow::Result<()> {
                 // Several pulls cause one report.
                 tokio::time::sleep(IMAGES_DELAY).await;
                 images.mark_unchanged();
+            }
+            Ok(()) = devices.changed() => {
+                tokio::time::sleep(DEVICES_DELAY).await;
+                devices.mark_unchanged();
             }
             Some(event) = changes.next() => match observed(event) {
                 Observed::Node(node) => {
@@ -144,6 +154,7 @@ impl Registrar {
             pressure: *self.pressure.borrow(),
             images: self.runtime.list_images(),
             user_namespaces: self.runtime.supports_users(),
+            devices: self.plugins.devices.capacity(),
             now: now(),
         }
     }

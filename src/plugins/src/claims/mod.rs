@@ -146,6 +146,11 @@ impl Manager {
         self.drivers.remove(driver, endpoint);
     }
 
+    /// Returns whether a driver is registered.
+    pub fn has_driver(&self, driver: &str) -> bool {
+        self.drivers.get(driver).is_ok()
+    }
+
     async fn watch_health(self: Arc<Self>, plugin: Arc<Plugin>) {
         loop {
             tokio::select! {

@@ -75,6 +75,8 @@ struct Inner {
 /// The device plugins of a node.
 pub struct Manager {
     dir: PathBuf,
+    /// Directory of the checkpoint.
+    kept: PathBuf,
     limits: Limits,
     inner: Mutex<Inner>,
     /// Changes whenever the capacity may have changed.
@@ -84,8 +86,8 @@ pub struct Manager {
 }
 
 impl Manager {
-    /// Returns the manager of a directory, with the allocations of an earlier agent, and the UIDs of
-    /// pods whose devices change their health. Removes the sockets of earlier plugins: when the
+    /// Returns the manager of a directory of sockets, with the allocations of an earlier agent from
+    /// the directory `kept`, and the UIDs of pods whose devices change their health. Removes the sockets of earlier plugins: when the
     /// kubelet's socket appears again, they register anew.
     ///
     /// # Errors
@@ -93,6 +95,7 @@ impl Manager {
     /// Fails if the directory cannot be made or read.
     pub fn open(
         dir: &Path,
+        kept: &Path,
         limits: Limits,
     ) -> std::io::Result<(Arc<Self>, mpsc::UnboundedReceiver<String>)> {
         use std::os::unix::fs::{DirBuilderExt as _, FileTypeExt as _};
@@ -100,17 +103,19 @@ impl Manager {
             .recursive(true)
             .mode(0o750)
             .create(dir)?;
+        std::fs::create_dir_all(kept)?;
         for entry in std::fs::read_dir(dir)? {
             let entry = entry?;
             if entry.file_type()?.is_socket() {
                 std::fs::remove_file(entry.path())?;
             }
         }
-        let state = checkpoint::read(dir);
+        let state = checkpoint::read(kept);
         let waiting: Vec<String> = state.resources().map(|(name, _)| name.to_owned()).collect();
         let (affected, receiver) = mpsc::unbounded_channel();
         let manager = Arc::new(Self {
             dir: dir.to_owned(),
+            kept: kept.to_owned(),
             limits,
             inner: Mutex::new(Inner {
                 state,
@@ -290,7 +295,7 @@ impl Manager {
     fn try_save(&self) -> Result<(), String> {
         // Under the lock, so that a later state is not overwritten by an earlier one.
         let inner = self.inner.lock();
-        checkpoint::write(&self.dir, &inner.state)
+        checkpoint::write(&self.kept, &inner.state)
     }
 
     /// Returns the numbers of devices for the node's status.
@@ -300,6 +305,11 @@ impl Manager {
             removed: inner.removed.clone(),
             ..inner.state.capacity()
         }
+    }
+
+    /// Returns whether a resource is a device plugin's; see [`State::is_device`].
+    pub fn is_device(&self, resource: &str) -> bool {
+        self.inner.lock().state.is_device(resource)
     }
 
     /// Returns whether any of the requests is for devices of plugins.
