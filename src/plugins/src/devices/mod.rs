@@ -7,14 +7,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use rkube_component_helpers::resource::is_extended;
 use tokio::sync::{mpsc, watch};
 
 mod checkpoint;
 mod options;
+mod registration;
 pub mod state;
 #[cfg(test)]
 mod tests;
@@ -26,8 +25,7 @@ pub use types::{
 };
 
 use crate::api::device_plugin as api;
-use crate::grpc::{self, Channel, Code, Reply, Service, Status, answer};
-use crate::wire::Message as _;
+use crate::grpc::{self, Channel, Code, Status};
 use state::{Choice, Reusable, State};
 
 /// Time in which a plugin must take a connection.
@@ -138,7 +136,7 @@ impl Manager {
     /// Fails if the socket cannot be made.
     pub async fn serve(self: Arc<Self>) -> std::io::Result<()> {
         let listener = grpc::listen(&self.dir.join(SOCKET))?;
-        grpc::serve(listener, Arc::new(Registration(self))).await;
+        grpc::serve(listener, Arc::new(registration::Registration(self))).await;
         Ok(())
     }
 
@@ -564,45 +562,5 @@ impl Manager {
             (name.to_owned(), healthy.collect())
         });
         resources.collect()
-    }
-}
-
-/// The service on which plugins register.
-struct Registration(Arc<Manager>);
-
-impl Registration {
-    async fn register(manager: Arc<Manager>, request: Bytes) -> Result<Reply, Status> {
-        let invalid = |message: String| Status::new(Code::Unknown, message);
-        let request = api::RegisterRequest::decode(&request)
-            .map_err(|e| Status::new(Code::Internal, e.to_string()))?;
-        if request.version != api::VERSION {
-            return Err(invalid(format!(
-                "requested API version {:?} is not supported by kubelet. Supported version is [{:?}]",
-                request.version,
-                api::VERSION
-            )));
-        }
-        if !is_extended(&request.resource_name) {
-            return Err(invalid(format!(
-                "the ResourceName {:?} is invalid",
-                request.resource_name
-            )));
-        }
-        let socket = manager.dir.join(request.endpoint.trim_start_matches('/'));
-        let done = manager.connect(&request.resource_name, &socket).await;
-        done.map_err(invalid)?;
-        answer(&api::Empty {})
-    }
-}
-
-impl Service for Registration {
-    fn call(
-        &self,
-        method: &str,
-        request: Bytes,
-    ) -> Option<BoxFuture<'static, Result<Reply, Status>>> {
-        let manager = self.0.clone();
-        (method == api::REGISTER)
-            .then(|| Box::pin(Self::register(manager, request)) as BoxFuture<'static, _>)
     }
 }
