@@ -102,6 +102,10 @@ pub mod paths {
     pub const RESTORED_OBJECTS: &str = "/var/lib/rkube/restored-objects.gz";
     /// The port of the registry that the host serves to its clusters; empty or missing without one.
     pub const REGISTRY_PORT: &str = "/var/lib/rkube/registry-port";
+    /// The kubelet's directory as plugins know it: their sockets and the node's.
+    pub const KUBELET: &str = "/var/lib/kubelet";
+    /// What plugins gave to pods, which a new agent takes over.
+    pub const PLUGINS: &str = "/var/lib/rkube/plugins";
     /// The agent's pod directories (`<uid>/volumes/...`), as the kubelet's.
     pub const PODS: &str = "/var/lib/rkube/pods";
     /// The runtime's root: containers, snapshots, the image index of this node.

@@ -7,6 +7,7 @@
 //! - [`volumes`] fills and refreshes the volumes of pods.
 //! - [`policies`] feeds the rules of network policies.
 //! - [`services`] feeds the service proxy, the DNS server and the routes.
+//! - [`plugins`] connects pods with device plugins and drivers of dynamic resources.
 //! - [`server`] is the HTTPS endpoint behind `kubectl logs`, `exec` and `port-forward`.
 //! - [`eviction`], [`gc`] and [`logrotate`] keep memory and disk available.
 //!
@@ -45,6 +46,7 @@ mod machine;
 mod network;
 mod node_object;
 mod objects;
+mod plugins;
 mod pods;
 mod policies;
 mod pressure;
@@ -95,6 +97,7 @@ pub async fn run(config: NodeConfig) -> anyhow::Result<()> {
     let sizes = Arc::<disk::Sizes>::default();
     let environment = watch::Sender::new(None);
     let (policies, notices) = policies::Policies::channel();
+    let (plugins, requests) = plugins::Plugins::open()?;
 
     let mut tasks: JoinSet<anyhow::Result<()>> = JoinSet::new();
     // Started first: a node that is Ready must serve `kubectl logs`.
@@ -119,7 +122,15 @@ pub async fn run(config: NodeConfig) -> anyhow::Result<()> {
         node: node.clone(),
         pressure: pressure.subscribe(),
         images: images.changes(),
+        plugins: plugins.clone(),
     }));
+    tasks.spawn(plugins::run(
+        plugins.clone(),
+        requests,
+        pods.clone(),
+        client.clone(),
+        host.name().to_owned(),
+    ));
     tasks.spawn(registration::renew_lease(
         client.clone(),
         host.clone(),
@@ -152,6 +163,7 @@ pub async fn run(config: NodeConfig) -> anyhow::Result<()> {
         node,
         pods: pods.clone(),
         pressure: pressure.subscribe(),
+        plugins,
     })));
     let collector = Arc::new(ImageCollector::new(
         host.name(),

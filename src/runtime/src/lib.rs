@@ -48,9 +48,9 @@ pub use image::registry::{Cache, CacheUsage, CachedManifest, CachedName};
 pub use session::{Input, Output, Session, SessionControl};
 pub use snapshot::usage as directory_usage;
 pub use spec::{
-    ContainerSpec, Device, ExecSpec, HostNamespaces, ImageMount, Mount, MountPropagation, PidMode,
-    PullProgress, PushProgress, Pushed, RegistryAuth, RuntimeConfig, SandboxSpec, SeccompProfile,
-    Security, TmpfsMount,
+    ContainerSpec, Device, ExecSpec, Hook, HostNamespaces, ImageMount, Mount, MountPropagation,
+    PidMode, PullProgress, PushProgress, Pushed, RegistryAuth, RuntimeConfig, SandboxSpec,
+    SeccompProfile, Security, TmpfsMount,
 };
 pub use status::{
     ContainerEvent, ContainerEventKind, ContainerState, ContainerStatus, ContainerUser, ExecOutput,

@@ -342,6 +342,32 @@ pub struct Device {
     pub container_path: PathBuf,
     /// Allowed access: any of `r`, `w` and `m` (`mknod`). All if empty.
     pub permissions: String,
+    /// Whether it is a block device, its major and its minor number. Then `host_path` need not
+    /// exist.
+    pub numbers: Option<(bool, u32, u32)>,
+    /// Mode in the container; that of the node's file if absent.
+    pub mode: Option<u32>,
+    /// Owner in the container; that of the node's file if absent.
+    pub uid: Option<u32>,
+    /// Group in the container; that of the node's file if absent.
+    pub gid: Option<u32>,
+}
+
+/// A program that runs while a container is created, as in the OCI runtime specification. It gets
+/// the container's state on its standard input.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Hook {
+    /// When it runs: `prestart`, `createRuntime`, `createContainer` or `startContainer`.
+    pub stage: String,
+    /// Absolute path of the program.
+    pub path: PathBuf,
+    /// Its arguments, from the program's name on.
+    pub args: Vec<String>,
+    /// Its variables, `NAME=value`.
+    pub env: Vec<String>,
+    /// Its time limit in seconds.
+    pub timeout: Option<i64>,
 }
 
 /// The source of a container's seccomp profile.
@@ -429,6 +455,8 @@ pub struct ContainerSpec {
     pub tmpfs: Vec<TmpfsMount>,
     /// Devices in addition to the default ones.
     pub devices: Vec<Device>,
+    /// Programs that run while it is created.
+    pub hooks: Vec<Hook>,
     /// Resource limits and weights.
     pub resources: Resources,
     /// The `oom_score_adj` of the process, -1000 to 1000. Raised to the lowest value that this

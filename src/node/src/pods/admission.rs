@@ -27,6 +27,8 @@ pub(crate) struct NodeOffer<'a> {
     pub sysctls: &'a Sysctls,
     /// Resources that the node is short of.
     pub pressure: Pressure,
+    /// Extended resources that no device plugin counts.
+    pub extended: BTreeMap<String, i64>,
 }
 
 /// Returns the failure of a rejected pod, as in its event.
@@ -53,6 +55,7 @@ pub(crate) fn admit(pod: &Pod, others: &[Arc<Pod>], node: &NodeOffer<'_>) -> Res
         .check(pod)
         .map_err(|e| refuse("SysctlForbidden", format!("forbidden sysctl: {e}")))?;
     fits(pod, &others, &node.allocatable)?;
+    extended(pod, &others, &node.extended)?;
     // Before registration the node's labels are not known, so affinity cannot be checked.
     if !node.labels.is_empty() && !pod_matches_node(pod.spec(), node.name, &node.labels) {
         return Err(refuse(
@@ -136,6 +139,45 @@ fn fits(pod: &Pod, others: &[&Pod], a: &Allocatable) -> Result<(), Reason> {
     check_resources(pod, others, a).map_err(|e| refuse(&format!("OutOf{}", e.resource), e.message))
 }
 
+fn out_of(resource: &str, requested: i64, used: i64, capacity: i64) -> InsufficientResource {
+    InsufficientResource {
+        resource: resource.to_owned(),
+        message: format!(
+            "Node didn't have enough resource: {resource}, requested: {requested}, used: {used}, capacity: {capacity}"
+        ),
+    }
+}
+
+/// Checks extended resources that the node offers. Those that it does not offer are resources of the
+/// cluster, or come with claims.
+fn extended(pod: &Pod, others: &[&Pod], offered: &BTreeMap<String, i64>) -> Result<(), Reason> {
+    if offered.is_empty() {
+        return Ok(());
+    }
+    let amount = |pod: &Pod, name: &str| {
+        resource::pod_requests_with(pod.spec(), |container| {
+            qos::requests_or_limits(container.resources.as_ref())
+        })
+        .get(name)
+        .map_or(0, |q| q.value())
+    };
+    for (name, capacity) in offered {
+        let wanted = amount(pod, name);
+        if wanted == 0 {
+            continue;
+        }
+        let used = others
+            .iter()
+            .map(|p| amount(p, name))
+            .fold(0, i64::saturating_add);
+        if used.saturating_add(wanted) > *capacity {
+            let e = out_of(name, wanted, used, *capacity);
+            return Err(refuse(&format!("OutOf{}", e.resource), e.message));
+        }
+    }
+    Ok(())
+}
+
 /// Checks that the node's free resources cover the requests of `pod`; `others` are the node's other
 /// pods.
 pub(crate) fn check_resources(
@@ -143,12 +185,6 @@ pub(crate) fn check_resources(
     others: &[&Pod],
     a: &Allocatable,
 ) -> Result<(), InsufficientResource> {
-    let out_of = |resource: &str, requested: i64, used: i64, capacity: i64| InsufficientResource {
-        resource: resource.to_owned(),
-        message: format!(
-            "Node didn't have enough resource: {resource}, requested: {requested}, used: {used}, capacity: {capacity}"
-        ),
-    };
     let count = i64::try_from(others.len()).unwrap_or(i64::MAX);
     if count + 1 > a.pods {
         return Err(out_of("pods", 1, count, a.pods));
@@ -323,6 +359,7 @@ mod tests {
                 .collect(),
             sysctls: &sysctls,
             pressure: Pressure::default(),
+            extended: BTreeMap::new(),
         };
         let cases: [(Change, Option<(&str, &str)>); 7] = [
             (|_| {}, None),
@@ -410,6 +447,7 @@ mod tests {
             labels: BTreeMap::new(),
             sysctls: &sysctls,
             pressure: Pressure::default(),
+            extended: BTreeMap::new(),
         };
         for (phase, refused) in [("Running", true), ("Succeeded", false), ("Failed", false)] {
             let mut other = pod("1500m", 80);

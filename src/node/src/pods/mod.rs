@@ -144,6 +144,7 @@ impl Feed {
             // Their workers go on with what they know.
             Event::Unreadable(pod) => {
                 self.unreadable.insert(pod.uid);
+                self.context.plugins.set_unreadable(&self.unreadable);
             }
             Event::Failed(_) => {}
         }
@@ -153,6 +154,7 @@ impl Feed {
         let mut kept = kept(&list);
         kept.extend(self.statics.uids().map(str::to_owned));
         self.unreadable = list.unreadable.iter().map(|pod| pod.uid.clone()).collect();
+        self.context.plugins.set_unreadable(&self.unreadable);
         for uid in self.context.pods.uids() {
             if !kept.contains(&uid) {
                 self.context.pods.send(&uid, WorkerEvent::Removed);
@@ -278,6 +280,7 @@ fn dispatch(
                 labels: context.node.labels(),
                 sysctls: &host.sysctls,
                 pressure: *context.pressure.borrow(),
+                extended: context.extended_resources(),
             };
             let rejection = admission::admit(&pod, others, &node).err();
             rejection.map(|rejection| {
@@ -335,6 +338,7 @@ async fn clean_up(context: &PodContext, orphans: HashMap<String, Adopted>, kept:
     remove(context, orphans).await;
     let mut known: HashSet<String> = context.pods.uids().into_iter().collect();
     known.extend(kept.iter().cloned());
+    context.plugins.devices.retain(|uid| known.contains(uid));
     for (_, uid) in find_stray_directories(Path::new(rkube_config::paths::PODS), &known) {
         crate::volumes::tear_down(&uid).await;
     }

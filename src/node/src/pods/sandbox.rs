@@ -117,10 +117,14 @@ pub(crate) async fn create(
     pod: &Pod,
     attempt: u32,
 ) -> Result<NewSandbox, NotCreated> {
-    unsupported::resource_claims(pod).map_err(|e| NotCreated {
-        reason: "FailedPrepareDynamicResources",
-        message: format!("Failed to prepare dynamic resources: {e}"),
-    })?;
+    context
+        .plugins
+        .prepare_claims(&context.client, pod)
+        .await
+        .map_err(|e| NotCreated {
+            reason: "FailedPrepareDynamicResources",
+            message: format!("Failed to prepare dynamic resources: {e}"),
+        })?;
     unsupported::sandbox(&context.client, pod, context.runtime.supports_users())
         .await
         .map_err(NotCreated::new)?;

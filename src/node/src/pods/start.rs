@@ -18,6 +18,7 @@ use super::paths::{log_path, message_file};
 use super::reason::Reason;
 use crate::kinds::*;
 use crate::logrotate::rotated_logs;
+use crate::plugins;
 use crate::recorder::Severity::{self, Normal, Warning};
 use crate::volumes::Mounted;
 
@@ -116,13 +117,30 @@ impl Start {
             volumes: &self.volumes,
             target: self.target.clone(),
         };
-        let mut objects = self.objects.lock().await;
-        container::specify(&sources, &mut objects)
-            .await
-            .map_err(|message| {
-                self.record(Warning, "Failed", format!("Error: {message}"));
-                failed("CreateContainerConfigError", message, true)
-            })
+        let misconfigured = |message: String| {
+            self.record(Warning, "Failed", format!("Error: {message}"));
+            failed("CreateContainerConfigError", message, true)
+        };
+        let plugins = &self.context.plugins;
+        let request = plugins::request(&self.pod, &self.container);
+        let options = plugins.devices.prepare(self.pod.uid(), &request).await;
+        let options = options.map_err(misconfigured)?;
+        let claimed = plugins.claimed_devices(&self.pod, &self.container);
+        let claimed = claimed.map_err(misconfigured)?;
+        let mut spec = {
+            let mut objects = self.objects.lock().await;
+            let spec = container::specify(&sources, &mut objects).await;
+            spec.map_err(misconfigured)?
+        };
+        // Reads the specifications of devices, which are few small files.
+        let injected = tokio::task::spawn_blocking(move || {
+            plugins::inject(&mut spec, options, claimed).map(|()| spec)
+        });
+        let injected = injected.await.unwrap_or_else(|e| Err(e.to_string()));
+        injected.map_err(|message| {
+            self.record(Warning, "Failed", format!("Error: {message}"));
+            failed("CreateContainerError", message, true)
+        })
     }
 
     /// Removes all earlier attempts but the last, with their logs and termination messages.

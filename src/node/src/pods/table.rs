@@ -23,6 +23,8 @@ pub(crate) enum WorkerEvent {
     ContainerChanged(String),
     /// The node evicts the pod.
     Evicted(Eviction),
+    /// The health of the pod's devices changed.
+    DevicesChanged,
 }
 
 /// A pod's state as its worker last published it.

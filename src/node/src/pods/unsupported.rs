@@ -62,19 +62,6 @@ pub(super) fn late_app_armor(container: &Container) -> Result<(), String> {
     }
 }
 
-/// Returns the message if the pod's resource claims cannot be prepared: the node has no drivers of
-/// Dynamic Resource Allocation.
-pub(super) fn resource_claims(pod: &Pod) -> Result<(), String> {
-    let Some(claim) = pod.spec().resource_claims.iter().flatten().next() else {
-        return Ok(());
-    };
-    Err(format!(
-        "pod claim {:?} of pod {:?}: this node has no driver for dynamic resources",
-        claim.name,
-        format!("{}/{}", pod.namespace(), pod.name())
-    ))
-}
-
 /// Checks that the runtime can create the pod's sandbox: its `RuntimeClass` names a handler of the
 /// runtime, and it needs no user namespace unless the node has them (`users`).
 ///
@@ -122,7 +109,7 @@ fn is_handler(name: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use k8s_openapi::api::core::v1::{PodResourceClaim, PodSecurityContext, SecurityContext};
+    use k8s_openapi::api::core::v1::{PodSecurityContext, SecurityContext};
 
     fn profile(type_: &str) -> Option<AppArmorProfile> {
         Some(AppArmorProfile {
@@ -192,23 +179,6 @@ mod tests {
         assert_eq!(
             late_app_armor(&container(profile("Localhost"))),
             Err("apparmor is not supported".to_owned())
-        );
-    }
-
-    #[test]
-    fn resource_claims_cannot_be_prepared() {
-        let mut pod = pod(None, None);
-        assert_eq!(resource_claims(&pod), Ok(()));
-        pod.metadata.name = Some("p".into());
-        pod.metadata.namespace = Some("ns".into());
-        pod.spec.as_mut().unwrap().resource_claims = Some(vec![PodResourceClaim {
-            name: "gpu".into(),
-            ..Default::default()
-        }]);
-        assert!(
-            resource_claims(&pod)
-                .unwrap_err()
-                .starts_with("pod claim \"gpu\" of pod \"ns/p\": ")
         );
     }
 

@@ -22,6 +22,7 @@ use crate::client::{answered, retry_delay, unreachable};
 use crate::host::Host;
 use crate::kinds::*;
 use crate::node_object::NodeObject;
+use crate::plugins::Plugins;
 use crate::pressure::Pressure;
 use crate::recorder::{Recorder, Severity, node_reference};
 use status::NodeState;
@@ -30,6 +31,8 @@ use status::NodeState;
 const STATUS_REPORT_PERIOD: Duration = Duration::from_secs(300);
 /// Delay after a failed report.
 const RETRY_PERIOD: Duration = Duration::from_secs(10);
+/// Delay of a report of changed devices, for plugins often register together.
+const DEVICES_DELAY: Duration = Duration::from_millis(100);
 /// Delay of a report of changed images, so that several pulls cause one report.
 const IMAGES_DELAY: Duration = Duration::from_secs(2);
 
@@ -43,6 +46,8 @@ pub(crate) struct Registrar {
     pub pressure: watch::Receiver<Pressure>,
     /// Notified when the node's images change.
     pub images: watch::Receiver<u64>,
+    /// What device plugins offer is part of the status.
+    pub plugins: Arc<Plugins>,
 }
 
 /// Registers the node, then reports its status until the future is dropped.
@@ -60,6 +65,7 @@ pub(crate) async fn run(registrar: Registrar) -> anyhow::Result<()> {
     registrar.tell(&mut told);
     let mut pressure = registrar.pressure.clone();
     let mut images = registrar.images.clone();
+    let mut devices = registrar.plugins.devices.changes();
     let source = crate::watching::source::<Node>(None).fields(format!("metadata.name={name}"));
     let mut changes = Changes::new(registrar.api.clone().into_client(), source);
     let mut next = tokio::time::Instant::now() + STATUS_REPORT_PERIOD;
@@ -72,6 +78,10 @@ pub(crate) async fn run(registrar: Registrar) -> anyhow::Result<()> {
                 // Several pulls cause one report.
                 tokio::time::sleep(IMAGES_DELAY).await;
                 images.mark_unchanged();
+            }
+            Ok(()) = devices.changed() => {
+                tokio::time::sleep(DEVICES_DELAY).await;
+                devices.mark_unchanged();
             }
             Some(event) = changes.next() => match observed(event) {
                 Observed::Node(node) => {
@@ -143,6 +153,7 @@ impl Registrar {
             pressure: *self.pressure.borrow(),
             images: self.runtime.list_images(),
             user_namespaces: self.runtime.supports_users(),
+            devices: self.plugins.devices.capacity(),
             now: now(),
         }
     }

@@ -7,6 +7,7 @@ use k8s_openapi::api::core::v1::{
     NodeRuntimeHandler, NodeRuntimeHandlerFeatures, NodeSpec, NodeStatus, NodeSystemInfo,
 };
 use rkube_config::ports;
+use rkube_plugins::devices::Capacity;
 use rkube_runtime::ImageStatus;
 
 use crate::eviction::types::signed;
@@ -28,6 +29,8 @@ pub(super) struct NodeState<'a> {
     pub images: Vec<ImageStatus>,
     /// Whether pods can have user namespaces.
     pub user_namespaces: bool,
+    /// What device plugins offer.
+    pub devices: Capacity,
     pub now: Time,
 }
 
@@ -83,6 +86,21 @@ fn cpu_quantity(millis: i64) -> Quantity {
     }
 }
 
+/// Adds numbers of devices. A resource whose plugin is gone for good stays, with none.
+fn with_devices(
+    mut resources: BTreeMap<String, Quantity>,
+    devices: &Capacity,
+    number: impl Fn((u64, u64)) -> u64,
+) -> BTreeMap<String, Quantity> {
+    for name in &devices.removed {
+        resources.insert(name.clone(), Quantity("0".into()));
+    }
+    for (name, counts) in &devices.resources {
+        resources.insert(name.clone(), Quantity(number(*counts).to_string()));
+    }
+    resources
+}
+
 /// Returns the node's status.
 pub(super) fn status(host: &Host, state: &NodeState<'_>) -> NodeStatus {
     let config = &host.config;
@@ -119,15 +137,19 @@ pub(super) fn status(host: &Host, state: &NodeState<'_>) -> NodeStatus {
                 address: config.name.clone(),
             },
         ]),
-        capacity: Some(resources(
-            signed(m.cpu_millis),
-            signed(m.memory_bytes),
-            Quantity(format!("{}Ki", m.storage_bytes / 1024)),
+        capacity: Some(with_devices(
+            resources(
+                signed(m.cpu_millis),
+                signed(m.memory_bytes),
+                Quantity(format!("{}Ki", m.storage_bytes / 1024)),
+            ),
+            &state.devices,
+            |(all, _)| all,
         )),
-        allocatable: Some(resources(
-            a.cpu_millis,
-            a.memory,
-            Quantity(a.storage.to_string()),
+        allocatable: Some(with_devices(
+            resources(a.cpu_millis, a.memory, Quantity(a.storage.to_string())),
+            &state.devices,
+            |(_, healthy)| healthy,
         )),
         conditions: Some(conditions(state)),
         daemon_endpoints: Some(NodeDaemonEndpoints {
@@ -290,6 +312,29 @@ mod tests {
     }
 
     #[test]
+    fn devices_count_if_they_are_there_and_may_be_used_if_healthy() {
+        let devices = Capacity {
+            resources: [("e.com/a".to_owned(), (3, 2))].into(),
+            removed: ["e.com/b".to_owned()].into(),
+        };
+        let numbers = |number: fn((u64, u64)) -> u64| {
+            let all = with_devices(BTreeMap::new(), &devices, number);
+            all.into_iter()
+                .map(|(name, q)| (name, q.0))
+                .collect::<Vec<_>>()
+        };
+        let b = ("e.com/b".to_owned(), "0".to_owned());
+        assert_eq!(
+            numbers(|n| n.0),
+            [("e.com/a".to_owned(), "3".to_owned()), b.clone()]
+        );
+        assert_eq!(
+            numbers(|n| n.1),
+            [("e.com/a".to_owned(), "2".to_owned()), b]
+        );
+    }
+
+    #[test]
     fn cpu_is_whole_or_in_thousandths() {
         assert_eq!(cpu_quantity(2000).0, "2");
         assert_eq!(cpu_quantity(1500).0, "1500m");
@@ -301,6 +346,7 @@ mod tests {
             pressure: Pressure::default(),
             images: vec![],
             user_namespaces: true,
+            devices: Capacity::default(),
             now: Time(jiff::Timestamp::from_second(seconds).unwrap()),
         }
     }

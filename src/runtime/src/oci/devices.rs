@@ -77,14 +77,26 @@ impl Devices {
                 "device permissions {permissions:?} are not of r, w and m"
             )));
         }
-        let source = fs::canonicalize(&device.host_path)
-            .context(|| format!("cannot find device {}", device.host_path.display()))?;
         let target = if device.container_path.as_os_str().is_empty() {
             &device.host_path
         } else {
             &device.container_path
         };
+        // It takes the place of the node's device that a privileged container has there.
+        self.nodes.retain(|node| node["path"] != json!(target));
         let before = self.nodes.len();
+        if let Some((block, major, minor)) = device.numbers {
+            let kind = if block { "b" } else { "c" };
+            let node = json!({
+                "path": target, "type": kind, "major": major, "minor": minor,
+                "fileMode": device.mode.unwrap_or(0o666),
+                "uid": device.uid.unwrap_or(0), "gid": device.gid.unwrap_or(0),
+            });
+            self.push(node, (block, major, minor), permissions);
+            return Ok(());
+        }
+        let source = fs::canonicalize(&device.host_path)
+            .context(|| format!("cannot find device {}", device.host_path.display()))?;
         self.walk(&source, target, permissions, &|_| false)
             .context(|| format!("cannot read device {}", source.display()))?;
         if self.nodes.len() == before {
@@ -93,7 +105,36 @@ impl Devices {
                 device.host_path.display()
             )));
         }
+        let given = [
+            ("fileMode", device.mode),
+            ("uid", device.uid),
+            ("gid", device.gid),
+        ];
+        for node in &mut self.nodes[before..] {
+            for (field, value) in given {
+                if let Some(value) = value {
+                    node[field] = json!(value);
+                }
+            }
+        }
         Ok(())
+    }
+
+    /// Adds a device node and the rules that allow its use.
+    fn push(&mut self, node: Value, (block, major, minor): (bool, u32, u32), access: &str) {
+        let kind = if block { "b" } else { "c" };
+        self.nodes.push(node);
+        if let Some(allowed) = &mut self.allowed {
+            allowed.push(DeviceRule {
+                block,
+                major: Some(major),
+                minor: Some(minor),
+                access: access.to_string(),
+            });
+        }
+        self.rules.push(json!({
+            "allow": true, "type": kind, "major": major, "minor": minor, "access": access,
+        }));
     }
 
     /// Adds the devices at or below `source`. Other files are ignored.
@@ -130,21 +171,11 @@ impl Devices {
         };
         let (major, minor) = (libc::major(metadata.rdev()), libc::minor(metadata.rdev()));
         let path: PathBuf = target.to_path_buf();
-        self.nodes.push(json!({
+        let node = json!({
             "path": path, "type": kind, "major": major, "minor": minor,
             "fileMode": metadata.mode() & 0o7777, "uid": metadata.uid(), "gid": metadata.gid(),
-        }));
-        if let Some(allowed) = &mut self.allowed {
-            allowed.push(DeviceRule {
-                block: kind == "b",
-                major: Some(major),
-                minor: Some(minor),
-                access: access.to_string(),
-            });
-        }
-        self.rules.push(json!({
-            "allow": true, "type": kind, "major": major, "minor": minor, "access": access,
-        }));
+        });
+        self.push(node, (kind == "b", major, minor), access);
         Ok(())
     }
 }

@@ -176,13 +176,23 @@ pub fn generate(inputs: &Inputs<'_>) -> Result<Generated> {
     {
         linux["rootfsPropagation"] = json!("shared");
     }
-    let config = json!({
+    let mut config = json!({
         "ociVersion": OCI_VERSION,
         "root": {"path": inputs.rootfs, "readonly": security.read_only_rootfs},
         "mounts": mounts(inputs)?,
         "process": process,
         "linux": linux,
     });
+    for hook in &spec.hooks {
+        let mut entry = json!({"path": hook.path, "args": hook.args, "env": hook.env});
+        if let Some(seconds) = hook.timeout {
+            entry["timeout"] = json!(seconds);
+        }
+        match &mut config["hooks"][&hook.stage] {
+            Value::Array(list) => list.push(entry),
+            none => *none = json!([entry]),
+        }
+    }
     Ok(Generated {
         config,
         plan,

@@ -49,6 +49,7 @@ pub(crate) fn generate(f: &Facts<'_>) -> PodStatus {
         ContainerKind::Main,
         old.container_statuses.as_ref(),
     );
+    let main = with_devices(f, main, old.container_statuses.as_deref());
     let ephemeral = statuses(
         &pod.ephemeral(),
         ContainerKind::Ephemeral,
@@ -81,9 +82,32 @@ pub(crate) fn generate(f: &Facts<'_>) -> PodStatus {
         observed_generation: pod.metadata.generation,
         nominated_node_name: old.nominated_node_name,
         resource_claim_statuses: old.resource_claim_statuses,
+        extended_resource_claim_status: old.extended_resource_claim_status,
         resize: old.resize,
         ..Default::default()
     }
+}
+
+/// Adds the health of devices to the statuses of main containers. The last one known stays when the
+/// devices were given back.
+fn with_devices(
+    f: &Facts<'_>,
+    mut statuses: Vec<ContainerStatus>,
+    old: Option<&[ContainerStatus]>,
+) -> Vec<ContainerStatus> {
+    for status in &mut statuses {
+        let health = (f.devices)(&status.name);
+        status.allocated_resources_status = if health.is_empty() {
+            let old = old
+                .unwrap_or_default()
+                .iter()
+                .find(|s| s.name == status.name);
+            old.and_then(|s| s.allocated_resources_status.clone())
+        } else {
+            Some(health)
+        };
+    }
+    statuses
 }
 
 /// Returns whether no init or main container is running.

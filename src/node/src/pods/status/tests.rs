@@ -89,6 +89,7 @@ fn status_of(
         is_disrupted: false,
         resizing,
         resources: &|i| i.resources.clone(),
+        devices: &|_| Vec::new(),
         now: Time(jiff::Timestamp::UNIX_EPOCH),
     })
 }
@@ -279,6 +280,7 @@ fn failed(pod: &Pod, attempts: Vec<Instance>, failure: &Reason) -> PodStatus {
         is_disrupted: failure.reason == "Evicted",
         resizing: Resizing::default(),
         resources: &|_| None,
+        devices: &|_| Vec::new(),
         now: Time(jiff::Timestamp::UNIX_EPOCH),
     })
 }
@@ -541,6 +543,7 @@ fn pods_that_start_over_say_so() {
             is_disrupted: false,
             resizing: Resizing::default(),
             resources: &|_| None,
+            devices: &|_| Vec::new(),
             now: now(),
         })
     };

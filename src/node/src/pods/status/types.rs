@@ -2,6 +2,8 @@
 
 use std::collections::HashMap;
 
+use k8s_openapi::api::core::v1::ResourceStatus;
+
 use super::super::instance::{Instance, Instances};
 use super::super::reason::Reason;
 use crate::kinds::*;
@@ -44,6 +46,8 @@ pub(crate) struct Facts<'a> {
     pub resizing: Resizing,
     /// Returns the resources that a container runs with.
     pub resources: &'a dyn Fn(&Instance) -> Option<ResourceRequirements>,
+    /// Returns the health of the devices of a main container.
+    pub devices: &'a dyn Fn(&str) -> Vec<ResourceStatus>,
     pub now: Time,
 }
 

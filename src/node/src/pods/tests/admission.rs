@@ -144,6 +144,7 @@ fn reasons_of_refusals() {
             labels: BTreeMap::from([("zone".to_owned(), "a".to_owned())]),
             sysctls: &sysctls,
             pressure: crate::pressure::Pressure::default(),
+            extended: BTreeMap::new(),
         };
         let got = admit(&wanted, &[Arc::new(taken.clone())], &node);
         assert_eq!(

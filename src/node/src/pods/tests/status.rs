@@ -47,6 +47,7 @@ fn status_of(spec: &str, states: &str, change: impl FnOnce(&mut Pod)) -> PodStat
         is_disrupted: false,
         resizing: Resizing::default(),
         resources: &|_| None,
+        devices: &|_| Vec::new(),
         now: Time(jiff::Timestamp::UNIX_EPOCH),
     })
 }

@@ -17,6 +17,9 @@ use crate::recorder::Severity::{Normal, Warning};
 impl Worker {
     /// Takes the next step of a live pod; returns when another step is due without an event.
     pub(super) fn step_live(&mut self, now: Instant) -> Option<Instant> {
+        if !self.allocate_devices() {
+            return None;
+        }
         self.set_up_volumes();
         self.watch_probes();
         let (resize, restarts) = self.step_resize(now);

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use jiff::{SignedDuration, Timestamp};
 use tokio::sync::{mpsc, watch};
 
+mod devices;
 mod live;
 mod mirrored;
 mod report;
@@ -125,8 +126,13 @@ impl Worker {
     fn handle_event(&mut self, event: WorkerEvent) {
         match event {
             WorkerEvent::Updated(pod) => self.update(pod),
-            WorkerEvent::Removed => self.removed = true,
+            WorkerEvent::Removed => {
+                self.removed = true;
+                self.gone.cancel();
+            }
             WorkerEvent::Mirror(mirror) => self.mirrored(mirror),
+            // The next report has it.
+            WorkerEvent::DevicesChanged => {}
             WorkerEvent::ContainerChanged(id) => self.refresh(&id),
             WorkerEvent::Evicted(eviction) => self.evicted(eviction),
         }

@@ -14,10 +14,12 @@ use crate::kinds::*;
 use crate::static_pods;
 
 impl Worker {
-    /// Returns whether all containers have stopped and none will be restarted.
+    /// Returns whether all containers have stopped and none will be restarted. While a driver has
+    /// prepared claims of the pod, they must not be given to others.
     fn is_terminal(&self) -> bool {
         !matches!(self.stage, Stage::Live | Stage::Stopping)
             && status::all_stopped(&self.pod, &self.instances)
+            && !self.context.plugins.claims.is_used_by(self.uid())
     }
 
     /// Returns the pod's status.
@@ -40,10 +42,12 @@ impl Worker {
             failure: self
                 .failure
                 .as_ref()
-                .filter(|_| self.stage != Stage::Stopping),
+                .filter(|_| self.stage != Stage::Stopping)
+                .filter(|_| !self.context.plugins.claims.is_used_by(self.uid())),
             is_disrupted: self.eviction.as_ref().is_some_and(|e| e.is_disruption),
             resizing: self.resizing(),
             resources: &|i| self.record.actual(i).cloned(),
+            devices: &|name| self.context.plugins.resource_statuses(&self.pod, name),
             now: now(),
         });
         PodStatus {

@@ -55,6 +55,8 @@ pub(super) enum TaskResult {
     Reset(Vec<Reset>),
     Probed(ProbeResult),
     Resized(Applied),
+    /// Devices are allocated; `None` if the task was cancelled.
+    DevicesAllocated(Option<Result<(), String>>),
 }
 
 /// A message in the worker's mailbox.
@@ -81,6 +83,8 @@ pub(super) enum Stage {
 /// Tasks in progress, at most one of each kind.
 #[derive(Default)]
 pub(super) struct InFlight {
+    /// Devices are being allocated.
+    pub devices: bool,
     /// Volumes are being set up.
     pub volumes: bool,
     /// A sandbox is being created.
@@ -138,8 +142,12 @@ pub(crate) struct Worker {
     /// Whether the records for `kubectl logs` are removed or being removed.
     pub(super) records_removed: bool,
     pub(super) accepted_at: Time,
+    /// Whether devices have to be allocated before anything is started.
+    pub(super) needs_devices: bool,
     /// Cancels the tasks of a live pod when it has to stop.
     pub(super) cancel: CancellationToken,
+    /// Cancelled when the API no longer has the pod.
+    pub(super) gone: CancellationToken,
     pub(super) in_flight: InFlight,
     /// Names of the containers that are being started or stopped.
     pub(super) busy: HashSet<String>,
@@ -199,7 +207,9 @@ impl Worker {
             eviction: None,
             removed: false,
             records_removed: false,
+            needs_devices: true,
             cancel: CancellationToken::new(),
+            gone: CancellationToken::new(),
             in_flight: InFlight::default(),
             busy: HashSet::new(),
             stopping: HashMap::new(),
@@ -212,6 +222,8 @@ impl Worker {
             pod,
         };
         let known = !adopted.sandboxes.is_empty();
+        // Others were admitted before, with their devices.
+        worker.needs_devices = !known && worker.pod.api_phase() == "Pending";
         worker.adopt(adopted);
         worker.record = if known {
             Record::load(&worker.pod, &worker.instances)

@@ -6,6 +6,7 @@ use super::super::context::PodContext;
 use super::super::kill::Killing;
 use super::super::paths::log_dir;
 use super::super::{qos, sandbox};
+use super::devices::unprepare;
 use super::state::{Stage, TaskResult, Worker};
 use crate::kinds::*;
 use crate::volumes;
@@ -93,21 +94,24 @@ impl Worker {
             && self.in_flight.start.is_none()
             && !self.in_flight.sandbox
             && !self.in_flight.volumes
+            && !self.in_flight.devices
             && self.stopping.is_empty()
         {
             self.tear_down();
         }
     }
 
-    /// Stops all sandboxes of the pod.
+    /// Stops all sandboxes of the pod, and has its claims unprepared.
     pub(super) fn tear_down(&mut self) {
         self.stage = Stage::TearingDown;
         self.probes.clear();
         let (context, sandboxes) = (self.context.clone(), self.sandboxes.clone());
+        let (uid, gone) = (self.uid().to_owned(), self.gone.clone());
         self.spawn(async move {
             for id in sandboxes {
                 sandbox::stop(&context, &id).await;
             }
+            unprepare(&context, &uid, &gone).await;
             TaskResult::SandboxStopped
         });
     }

@@ -34,6 +34,7 @@ impl Worker {
             TaskResult::Reset(removed) => self.was_reset(&removed, Instant::now()),
             TaskResult::Probed(result) => self.probed(&result),
             TaskResult::Resized(applied) => self.resized(applied),
+            TaskResult::DevicesAllocated(result) => self.devices_allocated(result),
         }
     }
 
@@ -103,6 +104,7 @@ impl Worker {
 
     fn sandbox_stopped(&mut self) {
         self.stage = Stage::Cleaning;
+        self.context.plugins.devices.free(self.uid());
         let ids: Vec<String> = self.ids().collect();
         for id in ids {
             self.refresh(&id);
