@@ -250,6 +250,55 @@ pub struct KubeletOptions {
     /// By default they have the runtime's.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub no_seccomp_default: bool,
+    /// Reservations, and the options of the managers of CPUs, memory and topology.
+    #[serde(skip_serializing_if = "ResourceOptions::is_default")]
+    pub resources: ResourceOptions,
+}
+
+/// Options of the kubelet about the resources of a node, as they are written on its command line.
+/// What is `None` has its default. `rkube-resource-managers` reads them.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct ResourceOptions {
+    /// Values by option, without the leading dashes: `cpu-manager-policy`.
+    pub values: std::collections::BTreeMap<String, String>,
+}
+
+impl ResourceOptions {
+    /// The options.
+    pub const NAMES: [&str; 13] = [
+        "cpu-manager-policy",
+        "cpu-manager-policy-options",
+        "cpu-manager-reconcile-period",
+        "enforce-node-allocatable",
+        "kube-reserved",
+        "memory-manager-policy",
+        "memory-swap.swap-behavior",
+        "reserved-cpus",
+        "reserved-memory",
+        "system-reserved",
+        "topology-manager-policy",
+        "topology-manager-policy-options",
+        "topology-manager-scope",
+    ];
+
+    /// Returns whether all options have their defaults.
+    pub fn is_default(&self) -> bool {
+        self.values.is_empty()
+    }
+
+    /// Returns the value of an option; `""` if it has its default.
+    pub fn get(&self, name: &str) -> &str {
+        self.values.get(name).map_or("", String::as_str)
+    }
+
+    /// Returns the options with changes; an empty value takes an option back to its default.
+    pub fn changed(&self, changes: &Self) -> Self {
+        let mut values = self.values.clone();
+        values.extend(changes.values.clone());
+        values.retain(|_, value| !value.is_empty());
+        Self { values }
+    }
 }
 
 impl KubeletOptions {
