@@ -6,7 +6,7 @@ use k8s_openapi::api::core::v1::{
     ContainerImage, DaemonEndpoint, NodeAddress, NodeCondition, NodeDaemonEndpoints, NodeFeatures,
     NodeRuntimeHandler, NodeRuntimeHandlerFeatures, NodeSpec, NodeStatus, NodeSystemInfo,
 };
-use rkube_config::ports;
+use rkube_config::{NodeConfig, ports};
 use rkube_runtime::ImageStatus;
 
 use crate::eviction::types::signed;
@@ -53,6 +53,7 @@ pub(super) fn node(host: &Host, state: &NodeState<'_>) -> Node {
         ),
         ("rkube.dev/profile", config.cluster.name.as_str()),
     ];
+    let pod_cidrs: Vec<String> = config.pod_cidrs().iter().map(ToString::to_string).collect();
     Node {
         metadata: ObjectMeta {
             name: Some(config.name.clone()),
@@ -66,8 +67,8 @@ pub(super) fn node(host: &Host, state: &NodeState<'_>) -> Node {
             ..Default::default()
         },
         spec: Some(NodeSpec {
-            pod_cidr: Some(config.pod_cidr.to_string()),
-            pod_cidrs: Some(vec![config.pod_cidr.to_string()]),
+            pod_cidr: pod_cidrs.first().cloned(),
+            pod_cidrs: Some(pod_cidrs),
             provider_id: Some(config.provider_id.clone()),
             ..Default::default()
         }),
@@ -81,6 +82,18 @@ fn cpu_quantity(millis: i64) -> Quantity {
     } else {
         Quantity(format!("{millis}m"))
     }
+}
+
+/// Returns the node's addresses and its name.
+fn addresses(config: &NodeConfig) -> Vec<NodeAddress> {
+    let address = |type_: &str, address: String| NodeAddress {
+        type_: type_.into(),
+        address,
+    };
+    let ips = config.ips().into_iter();
+    ips.map(|ip| address("InternalIP", ip.to_string()))
+        .chain([address("Hostname", config.name.clone())])
+        .collect()
 }
 
 /// Returns the node's status.
@@ -109,16 +122,7 @@ pub(super) fn status(host: &Host, state: &NodeState<'_>) -> NodeStatus {
         map
     };
     NodeStatus {
-        addresses: Some(vec![
-            NodeAddress {
-                type_: "InternalIP".into(),
-                address: config.ip.to_string(),
-            },
-            NodeAddress {
-                type_: "Hostname".into(),
-                address: config.name.clone(),
-            },
-        ]),
+        addresses: Some(addresses(config)),
         capacity: Some(resources(
             signed(m.cpu_millis),
             signed(m.memory_bytes),
