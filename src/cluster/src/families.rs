@@ -137,8 +137,10 @@ pub(crate) fn ranges(
     } = options.ipv6;
     let Some(place) = families.and_then(|families| families.0) else {
         if let Some(range) = pods.or(services) {
-            return Err(usage(format!("the cluster has no IPv6 addresses such as {range}"))
-                .advise("add --ip-families ipv4,ipv6, or leave that range out"));
+            return Err(
+                usage(format!("the cluster has no IPv6 addresses such as {range}"))
+                    .advise("add --ip-families ipv4,ipv6, or leave that range out"),
+            );
         }
         return Ok(None);
     };

@@ -268,12 +268,9 @@ impl Pki {
                 .distinguished_name
                 .push(DnType::OrganizationName, organization);
         }
-        params.subject_alt_names.extend(
-            subject
-                .addresses
-                .into_iter()
-                .map(SanType::IpAddress),
-        );
+        params
+            .subject_alt_names
+            .extend(subject.addresses.into_iter().map(SanType::IpAddress));
         params.key_usages = vec![
             KeyUsagePurpose::DigitalSignature,
             KeyUsagePurpose::KeyEncipherment,

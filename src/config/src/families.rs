@@ -88,7 +88,9 @@ impl Ipv6Ranges {
     /// of IPv4. `None` if the range has no such part.
     pub fn node_pods(&self, own: Ipv4Net, pods: Ipv4Net) -> Option<Ipv6Net> {
         let first = u32::from(own.network()).saturating_sub(pods.network().into());
-        let number = first.checked_shr(u32::from(32 - own.prefix_len())).unwrap_or(0);
+        let number = first
+            .checked_shr(u32::from(32 - own.prefix_len()))
+            .unwrap_or(0);
         let mut parts = self.pod_cidr.subnets(NODE_POD_PREFIX).ok()?;
         parts.nth(number as usize)
     }

@@ -10,7 +10,6 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::BorrowedFd;
 use std::path::PathBuf;
 
-use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use crate::error::{NetworkError, Result};
 use crate::netlink::{LinkRef, Netlink, Netns, Route, Veth, in_netns};
 use crate::nft::{
@@ -18,6 +17,7 @@ use crate::nft::{
     ct_state, priority,
 };
 use crate::{firewall, hash, sysctl};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 mod forwarding;
 
@@ -157,11 +157,7 @@ impl HostNetwork {
 
     /// Adds a host route to `destination` (the service or pod range) via a node. Succeeds if the
     /// same route exists; fails if the host has another route to the destination.
-    pub fn route_add(
-        &self,
-        destination: impl Into<IpNet>,
-        via: impl Into<IpAddr>,
-    ) -> Result<()> {
+    pub fn route_add(&self, destination: impl Into<IpNet>, via: impl Into<IpAddr>) -> Result<()> {
         let host = Netlink::open()?;
         let route = self.route(&host, destination.into(), via.into())?;
         match host.add_route(&route) {
@@ -178,11 +174,7 @@ impl HostNetwork {
     }
 
     /// Deletes a route added by [`Self::route_add`]. Returns whether it existed.
-    pub fn route_del(
-        &self,
-        destination: impl Into<IpNet>,
-        via: impl Into<IpAddr>,
-    ) -> Result<bool> {
+    pub fn route_del(&self, destination: impl Into<IpNet>, via: impl Into<IpAddr>) -> Result<bool> {
         let host = Netlink::open()?;
         if host.link(&self.link_name())?.is_none() {
             return Ok(false);
@@ -565,13 +557,17 @@ mod tests {
             assert!(!one.route_del(services, node).unwrap());
 
             // A second profile keeps forwarding enabled until it is removed as well.
-            Forwarding::new(state.path(), Family::Ip).acquire("two").unwrap();
+            Forwarding::new(state.path(), Family::Ip)
+                .acquire("two")
+                .unwrap();
             one.down().unwrap();
             one.down().unwrap();
             assert_eq!(sysctl::read("net/ipv4/ip_forward").unwrap(), "1");
             assert!(nl.link(&one.link_name()).unwrap().is_none());
             assert!(nft.tables(Family::Ip).unwrap().is_empty());
-            Forwarding::new(state.path(), Family::Ip).release("two").unwrap();
+            Forwarding::new(state.path(), Family::Ip)
+                .release("two")
+                .unwrap();
             assert_eq!(sysctl::read("net/ipv4/ip_forward").unwrap(), "0");
             assert!(!state.path().join("ip-forward").exists());
         })

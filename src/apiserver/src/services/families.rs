@@ -106,7 +106,11 @@ pub(super) fn complete(
     // The endpoints of a headless service without a selector come from elsewhere, so that the
     // cluster need not have their families.
     if !single && families.len() == 1 && (foreign || configured.len() == 2) {
-        let other = if families[0] == "IPv4" { "IPv6" } else { "IPv4" };
+        let other = if families[0] == "IPv4" {
+            "IPv6"
+        } else {
+            "IPv4"
+        };
         families.push(other.into());
     }
     service["spec"]["ipFamilies"] = json!(families);
@@ -200,18 +204,47 @@ mod tests {
             (dual, None, json!(["IPv6"]), Some(json!(["IPv6"]))),
             (v4, None, json!(["IPv6"]), None),
             (dual, None, json!(["IPv6", "IPv4"]), None),
-            (v4, Some("PreferDualStack"), json!(null), Some(json!(["IPv4"]))),
-            (dual, Some("PreferDualStack"), json!(null), Some(json!(["IPv4", "IPv6"]))),
-            (dual, Some("PreferDualStack"), json!(["IPv6"]), Some(json!(["IPv6", "IPv4"]))),
-            (dual, Some("RequireDualStack"), json!(null), Some(json!(["IPv4", "IPv6"]))),
-            (turned, Some("RequireDualStack"), json!(null), Some(json!(["IPv6", "IPv4"]))),
+            (
+                v4,
+                Some("PreferDualStack"),
+                json!(null),
+                Some(json!(["IPv4"])),
+            ),
+            (
+                dual,
+                Some("PreferDualStack"),
+                json!(null),
+                Some(json!(["IPv4", "IPv6"])),
+            ),
+            (
+                dual,
+                Some("PreferDualStack"),
+                json!(["IPv6"]),
+                Some(json!(["IPv6", "IPv4"])),
+            ),
+            (
+                dual,
+                Some("RequireDualStack"),
+                json!(null),
+                Some(json!(["IPv4", "IPv6"])),
+            ),
+            (
+                turned,
+                Some("RequireDualStack"),
+                json!(null),
+                Some(json!(["IPv6", "IPv4"])),
+            ),
             (v4, Some("RequireDualStack"), json!(null), None),
             (v6, Some("RequireDualStack"), json!(null), None),
             (dual, Some("SingleStack"), json!(["IPv4", "IPv6"]), None),
         ] {
             let spec = json!({"type": "ClusterIP", "selector": selector, "ipFamilyPolicy": policy, "ipFamilies": families});
             let found = completed(spec, None, cluster);
-            assert_eq!(found.clone().ok().map(|(_, families)| families), expected, "{cluster:?} {policy:?} {families}: {found:?}");
+            assert_eq!(
+                found.clone().ok().map(|(_, families)| families),
+                expected,
+                "{cluster:?} {policy:?} {families}: {found:?}"
+            );
         }
     }
 
@@ -233,16 +266,20 @@ mod tests {
     #[test]
     fn families_follow_given_addresses() {
         let dual: &[&str] = &["IPv4", "IPv6"];
-        let with = |ips: Value, policy: Value| {
-            json!({"type": "ClusterIP", "clusterIP": ips[0], "clusterIPs": ips, "ipFamilyPolicy": policy})
-        };
+        let with = |ips: Value, policy: Value| json!({"type": "ClusterIP", "clusterIP": ips[0], "clusterIPs": ips, "ipFamilyPolicy": policy});
         let found = completed(with(json!(["fd00::9"]), json!(null)), None, dual).unwrap();
         assert_eq!(found.1, json!(["IPv6"]));
         let both = with(json!(["fd00::9", "10.0.0.9"]), json!("PreferDualStack"));
-        assert_eq!(completed(both, None, dual).unwrap().1, json!(["IPv6", "IPv4"]));
+        assert_eq!(
+            completed(both, None, dual).unwrap().1,
+            json!(["IPv6", "IPv4"])
+        );
         let refused = completed(with(json!(["fd00::9"]), json!(null)), None, &["IPv4"]);
         let words = refused.unwrap_err().join("\n");
-        assert!(words.contains("IPv6 is not configured on this cluster"), "{words}");
+        assert!(
+            words.contains("IPv6 is not configured on this cluster"),
+            "{words}"
+        );
     }
 
     #[test]
@@ -268,7 +305,10 @@ mod tests {
         assert_eq!(down["spec"]["ipFamilies"], json!(["IPv4"]));
         let fewer = with(&two, "ipFamilies", json!(["IPv4"]));
         let words = completed(fewer, Some(two), dual).unwrap_err().join("\n");
-        assert!(words.contains("must be 'SingleStack' to release the secondary IP family"), "{words}");
+        assert!(
+            words.contains("must be 'SingleStack' to release the secondary IP family"),
+            "{words}"
+        );
         // One that prefers both stays as it is.
         let kept = completed(up.clone(), Some(up), dual).unwrap();
         assert_eq!(kept.1, json!(["IPv4"]));

@@ -273,7 +273,10 @@ mod tests {
             (held("192.168.58.128"), assign(130)),
             (held("192.168.58.255"), assign(130)),
             (at("127.66.58.1"), Decision::Nothing),
-            (json!({"spec": {"ipFamilies": ["IPv6", "IPv4"]}}), assign(130)),
+            (
+                json!({"spec": {"ipFamilies": ["IPv6", "IPv4"]}}),
+                assign(130),
+            ),
             (json!({"spec": {"type": "ClusterIP"}}), Decision::Nothing),
             (
                 json!({"spec": {"loadBalancerClass": "x.example/lb"}}),

@@ -155,11 +155,18 @@ impl NodeNetwork {
         } = &*self.inner;
         sysctl::write("net/ipv6/conf/all/forwarding", "1")?;
         let name = &config.bridge;
-        for (key, value) in [("accept_dad", "0"), ("accept_ra", "0"), ("disable_ipv6", "0")] {
+        for (key, value) in [
+            ("accept_dad", "0"),
+            ("accept_ra", "0"),
+            ("disable_ipv6", "0"),
+        ] {
             sysctl::write(&format!("net/ipv6/conf/{name}/{key}"), value)?;
         }
         let gateway = gateway_of(config, ipv6);
-        netlink.add_address(bridge, Ipv6Net::new_assert(gateway, ipv6.pod_cidr.prefix_len()))?;
+        netlink.add_address(
+            bridge,
+            Ipv6Net::new_assert(gateway, ipv6.pod_cidr.prefix_len()),
+        )?;
         if let Some(uplink) = netlink.link(&config.uplink)?.filter(|link| link.up) {
             netlink.replace_route(&Route {
                 source: Some(ipv6.node_ip.into()),
@@ -453,15 +460,15 @@ impl NodeNetwork {
 
 /// Returns the routes to other nodes. Leaves out those that would lead traffic astray: to ranges
 /// outside the pods' or that overlap this node's, and over machines outside the nodes' range.
-fn acceptable_routes(
-    config: &NetworkConfig,
-    routes: &[(IpNet, IpAddr)],
-) -> Vec<(IpNet, IpAddr)> {
+fn acceptable_routes(config: &NetworkConfig, routes: &[(IpNet, IpAddr)]) -> Vec<(IpNet, IpAddr)> {
     let sides: Vec<Side> = config.sides().collect();
     let mut accepted = Vec::new();
     for (net, via) in routes {
         let net = net.trunc();
-        if sides.iter().any(|side| side.pod_cidr == net || side.node_ip == *via) {
+        if sides
+            .iter()
+            .any(|side| side.pod_cidr == net || side.node_ip == *via)
+        {
             continue;
         }
         let fits = |side: &Side| {
@@ -488,7 +495,11 @@ fn host_link(sandbox_id: &str) -> String {
 
 /// Returns the bridge's IPv6 address.
 fn gateway_of(config: &NetworkConfig, ipv6: &Ipv6Config) -> Ipv6Addr {
-    same_place(state::gateway(config.pod_cidr), config.pod_cidr, ipv6.pod_cidr)
+    same_place(
+        state::gateway(config.pod_cidr),
+        config.pod_cidr,
+        ipv6.pod_cidr,
+    )
 }
 
 /// Gives the pod whose interface is `eth0` its IPv6 address, and the route over `gateway`.
@@ -564,7 +575,8 @@ mod tests {
             ("fd00:10:244:1::/64", "10.0.0.3", false),
             ("10.244.1.0/24", "fd00:1::3", false),
         ] {
-            let routes = acceptable_routes(&config, &[(range.parse().unwrap(), via.parse().unwrap())]);
+            let routes =
+                acceptable_routes(&config, &[(range.parse().unwrap(), via.parse().unwrap())]);
             assert_eq!(!routes.is_empty(), accepted, "{range} via {via}");
         }
     }

@@ -256,9 +256,7 @@ fn postrouting_chain(table: &mut Table, side: &Side, bridge: &str, hairpins: Nam
                 .expr(masquerade.clone())
                 .comment("a pod to its own host port"),
             Rule::new().source(CmpOp::Ne, side.pod_cidr).ret(),
-            Rule::new()
-                .destination(CmpOp::Eq, side.cluster_cidr)
-                .ret(),
+            Rule::new().destination(CmpOp::Eq, side.cluster_cidr).ret(),
             Rule::new().destination(CmpOp::Eq, multicast).ret(),
             Rule::new()
                 .expr(Expr::destination_ip(reg(0)))

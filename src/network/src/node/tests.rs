@@ -49,11 +49,7 @@ fn pods_reach_each_other_the_node_and_the_world() {
         Netlink::open().unwrap().routes().unwrap()
     })
     .unwrap();
-    assert!(
-        !routes
-            .iter()
-            .any(|route| route.destination == peer)
-    );
+    assert!(!routes.iter().any(|route| route.destination == peer));
 }
 
 #[test]
@@ -94,7 +90,11 @@ fn pods_reach_each_other_the_node_and_the_world_by_ipv6() {
     let peer: IpNet = "fd00:10:244:9::/64".parse().unwrap();
     lab.network.set_routes(&[(peer, world.into())]).unwrap();
     lab.network.set_routes(&[(peer, world.into())]).unwrap();
-    let routes = || in_netns(lab.node.as_fd(), || Netlink::open().unwrap().routes().unwrap());
+    let routes = || {
+        in_netns(lab.node.as_fd(), || {
+            Netlink::open().unwrap().routes().unwrap()
+        })
+    };
     let found = routes().unwrap();
     assert_eq!(found.iter().filter(|r| r.destination == peer).count(), 1);
     lab.network.set_routes(&[]).unwrap();
@@ -117,8 +117,12 @@ fn a_pod_cannot_send_with_the_ipv6_address_of_another_one() {
     let (own, other) = (one.ipv6.unwrap(), two.ipv6.unwrap());
     in_netns(one.netns.as_fd(), || {
         let netlink = Netlink::open().unwrap();
-        netlink.delete_address("eth0", Ipv6Net::new_assert(own, 64)).unwrap();
-        netlink.add_address("eth0", Ipv6Net::new_assert(other, 64)).unwrap();
+        netlink
+            .delete_address("eth0", Ipv6Net::new_assert(own, 64))
+            .unwrap();
+        netlink
+            .add_address("eth0", Ipv6Net::new_assert(other, 64))
+            .unwrap();
     })
     .unwrap();
     ask_in_vain(&one.netns, node);

@@ -166,7 +166,22 @@ impl PodNetwork {
     pub(super) fn link_local(&self) -> Ipv6Addr {
         let [a, b, c, d, e, f] = self.mac;
         Ipv6Addr::from([
-            0xfe, 0x80, 0, 0, 0, 0, 0, 0, a ^ 2, b, c, 0xff, 0xfe, d, e, f,
+            0xfe,
+            0x80,
+            0,
+            0,
+            0,
+            0,
+            0,
+            0,
+            a ^ 2,
+            b,
+            c,
+            0xff,
+            0xfe,
+            d,
+            e,
+            f,
         ])
     }
 }

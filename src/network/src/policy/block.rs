@@ -73,11 +73,7 @@ mod tests {
             ("fd00::/126", vec!["10.0.0.0/8"], vec!["fd00::/126"]),
         ] {
             let found = without(range.parse().unwrap(), &nets(&except));
-            assert_eq!(
-                IpNet::aggregate(&found),
-                nets(&left),
-                "{range} {except:?}"
-            );
+            assert_eq!(IpNet::aggregate(&found), nets(&left), "{range} {except:?}");
         }
         assert_eq!(
             without("0.0.0.0/0".parse().unwrap(), &nets(&["1.2.3.4/32"])).len(),

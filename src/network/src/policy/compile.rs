@@ -9,8 +9,8 @@ use ipnet::IpNet;
 use super::members::Members;
 use super::types::{Peer, PodPeer, Policy, PolicyRule, Ports};
 use crate::nft::{
-    Chain, ChainKind, CmpOp, Ct, Data, Expr, Family, Field, Hook, HookKind, Key, Name, Reg, Rule, Set,
-    SetRef, Table, Verdict, ct_state, priority,
+    Chain, ChainKind, CmpOp, Ct, Data, Expr, Family, Field, Hook, HookKind, Key, Name, Reg, Rule,
+    Set, SetRef, Table, Verdict, ct_state, priority,
 };
 use crate::node::Protocol;
 

@@ -12,8 +12,8 @@ use nix::errno::Errno;
 use nix::sys::socket::SockProtocol;
 
 use super::compile::UdpBackends;
-use crate::nft::Family;
 use crate::netlink::{Attributes, NetlinkError, Socket, Writer};
+use crate::nft::Family;
 
 // Message and attribute numbers of `linux/netfilter/nfnetlink_conntrack.h`.
 const CTNETLINK: u16 = 1 << 8;

@@ -156,7 +156,15 @@ fn add_service(
     }
     let Some(spec) = &service.spec else { return };
     for cluster_ip in cluster_ips(spec) {
-        add_family(ports, service, spec, (namespace, name), cluster_ip, slices, node_name);
+        add_family(
+            ports,
+            service,
+            spec,
+            (namespace, name),
+            cluster_ip,
+            slices,
+            node_name,
+        );
     }
 }
 

@@ -265,7 +265,9 @@ impl<'a> Batch<'a> {
                 let mut own_sets = own_sets.iter();
                 w.nest(nfta::RULE_EXPRESSIONS, |w| {
                     for expr in &rule.exprs {
-                        w.nest(nfta::LIST_ELEM, |w| write_expr(w, family, expr, &mut own_sets));
+                        w.nest(nfta::LIST_ELEM, |w| {
+                            write_expr(w, family, expr, &mut own_sets)
+                        });
                     }
                 });
                 if let Some(comment) = &rule.comment {

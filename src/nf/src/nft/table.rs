@@ -474,7 +474,9 @@ impl Set {
     /// Returns a set of address ranges of one family. Overlapping ranges are merged.
     pub fn of_ranges(ranges: &[IpNet]) -> Self {
         let ranges = IpNet::aggregate(&ranges.iter().map(IpNet::trunc).collect());
-        let family = ranges.first().map_or(Family::Ip, |net| Family::of(net.addr()));
+        let family = ranges
+            .first()
+            .map_or(Family::Ip, |net| Family::of(net.addr()));
         Self {
             ranges: Some(ranges),
             ..Self::of(&[family.address()], [])

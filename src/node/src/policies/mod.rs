@@ -524,7 +524,10 @@ impl View {
     }
 
     fn put_pod(&mut self, pod: &Pod) {
-        let address = self.attached.get(uid(pod)).map(|attachment| attachment.ips.clone());
+        let address = self
+            .attached
+            .get(uid(pod))
+            .map(|attachment| attachment.ips.clone());
         let known = PolicyPod::from_object(pod, &self.node, address);
         if let Some(attachment) = self.attached.get_mut(uid(pod)) {
             attachment.pod.clone_from(&known);

@@ -58,11 +58,19 @@ fn without_policies_nothing_else_is_needed() {
 fn a_new_pod_is_isolated_before_the_api_knows_its_address() {
     let mut view = View::new("here", vec![DNS.into()]);
     // Attached before there is a policy.
-    view.attach("s1".into(), &pod("one", None), vec![Ipv4Addr::new(10, 244, 0, 2).into()]);
+    view.attach(
+        "s1".into(),
+        &pod("one", None),
+        vec![Ipv4Addr::new(10, 244, 0, 2).into()],
+    );
     view.take(Change::Policy(listed([policy()])));
     complete(&mut view);
     assert_eq!(isolated(&mut view), 1);
-    view.attach("s2".into(), &pod("two", None), vec![Ipv4Addr::new(10, 244, 0, 3).into()]);
+    view.attach(
+        "s2".into(),
+        &pod("two", None),
+        vec![Ipv4Addr::new(10, 244, 0, 3).into()],
+    );
     assert_eq!(isolated(&mut view), 2);
     // The watch reports it without an address, then with it.
     for ip in [None, Some("10.244.0.3")] {
@@ -73,7 +81,11 @@ fn a_new_pod_is_isolated_before_the_api_knows_its_address() {
     complete(&mut view);
     assert_eq!(isolated(&mut view), 2);
     // Its sandbox is created again, then the old one is removed.
-    view.attach("s3".into(), &pod("two", None), vec![Ipv4Addr::new(10, 244, 0, 4).into()]);
+    view.attach(
+        "s3".into(),
+        &pod("two", None),
+        vec![Ipv4Addr::new(10, 244, 0, 4).into()],
+    );
     view.detach("s2");
     assert_eq!(isolated(&mut view), 2);
     view.detach("s3");

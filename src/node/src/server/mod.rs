@@ -78,10 +78,12 @@ impl Server {
         let config = &self.endpoint.host.config;
         let cluster = &config.cluster;
         let nodes = cluster.nodes.iter().map(|node| node.ip);
-        let known = nodes.chain([config.ip, cluster.api_server_ip]).flat_map(|ip| {
-            // Of a cluster of IPv6 alone, the control plane also uses the nodes' IPv4 addresses.
-            cluster.node_ips(ip).into_iter().chain([ip.into()])
-        });
+        let known = nodes
+            .chain([config.ip, cluster.api_server_ip])
+            .flat_map(|ip| {
+                // Of a cluster of IPv6 alone, the control plane also uses the nodes' IPv4 addresses.
+                cluster.node_ips(ip).into_iter().chain([ip.into()])
+            });
         let connections = Connections::new(known.chain([Ipv4Addr::LOCALHOST.into()]));
         loop {
             let (stream, peer) = match self.listener.accept().await {

@@ -265,9 +265,7 @@ fn check_fixed(document: &Document, file: &File, profile: &Profile) -> Result<()
     {
         return differs("driver", &profile.driver);
     }
-    for (path, wanted, now) in [
-        ("networking.nodeSubnet", file.subnet, profile.node_cidr),
-    ] {
+    for (path, wanted, now) in [("networking.nodeSubnet", file.subnet, profile.node_cidr)] {
         if wanted.is_some_and(|wanted| wanted.trunc() != now.trunc()) {
             return differs(path, &now.to_string());
         }
@@ -293,7 +291,9 @@ fn check_fixed(document: &Document, file: &File, profile: &Profile) -> Result<()
         ),
     ] {
         let Some(wanted) = wanted else { continue };
-        let other = wanted.ipv4.is_some_and(|range| range.trunc() != ipv4.trunc())
+        let other = wanted
+            .ipv4
+            .is_some_and(|range| range.trunc() != ipv4.trunc())
             || wanted.ipv6.is_some_and(|range| Some(range.trunc()) != ipv6);
         if other {
             let now = rkube_cluster::Cidrs {

@@ -387,7 +387,9 @@ fn forward(endpoints: &mut [Endpoint]) -> Result<Vec<Forward>, Failure> {
 fn is_of_nodes(profile: &Profile, ip: IpAddr) -> bool {
     match ip {
         IpAddr::V4(ip) => profile.node_cidr.contains(&ip),
-        IpAddr::V6(ip) => profile.ipv6.is_some_and(|ipv6| ipv6.node_cidr.contains(&ip)),
+        IpAddr::V6(ip) => profile
+            .ipv6
+            .is_some_and(|ipv6| ipv6.node_cidr.contains(&ip)),
     }
 }
 

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use ipnet::Ipv4Net;
 use rkube_cluster::{
-    Cidrs, Families, Home, Ipv6Options, Kubeconfig, NodeSpec, Profile, Progress as _, StartOptions, StoreOptions,
-    default_kubeconfig,
+    Cidrs, Families, Home, Ipv6Options, Kubeconfig, NodeSpec, Profile, Progress as _, StartOptions,
+    StoreOptions, default_kubeconfig,
 };
 use rkube_drivers::{HostMount, MachineOptions, PortMapping};
 use rkube_failure::{Failure, Kind, Source};

@@ -6,9 +6,7 @@ use rkube_api::Object;
 use rkube_api::status::FieldError;
 use serde_json::{Value, json};
 
-use super::service_validation::{
-    load_balancer_class, validate, validate_change,
-};
+use super::service_validation::{load_balancer_class, validate, validate_change};
 pub(crate) use super::service_validation::{load_balancer_status, non_special_ip};
 use crate::errors::{Errors, IMMUTABLE, ratcheted};
 use crate::generic;

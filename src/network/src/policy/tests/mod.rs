@@ -53,7 +53,9 @@ impl World {
             namespaces: BTreeMap::new(),
             pods: BTreeMap::new(),
             policies: BTreeMap::new(),
-            states: (0..NODES).map(|_| PolicyState::new(&[DNS.into()])).collect(),
+            states: (0..NODES)
+                .map(|_| PolicyState::new(&[DNS.into()]))
+                .collect(),
         }
     }
 

@@ -76,7 +76,12 @@ const HTTP: (Protocol, u16) = (Tcp, 80);
 fn policies_isolate_the_pods_that_they_select() {
     let mut world = cluster();
     expect(&mut world, "no policy", HTTP, |_, _| true);
-    assert!(world.states.iter_mut().all(|state| state.tables().is_empty()));
+    assert!(
+        world
+            .states
+            .iter_mut()
+            .all(|state| state.tables().is_empty())
+    );
     world.policy("x/p", &ingress(json!({}), json!([])));
     expect(&mut world, "deny ingress", HTTP, |_, to| !in_x(to));
     world.policy("x/p", &egress(json!({}), json!([])));
@@ -106,7 +111,12 @@ fn policies_isolate_the_pods_that_they_select() {
     world.remove_policy("x/q");
     world.remove_policy("x/p");
     expect(&mut world, "deleted", HTTP, |_, _| true);
-    assert!(world.states.iter_mut().all(|state| state.tables().is_empty()));
+    assert!(
+        world
+            .states
+            .iter_mut()
+            .all(|state| state.tables().is_empty())
+    );
 }
 
 #[test]

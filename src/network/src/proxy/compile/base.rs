@@ -5,8 +5,8 @@ use ipnet::Ipv4Net;
 use super::rules::{ENDPOINTS, MASQUERADE};
 use super::types::Maps;
 use crate::nft::{
-    ChainKind, CmpOp, Data, Expr, Family, Field, Hook, HookKind, Meta, Name, Reg, Reject, Rule, Set,
-    SetRef, Table, ct_state, ct_status, priority,
+    ChainKind, CmpOp, Data, Expr, Family, Field, Hook, HookKind, Meta, Name, Reg, Reject, Rule,
+    Set, SetRef, Table, ct_state, ct_status, priority,
 };
 use crate::node::{Protocol, loopback, own_address};
 
@@ -75,17 +75,10 @@ pub(super) fn base_chains(
         Set::verdicts(&port, maps.no_endpoint_node_ports),
     );
     let firewall_ips = table.set("firewall-ips", Set::verdicts(&address, maps.firewall_ips));
-    let hairpins = table.set(
-        "hairpins",
-        Set::of(&[ip; 2], maps.hairpins),
-    );
+    let hairpins = table.set("hairpins", Set::of(&[ip; 2], maps.hairpins));
     table.set(
         ENDPOINTS,
-        Set::map(
-            &[Field::Mark; 3],
-            &[ip, Field::Port],
-            maps.endpoints,
-        ),
+        Set::map(&[Field::Mark; 3], &[ip, Field::Port], maps.endpoints),
     );
     let cluster_ips = table.set("cluster-ips", Set::of(&[ip], maps.cluster_ips));
 
@@ -96,12 +89,18 @@ pub(super) fn base_chains(
             by_node_port(&node_ports, family, load_balancers),
         ],
     );
-    let no_endpoints = table.chain("no-endpoints", vec![by_address(Rule::new(), &no_ips, family)]);
+    let no_endpoints = table.chain(
+        "no-endpoints",
+        vec![by_address(Rule::new(), &no_ips, family)],
+    );
     let no_endpoints_here = table.chain(
         "no-endpoints-here",
         vec![by_node_port(&no_node_ports, family, load_balancers)],
     );
-    let firewall = table.chain("firewall", vec![by_address(Rule::new(), &firewall_ips, family)]);
+    let firewall = table.chain(
+        "firewall",
+        vec![by_address(Rule::new(), &firewall_ips, family)],
+    );
     let unserved = table.chain(
         "unserved-ports",
         vec![

@@ -54,8 +54,14 @@ pub fn compile(state: &ServiceState, config: &ProxyConfig) -> Ruleset {
         for service in &state.ports {
             let ip = service.cluster_ip;
             if Family::of(ip) == family && !config.local_ips.contains(&ip) {
-                Port::new(service, config, cluster_cidr, state.zone.as_deref(), &refuse)
-                    .compile(&mut table, &mut rules, &mut maps);
+                Port::new(
+                    service,
+                    config,
+                    cluster_cidr,
+                    state.zone.as_deref(),
+                    &refuse,
+                )
+                .compile(&mut table, &mut rules, &mut maps);
             }
         }
         let load_balancers = config.load_balancers.filter(|_| family == Family::Ip);

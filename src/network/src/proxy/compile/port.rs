@@ -9,9 +9,7 @@ use ipnet::IpNet;
 use super::rules::{mark, pick_chain, pick_endpoint, translate};
 use super::types::{HealthCheck, Maps, Ruleset, UdpBackends, UdpEndpoints};
 use crate::hash;
-use crate::nft::{
-    CmpOp, Data, Expr, Family, Key, Name, Reg, Rule, Set, SetRef, Table, Verdict,
-};
+use crate::nft::{CmpOp, Data, Expr, Family, Key, Name, Reg, Rule, Set, SetRef, Table, Verdict};
 use crate::node::Protocol;
 use crate::proxy::endpoints::{Categories, categorize};
 use crate::proxy::state::{Endpoint, ServicePort};

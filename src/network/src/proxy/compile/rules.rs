@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 
 use crate::hash;
-use crate::nft::{Data, Expr, Family, Field, Key, Meta, Name, NatKind, Reg, Rule, Set, SetRef, Verdict};
+use crate::nft::{
+    Data, Expr, Family, Field, Key, Meta, Name, NatKind, Reg, Rule, Set, SetRef, Verdict,
+};
 use crate::proxy::state::Endpoint;
 
 /// The bit of the packet mark that requests masquerading, as in kube-proxy.

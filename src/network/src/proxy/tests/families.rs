@@ -7,7 +7,9 @@ use crate::testing::ask;
 
 fn dual_config() -> ProxyConfig {
     let mut config = config();
-    config.cluster_cidrs.push("fd00:10:244::/56".parse().unwrap());
+    config
+        .cluster_cidrs
+        .push("fd00:10:244::/56".parse().unwrap());
     config
 }
 
@@ -29,7 +31,11 @@ fn each_family_has_its_endpoints_and_addresses() {
         json!({"loadBalancer": {"ingress": [{"ip": "192.168.77.130"}, {"ip": "2001:db8::2"}]}}),
     );
     let slices = [
-        slice("both", &[("", "TCP")], json!([{"addresses": ["10.244.0.1"]}])),
+        slice(
+            "both",
+            &[("", "TCP")],
+            json!([{"addresses": ["10.244.0.1"]}]),
+        ),
         slice6("both", json!([{"addresses": ["fd00:10:244::1"]}])),
     ];
     let state = state(&[both], &slices);
@@ -49,7 +55,12 @@ fn each_family_has_its_endpoints_and_addresses() {
     );
     assert_eq!(
         texts(six),
-        ["fd00:10:96::20", "fd00:10:244::1", "2001:db8::1", "2001:db8::2"]
+        [
+            "fd00:10:96::20",
+            "fd00:10:244::1",
+            "2001:db8::1",
+            "2001:db8::2"
+        ]
     );
     assert_eq!((four.source_ranges.len(), six.source_ranges.len()), (1, 0));
 
@@ -88,11 +99,19 @@ fn services_are_reached_by_ipv6() {
         service("plain", spec("fd00:10:96::20", 30080, json!({}))),
         service(
             "sticky",
-            spec("fd00:10:96::21", 30081, json!({"sessionAffinity": "ClientIP"})),
+            spec(
+                "fd00:10:96::21",
+                30081,
+                json!({"sessionAffinity": "ClientIP"}),
+            ),
         ),
         service(
             "local",
-            spec("fd00:10:96::22", 30082, json!({"externalTrafficPolicy": "Local"})),
+            spec(
+                "fd00:10:96::22",
+                30082,
+                json!({"externalTrafficPolicy": "Local"}),
+            ),
         ),
         service("empty", spec("fd00:10:96::23", 30083, json!({}))),
     ];
@@ -100,7 +119,10 @@ fn services_are_reached_by_ipv6() {
     let slices: Vec<_> = ["plain", "sticky", "local"]
         .map(|name| slice6(name, endpoints.clone()))
         .into();
-    let proxy = in_netns(lab.node.as_fd(), || ServiceProxy::new(dual_config()).unwrap()).unwrap();
+    let proxy = in_netns(lab.node.as_fd(), || {
+        ServiceProxy::new(dual_config()).unwrap()
+    })
+    .unwrap();
     proxy.sync(&state(&services, &slices)).unwrap();
     assert!(!proxy.sync(&state(&services, &slices)).unwrap().changed);
 
@@ -115,12 +137,20 @@ fn services_are_reached_by_ipv6() {
     }
     // Node ports: masqueraded, except with the policy Local.
     let world = "fd00:77::1";
-    for (port, seen) in [(30080, "fd00:10:244:1::1"), (30081, "fd00:10:244:1::1"), (30082, world)] {
+    for (port, seen) in [
+        (30080, "fd00:10:244:1::1"),
+        (30081, "fd00:10:244:1::1"),
+        (30082, world),
+    ] {
         let answer = lab.ask_from_world(at("fd00:77::2", port)).unwrap();
         assert_eq!(answer, seen, "{port}");
     }
     let refused = std::io::ErrorKind::ConnectionRefused;
-    for address in [at("fd00:10:96::23", 80), at("fd00:10:96::20", 81), at("fd00:77::2", 30083)] {
+    for address in [
+        at("fd00:10:96::23", 80),
+        at("fd00:10:96::20", 81),
+        at("fd00:77::2", 30083),
+    ] {
         let error = ask(&client.netns, address).unwrap_err();
         assert_eq!(error.kind(), refused, "{address}");
     }

@@ -99,7 +99,10 @@ fn headless_named_and_foreign_services_are_left_alone() {
         json!({"clusterIP": "fd00::1", "clusterIPs": ["fd00::1", "10.96.0.9"], "ports": [{"port": 80}]}),
     );
     let ports = state(&[dual], &[]).ports;
-    let ips: Vec<String> = ports.iter().map(|port| port.cluster_ip.to_string()).collect();
+    let ips: Vec<String> = ports
+        .iter()
+        .map(|port| port.cluster_ip.to_string())
+        .collect();
     assert_eq!(ips, ["10.96.0.9", "fd00::1"]);
     // Cluster DNS is served by the node itself.
     let dns = service(

@@ -69,7 +69,10 @@ fn fields_of_the_pod() {
             pod: &pod,
             node_name: "node",
             node_ips: vec![[10, 0, 0, 1].into()],
-            pod_ips: ip.map(|ip| ip.parse().expect("an address")).into_iter().collect(),
+            pod_ips: ip
+                .map(|ip| ip.parse().expect("an address"))
+                .into_iter()
+                .collect(),
         };
         move |path: &str| fields.get(path).unwrap_or_else(|e| format!("!{e}"))
     };
