@@ -183,9 +183,11 @@ async fn write_objects(backend: &Backend) -> Result<(), Error> {
     let defaults = all
         .into_iter()
         .map(|expected| async move { reconcile(backend, expected).await });
+    let cidrs = backend.config.service_cidrs.iter();
+    let cidrs: Vec<String> = cidrs.map(|range| range.trunc().to_string()).collect();
     let range = json!({
         "metadata": {"name": "kubernetes"},
-        "spec": {"cidrs": [backend.config.service_cidr.trunc().to_string()]},
+        "spec": {"cidrs": cidrs},
     });
     let range = ("networking.k8s.io", "servicecidrs", range);
     let own = services::kubernetes_service(backend)

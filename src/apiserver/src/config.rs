@@ -1,9 +1,9 @@
 //! Configuration of the API server.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::sync::Arc;
 
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 use rkube_store::{Store, StoreError};
 
 /// Certificates and keys, each as the PEM contents of its file.
@@ -66,12 +66,13 @@ pub struct Config {
     pub version: String,
     /// DNS suffix of services, such as `cluster.local`.
     pub dns_domain: String,
-    /// The range of cluster IPs.
-    pub service_cidr: Ipv4Net,
+    /// The ranges of cluster IPs: at least one and at most one per family, that of the default family
+    /// first.
+    pub service_cidrs: Vec<IpNet>,
     /// First and last port of the NodePort range.
     pub node_ports: (u16, u16),
     /// The endpoint address of the service `kubernetes`.
-    pub advertise_ip: Ipv4Addr,
+    pub advertise_ip: IpAddr,
     /// The endpoint port of the service `kubernetes`.
     pub advertise_port: u16,
     /// The audit policy and log; `None` disables auditing.
@@ -93,4 +94,11 @@ pub enum Error {
     /// A bootstrap object could not be written.
     #[error("a bootstrap object could not be written: {0}")]
     Bootstrap(String),
+}
+
+impl Config {
+    /// Returns the range of cluster IPs of the default family.
+    pub(crate) fn first_service_cidr(&self) -> IpNet {
+        self.service_cidrs.first().copied().unwrap_or_default()
+    }
 }

@@ -42,7 +42,7 @@ pub async fn handle(server: &Arc<ApiServer>, call: &Call) -> Result<Response<Bod
             "versions": ["v1"],
             "serverAddressByClientCIDRs": [{
                 "clientCIDR": "0.0.0.0/0",
-                "serverAddress": format!("{}:{}", server.backend().config.advertise_ip, server.backend().config.advertise_port),
+                "serverAddress": std::net::SocketAddr::new(server.backend().config.advertise_ip, server.backend().config.advertise_port).to_string(),
             }],
         }),
         ["apis"] => {
@@ -68,9 +68,11 @@ pub async fn handle(server: &Arc<ApiServer>, call: &Call) -> Result<Response<Bod
         ["apis", group, version] => resource_list(server, group, version)?,
         [".well-known", "openid-configuration"] => {
             let jwks = format!(
-                "https://{}:{}/openid/v1/jwks",
-                server.backend().config.advertise_ip,
-                server.backend().config.advertise_port
+                "https://{}/openid/v1/jwks",
+                std::net::SocketAddr::new(
+                    server.backend().config.advertise_ip,
+                    server.backend().config.advertise_port
+                )
             );
             rkube_auth::token::openid_configuration(server.security.signer.issuer(), &jwks)
         }

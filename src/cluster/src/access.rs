@@ -23,7 +23,14 @@ pub fn endpoints(home: &Home, profile: &Profile) -> Result<Endpoints, Failure> {
 
 /// Returns the API server's URL for the host.
 pub fn server(home: &Home, profile: &Profile) -> Result<String, Failure> {
-    Ok(format!("https://{}", endpoints(home, profile)?.api))
+    let api = endpoints(home, profile)?.api;
+    // Where the driver leads to the node itself, users see the address that the API shows.
+    let node = profile.control_plane();
+    let api = match api.ip() == std::net::IpAddr::from(node.ip) {
+        true => SocketAddr::new(profile.node_ip(node), api.port()),
+        false => api,
+    };
+    Ok(format!("https://{api}"))
 }
 
 /// Returns the profile's kubeconfig entry.

@@ -124,6 +124,7 @@ pub(crate) fn empty_plan(home: &Home, name: &str) -> ClusterPlan {
         binary: dir.join("bin/rkube"),
         dir,
         node_cidr: Ipv4Net::default(),
+        ipv6: None,
         loopback_ports: Vec::new(),
         api_port: None,
         ports: Vec::new(),

@@ -16,6 +16,7 @@ mod directories;
 mod docker;
 mod download;
 mod export;
+mod families;
 mod files;
 mod forward;
 mod image_cache;
@@ -55,6 +56,7 @@ pub use docker::docker_socket;
 pub use docker::{DockerSocket, docker_socket_answers};
 pub use download::download;
 pub use export::{Exported, export};
+pub use families::{Cidrs, Families, Ipv6Options};
 pub use files::{
     Home, Lock, add_line, home_dir, io_failure, make_private_dir, remove_tree, write_private,
 };

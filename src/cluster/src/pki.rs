@@ -6,7 +6,7 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 
 use jiff::ToSpan;
@@ -47,7 +47,7 @@ struct Subject<'a> {
     common_name: &'a str,
     organization: Option<&'a str>,
     names: Vec<String>,
-    addresses: Vec<Ipv4Addr>,
+    addresses: Vec<IpAddr>,
     server: bool,
     client: bool,
 }
@@ -146,7 +146,7 @@ impl Pki {
             common_name: "rkube-registry",
             organization: None,
             names: names.to_vec(),
-            addresses: vec![address],
+            addresses: vec![address.into()],
             server: true,
             client: false,
         };
@@ -165,7 +165,7 @@ impl Pki {
                 common_name: &format!("system:node:{}", node.name),
                 organization: Some("system:nodes"),
                 names: vec![node.name.clone(), "localhost".into()],
-                addresses: vec![node.ip, Ipv4Addr::LOCALHOST],
+                addresses: addresses(profile, node, Vec::new()),
                 server: true,
                 client: true,
             },
@@ -268,12 +268,9 @@ impl Pki {
                 .distinguished_name
                 .push(DnType::OrganizationName, organization);
         }
-        params.subject_alt_names.extend(
-            subject
-                .addresses
-                .into_iter()
-                .map(|ip| SanType::IpAddress(IpAddr::V4(ip))),
-        );
+        params
+            .subject_alt_names
+            .extend(subject.addresses.into_iter().map(SanType::IpAddress));
         params.key_usages = vec![
             KeyUsagePurpose::DigitalSignature,
             KeyUsagePurpose::KeyEncipherment,
@@ -323,6 +320,22 @@ pub fn forget_servers(dir: &Path, node: &str) {
     }
 }
 
+/// Returns the addresses of a server on the node, `first` before those of the node. A cluster of IPv6
+/// alone is managed by the nodes' IPv4 addresses as well.
+fn addresses(profile: &Profile, node: &Node, first: Vec<IpAddr>) -> Vec<IpAddr> {
+    let mut all = first;
+    let own = profile.node_ips(node).into_iter().chain([node.ip.into()]);
+    for ip in own.chain([Ipv4Addr::LOCALHOST.into()]) {
+        if !all.contains(&ip) {
+            all.push(ip);
+        }
+    }
+    if profile.ipv6.is_some() {
+        all.push(Ipv6Addr::LOCALHOST.into());
+    }
+    all
+}
+
 /// Returns the subject of the serving certificate, with all names and addresses of the
 /// API server.
 fn api_server<'a>(profile: &Profile, node: &Node) -> Subject<'a> {
@@ -341,7 +354,7 @@ fn api_server<'a>(profile: &Profile, node: &Node) -> Subject<'a> {
         common_name: "kube-apiserver",
         organization: None,
         names,
-        addresses: vec![profile.kubernetes_ip(), node.ip, Ipv4Addr::LOCALHOST],
+        addresses: addresses(profile, node, profile.kubernetes_ips()),
         server: true,
         client: false,
     }

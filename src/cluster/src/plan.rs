@@ -9,6 +9,7 @@ use rkube_failure::{Failure, Kind, Source, command};
 
 use crate::Progress;
 use crate::choice;
+use crate::families::{self, Families, Ipv6Options};
 use crate::files::Home;
 use crate::image_cache::ImageCache;
 use crate::kubeconfig::Kubeconfig;
@@ -42,6 +43,8 @@ pub struct StartOptions {
     pub pod_cidr: Ipv4Net,
     /// Address range of services.
     pub service_cidr: Ipv4Net,
+    /// The families of pods and services, and their IPv6 ranges.
+    pub ipv6: Ipv6Options,
     /// DNS domain of the cluster.
     pub dns_domain: String,
     /// Registries reached over plain HTTP.
@@ -249,7 +252,12 @@ pub(crate) fn warn_of_ignored(profile: &Profile, options: &StartOptions, progres
         ));
     }
     let first = profile.control_plane();
+    let has = Families(profile.ipv6.map(|ipv6| ipv6.place));
     let fixed = [
+        (
+            "--ip-families",
+            options.ipv6.families.is_some_and(|wanted| wanted != has),
+        ),
         (
             "--subnet",
             options
@@ -338,6 +346,7 @@ pub(crate) async fn new_profile(
         node_cidr: reservation.range,
         pod_cidr: options.pod_cidr,
         service_cidr: options.service_cidr,
+        ipv6: families::ranges(options, driver_name, reservation.range)?,
         dns_domain: &options.dns_domain,
         insecure_registries: &options.insecure_registries,
         ports: &options.ports,
@@ -407,6 +416,7 @@ mod tests {
             node_cidr: Some("192.168.99.0/24".parse().unwrap()),
             pod_cidr: "10.244.0.0/16".parse().unwrap(),
             service_cidr: "10.96.0.0/12".parse().unwrap(),
+            ipv6: Ipv6Options::default(),
             dns_domain: "cluster.local".into(),
             insecure_registries: Vec::new(),
             registries: RegistryChanges::default(),

@@ -84,6 +84,7 @@ impl Standalone {
             node_cidr: nodes,
             pod_cidr: pods,
             service_cidr: services,
+            ipv6: None,
             dns_domain: &self.dns_domain,
             insecure_registries: &self.insecure_registries,
             ports: &[],

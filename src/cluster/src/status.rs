@@ -153,7 +153,7 @@ pub async fn status(
             };
             NodeStatus {
                 name: node.name.clone(),
-                ip: node.ip.to_string(),
+                ip: profile.node_ip(node).to_string(),
                 host,
                 kubelet: if host == "Running" { up(ready) } else { host },
                 api_server,

@@ -6,6 +6,7 @@
 //! that those processes share are defined here only.
 
 pub mod capabilities;
+pub mod families;
 pub mod machine;
 pub mod registries;
 pub mod roles;
@@ -153,6 +154,9 @@ pub struct ClusterConfig {
     /// assigns none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub load_balancers: Option<Ipv4Net>,
+    /// The ranges of IPv6; without it, the cluster has IPv4 alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ipv6: Option<families::Ipv6Ranges>,
     /// Names and addresses of every node, for `/etc/hosts`.
     #[serde(default)]
     pub nodes: Vec<NodeAddress>,

@@ -1,10 +1,10 @@
 //! The settings of the controllers.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use ipnet::Ipv4Net;
+use ipnet::{IpNet, Ipv4Net};
 
 /// Settings of the controllers.
 #[derive(Clone, Debug)]
@@ -17,17 +17,15 @@ pub struct Config {
     /// The key in PEM (PKCS#8) that signs tokens of service accounts. Without it, secrets with such
     /// tokens are not filled in.
     pub token_key_pem: Option<String>,
-    /// Range from which nodes without a pod CIDR get one.
-    pub pod_cidr: Ipv4Net,
-    /// Prefix length of a node's pod CIDR.
-    pub node_cidr_mask: u8,
+    /// Ranges from which nodes without pod CIDRs get one each, in the order of the families.
+    pub pod_cidrs: Vec<IpNet>,
     /// Addresses of services of type LoadBalancer. Without it, none are assigned, and those that were
     /// assigned from `node_cidr` are taken back.
     pub load_balancers: Option<Ipv4Net>,
     /// Range of the nodes' addresses, which contains `load_balancers`.
     pub node_cidr: Ipv4Net,
     /// IP address of the API server, published for joining nodes.
-    pub api_server_ip: Ipv4Addr,
+    pub api_server_ip: IpAddr,
     /// Port of the API server, published for joining nodes.
     pub api_server_port: u16,
     /// Whether to create the storage class `standard` if no class exists.
@@ -50,11 +48,10 @@ impl Config {
             ca_cert_pem,
             ca_key_pem,
             token_key_pem: None,
-            pod_cidr,
-            node_cidr_mask: 24,
+            pod_cidrs: vec![pod_cidr.into()],
             load_balancers: None,
             node_cidr: Ipv4Net::new_assert(Ipv4Addr::LOCALHOST, 32),
-            api_server_ip: Ipv4Addr::LOCALHOST,
+            api_server_ip: Ipv4Addr::LOCALHOST.into(),
             api_server_port: 8443,
             default_storage_class: true,
             volumes: PathBuf::from("/var/lib/rkube/volumes"),

@@ -136,6 +136,7 @@ fn plan(dir: &Path) -> ClusterPlan {
         owner_uid: None,
         binary: dir.join("bin/rkube"),
         node_cidr: "192.168.246.0/24".parse().expect("a range"),
+        ipv6: None,
         loopback_ports: Vec::new(),
         api_port: None,
         ports: Vec::new(),

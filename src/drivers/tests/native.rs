@@ -111,6 +111,7 @@ fn plan(dir: &Path, run_dir: &Path) -> ClusterPlan {
         owner_uid: None,
         binary: std::env::current_exe().expect("own path"),
         node_cidr: "192.168.247.0/24".parse().expect("a range"),
+        ipv6: None,
         loopback_ports: vec![5000],
         api_port: None,
         ports: Vec::new(),

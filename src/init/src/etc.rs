@@ -30,14 +30,18 @@ fn write(path: &Path, text: &str) -> anyhow::Result<()> {
 /// that the nodes run on.
 fn hosts(config: &NodeConfig) -> String {
     let mut text = String::from("127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n");
-    let _ = writeln!(text, "{} {}", config.ip, config.name);
+    for ip in config.ips() {
+        let _ = writeln!(text, "{ip} {}", config.name);
+    }
     for peer in config
         .cluster
         .nodes
         .iter()
         .filter(|n| n.name != config.name)
     {
-        let _ = writeln!(text, "{} {}", peer.ip, peer.name);
+        for ip in config.cluster.node_ips(peer.ip) {
+            let _ = writeln!(text, "{ip} {}", peer.name);
+        }
     }
     let _ = writeln!(
         text,

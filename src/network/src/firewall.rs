@@ -17,8 +17,8 @@ const WAIT: &str = "5";
 /// Accepts the packets that the cluster behind `link` sends through this host, and the responses,
 /// if the policy of `FORWARD` is to drop. `owner` identifies the rules in their comment. Can be
 /// repeated.
-pub fn open(link: &str, owner: &str) -> Result<()> {
-    let Some(rules) = forward_chain()? else {
+pub fn open(family: Family, link: &str, owner: &str) -> Result<()> {
+    let Some(rules) = forward_chain(family)? else {
         return Ok(());
     };
     if !drops(&rules) {
@@ -28,15 +28,15 @@ pub fn open(link: &str, owner: &str) -> Result<()> {
         if !rules.lines().any(|there| equals_rule(there, &rule)) {
             let mut arguments = vec!["-I", "FORWARD"];
             arguments.extend(rule.iter().map(String::as_str));
-            iptables(&arguments)?;
+            iptables(family, &arguments)?;
         }
     }
     Ok(())
 }
 
 /// Removes the rules of `owner`. Succeeds if there are none.
-pub fn close(owner: &str) -> Result<()> {
-    let Some(rules) = forward_chain()? else {
+pub fn close(family: Family, owner: &str) -> Result<()> {
+    let Some(rules) = forward_chain(family)? else {
         return Ok(());
     };
     for rule in rules.lines().filter(|rule| belongs(rule, owner)) {
@@ -44,7 +44,7 @@ pub fn close(owner: &str) -> Result<()> {
         if let Some(first) = arguments.first_mut() {
             *first = "-D";
         }
-        iptables(&arguments)?;
+        iptables(family, &arguments)?;
     }
     Ok(())
 }
@@ -84,19 +84,28 @@ fn drops(rules: &str) -> bool {
     rules.lines().any(|line| line == "-P FORWARD DROP")
 }
 
+/// Returns the program of a family, and the file in which the kernel lists its old tables.
+fn program(family: Family) -> (&'static str, &'static str) {
+    match family {
+        Family::Ip6 => ("ip6tables", "/proc/net/ip6_tables_names"),
+        Family::Ip | Family::Inet | Family::Bridge => ("iptables", "/proc/net/ip_tables_names"),
+    }
+}
+
 /// Returns the output of `iptables -S FORWARD`; `None` if iptables is not in use.
-fn forward_chain() -> Result<Option<String>> {
+fn forward_chain(family: Family) -> Result<Option<String>> {
     // Check with the kernel first, because running iptables would create its tables.
-    let old = std::fs::read_to_string("/proc/net/ip_tables_names").unwrap_or_default();
+    let (program, old) = program(family);
+    let old = std::fs::read_to_string(old).unwrap_or_default();
     let used = old.lines().any(|table| table == "filter")
         || Nftables::open()?
-            .tables(Family::Ip)?
+            .tables(family)?
             .iter()
             .any(|table| table == "filter");
     if !used {
         return Ok(None);
     }
-    let output = Command::new("iptables")
+    let output = Command::new(program)
         .args(["-w", WAIT, "-S", "FORWARD"])
         .stdin(Stdio::null())
         .stderr(Stdio::null())
@@ -111,11 +120,12 @@ fn forward_chain() -> Result<Option<String>> {
 }
 
 /// Runs `iptables`. Fails with its error output.
-fn iptables(arguments: &[&str]) -> Result<()> {
+fn iptables(family: Family, arguments: &[&str]) -> Result<()> {
+    let (program, _) = program(family);
     let failed = |why: String| {
-        NetworkError::Invalid(format!("iptables {} failed: {why}", arguments.join(" ")))
+        NetworkError::Invalid(format!("{program} {} failed: {why}", arguments.join(" ")))
     };
-    let output = Command::new("iptables")
+    let output = Command::new(program)
         .args(["-w", WAIT])
         .args(arguments)
         .stdin(Stdio::null())
@@ -152,16 +162,16 @@ mod tests {
         }
         let netns = crate::netlink::new_netns().unwrap();
         crate::netlink::in_netns(std::os::fd::AsFd::as_fd(&netns), || {
-            open("rk-0a", "rkube-p").unwrap();
-            close("rkube-p").unwrap();
-            iptables(&["-P", "FORWARD", "DROP"]).unwrap();
-            let before = forward_chain().unwrap();
-            open("rk-0a", "rkube-p").unwrap();
-            open("rk-0a", "rkube-p").unwrap();
-            let during = forward_chain().unwrap().unwrap();
+            open(Family::Ip, "rk-0a", "rkube-p").unwrap();
+            close(Family::Ip, "rkube-p").unwrap();
+            iptables(Family::Ip, &["-P", "FORWARD", "DROP"]).unwrap();
+            let before = forward_chain(Family::Ip).unwrap();
+            open(Family::Ip, "rk-0a", "rkube-p").unwrap();
+            open(Family::Ip, "rk-0a", "rkube-p").unwrap();
+            let during = forward_chain(Family::Ip).unwrap().unwrap();
             assert_eq!(during.matches("rk-0a").count(), 2, "{during}");
-            close("rkube-p").unwrap();
-            assert_eq!(forward_chain().unwrap(), before);
+            close(Family::Ip, "rkube-p").unwrap();
+            assert_eq!(forward_chain(Family::Ip).unwrap(), before);
         })
         .unwrap();
     }

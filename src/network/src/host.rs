@@ -3,16 +3,12 @@
 //! The nodes are attached to a bridge in the cluster's network namespace. A veth pair connects the
 //! bridge to the host; the host's end has the gateway address. The table `rkube-<profile>`
 //! masquerades traffic from the nodes to other networks. It also keeps other machines from opening
-//! connections to the nodes. IPv4 forwarding is enabled if it was off, and disabled when the last
+//! connections to the nodes. A cluster with IPv6 has a table of the same name for it. Forwarding is enabled if it was off, and disabled when the last
 //! profile that needs it is removed.
 
-use std::fs;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::BorrowedFd;
-use std::path::{Path, PathBuf};
-
-use ipnet::{IpNet, Ipv4Net};
-use nix::fcntl::{Flock, FlockArg};
+use std::path::PathBuf;
 
 use crate::error::{NetworkError, Result};
 use crate::netlink::{LinkRef, Netlink, Netns, Route, Veth, in_netns};
@@ -21,6 +17,11 @@ use crate::nft::{
     ct_state, priority,
 };
 use crate::{firewall, hash, sysctl};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+
+mod forwarding;
+
+use self::forwarding::Forwarding;
 
 /// Name of the cluster's end of the veth pair, a port of the nodes' bridge.
 const CLUSTER_END: &str = "host0";
@@ -36,6 +37,8 @@ pub struct HostNetworkConfig {
     pub gateway: Ipv4Addr,
     /// Address range of nodes.
     pub node_cidr: Ipv4Net,
+    /// The host's address among the nodes' IPv6 addresses, with the length of their range's prefix.
+    pub ipv6: Option<Ipv6Net>,
     /// MTU of the host's interface, in bytes.
     pub mtu: u32,
     /// TCP ports on the host's loopback address that nodes reach at `gateway`, such as a registry
@@ -109,36 +112,54 @@ impl HostNetwork {
         let address = Ipv4Net::new(config.gateway, config.node_cidr.prefix_len())
             .map_err(|error| NetworkError::Invalid(error.to_string()))?;
         host.add_address(&name, address)?;
+        if let Some(ipv6) = config.ipv6 {
+            sysctl::write(&format!("net/ipv6/conf/{name}/disable_ipv6"), "0")?;
+            host.add_address(&name, ipv6)?;
+        }
         host.set_up(&name)?;
         sysctl::write_if_present(&format!("net/ipv4/conf/{name}/rp_filter"), "2")?;
         if !config.loopback_ports.is_empty() {
             // Otherwise the kernel drops packets to 127.0.0.1 that arrive on an interface.
             sysctl::write_if_present(&format!("net/ipv4/conf/{name}/route_localnet"), "1")?;
         }
-        Nftables::open()?.apply(None, &self.table())?;
-        firewall::open(&name, &self.table_name())?;
-        Forwarding::new(&config.state_dir).acquire(&config.profile)
+        let nft = Nftables::open()?;
+        nft.apply(None, &self.table())?;
+        firewall::open(Family::Ip, &name, &self.table_name())?;
+        Forwarding::new(&config.state_dir, Family::Ip).acquire(&config.profile)?;
+        if let Some(ipv6) = config.ipv6 {
+            nft.apply(None, &self.ipv6_table(ipv6))?;
+            firewall::open(Family::Ip6, &name, &self.table_name())?;
+            Forwarding::new(&config.state_dir, Family::Ip6).acquire(&config.profile)?;
+        }
+        Ok(())
     }
 
     /// Removes everything that [`Self::up`] created. Missing parts are ignored. Attempts every step
     /// and returns the first error.
     pub fn down(&self) -> Result<()> {
         let link = Netlink::open().and_then(|host| host.delete_link(&self.link_name()));
-        let table =
-            Nftables::open().and_then(|nft| nft.delete_table(Family::Ip, &self.table_name()));
-        let filter = firewall::close(&self.table_name());
-        let forwarding = Forwarding::new(&self.config.state_dir).release(&self.config.profile);
-        link?;
-        table?;
-        filter?;
-        forwarding
+        let mut families = vec![Family::Ip];
+        families.extend(self.config.ipv6.map(|_| Family::Ip6));
+        let mut done = link.map(drop).map_err(NetworkError::from);
+        for family in families {
+            let table =
+                Nftables::open().and_then(|nft| nft.delete_table(family, &self.table_name()));
+            let filter = firewall::close(family, &self.table_name());
+            let forwarding =
+                Forwarding::new(&self.config.state_dir, family).release(&self.config.profile);
+            done = done
+                .and(table.map(drop).map_err(NetworkError::from))
+                .and(filter)
+                .and(forwarding);
+        }
+        done
     }
 
     /// Adds a host route to `destination` (the service or pod range) via a node. Succeeds if the
     /// same route exists; fails if the host has another route to the destination.
-    pub fn route_add(&self, destination: Ipv4Net, via: Ipv4Addr) -> Result<()> {
+    pub fn route_add(&self, destination: impl Into<IpNet>, via: impl Into<IpAddr>) -> Result<()> {
         let host = Netlink::open()?;
-        let route = self.route(&host, destination, via)?;
+        let route = self.route(&host, destination.into(), via.into())?;
         match host.add_route(&route) {
             Err(error) if error.is_exists() => {
                 let ours = host.routes()?.iter().any(|found| {
@@ -153,15 +174,15 @@ impl HostNetwork {
     }
 
     /// Deletes a route added by [`Self::route_add`]. Returns whether it existed.
-    pub fn route_del(&self, destination: Ipv4Net, via: Ipv4Addr) -> Result<bool> {
+    pub fn route_del(&self, destination: impl Into<IpNet>, via: impl Into<IpAddr>) -> Result<bool> {
         let host = Netlink::open()?;
         if host.link(&self.link_name())?.is_none() {
             return Ok(false);
         }
-        Ok(host.delete_route(&self.route(&host, destination, via)?)?)
+        Ok(host.delete_route(&self.route(&host, destination.into(), via.into())?)?)
     }
 
-    fn route(&self, host: &Netlink, destination: Ipv4Net, via: Ipv4Addr) -> Result<Route> {
+    fn route(&self, host: &Netlink, destination: IpNet, via: IpAddr) -> Result<Route> {
         let link = host.index_of(&self.link_name())?;
         Ok(Route {
             link: Some(link),
@@ -173,19 +194,7 @@ impl HostNetwork {
     fn table(&self) -> Table {
         let link = self.link_name();
         let mut table = Table::new(Family::Ip, self.table_name());
-        table.base_chain(
-            "postrouting",
-            Hook::new(ChainKind::Nat, HookKind::Postrouting, priority::SNAT),
-            vec![
-                Rule::new()
-                    .source(CmpOp::Eq, self.config.node_cidr)
-                    .out_link(CmpOp::Ne, &link)
-                    .expr(Expr::Masquerade {
-                        fully_random: false,
-                    })
-                    .comment("nodes to elsewhere"),
-            ],
-        );
+        masquerade(&mut table, &link, self.config.node_cidr.into());
         if !self.config.loopback_ports.is_empty() {
             // The sysctl route_localnet of the link is set, so the kernel would route packets to
             // any service on the host's loopback. Only the ports below are for the nodes.
@@ -225,23 +234,55 @@ impl HostNetwork {
                     .collect(),
             );
         }
-        table.base_chain(
-            "forward",
-            Hook::new(ChainKind::Filter, HookKind::Forward, priority::FILTER),
-            vec![
-                Rule::new()
-                    .out_link(CmpOp::Eq, &link)
-                    .ct_state(ct_state::ESTABLISHED | ct_state::RELATED)
-                    .accept(),
-                Rule::new()
-                    .in_link(CmpOp::Ne, &link)
-                    .out_link(CmpOp::Eq, &link)
-                    .drop()
-                    .comment("other machines to nodes"),
-            ],
-        );
+        keep_out(&mut table, &link);
         table
     }
+
+    /// Returns the packet filter table of IPv6. Without services on the host's loopback: the kernel
+    /// does not route its address.
+    fn ipv6_table(&self, ipv6: Ipv6Net) -> Table {
+        let link = self.link_name();
+        let mut table = Table::new(Family::Ip6, self.table_name());
+        masquerade(&mut table, &link, ipv6.trunc().into());
+        keep_out(&mut table, &link);
+        table
+    }
+}
+
+/// Adds the chain that gives packets of `nodes` to other networks the host's address.
+fn masquerade(table: &mut Table, link: &str, nodes: IpNet) {
+    table.base_chain(
+        "postrouting",
+        Hook::new(ChainKind::Nat, HookKind::Postrouting, priority::SNAT),
+        vec![
+            Rule::new()
+                .source(CmpOp::Eq, nodes)
+                .out_link(CmpOp::Ne, link)
+                .expr(Expr::Masquerade {
+                    fully_random: false,
+                })
+                .comment("nodes to elsewhere"),
+        ],
+    );
+}
+
+/// Adds the chain that drops connections of other machines to nodes.
+fn keep_out(table: &mut Table, link: &str) {
+    table.base_chain(
+        "forward",
+        Hook::new(ChainKind::Filter, HookKind::Forward, priority::FILTER),
+        vec![
+            Rule::new()
+                .out_link(CmpOp::Eq, link)
+                .ct_state(ct_state::ESTABLISHED | ct_state::RELATED)
+                .accept(),
+            Rule::new()
+                .in_link(CmpOp::Ne, link)
+                .out_link(CmpOp::Eq, link)
+                .drop()
+                .comment("other machines to nodes"),
+        ],
+    );
 }
 
 /// Drops everything that the host would forward to or from `link`, the interface of a cluster's
@@ -278,85 +319,6 @@ fn table_name(profile: &str) -> String {
 
 /// The addresses of the loopback interface.
 const LOOPBACK: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(127, 0, 0, 0), 8);
-
-/// The profiles that need `ip_forward`, and its original value, as files in a directory.
-struct Forwarding {
-    dir: PathBuf,
-}
-
-impl Forwarding {
-    const SYSCTL: &'static str = "net/ipv4/ip_forward";
-
-    fn new(state_dir: &Path) -> Self {
-        Self {
-            dir: state_dir.join("ip-forward"),
-        }
-    }
-
-    /// Returns the directory with one file per profile that needs forwarding.
-    fn users(&self) -> PathBuf {
-        self.dir.join("users")
-    }
-
-    /// Returns the marker file, which exists if forwarding was off originally.
-    fn was_off(&self) -> PathBuf {
-        self.dir.join("was-off")
-    }
-
-    fn lock(&self) -> Result<Flock<fs::File>> {
-        fs::create_dir_all(self.users()).map_err(file_error("create", &self.users()))?;
-        let path = self.dir.join("lock");
-        let file = fs::File::create(&path).map_err(file_error("create", &path))?;
-        Flock::lock(file, FlockArg::LockExclusive)
-            .map_err(|(_, errno)| file_error("lock", &path)(errno.into()))
-    }
-
-    /// Registers a profile and enables forwarding if it is off.
-    fn acquire(&self, profile: &str) -> Result<()> {
-        let _lock = self.lock()?;
-        let user = self.users().join(profile);
-        fs::write(&user, "").map_err(file_error("write", &user))?;
-        if sysctl::read(Self::SYSCTL)? == "0" {
-            // Recorded first: after a crash in between, restoring the value is harmless.
-            fs::write(self.was_off(), "").map_err(file_error("write", &self.was_off()))?;
-            sysctl::write(Self::SYSCTL, "1")?;
-        }
-        Ok(())
-    }
-
-    /// Unregisters a profile. The last one restores the original value.
-    fn release(&self, profile: &str) -> Result<()> {
-        if !self.dir.exists() {
-            return Ok(());
-        }
-        let _lock = self.lock()?;
-        let user = self.users().join(profile);
-        match fs::remove_file(&user) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                return Err(file_error("remove", &user)(error));
-            }
-            _ => {}
-        }
-        let mut others = fs::read_dir(self.users()).map_err(file_error("read", &self.users()))?;
-        if others.next().is_some() {
-            return Ok(());
-        }
-        if self.was_off().exists() {
-            sysctl::write(Self::SYSCTL, "0")?;
-        }
-        // Leave nothing behind after the last profile.
-        fs::remove_dir_all(&self.dir).map_err(file_error("remove", &self.dir))
-    }
-}
-
-fn file_error(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> NetworkError {
-    let path = path.display().to_string();
-    move |source| NetworkError::File {
-        action,
-        path,
-        source,
-    }
-}
 
 /// Returns the first of `candidates` that overlaps no address and no route of the host, except
 /// default routes and those of the interfaces `ignore_links`.
@@ -419,6 +381,7 @@ fn taken_ranges(ignore_links: &[&str]) -> Result<Vec<(Ipv4Net, String)>> {
 #[cfg(test)]
 mod tests {
     use std::os::fd::AsFd;
+    use std::path::Path;
 
     use super::*;
     use crate::netlink::new_netns;
@@ -431,6 +394,7 @@ mod tests {
             bridge_name: "nodes".into(),
             gateway: Ipv4Addr::new(10, 66, 0, 1),
             node_cidr: "10.66.0.0/24".parse().unwrap(),
+            ipv6: None,
             mtu: 1500,
             state_dir: state_dir.to_owned(),
         }
@@ -527,6 +491,32 @@ mod tests {
     }
 
     #[test]
+    fn ipv6_is_set_up_and_taken_down_as_well() {
+        if !root() || !Path::new("/proc/net/if_inet6").exists() {
+            return;
+        }
+        let state = tempfile::tempdir().unwrap();
+        let (host, cluster) = (new_netns().unwrap(), new_netns().unwrap());
+        in_netns(host.as_fd(), || {
+            let forwards = || sysctl::read("net/ipv6/conf/all/forwarding").unwrap();
+            assert_eq!(forwards(), "0");
+            let mut config = config("six", state.path());
+            config.ipv6 = Some("fd72::1/64".parse().unwrap());
+            let one = HostNetwork::new(config);
+            one.up(cluster.as_fd()).unwrap();
+            one.up(cluster.as_fd()).unwrap();
+            assert_eq!(forwards(), "1");
+            let nft = Nftables::open().unwrap();
+            assert_eq!(nft.tables(Family::Ip6).unwrap(), ["rkube-six"]);
+            one.down().unwrap();
+            assert_eq!(forwards(), "0");
+            assert!(nft.tables(Family::Ip6).unwrap().is_empty());
+            assert!(!state.path().join("ip6-forward").exists());
+        })
+        .unwrap();
+    }
+
+    #[test]
     fn up_and_down_leave_nothing_behind() {
         if !root() {
             return;
@@ -567,13 +557,17 @@ mod tests {
             assert!(!one.route_del(services, node).unwrap());
 
             // A second profile keeps forwarding enabled until it is removed as well.
-            Forwarding::new(state.path()).acquire("two").unwrap();
+            Forwarding::new(state.path(), Family::Ip)
+                .acquire("two")
+                .unwrap();
             one.down().unwrap();
             one.down().unwrap();
             assert_eq!(sysctl::read("net/ipv4/ip_forward").unwrap(), "1");
             assert!(nl.link(&one.link_name()).unwrap().is_none());
             assert!(nft.tables(Family::Ip).unwrap().is_empty());
-            Forwarding::new(state.path()).release("two").unwrap();
+            Forwarding::new(state.path(), Family::Ip)
+                .release("two")
+                .unwrap();
             assert_eq!(sysctl::read("net/ipv4/ip_forward").unwrap(), "0");
             assert!(!state.path().join("ip-forward").exists());
         })

@@ -33,6 +33,6 @@ pub use balance::{Announcer, Balancer, Candidate};
 pub use dns::{DnsConfig, DnsServer, DnsState};
 pub use error::{NetworkError, Result};
 pub use host::{HostNetwork, HostNetworkConfig};
-pub use node::{AttachPod, HostPort, NetworkConfig, NodeNetwork, PodNetwork, Protocol};
+pub use node::{AttachPod, HostPort, Ipv6Config, NetworkConfig, NodeNetwork, PodNetwork, Protocol};
 pub use policy::{Policy, PolicyEnforcer, PolicyPod, PolicyState};
 pub use proxy::{ProxyConfig, ServiceProxy, ServiceState};

@@ -1,7 +1,7 @@
 //! Helpers shared by the tests of this crate.
 
 use std::io::{Read as _, Write as _};
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -9,10 +9,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use ipnet::Ipv4Net;
+use ipnet::{Ipv4Net, Ipv6Net};
 
 use crate::netlink::{Netlink, Netns, Route, Veth, in_netns, new_netns};
-use crate::node::{AttachPod, HostPort, NetworkConfig, NodeNetwork};
+use crate::node::{AttachPod, HostPort, Ipv6Config, NetworkConfig, NodeNetwork};
 
 /// Timeout of operations that should succeed, generous for busy machines.
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -40,6 +40,7 @@ pub(crate) struct TestNetwork {
 pub(crate) struct Pod {
     pub(crate) netns: OwnedFd,
     pub(crate) ip: Ipv4Addr,
+    pub(crate) ipv6: Option<Ipv6Addr>,
     pub(crate) attach: AttachPod,
 }
 
@@ -47,8 +48,31 @@ pub(crate) fn net(text: &str) -> Ipv4Net {
     text.parse().unwrap()
 }
 
+pub(crate) fn net6(text: &str) -> Ipv6Net {
+    text.parse().unwrap()
+}
+
 impl TestNetwork {
     pub(crate) fn new() -> Self {
+        Self::with(None)
+    }
+
+    /// Returns a network of both families; `None` if the kernel has no IPv6.
+    pub(crate) fn dual() -> Option<Self> {
+        if !std::path::Path::new("/proc/net/if_inet6").exists() {
+            rkube_testing::skipped("the kernel has no IPv6");
+            return None;
+        }
+        Some(Self::with(Some(Ipv6Config {
+            node_ip: "fd00:77::2".parse().unwrap(),
+            node_cidr: net6("fd00:77::/64"),
+            pod_cidr: net6("fd00:10:244:1::/64"),
+            cluster_cidr: net6("fd00:10:244::/56"),
+            service_cidr: net6("fd00:10:96::/112"),
+        })))
+    }
+
+    fn with(ipv6: Option<Ipv6Config>) -> Self {
         let (node, world) = (new_netns().unwrap(), new_netns().unwrap());
         let state = tempfile::tempdir().unwrap();
         let at_node = Netlink::open_in(node.as_fd()).unwrap();
@@ -66,11 +90,17 @@ impl TestNetwork {
         at_world
             .add_address("eth0", net("192.168.77.1/24"))
             .unwrap();
+        if ipv6.is_some() {
+            at_node.add_address("eth0", net6("fd00:77::2/64")).unwrap();
+            at_world.add_address("eth0", net6("fd00:77::1/64")).unwrap();
+        }
         at_world.set_up("eth0").unwrap();
         at_world.set_up("lo").unwrap();
         let default = Route::via(Ipv4Net::default(), Ipv4Addr::new(192, 168, 77, 1));
         at_node.add_route(&default).unwrap();
         let config = NetworkConfig {
+            ipv4_pods: true,
+            ipv6,
             node_ip: Ipv4Addr::new(192, 168, 77, 2),
             node_cidr: net("192.168.77.0/24"),
             pod_cidr: net("10.244.1.0/24"),
@@ -136,40 +166,41 @@ impl TestNetwork {
         Pod {
             netns,
             ip: pod.ip,
+            ipv6: pod.ipv6,
             attach,
         }
     }
 
-    pub(crate) fn ask_from_node(&self, to: SocketAddrV4) -> std::io::Result<String> {
+    pub(crate) fn ask_from_node(&self, to: impl Into<SocketAddr>) -> std::io::Result<String> {
         ask(&self.node, to)
     }
 
-    pub(crate) fn ask_from_world(&self, to: SocketAddrV4) -> std::io::Result<String> {
+    pub(crate) fn ask_from_world(&self, to: impl Into<SocketAddr>) -> std::io::Result<String> {
         ask(&self.world, to)
     }
 }
 
 impl Pod {
-    pub(crate) fn ask(&self, to: SocketAddrV4) -> std::io::Result<String> {
+    pub(crate) fn ask(&self, to: impl Into<SocketAddr>) -> std::io::Result<String> {
         ask(&self.netns, to)
     }
 }
 
 /// Connects from a namespace. Returns the server's response.
-pub(crate) fn ask(from: &OwnedFd, to: SocketAddrV4) -> std::io::Result<String> {
-    ask_within(from, to, TIMEOUT)
+pub(crate) fn ask(from: &OwnedFd, to: impl Into<SocketAddr>) -> std::io::Result<String> {
+    ask_within(from, to.into(), TIMEOUT)
 }
 
 /// Connects to a port that should not respond. Returns the error.
-pub(crate) fn ask_in_vain(from: &OwnedFd, to: SocketAddrV4) -> std::io::ErrorKind {
-    ask_within(from, to, REFUSAL_TIMEOUT)
+pub(crate) fn ask_in_vain(from: &OwnedFd, to: impl Into<SocketAddr>) -> std::io::ErrorKind {
+    ask_within(from, to.into(), REFUSAL_TIMEOUT)
         .expect_err("a response from a port without a server")
         .kind()
 }
 
-fn ask_within(from: &OwnedFd, to: SocketAddrV4, limit: Duration) -> std::io::Result<String> {
+fn ask_within(from: &OwnedFd, to: SocketAddr, limit: Duration) -> std::io::Result<String> {
     in_netns(from.as_fd(), || {
-        let mut stream = TcpStream::connect_timeout(&to.into(), limit)?;
+        let mut stream = TcpStream::connect_timeout(&to, limit)?;
         stream.set_read_timeout(Some(TIMEOUT))?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer)?;
@@ -197,12 +228,17 @@ pub(crate) struct Serve {
 
 impl Serve {
     /// Responds to each connection with the client's address.
-    pub(crate) fn tcp(netns: &OwnedFd, at: SocketAddrV4) -> Self {
+    pub(crate) fn tcp(netns: &OwnedFd, at: impl Into<SocketAddr>) -> Self {
         Self::tcp_saying(netns, at, None)
     }
 
     /// Responds to each connection with `words`.
-    pub(crate) fn tcp_saying(netns: &OwnedFd, at: SocketAddrV4, words: Option<String>) -> Self {
+    pub(crate) fn tcp_saying(
+        netns: &OwnedFd,
+        at: impl Into<SocketAddr>,
+        words: Option<String>,
+    ) -> Self {
+        let at = at.into();
         let listener = in_netns(netns.as_fd(), || TcpListener::bind(at))
             .unwrap()
             .unwrap();

@@ -175,7 +175,7 @@ mod tests {
 
     async fn server() -> Arc<DnsServer> {
         let config = DnsConfig {
-            listen: "127.0.0.1:0".parse().unwrap(),
+            listen: vec!["127.0.0.1:0".parse().unwrap()],
             domain: "cluster.local".into(),
             upstreams: Vec::new(),
             resolv_conf: "/nonexistent".into(),

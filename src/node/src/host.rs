@@ -32,9 +32,14 @@ impl Host {
         &self.config.name
     }
 
-    /// Returns the node's address in the cluster.
+    /// Returns the node's first address in the cluster.
     pub(crate) fn ip(&self) -> IpAddr {
-        self.config.ip.into()
+        self.config.first_ip()
+    }
+
+    /// Returns all addresses of a pod by its first one.
+    pub(crate) fn pod_ips(&self, first: Option<IpAddr>) -> Vec<IpAddr> {
+        first.map_or_else(Vec::new, |first| self.config.pod_ips(first))
     }
 
     /// Returns the resources that the node offers to pods.

@@ -148,7 +148,7 @@ pub async fn run(config: NodeConfig) -> anyhow::Result<()> {
         host: host.clone(),
         client: clients.policies,
         notices,
-        adopted: policies::adopted(&runtime, &network),
+        adopted: policies::adopted(&runtime, &network, &host.config),
     }));
     tasks.spawn(pods::run(Arc::new(PodContext {
         host: host.clone(),
@@ -293,7 +293,7 @@ async fn serve_ssh(host: Arc<Host>) -> anyhow::Result<()> {
     let config = &host.config;
     rkube_ssh::serve(rkube_ssh::SshConfig {
         // A virtual machine is reached through another network interface than its peers use.
-        listen: (std::net::Ipv4Addr::UNSPECIFIED, ports::SSH).into(),
+        listen: (config.any_address(), ports::SSH).into(),
         host_key_path,
         authorized_keys_path: dir.join("authorized_keys"),
         shell: "/bin/bash".into(),

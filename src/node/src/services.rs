@@ -1,14 +1,14 @@
 //! Feeds services, endpoint slices and nodes to the service proxy, the DNS server and the routes.
 
 use std::collections::HashMap;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use futures::stream::select;
 use futures::{Stream, StreamExt};
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 use kube::ResourceExt;
 use rkube_client::reflector::{Event, Versioned};
 use rkube_network::{
@@ -108,8 +108,9 @@ pub(crate) struct ServiceFeed {
 /// Feeds the node's network until the future is dropped.
 pub(crate) async fn run(feed: ServiceFeed) -> anyhow::Result<()> {
     let config = &feed.host.config;
+    let dns_ips = config.cluster.dns_ips();
     let dns = DnsServer::start(DnsConfig {
-        listen: (config.cluster.dns_ip, 53).into(),
+        listen: dns_ips.iter().map(|ip| (*ip, 53).into()).collect(),
         domain: config.cluster.dns_domain.clone(),
         upstreams: config.upstream_dns.clone(),
         resolv_conf: "/etc/resolv.conf".into(),
@@ -122,8 +123,8 @@ pub(crate) async fn run(feed: ServiceFeed) -> anyhow::Result<()> {
     let proxy = Arc::new(
         ServiceProxy::new(ProxyConfig {
             node_name: config.name.clone(),
-            cluster_cidr: config.cluster.pod_cidr,
-            local_ips: vec![config.cluster.dns_ip],
+            cluster_cidrs: config.cluster.pod_cidrs(),
+            local_ips: dns_ips,
             load_balancers: config.cluster.load_balancers,
         })
         .context("starting the service proxy")?,
@@ -319,24 +320,42 @@ fn zone_of(nodes: &ObjectSet<Node>, name: &str) -> Option<String> {
     node.labels().get(ZONE_LABEL).cloned()
 }
 
-/// Returns the pod CIDR and the address of each other node.
-fn routes(nodes: &ObjectSet<Node>, own_name: &str) -> Vec<(Ipv4Net, Ipv4Addr)> {
+/// Returns the pod CIDRs of each other node, with its address of the same family.
+fn routes(nodes: &ObjectSet<Node>, own_name: &str) -> Vec<(IpNet, IpAddr)> {
     nodes
         .objects
         .values()
         .filter(|n| n.name_any() != own_name)
-        .filter_map(|n| {
-            let cidr = n.spec.as_ref()?.pod_cidr.as_ref()?.parse().ok()?;
-            let address = n
-                .status
-                .as_ref()?
-                .addresses
-                .as_ref()?
-                .iter()
-                .find(|a| a.type_ == "InternalIP")?;
-            Some((cidr, address.address.parse().ok()?))
-        })
+        .flat_map(|node| routes_to(node))
         .collect()
+}
+
+fn routes_to(node: &Node) -> Vec<(IpNet, IpAddr)> {
+    let (spec, status) = (node.spec.as_ref(), node.status.as_ref());
+    let listed = spec.and_then(|spec| spec.pod_cidrs.as_ref()).into_iter();
+    let mut ranges: Vec<IpNet> = listed
+        .flatten()
+        .chain(spec.and_then(|spec| spec.pod_cidr.as_ref()))
+        .filter_map(|range| range.parse().ok())
+        .collect();
+    ranges.dedup();
+    let addresses = status.and_then(|status| status.addresses.as_ref());
+    let addresses: Vec<IpAddr> = addresses
+        .into_iter()
+        .flatten()
+        .filter(|address| address.type_ == "InternalIP")
+        .filter_map(|address| address.address.parse().ok())
+        .collect();
+    let mut routes = Vec::new();
+    for range in ranges {
+        let same = |ip: &&IpAddr| ip.is_ipv4() == range.addr().is_ipv4();
+        if let Some(ip) = addresses.iter().find(same)
+            && !routes.contains(&(range, *ip))
+        {
+            routes.push((range, *ip));
+        }
+    }
+    routes
 }
 
 #[cfg(test)]

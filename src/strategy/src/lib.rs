@@ -41,6 +41,7 @@ pub mod tree;
 
 use std::collections::BTreeMap;
 
+pub use self::core::cluster_ip_errors;
 pub use self::core::pod::addresses as pod_addresses;
 pub use apiextensions::hoist as hoist_shared_of_versions;
 pub use generic::{Generic, WithoutStatus};

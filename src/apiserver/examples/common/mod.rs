@@ -33,9 +33,9 @@ impl Cluster {
             pki,
             version: "v1.36.0+example".into(),
             dns_domain: "cluster.local".into(),
-            service_cidr: "10.96.0.0/16".parse()?,
+            service_cidrs: vec!["10.96.0.0/16".parse()?],
             node_ports: (30000, 32767),
-            advertise_ip: Ipv4Addr::LOCALHOST,
+            advertise_ip: Ipv4Addr::LOCALHOST.into(),
             advertise_port: port,
             audit: None,
         })

@@ -8,7 +8,7 @@
 //! serialize.
 
 use std::future::Future;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -98,7 +98,8 @@ impl Kind {
     /// Returns whether an entry is complete, that is, has all labels that the allocator sets.
     pub fn is_whole(self, entry: &Object) -> bool {
         self == Self::Port
-            || self.is_managed(entry) && entry["metadata"]["labels"][FAMILY] == "IPv4"
+            || self.is_managed(entry)
+                && entry["metadata"]["labels"][FAMILY] == label(meta::name(entry))
     }
 
     /// Returns the JSON of a new entry.
@@ -113,10 +114,16 @@ impl Kind {
             entry["apiVersion"] = "networking.k8s.io/v1".into();
             entry["kind"] = "IPAddress".into();
             entry["metadata"]["uid"] = crate::uid::new_uid().into();
-            entry["metadata"]["labels"] = json!({FAMILY: "IPv4", MANAGED_BY: MANAGER});
+            entry["metadata"]["labels"] = json!({FAMILY: label(id), MANAGED_BY: MANAGER});
         }
         entry.to_string().into()
     }
+}
+
+/// Returns the label of an address's family.
+fn label(id: &str) -> &'static str {
+    let ip = id.parse().unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
+    super::families::family_of(ip)
 }
 
 /// Returns the values that a service uses and must have reserved.
@@ -261,9 +268,12 @@ pub async fn release(backend: &Backend, old: &Object, new: Option<&Object>) {
     futures::future::join_all(removals).await;
 }
 
-/// Returns the cluster IP of the service `kubernetes`.
-pub fn own_address(backend: &Backend) -> Ipv4Addr {
-    Ipv4Addr::from(u32::from(backend.config.service_cidr.network()) + 1)
+/// Returns the cluster IP of the service `kubernetes`, of the cluster's first family.
+pub fn own_address(backend: &Backend) -> IpAddr {
+    match backend.config.first_service_cidr().network() {
+        IpAddr::V4(ip) => Ipv4Addr::from(u32::from(ip) + 1).into(),
+        IpAddr::V6(ip) => Ipv6Addr::from(u128::from(ip) + 1).into(),
+    }
 }
 
 /// Returns whether this is the cluster IP of the service `kubernetes`, which is recreated whenever

@@ -4,13 +4,14 @@
 //! and releases them if it fails. Several servers on one store therefore never allocate the same
 //! value. Free values are found in the cache; the reservation confirms them.
 
+mod families;
 mod ledger;
 mod repair;
 
 use std::collections::HashSet;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 use rkube_api::selector::FieldSelector;
 use rkube_api::status::{FieldError, Status};
 use rkube_api::{Object, meta};
@@ -22,19 +23,20 @@ use crate::cache::Filter;
 use crate::resources::Resource;
 use crate::store_error::store_error;
 
+use families::{family_of, texts};
 pub use ledger::Reservation;
 use ledger::{Kind, Owner, own_address};
 pub use repair::run as repair;
 
 /// The reason for which an allocation failed.
 enum Refusal {
-    Field(FieldError),
+    Fields(Vec<FieldError>),
     Store(StoreError),
 }
 
 impl From<FieldError> for Refusal {
     fn from(error: FieldError) -> Self {
-        Self::Field(error)
+        Self::Fields(vec![error])
     }
 }
 
@@ -75,7 +77,7 @@ pub async fn allocate(
     reservation.rollback().await;
     let name = meta::name(service);
     Err(match refusal {
-        Refusal::Field(error) => Status::invalid(&resource.group_kind(), name, vec![error]),
+        Refusal::Fields(errors) => Status::invalid(&resource.group_kind(), name, errors),
         Refusal::Store(error) => store_error(resource, name, error),
     })
 }
@@ -98,7 +100,22 @@ struct Allocation<'s> {
 
 impl Allocation<'_> {
     async fn fill(&mut self, service: &mut Object, old: Option<&Object>) -> Result<(), Refusal> {
-        self.address(service, old).await?;
+        if service["spec"]["clusterIP"] == "None" && !service["spec"]["clusterIPs"].is_array() {
+            service["spec"]["clusterIPs"] = json!(["None"]);
+        }
+        if !rkube_strategy::cluster_ip_errors(service).is_empty() {
+            // Validation refuses it, and says why.
+            return Ok(());
+        }
+        let configured: Vec<&'static str> = self
+            .backend
+            .config
+            .service_cidrs
+            .iter()
+            .map(|range| family_of(range.addr()))
+            .collect();
+        families::complete(service, old, &configured).map_err(Refusal::Fields)?;
+        self.addresses(service, old).await?;
         let kind = service["spec"]["type"].as_str().unwrap_or("ClusterIP");
         if matches!(kind, "NodePort" | "LoadBalancer") {
             let kind = kind.to_owned();
@@ -155,75 +172,78 @@ impl Allocation<'_> {
         Ok(None)
     }
 
-    async fn address(&mut self, service: &mut Object, old: Option<&Object>) -> Result<(), Refusal> {
-        let asked = service["spec"]["clusterIP"]
-            .as_str()
-            .unwrap_or_default()
-            .to_owned();
-        let is_listed = service["spec"]["clusterIPs"]
-            .as_array()
-            .is_some_and(|listed| !listed.is_empty());
-        let is_address = asked.parse::<IpAddr>().is_ok();
-        if asked == "None" {
-            if !service["spec"]["clusterIPs"].is_array() {
-                service["spec"]["clusterIPs"] = json!(["None"]);
-            }
-        } else if asked.is_empty() && is_listed || !asked.is_empty() && !is_address {
-            // Validation refuses it, and says why.
+    /// Reserves the cluster IPs of a service whose families are complete. Those that it had stay.
+    async fn addresses(
+        &mut self,
+        service: &mut Object,
+        old: Option<&Object>,
+    ) -> Result<(), Refusal> {
+        let families: Vec<String> = texts(&service["spec"]["ipFamilies"])
+            .into_iter()
+            .map(str::to_owned)
+            .collect();
+        let mut ips: Vec<String> = texts(&service["spec"]["clusterIPs"])
+            .into_iter()
+            .map(str::to_owned)
+            .collect();
+        if ips.first().is_some_and(|first| first == "None") {
             return Ok(());
-        } else if asked.is_empty() {
-            let ranges = ranges(self.backend);
-            let address = self
-                .reserve_any(Kind::Address, || {
-                    ranges.iter().flat_map(|range| addresses(*range))
-                })
-                .await?
-                .ok_or_else(|| {
-                    FieldError::internal(
-                        "spec.clusterIPs",
-                        "failed to allocate a serviceIP: range is full",
-                    )
-                })?;
-            service["spec"]["clusterIP"] = address.to_string().into();
-            service["spec"]["clusterIPs"] = json!([address.to_string()]);
-        } else {
-            // An existing address is kept; validation rejects a conflicting change.
-            let had = old.is_some_and(|o| {
-                let spec = &o["spec"];
-                spec["type"] != "ExternalName"
-                    && spec["clusterIP"].as_str().is_some_and(|a| !a.is_empty())
-            });
-            if !had {
-                self.asked_address(&asked).await?;
+        }
+        let had = old.map_or(0, |old| match old["spec"]["type"] == "ExternalName" {
+            true => 0,
+            false => texts(&old["spec"]["clusterIPs"]).len(),
+        });
+        for (i, family) in families.iter().enumerate() {
+            if i < had && i < ips.len() {
+                // An existing address is kept; validation rejects a conflicting change.
+                continue;
             }
-            if !service["spec"]["clusterIPs"].is_array() {
-                service["spec"]["clusterIPs"] = json!([asked]);
+            match ips.get(i) {
+                Some(asked) => self.asked_address(asked, &ips).await?,
+                None => {
+                    let found = self.free_address(family).await?;
+                    ips.push(found.to_string());
+                }
             }
         }
-        let spec = &mut service["spec"];
-        if spec["ipFamilyPolicy"].is_null() {
-            spec["ipFamilyPolicy"] = "SingleStack".into();
-        }
-        if !spec["ipFamilies"].is_array() {
-            spec["ipFamilies"] = json!(["IPv4"]);
+        if let Some(first) = ips.first() {
+            service["spec"]["clusterIP"] = first.as_str().into();
+            service["spec"]["clusterIPs"] = json!(ips);
         }
         Ok(())
     }
 
-    async fn asked_address(&mut self, asked: &str) -> Result<(), Refusal> {
+    async fn free_address(&mut self, family: &str) -> Result<IpAddr, Refusal> {
+        let ranges = ranges(self.backend);
+        let of_family = |range: &&IpNet| family_of(range.addr()) == family;
+        let found = self
+            .reserve_any(Kind::Address, || {
+                let ranges = ranges.iter().filter(of_family);
+                ranges.flat_map(|range| addresses(*range))
+            })
+            .await?;
+        found.ok_or_else(|| {
+            FieldError::internal(
+                "spec.clusterIPs",
+                "failed to allocate a serviceIP: range is full",
+            )
+            .into()
+        })
+    }
+
+    async fn asked_address(&mut self, asked: &str, all: &[String]) -> Result<(), Refusal> {
         let invalid = |why: &str| {
             let detail = format!("failed to allocate IP {asked}: {why}");
-            Refusal::Field(FieldError::invalid(
-                "spec.clusterIPs",
-                json!([asked]),
-                detail,
-            ))
+            Refusal::from(FieldError::invalid("spec.clusterIPs", json!(all), detail))
         };
-        let address: Ipv4Addr = asked
+        let address: IpAddr = asked
             .parse()
-            .map_err(|_| invalid("the provided IP is not a valid IPv4 address"))?;
-        let usable = |range: &Ipv4Net| {
-            range.contains(&address) && address != range.network() && address != range.broadcast()
+            .map_err(|_| invalid("the provided IP is not valid"))?;
+        let usable = |range: &IpNet| {
+            range.contains(&address)
+                && address != range.network()
+                // IPv6 has no broadcast address.
+                && (address != range.broadcast() || address.is_ipv6())
         };
         if !ranges(self.backend).iter().any(usable) {
             return Err(invalid(
@@ -343,10 +363,10 @@ impl Allocation<'_> {
 
 /// Returns the ranges of cluster IPs: the server's own, and those of other ServiceCIDRs that are
 /// neither deleted nor reported as not ready.
-fn ranges(backend: &Backend) -> Vec<Ipv4Net> {
-    let own = backend.config.service_cidr;
+fn ranges(backend: &Backend) -> Vec<IpNet> {
+    let own = &backend.config.service_cidrs;
     let cidrs = backend.cache.resource("networking.k8s.io", "servicecidrs");
-    let mut ranges = vec![own];
+    let mut ranges = own.clone();
     for cidr in cidrs.list(&Filter::default()) {
         let cidr = cidr.tree();
         if !is_ready(&cidr) {
@@ -354,7 +374,8 @@ fn ranges(backend: &Backend) -> Vec<Ipv4Net> {
         }
         let texts = cidr["spec"]["cidrs"].as_array().into_iter().flatten();
         let parsed = texts.filter_map(|text| text.as_str()?.parse().ok());
-        ranges.extend(parsed.filter(|range: &Ipv4Net| range.trunc() != own.trunc()));
+        let others = |range: &IpNet| own.iter().all(|own| own.trunc() != range.trunc());
+        ranges.extend(parsed.filter(others));
     }
     ranges
 }
@@ -403,16 +424,27 @@ fn reserved(size: u32, step: u32, most: u32) -> u32 {
 }
 
 /// Returns the addresses of a range in the order in which they are tried.
-fn addresses(range: ipnet::Ipv4Net) -> impl Iterator<Item = Ipv4Addr> {
-    let (network, broadcast) = (u32::from(range.network()), u32::from(range.broadcast()));
-    // A range of one or two addresses has no usable ones.
-    let usable = broadcast - network >= 2;
-    let static_part = reserved((broadcast - network).saturating_add(1), 16, 256);
-    usable
-        .then(|| scattered(network + 1, broadcast - 1, static_part))
+fn addresses(range: IpNet) -> impl Iterator<Item = IpAddr> {
+    // The number of the last usable address: of IPv4, not the broadcast address. Of a larger range
+    // of IPv6, the first part is used.
+    let bits = u32::from(range.max_prefix_len() - range.prefix_len());
+    let all = 1u32.checked_shl(bits).unwrap_or(u32::MAX);
+    let last = match range {
+        IpNet::V4(_) => all.saturating_sub(2),
+        IpNet::V6(_) => all - 1,
+    };
+    let at = move |number: u32| -> IpAddr {
+        match range.network() {
+            IpAddr::V4(first) => Ipv4Addr::from(u32::from(first).saturating_add(number)).into(),
+            IpAddr::V6(first) => Ipv6Addr::from(u128::from(first) + u128::from(number)).into(),
+        }
+    };
+    let static_part = reserved(all, 16, 256);
+    (last > 0)
+        .then(|| scattered(1, last, static_part))
         .into_iter()
         .flatten()
-        .map(Ipv4Addr::from)
+        .map(at)
 }
 
 /// Returns the ports of a range in the order in which they are tried.
@@ -428,7 +460,9 @@ fn ports((first, last): (u16, u16)) -> impl Iterator<Item = u64> {
 
 /// Returns the service `kubernetes` and its endpoints, through which pods reach this server.
 pub fn kubernetes_service(backend: &Backend) -> Vec<(&'static str, &'static str, Object)> {
-    let first = own_address(backend).to_string();
+    let first = own_address(backend);
+    let family = family_of(first);
+    let first = first.to_string();
     let (ip, port) = (
         backend.config.advertise_ip.to_string(),
         backend.config.advertise_port,
@@ -439,7 +473,7 @@ pub fn kubernetes_service(backend: &Backend) -> Vec<(&'static str, &'static str,
         "metadata": {"name": "kubernetes", "namespace": "default", "labels": labels},
         "spec": {
             "clusterIP": first, "clusterIPs": [first], "type": "ClusterIP", "sessionAffinity": "None",
-            "ipFamilies": ["IPv4"], "ipFamilyPolicy": "SingleStack",
+            "ipFamilies": [family], "ipFamilyPolicy": "SingleStack",
             "ports": [{"name": "https", "port": 443, "protocol": "TCP", "targetPort": port}],
         },
     });
@@ -457,7 +491,7 @@ pub fn kubernetes_service(backend: &Backend) -> Vec<(&'static str, &'static str,
             "name": "kubernetes", "namespace": "default",
             "labels": {"kubernetes.io/service-name": "kubernetes"},
         },
-        "addressType": "IPv4",
+        "addressType": family,
         "endpoints": [{"addresses": [ip], "conditions": {"ready": true}}],
         "ports": [{"name": "https", "port": port, "protocol": "TCP"}],
     });
@@ -485,11 +519,11 @@ mod tests {
 
     #[test]
     fn addresses_come_from_the_upper_part_first() {
-        let range: ipnet::Ipv4Net = "10.96.0.0/24".parse().unwrap();
-        let all: Vec<Ipv4Addr> = addresses(range).collect();
+        let range: IpNet = "10.96.0.0/24".parse().unwrap();
+        let all: Vec<IpAddr> = addresses(range).collect();
         assert_eq!(all.len(), 254);
         assert_eq!(all.iter().collect::<HashSet<_>>().len(), 254);
-        let low = |a: &Ipv4Addr| a.octets()[3] <= 16;
+        let low = |a: &IpAddr| matches!(a, IpAddr::V4(a) if a.octets()[3] <= 16);
         assert!(!all[..238].iter().any(low) && all[238..].iter().all(low));
         let of = |range: &str| addresses(range.parse().unwrap()).count();
         assert_eq!(
@@ -497,6 +531,7 @@ mod tests {
             (2, 0, 0)
         );
         assert_eq!(of("10.0.0.0/16"), 65534);
+        assert_eq!((of("fd00::/112"), of("fd00::/128")), (65535, 0));
     }
 
     #[test]

@@ -24,7 +24,7 @@ async fn servers(count: usize) -> Vec<TestServer> {
         let own = tempfile::tempdir().unwrap();
         let config = Config {
             store: store.clone(),
-            service_cidr: "10.96.0.0/26".parse().unwrap(),
+            service_cidrs: vec!["10.96.0.0/26".parse().unwrap()],
             node_ports: (30000, 30039),
             ..config(own.path(), keys.pki.clone())
         };

@@ -81,7 +81,7 @@ impl Cluster {
             pki,
             version: "v1.36.0+rkube0.0.0".into(),
             dns_domain: "cluster.local".into(),
-            service_cidr: "10.96.0.0/16".parse().unwrap(),
+            service_cidrs: vec!["10.96.0.0/16".parse().unwrap()],
             node_ports: (30000, 32767),
             advertise_ip: "192.168.49.2".parse().unwrap(),
             advertise_port: 8443,

@@ -12,6 +12,7 @@ fn profile(nodes: &[NodeSpec]) -> Profile {
         node_cidr: "192.168.77.0/24".parse().unwrap(),
         pod_cidr: "10.244.0.0/16".parse().unwrap(),
         service_cidr: "10.96.0.0/12".parse().unwrap(),
+        ipv6: None,
         dns_domain: "cluster.local",
         insecure_registries: &["r:5000".to_owned()],
         ports: &[],

@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 
 use ipnet::Ipv4Net;
+use rkube_config::families::{Ipv6Ranges, NODE_POD_PREFIX, by_family};
 use rkube_config::registries::Registries;
 use rkube_config::{
     ClusterConfig, KubeletOptions, NodeAddress, NodeConfig, StoreConfig, Taint, ports,
@@ -40,6 +41,9 @@ pub struct Profile {
     pub pod_cidr: Ipv4Net,
     /// Address range of services.
     pub service_cidr: Ipv4Net,
+    /// The ranges of IPv6; without it, the cluster has IPv4 alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ipv6: Option<Ipv6Ranges>,
     /// Suffix of service names.
     pub dns_domain: String,
     /// Registries reached over plain HTTP.
@@ -161,6 +165,8 @@ pub(crate) struct NewProfile<'a> {
     pub pod_cidr: Ipv4Net,
     /// Address range of services.
     pub service_cidr: Ipv4Net,
+    /// The ranges of IPv6, if the cluster has it.
+    pub ipv6: Option<Ipv6Ranges>,
     /// Suffix of service names.
     pub dns_domain: &'a str,
     /// Registries reached over plain HTTP.
@@ -225,6 +231,7 @@ impl Profile {
             node_cidr: what.node_cidr,
             pod_cidr: what.pod_cidr,
             service_cidr: what.service_cidr,
+            ipv6: what.ipv6,
             dns_domain: what.dns_domain.to_owned(),
             insecure_registries: what.insecure_registries.to_vec(),
             registries: Registries::default(),
@@ -307,6 +314,18 @@ impl Profile {
                 ranges.find(|r| self.nodes.iter().all(|node| node.pod_cidr != *r))
             })
             .ok_or_else(|| full("/24", self.pod_cidr))?;
+        if let Some(ipv6) = &self.ipv6
+            && ipv6.node_pods(pod_cidr, self.pod_cidr).is_none()
+        {
+            return Err(Failure::new(
+                Source::LocalNetwork,
+                Kind::Config,
+                format!(
+                    "{} has no free /{NODE_POD_PREFIX} for another node",
+                    ipv6.pod_cidr
+                ),
+            ));
+        }
         self.nodes.push(Node {
             control_plane: self.nodes.is_empty(),
             name,
@@ -483,6 +502,29 @@ impl Profile {
         cache.map(|cache| cache.port)
     }
 
+    /// Returns the addresses of the service `kubernetes`, in the order of the families.
+    pub(crate) fn kubernetes_ips(&self) -> Vec<IpAddr> {
+        let ipv6 = self.ipv6.map(|ipv6| ipv6.kubernetes_ip().into());
+        self.by_family(self.kubernetes_ip().into(), ipv6)
+    }
+
+    /// Returns a node's addresses, in the order of the families.
+    pub fn node_ips(&self, node: &Node) -> Vec<IpAddr> {
+        let ipv6 = self.ipv6.map(|ipv6| ipv6.node_ip(node.ip, self.node_cidr));
+        self.by_family(node.ip.into(), ipv6.map(IpAddr::V6))
+    }
+
+    /// Returns the address of a node that its users are told.
+    pub fn node_ip(&self, node: &Node) -> IpAddr {
+        let first = self.node_ips(node).first().copied();
+        first.unwrap_or(node.ip.into())
+    }
+
+    /// Returns a value for each family of the cluster, in their order.
+    pub fn by_family<T>(&self, ipv4: T, ipv6: Option<T>) -> Vec<T> {
+        by_family(self.ipv6.map(|ipv6| ipv6.place), ipv4, ipv6)
+    }
+
     /// Returns the plan of the cluster for its driver.
     pub(crate) fn plan(&self, home: &Home) -> ClusterPlan {
         let dir = home.profile_dir(&self.name);
@@ -493,6 +535,7 @@ impl Profile {
             binary: binary(&dir),
             dir,
             node_cidr: self.node_cidr,
+            ipv6: self.ipv6.map(|ipv6| ipv6.node_cidr),
             loopback_ports: self
                 .insecure_registries
                 .iter()
@@ -536,6 +579,7 @@ impl Profile {
                     .unwrap_or(self.service_cidr.network()),
                 pod_cidr: self.pod_cidr,
                 node_cidr: self.node_cidr,
+                ipv6: self.ipv6,
                 load_balancers: (!self.no_load_balancer).then(|| self.load_balancer_range()),
                 api_server_ip: self.control_plane().ip,
                 api_server_port: ports::API_SERVER,

@@ -120,6 +120,10 @@ pub fn no_proxy(profile: &Profile) -> Vec<String> {
     for range in [profile.node_cidr, profile.pod_cidr, profile.service_cidr] {
         all.push(range.to_string());
     }
+    if let Some(ipv6) = profile.ipv6 {
+        let ranges = [ipv6.node_cidr, ipv6.pod_cidr, ipv6.service_cidr];
+        all.extend(ranges.map(|range| range.to_string()));
+    }
     if profile.driver == "qemu" {
         all.push(rkube_drivers::QEMU_HOST.to_string());
     }

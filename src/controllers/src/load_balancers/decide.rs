@@ -122,6 +122,11 @@ pub(super) fn decide(
         release: now.is_some() || finalized,
         why,
     };
+    let families = service.spec.as_ref().and_then(|s| s.ip_families.as_ref());
+    if families.is_some_and(|f| !f.is_empty() && f.iter().all(|family| family != "IPv4")) {
+        let why = "the service has IPv6 addresses only, and the cluster assigns IPv4 addresses only to load balancers";
+        return refuse(why.into());
+    }
     let wish = match wish(service) {
         Ok(wish) => wish,
         Err(why) => return refuse(why),
@@ -268,6 +273,10 @@ mod tests {
             (held("192.168.58.128"), assign(130)),
             (held("192.168.58.255"), assign(130)),
             (at("127.66.58.1"), Decision::Nothing),
+            (
+                json!({"spec": {"ipFamilies": ["IPv6", "IPv4"]}}),
+                assign(130),
+            ),
             (json!({"spec": {"type": "ClusterIP"}}), Decision::Nothing),
             (
                 json!({"spec": {"loadBalancerClass": "x.example/lb"}}),

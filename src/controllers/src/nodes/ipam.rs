@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 use k8s_openapi::api::core::v1::Node;
 use kube::api::Patch;
 use serde_json::json;
@@ -15,15 +15,23 @@ use crate::queue::Queue;
 
 const NAME: &str = "cidrAllocator";
 
-/// Returns the node's pod CIDR.
-fn range(node: &Node) -> Option<Ipv4Net> {
-    node.spec.as_ref()?.pod_cidr.as_ref()?.parse().ok()
+/// Prefix lengths of a node's pod CIDRs, upstream's defaults.
+const IPV4_MASK: u8 = 24;
+const IPV6_MASK: u8 = 64;
+
+/// Returns the node's pod CIDRs.
+fn ranges(node: &Node) -> Vec<IpNet> {
+    let spec = node.spec.as_ref();
+    let listed = spec.and_then(|spec| spec.pod_cidrs.as_ref()).into_iter();
+    let first = spec.and_then(|spec| spec.pod_cidr.as_ref());
+    let all = listed.flatten().chain(first);
+    all.filter_map(|range| range.parse().ok()).collect()
 }
 
 /// Returns the first range with prefix length `mask` within `cluster` that overlaps none of
 /// `taken`.
-pub fn find_free_range(cluster: Ipv4Net, mask: u8, taken: &BTreeSet<Ipv4Net>) -> Option<Ipv4Net> {
-    let overlaps = |a: &Ipv4Net, b: &Ipv4Net| a.contains(b) || b.contains(a);
+pub fn find_free_range(cluster: IpNet, mask: u8, taken: &BTreeSet<IpNet>) -> Option<IpNet> {
+    let overlaps = |a: &IpNet, b: &IpNet| a.contains(b) || b.contains(a);
     cluster
         .subnets(mask)
         .ok()?
@@ -63,7 +71,7 @@ impl Controller for RangeAllocator {
 
     fn watch(&self, watches: &mut Watches<Key>) {
         watches.watches(&self.ctx.informers.nodes, |change, queue| {
-            if !change.is_deletion() && range(change.object()).is_none() {
+            if !change.is_deletion() && ranges(change.object()).is_empty() {
                 queue.add(Key::of(&change.object().metadata));
             }
         });
@@ -86,9 +94,15 @@ async fn sync(ctx: &Context, key: Key) -> Result<()> {
     if has_range || node.metadata.deletion_timestamp.is_some() {
         return Ok(());
     }
-    let taken = store.list().iter().filter_map(|node| range(node)).collect();
-    let Some(range) = find_free_range(ctx.config.pod_cidr, ctx.config.node_cidr_mask, &taken)
-    else {
+    let taken = store.list().iter().flat_map(|node| ranges(node)).collect();
+    let free = ctx.config.pod_cidrs.iter().map(|cluster| {
+        let mask = match cluster {
+            IpNet::V4(_) => IPV4_MASK,
+            IpNet::V6(_) => IPV6_MASK,
+        };
+        find_free_range(*cluster, mask.max(cluster.prefix_len()), &taken)
+    });
+    let Some(free) = free.collect::<Option<Vec<IpNet>>>() else {
         let message = format!("Node {key} status is now: CIDRNotAvailable");
         ctx.recorder.event_about(
             NAME,
@@ -98,13 +112,13 @@ async fn sync(ctx: &Context, key: Key) -> Result<()> {
             message,
         );
         return Err(Error::other(format!(
-            "no range of {} is left",
-            ctx.config.pod_cidr
+            "no range of {:?} is left",
+            ctx.config.pod_cidrs
         )));
     };
     let patch = json!({
         "metadata": {"resourceVersion": node.metadata.resource_version},
-        "spec": {"podCIDR": range, "podCIDRs": [range]},
+        "spec": {"podCIDR": free.first(), "podCIDRs": free},
     });
     optional(
         ctx.patch(store, &node.metadata, None, &Patch::Merge(patch))
@@ -119,7 +133,7 @@ mod tests {
 
     #[test]
     fn the_first_free_range_is_taken() {
-        let cluster: Ipv4Net = "10.244.0.0/22".parse().unwrap();
+        let cluster: IpNet = "10.244.0.0/22".parse().unwrap();
         let mut taken = BTreeSet::new();
         for expected in [
             "10.244.0.0/24",
@@ -137,5 +151,9 @@ mod tests {
             find_free_range(cluster, 24, &wide).unwrap().to_string(),
             "10.244.2.0/24"
         );
+        let cluster: IpNet = "fd00:10:244::/56".parse().unwrap();
+        let taken = BTreeSet::from(["fd00:10:244::/64".parse().unwrap()]);
+        let range = find_free_range(cluster, 64, &taken).unwrap();
+        assert_eq!(range.to_string(), "fd00:10:244:1::/64");
     }
 }

@@ -38,15 +38,10 @@ pub async fn ensure(engine: &Engine, plan: &ClusterPlan) -> Result<String, Failu
         driver: Some("bridge".into()),
         ipam: Some(Ipam {
             driver: Some("default".into()),
-            config: Some(vec![IpamConfig {
-                subnet: Some(plan.node_cidr.to_string()),
-                gateway: Some(plan.gateway().to_string()),
-                // The engine gives other containers no addresses of load balancers.
-                ip_range: engine_range(plan.node_cidr).map(|range| range.to_string()),
-                ..IpamConfig::default()
-            }]),
+            config: Some(ipam_configs(plan)),
             ..Ipam::default()
         }),
+        enable_ipv6: plan.ipv6.map(|_| true),
         labels: Some(labels(plan, None)),
         ..NetworkCreateRequest::default()
     };
@@ -56,6 +51,23 @@ pub async fn ensure(engine: &Engine, plan: &ClusterPlan) -> Result<String, Failu
         .await
         .map(|answer| answer.id)
         .map_err(|e| failure("cannot create the nodes' network", &e))
+}
+
+/// Returns the network's ranges: that of IPv4 and, if the cluster has it, that of IPv6.
+fn ipam_configs(plan: &ClusterPlan) -> Vec<IpamConfig> {
+    let ipv4 = IpamConfig {
+        subnet: Some(plan.node_cidr.to_string()),
+        gateway: Some(plan.gateway().to_string()),
+        // The engine gives other containers no addresses of load balancers.
+        ip_range: engine_range(plan.node_cidr).map(|range| range.to_string()),
+        ..IpamConfig::default()
+    };
+    let ipv6 = plan.ipv6.map(|range| IpamConfig {
+        subnet: Some(range.to_string()),
+        gateway: plan.ipv6_of(plan.gateway()).map(|ip| ip.addr().to_string()),
+        ..IpamConfig::default()
+    });
+    std::iter::once(ipv4).chain(ipv6).collect()
 }
 
 /// Returns the part of the nodes' range from which the engine may choose addresses by itself: the

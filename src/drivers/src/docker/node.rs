@@ -198,6 +198,7 @@ fn describe(
     let endpoint = EndpointSettings {
         ipam_config: Some(EndpointIpamConfig {
             ipv4_address: Some(node.ip.to_string()),
+            ipv6_address: plan.ipv6_of(node.ip).map(|ip| ip.addr().to_string()),
             ..EndpointIpamConfig::default()
         }),
         ..EndpointSettings::default()
@@ -435,6 +436,7 @@ mod tests {
             owner_uid: None,
             binary: "/home/p/bin/rkube".into(),
             node_cidr: "192.168.58.0/24".parse().unwrap(),
+            ipv6: None,
             loopback_ports: Vec::new(),
             api_port: Some(20001),
             ports: vec!["8080:30080".parse().unwrap()],

@@ -1,11 +1,11 @@
 //! The cluster's network: a bridge in the cluster's network namespace, one veth pair per node, and
 //! one to the host.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsFd, BorrowedFd};
 
 use anyhow::Context;
-use ipnet::Ipv4Net;
+use ipnet::{Ipv4Net, Ipv6Net};
 use nix::unistd::Pid;
 use rkube_network::netlink::{self, Netlink, Netns, Route, Veth};
 use rkube_network::{HostNetwork, HostNetworkConfig};
@@ -26,6 +26,7 @@ pub fn host(plan: &ClusterPlan) -> HostNetwork {
         bridge_name: BRIDGE.into(),
         gateway: plan.gateway(),
         node_cidr: plan.node_cidr,
+        ipv6: plan.ipv6_of(plan.gateway()),
         mtu: MTU,
         loopback_ports: plan.loopback_ports.clone(),
         state_dir: SHARED_STATE.into(),
@@ -68,11 +69,21 @@ pub fn connect(plan: &ClusterPlan, node: &NodePlan, pid: Pid) -> anyhow::Result<
     let inside = Netlink::open_in(inside.as_fd())?;
     inside.set_up("lo")?;
     inside.add_address("eth0", Ipv4Net::new(node.ip, plan.node_cidr.prefix_len())?)?;
+    let ipv6 = plan.ipv6_of(node.ip);
+    if let Some(ipv6) = ipv6 {
+        inside.add_address("eth0", ipv6)?;
+    }
     inside.set_up("eth0")?;
     let everywhere = Ipv4Net::new(Ipv4Addr::UNSPECIFIED, 0)?;
     inside
         .add_route(&Route::via(everywhere, IpAddr::V4(plan.gateway())))
         .context("cannot set the node's default route")?;
+    if let Some(gateway) = plan.ipv6_of(plan.gateway()).filter(|_| ipv6.is_some()) {
+        let everywhere = Ipv6Net::new(Ipv6Addr::UNSPECIFIED, 0)?;
+        inside
+            .add_route(&Route::via(everywhere, gateway.addr()))
+            .context("cannot set the node's default route of IPv6")?;
+    }
     Ok(())
 }
 

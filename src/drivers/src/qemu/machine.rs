@@ -459,6 +459,7 @@ mod tests {
             owner_uid: None,
             binary: "/b".into(),
             node_cidr: "192.168.58.0/24".parse().unwrap(),
+            ipv6: None,
             loopback_ports: Vec::new(),
             api_port: Some(20001),
             ports: vec!["0.0.0.0:53:30053/udp".parse::<PortMapping>().unwrap()],

@@ -1,11 +1,11 @@
 //! The plan that drivers receive, and the states and problems that they return.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 
 use futures::future::BoxFuture;
-use ipnet::Ipv4Net;
+use ipnet::{Ipv4Net, Ipv6Net};
 use rkube_config::ports;
 use rkube_failure::Failure;
 use serde::{Deserialize, Serialize};
@@ -27,6 +27,10 @@ pub struct ClusterPlan {
     pub binary: PathBuf,
     /// The nodes' address range; its first address is the gateway.
     pub node_cidr: Ipv4Net,
+    /// The nodes' range of IPv6. An address has the same number in it as the one of IPv4 has in
+    /// `node_cidr`.
+    #[serde(default)]
+    pub ipv6: Option<Ipv6Net>,
     /// TCP ports of the host's loopback that nodes reach at the gateway.
     pub loopback_ports: Vec<u16>,
     /// Port of the host's loopback at which drivers that publish ports serve the API server.
@@ -336,6 +340,15 @@ impl ClusterPlan {
             .hosts()
             .next()
             .unwrap_or(self.node_cidr.network())
+    }
+
+    /// Returns the IPv6 address that belongs to an IPv4 address of the nodes' range, with the length
+    /// of their prefix.
+    pub fn ipv6_of(&self, ip: Ipv4Addr) -> Option<Ipv6Net> {
+        let range = self.ipv6?;
+        let number = u32::from(ip).saturating_sub(self.node_cidr.network().into());
+        let ip = Ipv6Addr::from(u128::from(range.network()) + u128::from(number));
+        Ipv6Net::new(ip, range.prefix_len()).ok()
     }
 
     /// Returns a node's directory.

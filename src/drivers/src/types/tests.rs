@@ -60,6 +60,7 @@ fn published_ports_replace_addresses() {
         owner_uid: None,
         binary: "/b".into(),
         node_cidr: "10.0.0.0/24".parse().unwrap(),
+        ipv6: None,
         loopback_ports: Vec::new(),
         api_port: Some(20001),
         ports: Vec::new(),

@@ -53,12 +53,12 @@ fn candidate(node: &Node) -> Option<Candidate> {
         return None;
     }
     let status = node.status.as_ref()?;
-    let mut addresses = status.addresses.iter().flatten();
-    let internal = addresses.find(|address| address.type_ == "InternalIP")?;
+    let addresses = status.addresses.iter().flatten();
+    let mut internal = addresses.filter(|address| address.type_ == "InternalIP");
     let mut conditions = status.conditions.iter().flatten();
     Some(Candidate {
         name: node.metadata.name.clone()?,
-        ip: internal.address.parse().ok()?,
+        ip: internal.find_map(|address| address.address.parse().ok())?,
         ready: conditions.any(|c| c.type_ == "Ready" && c.status == "True"),
     })
 }

@@ -34,7 +34,7 @@ const RESOLV_CONF_CHECK_PERIOD: Duration = Duration::from_secs(5);
 /// A caching client of recursive name servers.
 pub(super) struct Forwarder {
     /// Address of this server, to which queries are never forwarded.
-    own: SocketAddr,
+    own: Vec<SocketAddr>,
     /// Configured servers.
     given: Vec<SocketAddr>,
     /// File with more servers, if any.
@@ -101,7 +101,7 @@ impl Forwarder {
             resolv_conf = Some(&config.resolv_conf).filter(|_| config.upstreams.is_empty());
         }
         Self {
-            own: config.listen,
+            own: config.listen.clone(),
             given,
             resolv_conf: resolv_conf.cloned(),
             policy: forward.policy,
@@ -122,7 +122,7 @@ impl Forwarder {
     /// changed, at most once per [`RESOLV_CONF_CHECK_PERIOD`].
     pub(super) fn servers(&self) -> Vec<SocketAddr> {
         let given = self.given.iter().copied();
-        let given = given.filter(|server| *server != self.own);
+        let given = given.filter(|server| !self.own.contains(server));
         let Some(resolv_conf) = &self.resolv_conf else {
             return given.collect();
         };
@@ -141,7 +141,7 @@ impl Forwarder {
                 let text = std::fs::read_to_string(resolv_conf).unwrap_or_default();
                 found.servers = name_servers(&text)
                     .map(|ip| SocketAddr::new(ip, 53))
-                    .filter(|server| *server != self.own)
+                    .filter(|server| !self.own.contains(server))
                     .collect();
             }
         }

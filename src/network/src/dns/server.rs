@@ -32,7 +32,7 @@ const MAX_CONNECTIONS_PER_CLIENT: usize = 32;
 pub struct DnsServer {
     shared: Arc<Shared>,
     address: SocketAddr,
-    tasks: [AbortHandle; 2],
+    tasks: Vec<AbortHandle>,
 }
 
 /// The state shared by the server's tasks.
@@ -60,24 +60,35 @@ impl DnsServer {
             NetworkError::Invalid(format!("{:?} is no domain: {error}", config.domain))
         })?;
         domain.set_fqdn(true);
-        let failed = |source| NetworkError::Listen {
-            address: config.listen,
-            source,
+        let mut sockets = Vec::new();
+        for listen in &config.listen {
+            let failed = |source| NetworkError::Listen {
+                address: *listen,
+                source,
+            };
+            let udp = UdpSocket::bind(listen).await.map_err(failed)?;
+            // With port 0 (in tests), TCP must use the port that UDP got.
+            let address = udp.local_addr().map_err(failed)?;
+            let tcp = TcpListener::bind(address).await.map_err(failed)?;
+            sockets.push((address, udp, tcp));
+        }
+        let Some((address, ..)) = sockets.first() else {
+            return Err(NetworkError::Invalid("no address to listen on".into()));
         };
-        let udp = UdpSocket::bind(config.listen).await.map_err(failed)?;
-        // With port 0 (in tests), TCP must use the port that UDP got.
-        let address = udp.local_addr().map_err(failed)?;
-        let tcp = TcpListener::bind(address).await.map_err(failed)?;
+        let address = *address;
         let shared = Arc::new(Shared {
             domain,
             chain: RwLock::new(Arc::new(Chain::new(corefile, &config))),
             config,
             current: RwLock::new(None),
         });
-        let tasks = [
-            tokio::spawn(serve_udp(udp, shared.clone())).abort_handle(),
-            tokio::spawn(serve_tcp(tcp, shared.clone())).abort_handle(),
-        ];
+        let tasks = sockets.into_iter().flat_map(|(_, udp, tcp)| {
+            [
+                tokio::spawn(serve_udp(udp, shared.clone())).abort_handle(),
+                tokio::spawn(serve_tcp(tcp, shared.clone())).abort_handle(),
+            ]
+        });
+        let tasks = tasks.collect();
         Ok(Self {
             shared,
             address,
@@ -85,7 +96,7 @@ impl DnsServer {
         })
     }
 
-    /// Returns the address that the server listens on.
+    /// Returns the first address that the server listens on.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
@@ -130,7 +141,8 @@ impl Shared {
         let zone = Zone {
             domain: &self.domain,
             state: current.as_ref().map(|current| &*current.state),
-            server: self.config.listen.ip(),
+            // There is at least one, as the server has started.
+            server: self.config.listen[0].ip(),
             serial: current.as_ref().map_or(0, |current| current.serial),
             can_forward: true,
             // Of the Corefile.

@@ -6,8 +6,8 @@ use std::path::PathBuf;
 /// Configuration of the name server.
 #[derive(Clone, Debug)]
 pub struct DnsConfig {
-    /// Address to listen on with UDP and TCP: the cluster DNS address, port 53.
-    pub listen: SocketAddr,
+    /// Addresses to listen on with UDP and TCP: the cluster DNS addresses, port 53.
+    pub listen: Vec<SocketAddr>,
     /// Suffix of the cluster's names, such as `cluster.local`.
     pub domain: String,
     /// Servers for other names. If empty, those of `resolv_conf` are used.

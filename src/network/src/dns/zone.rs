@@ -1,7 +1,7 @@
 //! The zone's records and their lookup, without I/O.
 
 use std::collections::{HashMap, HashSet};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Service;
@@ -224,9 +224,9 @@ impl DnsState {
             ["dns-version"] => some(kinds.wants(Kinds::Txt), Data::Txt(SPECIFICATION)),
             ["dns" | "svc" | "pod"] | [_, "pod"] => Lookup::Records(vec![]),
             ["ns", "dns"] => some(kinds.wants_address(server), Data::Address(server)),
-            [dashed, _, "pod"] => match dashed.replace('-', ".").parse::<Ipv4Addr>() {
-                Ok(ip) => some(kinds.wants_address(ip.into()), Data::Address(ip.into())),
-                Err(_) => Lookup::Nothing,
+            [dashed, _, "pod"] => match undashed(dashed) {
+                Some(ip) => some(kinds.wants_address(ip), Data::Address(ip)),
+                None => Lookup::Nothing,
             },
             [rest @ .., namespace, "svc"] => match self.services.get(*namespace) {
                 Some(services) => find_service(services, rest, namespace, kinds),
@@ -235,6 +235,13 @@ impl DnsState {
             _ => Lookup::Nothing,
         }
     }
+}
+
+/// Returns the address of a pod's label: `10-244-0-5`, `fd00-10-244--5`.
+fn undashed(label: &str) -> Option<IpAddr> {
+    let ipv4 = label.replace('-', ".").parse::<Ipv4Addr>().map(IpAddr::V4);
+    let ipv6 = || label.replace('-', ":").parse::<Ipv6Addr>().map(IpAddr::V6);
+    ipv4.or_else(|_| ipv6()).ok()
 }
 
 /// Looks up a name below a namespace. `labels` are those before the namespace.

@@ -16,5 +16,5 @@ mod tests;
 mod types;
 
 pub use network::NodeNetwork;
-pub(crate) use rules::own_address;
-pub use types::{AttachPod, Bandwidth, HostPort, NetworkConfig, PodNetwork, Protocol};
+pub(crate) use rules::{loopback, own_address};
+pub use types::{AttachPod, Bandwidth, HostPort, Ipv6Config, NetworkConfig, PodNetwork, Protocol};

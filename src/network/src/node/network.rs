@@ -1,15 +1,15 @@
 //! The bridge, interfaces, addresses and routes of a node.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
-use ipnet::{IpNet, Ipv4Net};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use parking_lot::Mutex;
 
 use super::state::{self, State};
-use super::types::{AttachPod, NetworkConfig, PodNetwork, mac_of};
+use super::types::{AttachPod, Ipv6Config, NetworkConfig, PodNetwork, Side, mac_of, same_place};
 use super::{guard, rules};
 use crate::error::{NetworkError, Result};
 use crate::netlink::{Link, Netlink, Netns, Route, Veth, in_netns, open_netns};
@@ -41,8 +41,8 @@ struct Inner {
     netlink: Netlink,
     nft: Nftables,
     state: Mutex<State>,
-    /// The table as last applied; `None` before `setup`.
-    table: Mutex<Option<Table>>,
+    /// The tables of both families as last applied; `None` before `setup`.
+    tables: Mutex<[Option<Table>; 2]>,
     guard: Mutex<Guard>,
 }
 
@@ -68,8 +68,12 @@ impl NodeNetwork {
             inner: Arc::new(Inner {
                 netlink: Netlink::open()?,
                 nft: Nftables::open()?,
-                state: Mutex::new(State::open(&config.state_dir, config.pod_cidr)?),
-                table: Mutex::new(None),
+                state: Mutex::new(State::open(
+                    &config.state_dir,
+                    config.pod_cidr,
+                    config.ipv6.map(|ipv6| ipv6.pod_cidr),
+                )?),
+                tables: Mutex::new([None, None]),
                 guard: Mutex::new(Guard::Table(None)),
                 config,
             }),
@@ -97,7 +101,7 @@ impl NodeNetwork {
         sysctl::write("net/ipv4/conf/all/rp_filter", "2")?;
         sysctl::write("net/ipv4/conf/all/send_redirects", "0")?;
         sysctl::write("net/ipv4/conf/default/send_redirects", "0")?;
-        // Pod interfaces have no IPv6 addresses, so skip their autoconfiguration.
+        // The nodes' ends of pod interfaces have no addresses, so skip their autoconfiguration.
         sysctl::write_if_present("net/ipv6/conf/default/disable_ipv6", "1")?;
         sysctl::write("net/ipv4/ip_forward", "1")?;
         for name in ["iptables", "ip6tables", "arptables"] {
@@ -136,9 +140,41 @@ impl NodeNetwork {
                 ..Route::on_link(config.service_cidr.trunc(), uplink.index)
             })?;
         }
-        *self.inner.table.lock() = None;
+        if let Some(ipv6) = &config.ipv6 {
+            self.set_up_ipv6(bridge, ipv6)?;
+        }
+        *self.inner.tables.lock() = [None, None];
         self.apply_rules()?;
         self.set_up_guard()
+    }
+
+    /// Gives the bridge its IPv6 address, and the node the route to services.
+    fn set_up_ipv6(&self, bridge: u32, ipv6: &Ipv6Config) -> Result<()> {
+        let Inner {
+            config, netlink, ..
+        } = &*self.inner;
+        sysctl::write("net/ipv6/conf/all/forwarding", "1")?;
+        let name = &config.bridge;
+        for (key, value) in [
+            ("accept_dad", "0"),
+            ("accept_ra", "0"),
+            ("disable_ipv6", "0"),
+        ] {
+            sysctl::write(&format!("net/ipv6/conf/{name}/{key}"), value)?;
+        }
+        let gateway = gateway_of(config, ipv6);
+        netlink.add_address(
+            bridge,
+            Ipv6Net::new_assert(gateway, ipv6.pod_cidr.prefix_len()),
+        )?;
+        if let Some(uplink) = netlink.link(&config.uplink)?.filter(|link| link.up) {
+            netlink.replace_route(&Route {
+                source: Some(ipv6.node_ip.into()),
+                protocol: ROUTE_PROTOCOL,
+                ..Route::on_link(ipv6.service_cidr.trunc(), uplink.index)
+            })?;
+        }
+        Ok(())
     }
 
     /// Guards the attached pods, or finds out that the kernel cannot.
@@ -157,9 +193,9 @@ impl NodeNetwork {
         }
     }
 
-    /// Adds a `/32` address to the node's loopback interface, such as the cluster DNS address.
-    pub fn add_local_address(&self, ip: Ipv4Addr) -> Result<()> {
-        Ok(self.inner.netlink.add_address("lo", Ipv4Net::from(ip))?)
+    /// Adds a single address to the node's loopback interface, such as the cluster DNS address.
+    pub fn add_local_address(&self, ip: IpAddr) -> Result<()> {
+        Ok(self.inner.netlink.add_address("lo", IpNet::from(ip))?)
     }
 
     /// Attaches a pod: creates its `eth0` and allocates an address. Returns the existing attachment
@@ -238,13 +274,25 @@ impl NodeNetwork {
             let inside = Netlink::open()?;
             inside.set_up("lo")?;
             let eth0 = inside.index_of(POD_LINK)?;
+            let ipv6 = config.ipv6.as_ref().zip(pod.ipv6);
+            if ipv6.is_some() {
+                // No two pods have the same address, and the bridge sends no advertisements.
+                for key in ["accept_dad", "accept_ra"] {
+                    sysctl::write(&format!("net/ipv6/conf/{POD_LINK}/{key}"), "0")?;
+                }
+            }
             inside.set_up(eth0)?;
-            inside.add_address_without_route(eth0, with_prefix(pod.ip, config.pod_cidr))?;
-            inside.add_route(&Route::on_link(Ipv4Net::from(pod.gateway), eth0))?;
-            inside.add_route(&Route {
-                link: Some(eth0),
-                ..Route::via(Ipv4Net::default(), pod.gateway)
-            })?;
+            if config.ipv4_pods {
+                inside.add_address_without_route(eth0, with_prefix(pod.ip, config.pod_cidr))?;
+                inside.add_route(&Route::on_link(Ipv4Net::from(pod.gateway), eth0))?;
+                inside.add_route(&Route {
+                    link: Some(eth0),
+                    ..Route::via(Ipv4Net::default(), pod.gateway)
+                })?;
+            }
+            if let Some((ipv6, ip)) = ipv6 {
+                add_ipv6(&inside, eth0, ip, gateway_of(config, ipv6), ipv6)?;
+            }
             Ok(())
         })??;
         // Frames sent before the port forwards are lost, and ARP retries only after a second.
@@ -322,7 +370,7 @@ impl NodeNetwork {
 
     /// Makes the routes to other nodes' pod ranges (range, node address) exactly `routes`. Entries
     /// for this node are ignored.
-    pub fn set_routes(&self, routes: &[(Ipv4Net, Ipv4Addr)]) -> Result<()> {
+    pub fn set_routes(&self, routes: &[(IpNet, IpAddr)]) -> Result<()> {
         let Inner {
             config,
             netlink,
@@ -333,13 +381,11 @@ impl NodeNetwork {
         let wanted = || routes.iter().copied();
         let mut there = Vec::new();
         for route in netlink.routes()? {
-            let IpNet::V4(net) = route.destination else {
-                continue;
-            };
+            let net = route.destination;
             if route.protocol != ROUTE_PROTOCOL || route.gateway.is_none() {
                 continue;
             }
-            if wanted().any(|(wanted, via)| wanted == net && route.gateway == Some(via.into())) {
+            if wanted().any(|(wanted, via)| wanted == net && route.gateway == Some(via)) {
                 there.push(net);
             } else {
                 netlink.delete_route(&route)?;
@@ -351,7 +397,7 @@ impl NodeNetwork {
                 ..Route::via(net, via)
             })?;
         }
-        let mut peers: Vec<Ipv4Addr> = wanted().map(|(_, via)| via).collect();
+        let mut peers: Vec<IpAddr> = wanted().map(|(_, via)| via).collect();
         peers.sort_unstable();
         peers.dedup();
         state.lock().peers = peers;
@@ -366,25 +412,31 @@ impl NodeNetwork {
         let Guard::Table(known) = &mut *guard else {
             return Ok(());
         };
-        let wanted = guard::table(LINK_PREFIX, self.inner.state.lock().pods());
+        let wanted = {
+            let ipv4 = self.inner.config.ipv4_pods;
+            guard::table(LINK_PREFIX, ipv4, self.inner.state.lock().pods())
+        };
         self.replace(known, wanted)
     }
 
-    /// Applies the base table for the current pods and peers.
+    /// Applies the base tables for the current pods and peers.
     fn apply_rules(&self) -> Result<()> {
         let Inner {
             config,
             state,
-            table,
+            tables,
             ..
         } = &*self.inner;
         // Locked before the state is read, so that the latest state is written last.
-        let mut table = table.lock();
-        let wanted = {
-            let state = state.lock();
-            rules::base_table(config, &state.peers, state.pods())
-        };
-        self.replace(&mut table, wanted)
+        let mut tables = tables.lock();
+        for (side, table) in config.sides().zip(&mut *tables) {
+            let wanted = {
+                let state = state.lock();
+                rules::base_table(config, &side, &state.peers, state.pods())
+            };
+            self.replace(table, wanted)?;
+        }
+        Ok(())
     }
 
     /// Replaces a table by `wanted`. `known` is the table as last applied.
@@ -408,20 +460,23 @@ impl NodeNetwork {
 
 /// Returns the routes to other nodes. Leaves out those that would lead traffic astray: to ranges
 /// outside the pods' or that overlap this node's, and over machines outside the nodes' range.
-fn acceptable_routes(
-    config: &NetworkConfig,
-    routes: &[(Ipv4Net, Ipv4Addr)],
-) -> Vec<(Ipv4Net, Ipv4Addr)> {
-    let own = config.pod_cidr.trunc();
-    let (pods, nodes) = (config.cluster_cidr.trunc(), config.node_cidr.trunc());
+fn acceptable_routes(config: &NetworkConfig, routes: &[(IpNet, IpAddr)]) -> Vec<(IpNet, IpAddr)> {
+    let sides: Vec<Side> = config.sides().collect();
     let mut accepted = Vec::new();
     for (net, via) in routes {
         let net = net.trunc();
-        if net == own || *via == config.node_ip {
+        if sides
+            .iter()
+            .any(|side| side.pod_cidr == net || side.node_ip == *via)
+        {
             continue;
         }
-        let overlaps = net.contains(&own) || own.contains(&net);
-        if overlaps || !pods.contains(&net) || !nodes.contains(via) {
+        let fits = |side: &Side| {
+            let own = side.pod_cidr;
+            let overlaps = net.contains(&own) || own.contains(&net);
+            !overlaps && side.cluster_cidr.contains(&net) && side.node_cidr.contains(via)
+        };
+        if !sides.iter().any(fits) {
             tracing::warn!(range = %net, %via, "a node's addresses are not the cluster's; no route to it");
             continue;
         }
@@ -438,6 +493,33 @@ fn host_link(sandbox_id: &str) -> String {
     )
 }
 
+/// Returns the bridge's IPv6 address.
+fn gateway_of(config: &NetworkConfig, ipv6: &Ipv6Config) -> Ipv6Addr {
+    same_place(
+        state::gateway(config.pod_cidr),
+        config.pod_cidr,
+        ipv6.pod_cidr,
+    )
+}
+
+/// Gives the pod whose interface is `eth0` its IPv6 address, and the route over `gateway`.
+fn add_ipv6(
+    inside: &Netlink,
+    eth0: u32,
+    ip: Ipv6Addr,
+    gateway: Ipv6Addr,
+    ipv6: &Ipv6Config,
+) -> Result<()> {
+    let address = Ipv6Net::new_assert(ip, ipv6.pod_cidr.prefix_len());
+    inside.add_address_without_route(eth0, address)?;
+    inside.add_route(&Route::on_link(Ipv6Net::from(gateway), eth0))?;
+    inside.add_route(&Route {
+        link: Some(eth0),
+        ..Route::via(Ipv6Net::default(), gateway)
+    })?;
+    Ok(())
+}
+
 fn with_prefix(ip: Ipv4Addr, net: Ipv4Net) -> Ipv4Net {
     Ipv4Net::new(ip, net.prefix_len()).expect("a prefix length taken from a network")
 }
@@ -449,8 +531,17 @@ mod tests {
     #[test]
     fn routes_stay_within_the_cluster() {
         let net = |text: &str| text.parse::<Ipv4Net>().unwrap();
+        let net6 = |text: &str| text.parse::<Ipv6Net>().unwrap();
         let ip = |text: &str| text.parse::<Ipv4Addr>().unwrap();
         let config = NetworkConfig {
+            ipv4_pods: true,
+            ipv6: Some(Ipv6Config {
+                node_ip: "fd00:1::2".parse().unwrap(),
+                node_cidr: net6("fd00:1::/64"),
+                pod_cidr: net6("fd00:10:244::/64"),
+                cluster_cidr: net6("fd00:10:244::/56"),
+                service_cidr: net6("fd00:10:96::/112"),
+            }),
             node_ip: ip("10.0.0.2"),
             node_cidr: net("10.0.0.0/24"),
             pod_cidr: net("10.244.0.0/24"),
@@ -476,8 +567,16 @@ mod tests {
             // Machines that are no nodes.
             ("10.244.1.0/24", "10.244.0.9", false),
             ("10.244.1.0/24", "127.0.0.1", false),
+            // The same of IPv6, and not across families.
+            ("fd00:10:244:1::/64", "fd00:1::3", true),
+            ("fd00:10:244::/64", "fd00:1::3", false),
+            ("fd00:10:244::/56", "fd00:1::3", false),
+            ("fd00:10:244:1::/64", "fe80::3", false),
+            ("fd00:10:244:1::/64", "10.0.0.3", false),
+            ("10.244.1.0/24", "fd00:1::3", false),
         ] {
-            let routes = acceptable_routes(&config, &[(net(range), ip(via))]);
+            let routes =
+                acceptable_routes(&config, &[(range.parse().unwrap(), via.parse().unwrap())]);
             assert_eq!(!routes.is_empty(), accepted, "{range} via {via}");
         }
     }

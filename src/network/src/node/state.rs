@@ -7,23 +7,24 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 
-use ipnet::Ipv4Net;
+use ipnet::{Ipv4Net, Ipv6Net};
 
-use super::types::{HostPort, PodNetwork, mac_of};
+use super::types::{HostPort, PodNetwork, mac_of, same_place};
 use crate::error::{NetworkError, Result};
 
 /// The allocations and the addresses of other nodes.
 pub(super) struct State {
     dir: PathBuf,
     pod_cidr: Ipv4Net,
+    ipv6: Option<Ipv6Net>,
     by_address: BTreeMap<Ipv4Addr, PodNetwork>,
     /// The most recently allocated address.
     last: Ipv4Addr,
     /// Addresses of the other nodes, in ascending order.
-    pub(super) peers: Vec<Ipv4Addr>,
+    pub(super) peers: Vec<IpAddr>,
 }
 
 /// Returns the first address of a pod range.
@@ -48,8 +49,9 @@ fn replace(path: &Path, content: &[u8]) -> Result<()> {
 }
 
 impl State {
-    /// Loads the state from `dir`, which is created if missing. Deletes unusable records.
-    pub(super) fn open(dir: &Path, pod_cidr: Ipv4Net) -> Result<Self> {
+    /// Loads the state from `dir`, which is created if missing. Deletes unusable records. With the
+    /// range `ipv6`, pods get an address of it as well.
+    pub(super) fn open(dir: &Path, pod_cidr: Ipv4Net, ipv6: Option<Ipv6Net>) -> Result<Self> {
         let pods = dir.join("pods");
         fs::create_dir_all(&pods).map_err(failed("create", &pods))?;
         let mut by_address = BTreeMap::new();
@@ -79,6 +81,7 @@ impl State {
         Ok(Self {
             dir: dir.to_owned(),
             pod_cidr,
+            ipv6,
             by_address,
             last,
             peers: Vec::new(),
@@ -105,6 +108,7 @@ impl State {
         let pod = PodNetwork {
             sandbox_id: sandbox_id.to_owned(),
             ip,
+            ipv6: self.ipv6.map(|net| same_place(ip, self.pod_cidr, net)),
             gateway: gateway(self.pod_cidr),
             mac: mac_of(ip),
             host_link: host_link.to_owned(),
@@ -175,7 +179,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let net: Ipv4Net = "10.244.3.0/29".parse().unwrap();
         let ip = |last| Ipv4Addr::new(10, 244, 3, last);
-        let mut state = State::open(dir.path(), net).unwrap();
+        let mut state = State::open(dir.path(), net, None).unwrap();
         let give =
             |state: &mut State, id: &str| state.allocate(id, "x", &[]).map(|(pod, _)| pod.ip);
         assert_eq!(give(&mut state, "a").unwrap(), ip(2));
@@ -184,7 +188,7 @@ mod tests {
         state.release("b").unwrap().unwrap();
         assert!(state.release("b").unwrap().is_none());
 
-        let mut state = State::open(dir.path(), net).unwrap();
+        let mut state = State::open(dir.path(), net, None).unwrap();
         assert_eq!(state.pods().count(), 1);
         for last in [4, 5, 6, 3] {
             assert_eq!(give(&mut state, &format!("c{last}")).unwrap(), ip(last));
@@ -202,7 +206,7 @@ mod tests {
         fs::create_dir_all(dir.path().join("pods")).unwrap();
         fs::write(dir.path().join("pods/torn.json"), b"{\"sandboxId").unwrap();
         fs::write(dir.path().join("pods/half.new"), b"").unwrap();
-        let state = State::open(dir.path(), "10.244.3.0/24".parse().unwrap()).unwrap();
+        let state = State::open(dir.path(), "10.244.3.0/24".parse().unwrap(), None).unwrap();
         assert_eq!(state.pods().count(), 0);
         assert!(!dir.path().join("pods/torn.json").exists());
     }

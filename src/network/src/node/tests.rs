@@ -1,12 +1,12 @@
 //! Tests with a node, its pods and an outside machine in separate network namespaces.
 
 use std::io::Write as _;
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4};
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use ipnet::{IpNet, Ipv4Net};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use super::*;
 use crate::netlink::{Netlink, Route, Veth, in_netns};
@@ -38,9 +38,10 @@ fn pods_reach_each_other_the_node_and_the_world() {
         lab.node_ip().to_string()
     );
     // Other nodes do have one.
-    let peer: Ipv4Net = "10.244.9.0/24".parse().unwrap();
-    lab.network.set_routes(&[(peer, lab.world_ip())]).unwrap();
-    lab.network.set_routes(&[(peer, lab.world_ip())]).unwrap();
+    let peer: IpNet = "10.244.9.0/24".parse().unwrap();
+    let routes = [(peer, lab.world_ip().into())];
+    lab.network.set_routes(&routes).unwrap();
+    lab.network.set_routes(&routes).unwrap();
     lab.route_world_to_pods();
     assert_eq!(one.ask(port(lab.world_ip())).unwrap(), one.ip.to_string());
     lab.network.set_routes(&[]).unwrap();
@@ -48,11 +49,84 @@ fn pods_reach_each_other_the_node_and_the_world() {
         Netlink::open().unwrap().routes().unwrap()
     })
     .unwrap();
-    assert!(
-        !routes
-            .iter()
-            .any(|route| route.destination == IpNet::V4(peer))
-    );
+    assert!(!routes.iter().any(|route| route.destination == peer));
+}
+
+#[test]
+fn pods_reach_each_other_the_node_and_the_world_by_ipv6() {
+    if !root() {
+        return;
+    }
+    let Some(lab) = TestNetwork::dual() else {
+        return;
+    };
+    let port = HostPort {
+        protocol: Protocol::Tcp,
+        host_ip: None,
+        host_port: 80,
+        container_port: 8080,
+    };
+    let one = lab.pod_with("one", vec![port]);
+    let two = lab.pod("two");
+    let (first, second) = (one.ipv6.unwrap(), two.ipv6.unwrap());
+    assert_eq!(first, "fd00:10:244:1::2".parse::<Ipv6Addr>().unwrap());
+    let node: Ipv6Addr = "fd00:77::2".parse().unwrap();
+    let world: Ipv6Addr = "fd00:77::1".parse().unwrap();
+    let at = |ip: Ipv6Addr, port| SocketAddr::from((ip, port));
+
+    let _two = Serve::tcp(&two.netns, at(second, 8080));
+    assert_eq!(one.ask(at(second, 8080)).unwrap(), first.to_string());
+    let _node = Serve::tcp(&lab.node, at(node, 8080));
+    assert_eq!(one.ask(at(node, 8080)).unwrap(), first.to_string());
+    // Machines outside the cluster have no route to pods, so they see the node's address.
+    let _world = Serve::tcp(&lab.world, at(world, 8080));
+    assert_eq!(one.ask(at(world, 8080)).unwrap(), node.to_string());
+    // A host port, from outside, from another pod and from the pod itself.
+    let _one = Serve::tcp(&one.netns, at(first, 8080));
+    assert_eq!(lab.ask_from_world(at(node, 80)).unwrap(), world.to_string());
+    assert_eq!(two.ask(at(node, 80)).unwrap(), second.to_string());
+    one.ask(at(node, 80)).unwrap();
+    // Other nodes do have a route.
+    let peer: IpNet = "fd00:10:244:9::/64".parse().unwrap();
+    lab.network.set_routes(&[(peer, world.into())]).unwrap();
+    lab.network.set_routes(&[(peer, world.into())]).unwrap();
+    let routes = || {
+        in_netns(lab.node.as_fd(), || {
+            Netlink::open().unwrap().routes().unwrap()
+        })
+    };
+    let found = routes().unwrap();
+    assert_eq!(found.iter().filter(|r| r.destination == peer).count(), 1);
+    lab.network.set_routes(&[]).unwrap();
+    let found = routes().unwrap();
+    assert!(found.iter().all(|route| route.destination != peer));
+}
+
+#[test]
+fn a_pod_cannot_send_with_the_ipv6_address_of_another_one() {
+    if !root() {
+        return;
+    }
+    let Some(lab) = TestNetwork::dual() else {
+        return;
+    };
+    let (one, two) = (lab.pod("one"), lab.pod("two"));
+    let node = SocketAddr::from(("fd00:77::2".parse::<Ipv6Addr>().unwrap(), 8080));
+    let _node = Serve::tcp(&lab.node, node);
+    one.ask(node).unwrap();
+    let (own, other) = (one.ipv6.unwrap(), two.ipv6.unwrap());
+    in_netns(one.netns.as_fd(), || {
+        let netlink = Netlink::open().unwrap();
+        netlink
+            .delete_address("eth0", Ipv6Net::new_assert(own, 64))
+            .unwrap();
+        netlink
+            .add_address("eth0", Ipv6Net::new_assert(other, 64))
+            .unwrap();
+    })
+    .unwrap();
+    ask_in_vain(&one.netns, node);
+    two.ask(node).unwrap();
 }
 
 #[test]
@@ -82,9 +156,9 @@ fn host_ports_lead_to_the_pod_from_everywhere() {
         return;
     }
     let lab = TestNetwork::new();
-    let host_port = |host_ip, host_port| HostPort {
+    let host_port = |host_ip: Option<Ipv4Addr>, host_port| HostPort {
         protocol: Protocol::Tcp,
-        host_ip,
+        host_ip: host_ip.map(Into::into),
         host_port,
         container_port: 8080,
     };

@@ -1,10 +1,12 @@
 //! Configuration and attachments.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 
-use ipnet::Ipv4Net;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};
+
+use crate::nft::Family;
 
 /// A transport protocol of services and ports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -41,6 +43,57 @@ pub struct NetworkConfig {
     pub uplink: String,
     /// Persistent directory for the module's state.
     pub state_dir: PathBuf,
+    /// Whether pods have IPv4 addresses. Without, their address of `pod_cidr` only tells them apart.
+    pub ipv4_pods: bool,
+    /// The addresses of IPv6, if pods have any.
+    pub ipv6: Option<Ipv6Config>,
+}
+
+/// The IPv6 addresses of a node's network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ipv6Config {
+    /// The node's address on the uplink.
+    pub node_ip: Ipv6Addr,
+    /// Address range of nodes.
+    pub node_cidr: Ipv6Net,
+    /// Address range of this node's pods. The first address is the bridge's. A pod has the address
+    /// with the number that its IPv4 address has in its range.
+    pub pod_cidr: Ipv6Net,
+    /// Address range of all pods.
+    pub cluster_cidr: Ipv6Net,
+    /// Address range of services.
+    pub service_cidr: Ipv6Net,
+}
+
+/// A node's addresses of one family.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Side {
+    pub(super) family: Family,
+    pub(super) node_ip: IpAddr,
+    pub(super) node_cidr: IpNet,
+    pub(super) pod_cidr: IpNet,
+    pub(super) cluster_cidr: IpNet,
+}
+
+impl NetworkConfig {
+    /// Returns the addresses of each family, IPv4 first: nodes always have it.
+    pub(super) fn sides(&self) -> impl Iterator<Item = Side> + use<> {
+        let ipv4 = Side {
+            family: Family::Ip,
+            node_ip: self.node_ip.into(),
+            node_cidr: self.node_cidr.trunc().into(),
+            pod_cidr: self.pod_cidr.trunc().into(),
+            cluster_cidr: self.cluster_cidr.trunc().into(),
+        };
+        let ipv6 = self.ipv6.map(|ipv6| Side {
+            family: Family::Ip6,
+            node_ip: ipv6.node_ip.into(),
+            node_cidr: ipv6.node_cidr.trunc().into(),
+            pod_cidr: ipv6.pod_cidr.trunc().into(),
+            cluster_cidr: ipv6.cluster_cidr.trunc().into(),
+        });
+        std::iter::once(ipv4).chain(ipv6)
+    }
 }
 
 /// A port of the node that is forwarded to a pod.
@@ -48,8 +101,9 @@ pub struct NetworkConfig {
 pub struct HostPort {
     /// Protocol.
     pub protocol: Protocol,
-    /// Address of the node that the port is open on; all addresses if absent or 0.0.0.0.
-    pub host_ip: Option<Ipv4Addr>,
+    /// Address of the node that the port is open on. All addresses if absent, and all of its
+    /// family if unspecified (0.0.0.0, ::).
+    pub host_ip: Option<IpAddr>,
     /// Port on the node.
     pub host_port: u16,
     /// Port in the pod.
@@ -83,8 +137,11 @@ pub struct Bandwidth {
 pub struct PodNetwork {
     /// ID of the sandbox.
     pub sandbox_id: String,
-    /// The pod's address.
+    /// The pod's IPv4 address.
     pub ip: Ipv4Addr,
+    /// The pod's IPv6 address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ipv6: Option<Ipv6Addr>,
     /// Default gateway: the bridge's address.
     pub gateway: Ipv4Addr,
     /// Hardware address of the pod's `eth0`.
@@ -93,6 +150,46 @@ pub struct PodNetwork {
     pub host_link: String,
     /// Ports of the node that are forwarded to the pod.
     pub host_ports: Vec<HostPort>,
+}
+
+impl PodNetwork {
+    /// Returns the pod's address of a family.
+    pub(super) fn address(&self, family: Family) -> Option<IpAddr> {
+        match family {
+            Family::Ip6 => self.ipv6.map(IpAddr::V6),
+            Family::Ip | Family::Inet | Family::Bridge => Some(self.ip.into()),
+        }
+    }
+
+    /// Returns the link-local IPv6 address that the pod's `eth0` derives from its hardware address
+    /// (RFC 4291, appendix A).
+    pub(super) fn link_local(&self) -> Ipv6Addr {
+        let [a, b, c, d, e, f] = self.mac;
+        Ipv6Addr::from([
+            0xfe,
+            0x80,
+            0,
+            0,
+            0,
+            0,
+            0,
+            0,
+            a ^ 2,
+            b,
+            c,
+            0xff,
+            0xfe,
+            d,
+            e,
+            f,
+        ])
+    }
+}
+
+/// Returns the address in `to` with the number that `ip` has in `from`.
+pub(super) fn same_place(ip: Ipv4Addr, from: Ipv4Net, to: Ipv6Net) -> Ipv6Addr {
+    let number = u32::from(ip) - u32::from(from.network());
+    Ipv6Addr::from(u128::from(to.network()) + u128::from(number))
 }
 
 impl Protocol {

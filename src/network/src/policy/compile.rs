@@ -1,16 +1,16 @@
 //! Chains and rules of policies.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::sync::Arc;
 
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 
 use super::members::Members;
 use super::types::{Peer, PodPeer, Policy, PolicyRule, Ports};
 use crate::nft::{
-    Chain, ChainKind, CmpOp, Ct, Data, Expr, Field, Hook, HookKind, Key, Name, Reg, Rule, Set,
-    SetRef, Table, Verdict, ct_state, priority,
+    Chain, ChainKind, CmpOp, Ct, Data, Expr, Family, Field, Hook, HookKind, Key, Name, Reg, Rule,
+    Set, SetRef, Table, Verdict, ct_state, priority,
 };
 use crate::node::Protocol;
 
@@ -108,8 +108,9 @@ impl Compiled {
     }
 }
 
-/// The names of the sets that rules refer to.
+/// The names of the sets that rules refer to, and the family of the table.
 pub(super) struct SetNames<'a> {
+    pub(super) family: Family,
     pub(super) peers: &'a HashMap<String, (PodPeer, Members)>,
     pub(super) named: &'a HashMap<(Protocol, String), Members>,
 }
@@ -194,6 +195,7 @@ fn from_peer(peer: &Peer, direction: Direction, names: &SetNames<'_>) -> Option<
         }
         Peer::Block(ranges) => match ranges.as_slice() {
             [] => None,
+            [other, ..] if Family::of(other.addr()) != names.family => None,
             [all] if all.prefix_len() == 0 => Some(Vec::new()),
             [one] => Some([vec![load], is_in_range(reg, *one)].concat()),
             several => {
@@ -205,13 +207,13 @@ fn from_peer(peer: &Peer, direction: Direction, names: &SetNames<'_>) -> Option<
 }
 
 /// Returns the condition that the address in a register is in a range.
-fn is_in_range(reg: Reg, range: Ipv4Net) -> Condition {
+fn is_in_range(reg: Reg, range: IpNet) -> Condition {
     let mut condition = Condition::new();
-    if range.prefix_len() < 32 {
+    if range.prefix_len() < range.max_prefix_len() {
         condition.push(Expr::Bitwise {
             reg,
             mask: Data::ip(range.netmask()),
-            xor: Data::host(0),
+            xor: Data::zeros(range.addr()),
         });
     }
     condition.push(Expr::eq(reg, Data::ip(range.network())));
@@ -220,7 +222,7 @@ fn is_in_range(reg: Reg, range: Ipv4Net) -> Condition {
 
 /// Returns conditions of which a connection to one of the ports meets at least one.
 fn to_ports(ports: &Ports, names: &SetNames<'_>) -> Vec<Condition> {
-    let (first, second, third) = (Reg::word(0), Reg::word(1), Reg::word(2));
+    let (first, second) = (Reg::word(0), Reg::word(1));
     let protocol = |number: Protocol| {
         vec![
             Expr::Ct(Ct::Protocol, first),
@@ -257,8 +259,8 @@ fn to_ports(ports: &Ports, names: &SetNames<'_>) -> Vec<Condition> {
     for members in ports.named.iter().filter_map(|port| names.named.get(port)) {
         conditions.push(vec![
             Expr::Ct(Ct::ServerIp, first),
-            Expr::Ct(Ct::Protocol, second),
-            Expr::Ct(Ct::ServerPort, third),
+            Expr::Ct(Ct::Protocol, names.family.after_address(0)),
+            Expr::Ct(Ct::ServerPort, names.family.after_address(1)),
             Expr::Lookup {
                 set: SetRef::Named(members.name.clone()),
                 reg: first,
@@ -327,14 +329,14 @@ impl Renewal {
 /// The chains of isolated pods, by their address.
 #[derive(Default)]
 pub(super) struct Isolation {
-    ingress: BTreeMap<Ipv4Addr, Name>,
-    egress: BTreeMap<Ipv4Addr, Name>,
+    ingress: BTreeMap<IpAddr, Name>,
+    egress: BTreeMap<IpAddr, Name>,
 }
 
 impl Isolation {
     /// Sets the chain of an address. Two pods have the same one only until the API shows that the
     /// earlier one has ended.
-    pub(super) fn insert(&mut self, direction: Direction, ip: Ipv4Addr, chain: Name) {
+    pub(super) fn insert(&mut self, direction: Direction, ip: IpAddr, chain: Name) {
         match direction {
             Direction::Ingress => self.ingress.insert(ip, chain),
             Direction::Egress => self.egress.insert(ip, chain),
@@ -344,14 +346,15 @@ impl Isolation {
 
 /// Adds the maps of isolated pods and the chains that look pods up in them. `dns` is the node's
 /// address that serves DNS.
-pub(super) fn base_chains(table: &mut Table, isolation: Isolation, dns: Option<Ipv4Addr>) {
+pub(super) fn base_chains(table: &mut Table, isolation: Isolation, dns: IpAddr) {
+    let family = table.family;
     let pairs: BTreeSet<Key> = isolation
         .ingress
         .keys()
         .chain(isolation.egress.keys())
         .map(|ip| Key::new(&[Data::ip(*ip), Data::ip(*ip)]))
         .collect();
-    let itself = table.set("itself", Set::of(&[Field::Ipv4, Field::Ipv4], pairs));
+    let itself = table.set("itself", Set::of(&[family.address(); 2], pairs));
     for (direction, chains, packet, order) in [
         (
             Direction::Egress,
@@ -374,7 +377,7 @@ pub(super) fn base_chains(table: &mut Table, isolation: Isolation, dns: Option<I
             .map(|(ip, chain)| (Key::from(ip), Verdict::Goto(chain)));
         let map = table.set(
             format!("isolated-{}", direction.name()),
-            Set::verdicts(&[Field::Ipv4], elements),
+            Set::verdicts(&[family.address()], elements),
         );
         let to_pod = |load: Expr| {
             Rule::new().expr(load).expr(Expr::LookupVerdict {
@@ -391,7 +394,7 @@ pub(super) fn base_chains(table: &mut Table, isolation: Isolation, dns: Option<I
                 .goto(&stray),
             Rule::new()
                 .expr(Expr::Ct(Ct::ClientIp, Reg::word(0)))
-                .expr(Expr::Ct(Ct::ServerIp, Reg::word(1)))
+                .expr(Expr::Ct(Ct::ServerIp, family.after_address(0)))
                 .expr(Expr::Lookup {
                     set: SetRef::Named(itself.clone()),
                     reg: Reg::word(0),
@@ -401,7 +404,7 @@ pub(super) fn base_chains(table: &mut Table, isolation: Isolation, dns: Option<I
                 .comment("a pod that reaches itself"),
             to_pod(Expr::Ct(direction.own(), Reg::word(0))),
         ];
-        if let (Direction::Egress, Some(dns)) = (direction, dns) {
+        if direction == Direction::Egress {
             let mut to_dns = rules.clone();
             to_dns.insert(0, Rule::new().destination(CmpOp::Ne, dns).ret());
             let hook = Hook::new(ChainKind::Filter, HookKind::Input, priority::FILTER);

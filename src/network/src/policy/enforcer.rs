@@ -6,10 +6,14 @@ use super::compile::TABLE;
 use crate::error::Result;
 use crate::nft::{Family, Nftables, Table};
 
+/// The families that policies have tables of.
+const FAMILIES: [Family; 2] = [Family::Ip, Family::Ip6];
+
 /// The rules of network policies in one network namespace.
 pub struct PolicyEnforcer {
     nft: Nftables,
-    applied: Mutex<Applied>,
+    /// By family, as [`FAMILIES`].
+    applied: Mutex<[Applied; 2]>,
 }
 
 /// The state of the kernel's table.
@@ -26,16 +30,31 @@ impl PolicyEnforcer {
     pub fn new() -> Result<Self> {
         Ok(Self {
             nft: Nftables::open()?,
-            applied: Mutex::new(Applied::Unknown),
+            applied: Mutex::new([Applied::Unknown, Applied::Unknown]),
         })
     }
 
-    /// Makes the kernel's table equal to `wanted` in one transaction, or deletes it. Returns whether
-    /// anything was written; only differences are.
-    pub fn apply(&self, wanted: Option<Table>) -> Result<bool> {
+    /// Makes the kernel's tables equal to `wanted`, with a transaction each, or deletes those that
+    /// are not wanted. Returns whether anything was written; only differences are.
+    pub fn apply(&self, mut wanted: Vec<Table>) -> Result<bool> {
         let mut applied = self.applied.lock();
+        let mut changed = false;
+        for (family, applied) in FAMILIES.into_iter().zip(&mut *applied) {
+            let place = wanted.iter().position(|table| table.family == family);
+            let wanted = place.map(|place| wanted.swap_remove(place));
+            changed |= self.apply_family(family, wanted, applied)?;
+        }
+        Ok(changed)
+    }
+
+    fn apply_family(
+        &self,
+        family: Family,
+        wanted: Option<Table>,
+        applied: &mut Applied,
+    ) -> Result<bool> {
         // Unknown until the transaction is complete.
-        let old = match std::mem::replace(&mut *applied, Applied::Unknown) {
+        let old = match std::mem::replace(applied, Applied::Unknown) {
             Applied::Unknown => None,
             Applied::Known(None) if wanted.is_none() => {
                 *applied = Applied::Known(None);
@@ -44,7 +63,7 @@ impl PolicyEnforcer {
             Applied::Known(table) => table,
         };
         let changed = match &wanted {
-            None => self.nft.delete_table(Family::Ip, TABLE)?,
+            None => self.nft.delete_table(family, TABLE)?,
             Some(wanted) => match self.nft.apply(old.as_ref(), wanted) {
                 Ok(changed) => changed,
                 // Another program changed or flushed the table, so replace it.

@@ -1,8 +1,8 @@
 //! Policies and pods from API objects.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 
-use ipnet::{IpNet, Ipv4Net};
+use ipnet::IpNet;
 use k8s_openapi::api::core::v1::{Container, Pod};
 use k8s_openapi::api::networking::v1::{
     IPBlock, NetworkPolicy, NetworkPolicyPeer, NetworkPolicyPort, NetworkPolicySpec,
@@ -15,22 +15,19 @@ use super::types::{Peer, PodPeer, PodPort, Policy, PolicyPod, PolicyRule, Ports,
 use crate::node::Protocol;
 
 impl PolicyPod {
-    /// Derives a pod from its API object. `address` replaces the addresses of its status, which the
-    /// API learns only after the pod is attached.
+    /// Derives a pod from its API object. `own` replaces the addresses of its status, which the API
+    /// learns only after the pod is attached.
     ///
     /// Returns `None` for a pod that policies can neither isolate nor select: on the network of its
     /// node, without an address, or ended, as another pod may get its address then.
-    pub fn from_object(pod: &Pod, node: &str, address: Option<Ipv4Addr>) -> Option<Self> {
+    pub fn from_object(pod: &Pod, node: &str, own: Option<Vec<IpAddr>>) -> Option<Self> {
         let spec = pod.spec.as_ref()?;
         let status = pod.status.as_ref();
         let phase = status.and_then(|status| status.phase.as_deref());
         if spec.host_network == Some(true) || matches!(phase, Some("Succeeded" | "Failed")) {
             return None;
         }
-        let ips: Vec<Ipv4Addr> = match address {
-            Some(ip) => vec![ip],
-            None => addresses(pod),
-        };
+        let ips = own.unwrap_or_else(|| addresses(pod));
         if ips.is_empty() {
             return None;
         }
@@ -49,18 +46,15 @@ impl PolicyPod {
     }
 }
 
-/// Returns the IPv4 addresses of a pod's status.
-fn addresses(pod: &Pod) -> Vec<Ipv4Addr> {
+/// Returns the addresses of a pod's status.
+fn addresses(pod: &Pod) -> Vec<IpAddr> {
     let Some(status) = &pod.status else {
         return Vec::new();
     };
     let listed = status.pod_ips.iter().flatten().map(|ip| ip.ip.as_str());
-    let mut ips: Vec<Ipv4Addr> = listed
+    let mut ips: Vec<IpAddr> = listed
         .chain(status.pod_ip.as_deref())
-        .filter_map(|ip| match ip.parse() {
-            Ok(IpAddr::V4(ip)) => Some(ip),
-            _ => None,
-        })
+        .filter_map(|ip| ip.parse().ok())
         .collect();
     ips.sort_unstable();
     ips.dedup();
@@ -143,13 +137,13 @@ fn parse_peer(peer: &NetworkPolicyPeer, namespace: &str) -> Peer {
     })
 }
 
-fn parse_block(block: &IPBlock) -> Vec<Ipv4Net> {
-    let v4 = |text: &String| match text.parse() {
-        Ok(IpNet::V4(net)) => Some(net),
-        _ => None,
-    };
-    let except: Vec<Ipv4Net> = block.except.iter().flatten().filter_map(v4).collect();
-    v4(&block.cidr).map_or_else(Vec::new, |range| block::without(range, &except))
+fn parse_block(block: &IPBlock) -> Vec<IpNet> {
+    let except = block.except.iter().flatten();
+    let except: Vec<IpNet> = except.filter_map(|text| text.parse().ok()).collect();
+    match block.cidr.parse() {
+        Ok(range) => block::without(range, &except),
+        Err(_) => Vec::new(),
+    }
 }
 
 fn parse_ports(list: &[NetworkPolicyPort]) -> Ports {

@@ -1,14 +1,14 @@
 //! The cluster's policies, namespaces and pods, and their compilation, step by step.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 use rkube_component_helpers::label_selector::Labels;
 
 use super::compile::{self, Applying, Compiled, Direction, Isolation, PodChains, SetNames, both};
 use super::members::Members;
 use super::types::{Namespaces, Peer, PodPeer, PodPort, Policy, PolicyPod};
-use crate::nft::{Data, Field, Key, Name, Table};
+use crate::nft::{Data, Family, Field, Key, Name, Table};
 use crate::node::Protocol;
 
 /// Namespace and name.
@@ -20,14 +20,94 @@ type PortName = (Protocol, String);
 /// The pod for which the node's name server stands in.
 const NAME_SERVER: &str = "rkube-name-server";
 
-/// The cluster's policies, namespaces and pods as seen by one node.
+/// The cluster's policies, namespaces and pods as seen by one node, for the families of the cluster.
+pub struct PolicyState {
+    families: Vec<FamilyState>,
+}
+
+impl PolicyState {
+    /// Returns the state of a cluster without objects. `dns` are the addresses of the cluster's DNS
+    /// on the node, one for each family of the cluster. Connections to it are judged like those to a
+    /// pod of the usual DNS deployment: in the namespace `kube-system`, with the label
+    /// `k8s-app: kube-dns` and the ports `dns` and `dns-tcp`.
+    pub fn new(dns: &[IpAddr]) -> Self {
+        Self {
+            families: dns.iter().map(|ip| FamilyState::new(*ip)).collect(),
+        }
+    }
+
+    /// Returns whether there is no policy.
+    pub fn has_no_policy(&self) -> bool {
+        self.families.iter().all(|state| state.policies.is_empty())
+    }
+
+    /// Adds, replaces or removes a policy.
+    pub fn set_policy(&mut self, namespace: &str, name: &str, policy: Option<Policy>) {
+        for state in &mut self.families {
+            state.set_policy(namespace, name, policy.clone());
+        }
+    }
+
+    /// Removes the policies for which `keep` (namespace, name) returns false.
+    pub fn retain_policies(&mut self, keep: impl Fn(&str, &str) -> bool) {
+        for state in &mut self.families {
+            state
+                .policies
+                .retain(|(namespace, name), _| keep(namespace, name));
+        }
+    }
+
+    /// Adds, replaces or removes a namespace.
+    pub fn set_namespace(&mut self, name: &str, labels: Option<Labels>) {
+        for state in &mut self.families {
+            state.set_namespace(name, labels.clone());
+        }
+    }
+
+    /// Removes the namespaces for which `keep` returns false.
+    pub fn retain_namespaces(&mut self, keep: impl Fn(&str) -> bool) {
+        for state in &mut self.families {
+            state.retain_namespaces(&keep);
+        }
+    }
+
+    /// Adds, replaces or removes a pod. `None` also stands for a pod that has no own address.
+    pub fn set_pod(&mut self, uid: &str, pod: Option<PolicyPod>) {
+        for state in &mut self.families {
+            let family = state.family;
+            let own = pod.clone().and_then(|mut pod| {
+                pod.ips.retain(|ip| Family::of(*ip) == family);
+                (!pod.ips.is_empty()).then_some(pod)
+            });
+            state.set_pod(uid, own);
+        }
+    }
+
+    /// Removes the pods for whose UID `keep` returns false.
+    pub fn retain_pods(&mut self, keep: impl Fn(&str) -> bool) {
+        for state in &mut self.families {
+            state.retain_pods(&keep);
+        }
+    }
+
+    /// Compiles the rules for this node's pods: a table for each family in which a policy isolates
+    /// any of them.
+    ///
+    /// Chains and sets that did not change are shared with the tables compiled before.
+    pub fn tables(&mut self) -> Vec<Table> {
+        let tables = self.families.iter_mut().map(FamilyState::table);
+        tables.flatten().collect()
+    }
+}
+
+/// The same for one family.
 ///
 /// A change costs time in proportion to what it concerns: of a pod, to the number of different peer
 /// selectors of the policies that apply to this node's pods; of a policy, to the number of pods.
-#[derive(Default)]
-pub struct PolicyState {
+struct FamilyState {
+    family: Family,
     /// Address of the cluster's DNS, which the node itself serves.
-    dns: Option<Ipv4Addr>,
+    dns: IpAddr,
     namespaces: Namespaces,
     /// Pods by UID.
     pods: HashMap<String, PolicyPod>,
@@ -52,41 +132,39 @@ struct Entry {
     compiled: Option<Compiled>,
 }
 
-impl PolicyState {
-    /// Returns the state of a cluster without objects. `dns` is the address of the cluster's DNS on
-    /// the node. Connections to it are judged like those to a pod of the usual DNS deployment: in
-    /// the namespace `kube-system`, with the label `k8s-app: kube-dns` and the ports `dns` and
-    /// `dns-tcp`.
-    pub fn new(dns: Option<Ipv4Addr>) -> Self {
+impl FamilyState {
+    /// Returns the state of a cluster without objects for the family of its DNS's address.
+    fn new(dns: IpAddr) -> Self {
         let mut state = Self {
+            family: Family::of(dns),
             dns,
-            ..Self::default()
+            namespaces: Namespaces::new(),
+            pods: HashMap::new(),
+            local: BTreeSet::new(),
+            policies: BTreeMap::new(),
+            peers: HashMap::new(),
+            named: HashMap::new(),
+            chains: PodChains::default(),
+            names: 0,
         };
-        if let Some(ip) = dns {
-            let port = |name: &str, protocol| PodPort {
-                name: name.into(),
-                protocol,
-                port: 53,
-            };
-            let server = PolicyPod {
-                namespace: "kube-system".into(),
-                labels: Labels::from([("k8s-app".into(), "kube-dns".into())]),
-                ips: vec![ip],
-                ports: vec![port("dns", Protocol::Udp), port("dns-tcp", Protocol::Tcp)],
-                local: false,
-            };
-            state.set_pod(NAME_SERVER, Some(server));
-        }
+        let port = |name: &str, protocol| PodPort {
+            name: name.into(),
+            protocol,
+            port: 53,
+        };
+        let server = PolicyPod {
+            namespace: "kube-system".into(),
+            labels: Labels::from([("k8s-app".into(), "kube-dns".into())]),
+            ips: vec![dns],
+            ports: vec![port("dns", Protocol::Udp), port("dns-tcp", Protocol::Tcp)],
+            local: false,
+        };
+        state.set_pod(NAME_SERVER, Some(server));
         state
     }
 
-    /// Returns whether there is no policy.
-    pub fn has_no_policy(&self) -> bool {
-        self.policies.is_empty()
-    }
-
     /// Adds, replaces or removes a policy.
-    pub fn set_policy(&mut self, namespace: &str, name: &str, policy: Option<Policy>) {
+    fn set_policy(&mut self, namespace: &str, name: &str, policy: Option<Policy>) {
         let key = (namespace.to_owned(), name.to_owned());
         let Some(policy) = policy else {
             self.policies.remove(&key);
@@ -109,14 +187,8 @@ impl PolicyState {
         self.policies.insert(key, entry);
     }
 
-    /// Removes the policies for which `keep` (namespace, name) returns false.
-    pub fn retain_policies(&mut self, keep: impl Fn(&str, &str) -> bool) {
-        self.policies
-            .retain(|(namespace, name), _| keep(namespace, name));
-    }
-
     /// Adds, replaces or removes a namespace.
-    pub fn set_namespace(&mut self, name: &str, labels: Option<Labels>) {
+    fn set_namespace(&mut self, name: &str, labels: Option<Labels>) {
         if self.namespaces.get(name) == labels.as_ref() {
             return;
         }
@@ -146,7 +218,7 @@ impl PolicyState {
     }
 
     /// Removes the namespaces for which `keep` returns false.
-    pub fn retain_namespaces(&mut self, keep: impl Fn(&str) -> bool) {
+    fn retain_namespaces(&mut self, keep: impl Fn(&str) -> bool) {
         let gone: Vec<String> = self
             .namespaces
             .keys()
@@ -159,7 +231,7 @@ impl PolicyState {
     }
 
     /// Adds, replaces or removes a pod. `None` also stands for a pod that has no own address.
-    pub fn set_pod(&mut self, uid: &str, pod: Option<PolicyPod>) {
+    fn set_pod(&mut self, uid: &str, pod: Option<PolicyPod>) {
         let old = self.pods.get(uid);
         if old == pod.as_ref() {
             return;
@@ -199,7 +271,7 @@ impl PolicyState {
     }
 
     /// Removes the pods for whose UID `keep` returns false.
-    pub fn retain_pods(&mut self, keep: impl Fn(&str) -> bool) {
+    fn retain_pods(&mut self, keep: impl Fn(&str) -> bool) {
         let gone: Vec<String> = self
             .pods
             .keys()
@@ -214,7 +286,7 @@ impl PolicyState {
     /// Compiles the rules for this node's pods. Returns `None` if no policy isolates any of them.
     ///
     /// Chains and sets that did not change are shared with the tables compiled before.
-    pub fn table(&mut self) -> Option<Table> {
+    fn table(&mut self) -> Option<Table> {
         let isolated = self.isolated();
         let active: BTreeSet<&PolicyKey> = isolated
             .iter()
@@ -234,6 +306,7 @@ impl PolicyState {
         self.peers.retain(|_, (_, members)| members.used);
         self.named.retain(|_, members| members.used);
         let names = SetNames {
+            family: self.family,
             peers: &self.peers,
             named: &self.named,
         };
@@ -248,7 +321,7 @@ impl PolicyState {
             self.chains = PodChains::default();
             return None;
         }
-        let mut table = Table::new(crate::nft::Family::Ip, compile::TABLE);
+        let mut table = Table::new(self.family, compile::TABLE);
         for (_, members) in self.peers.values() {
             table.sets.insert(members.name.clone(), members.set.clone());
         }
@@ -265,7 +338,7 @@ impl PolicyState {
 
     /// Returns the addresses of this node's pods that a policy isolates, with the policies that
     /// apply to each.
-    fn isolated(&self) -> Vec<(Ipv4Addr, Applying<PolicyKey>)> {
+    fn isolated(&self) -> Vec<(IpAddr, Applying<PolicyKey>)> {
         let mut isolated = Vec::new();
         for pod in self.local.iter().filter_map(|uid| self.pods.get(uid)) {
             let applying = self.applying(pod);
@@ -311,7 +384,7 @@ impl PolicyState {
                 }
                 self.names += 1;
                 let name: Name = format!("peers-{}", self.names).into();
-                let mut members = Members::new(name, &[Field::Ipv4]);
+                let mut members = Members::new(name, &[self.family.address()]);
                 let selected = self
                     .pods
                     .values()
@@ -329,7 +402,8 @@ impl PolicyState {
                 }
                 self.names += 1;
                 let name: Name = format!("named-port-{}", self.names).into();
-                let mut members = Members::new(name, &[Field::Ipv4, Field::Protocol, Field::Port]);
+                let key = [self.family.address(), Field::Protocol, Field::Port];
+                let mut members = Members::new(name, &key);
                 let elements = self.pods.values().flat_map(|pod| named(pod, port));
                 elements.for_each(|key| members.add(key));
                 self.named.insert(port.clone(), members);
@@ -341,7 +415,7 @@ impl PolicyState {
     fn pod_chains(
         &mut self,
         table: &mut Table,
-        isolated: Vec<(Ipv4Addr, Applying<PolicyKey>)>,
+        isolated: Vec<(IpAddr, Applying<PolicyKey>)>,
     ) -> Isolation {
         let mut isolation = Isolation::default();
         let mut chains = std::mem::take(&mut self.chains).renewal();

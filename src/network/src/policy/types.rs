@@ -1,9 +1,9 @@
 //! Policies and pods, reduced to what decides about connections.
 
 use std::collections::{BTreeSet, HashMap};
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 use rkube_component_helpers::label_selector::{Labels, Selector};
 use serde::{Deserialize, Serialize};
 
@@ -17,7 +17,7 @@ pub struct PolicyPod {
     /// Its labels.
     pub labels: Labels,
     /// Its addresses.
-    pub ips: Vec<Ipv4Addr>,
+    pub ips: Vec<IpAddr>,
     /// The ports of its containers that have a name.
     pub ports: Vec<PodPort>,
     /// Whether it runs on this node.
@@ -64,9 +64,8 @@ pub struct PolicyRule {
 pub enum Peer {
     /// Pods with own addresses.
     Pods(PodPeer),
-    /// Address ranges, which do not overlap. None for a block of IPv6 addresses, as the network has
-    /// no IPv6.
-    Block(Vec<Ipv4Net>),
+    /// Address ranges of one family, which do not overlap.
+    Block(Vec<IpNet>),
 }
 
 /// A selection of pods. The text identifies the selection.

@@ -6,13 +6,14 @@
 //! fail by themselves.
 
 use std::collections::BTreeSet;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use nix::errno::Errno;
 use nix::sys::socket::SockProtocol;
 
 use super::compile::UdpBackends;
 use crate::netlink::{Attributes, NetlinkError, Socket, Writer};
+use crate::nft::Family;
 
 // Message and attribute numbers of `linux/netfilter/nfnetlink_conntrack.h`.
 const CTNETLINK: u16 = 1 << 8;
@@ -26,6 +27,8 @@ const TUPLE_IP: u16 = 1;
 const TUPLE_PROTOCOL: u16 = 2;
 const IP_V4_SOURCE: u16 = 1;
 const IP_V4_DESTINATION: u16 = 2;
+const IP_V6_SOURCE: u16 = 3;
+const IP_V6_DESTINATION: u16 = 4;
 const PROTOCOL_NUMBER: u16 = 1;
 const PROTOCOL_SOURCE_PORT: u16 = 2;
 const PROTOCOL_DESTINATION_PORT: u16 = 3;
@@ -40,9 +43,9 @@ pub(super) struct Conntrack {
 struct Entry {
     original: Vec<u8>,
     id: Option<Vec<u8>>,
-    destination: Ipv4Addr,
+    destination: IpAddr,
     port: u16,
-    answered_by: (Ipv4Addr, u16),
+    answered_by: (IpAddr, u16),
 }
 
 impl Conntrack {
@@ -53,14 +56,19 @@ impl Conntrack {
             .map_err(|errno| NetlinkError::new("cannot open a netfilter socket", errno))
     }
 
-    /// Deletes entries that lead to none of their service's endpoints. `local` are the addresses of
+    /// Deletes entries of a family that lead to none of their service's endpoints. `local` are the addresses of
     /// the node, at which node ports are open. Returns the number of deleted entries.
     pub(super) fn remove_stale(
         &self,
         udp: &UdpBackends,
-        local: &BTreeSet<Ipv4Addr>,
+        local: &BTreeSet<IpAddr>,
+        family: Family,
     ) -> Result<usize, NetlinkError> {
-        let family = |w: &mut Writer| w.raw(&[libc::AF_INET as u8, 0, 0, 0]);
+        let number = match family {
+            Family::Ip6 => libc::AF_INET6,
+            Family::Ip | Family::Inet | Family::Bridge => libc::AF_INET,
+        };
+        let family = |w: &mut Writer| w.raw(&[number as u8, 0, 0, 0]);
         let entries = self
             .socket
             .dump(GET, family, |kind, payload| {
@@ -89,10 +97,11 @@ impl Conntrack {
 }
 
 /// Returns whether an entry belongs to a known service but none of its endpoints.
-fn stale(entry: &Entry, udp: &UdpBackends, local: &BTreeSet<Ipv4Addr>) -> bool {
+fn stale(entry: &Entry, udp: &UdpBackends, local: &BTreeSet<IpAddr>) -> bool {
     // A connection to another machine may have the number of a node port, too.
     let by_node_port = || {
-        let port = udp.by_node_port.get(&entry.port);
+        let family = UdpBackends::index(Family::of(entry.destination));
+        let port = udp.by_node_port[family].get(&entry.port);
         port.filter(|_| local.contains(&entry.destination))
     };
     udp.by_address
@@ -114,10 +123,16 @@ fn parse(attributes: &[u8]) -> Option<Entry> {
             .find(|(k, _)| *k == kind)
             .map(|(_, v)| v.to_vec())
     };
-    let ip = |tuple, kind| {
-        inner(tuple, TUPLE_IP, kind)
-            .and_then(|v| <[u8; 4]>::try_from(v).ok())
-            .map(Ipv4Addr::from)
+    let ip = |tuple, v4, v6| {
+        let v4 = || -> Option<IpAddr> {
+            let bytes = <[u8; 4]>::try_from(inner(tuple, TUPLE_IP, v4)?).ok()?;
+            Some(Ipv4Addr::from(bytes).into())
+        };
+        let v6 = || -> Option<IpAddr> {
+            let bytes = <[u8; 16]>::try_from(inner(tuple, TUPLE_IP, v6)?).ok()?;
+            Some(Ipv6Addr::from(bytes).into())
+        };
+        v4().or_else(v6)
     };
     let original = find(TUPLE_ORIGINAL)?;
     if inner(original, TUPLE_PROTOCOL, PROTOCOL_NUMBER)?.first() != Some(&UDP) {
@@ -132,9 +147,12 @@ fn parse(attributes: &[u8]) -> Option<Entry> {
     Some(Entry {
         original: original.to_vec(),
         id: find(ID).map(<[u8]>::to_vec),
-        destination: ip(original, IP_V4_DESTINATION)?,
+        destination: ip(original, IP_V4_DESTINATION, IP_V6_DESTINATION)?,
         port: port(original, PROTOCOL_DESTINATION_PORT)?,
-        answered_by: (ip(reply, IP_V4_SOURCE)?, port(reply, PROTOCOL_SOURCE_PORT)?),
+        answered_by: (
+            ip(reply, IP_V4_SOURCE, IP_V6_SOURCE)?,
+            port(reply, PROTOCOL_SOURCE_PORT)?,
+        ),
     })
 }
 
@@ -144,11 +162,11 @@ mod tests {
 
     #[test]
     fn entries_are_stale_if_no_endpoint_of_their_service_answers() {
-        let ip = |last| Ipv4Addr::new(10, 0, 0, last);
+        let ip = |last| IpAddr::from(Ipv4Addr::new(10, 0, 0, last));
         let (service, node, pod, other) = (ip(1), ip(2), ip(3), ip(4));
         let udp = UdpBackends {
             by_address: [((service, 53), [(pod, 5353)].into())].into(),
-            by_node_port: [(30053, [(pod, 5353)].into())].into(),
+            by_node_port: [[(30053, [(pod, 5353)].into())].into(), Default::default()],
         };
         for (destination, port, answered_by, expected) in [
             (service, 53, (pod, 5353), false),

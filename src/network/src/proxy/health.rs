@@ -2,7 +2,7 @@
 //! service with `externalTrafficPolicy: Local`.
 
 use std::collections::BTreeMap;
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
@@ -16,6 +16,8 @@ use super::http;
 pub(super) struct HealthServer {
     /// `None` outside a tokio runtime; then no checks are served.
     runtime: Option<Handle>,
+    /// The address that stands for all addresses of the node.
+    any: IpAddr,
     listeners: Mutex<BTreeMap<u16, Listener>>,
 }
 
@@ -32,9 +34,10 @@ impl Drop for Listener {
 }
 
 impl HealthServer {
-    /// Returns a server on the current tokio runtime.
-    pub(super) fn new() -> Self {
+    /// Returns a server on the current tokio runtime, which listens on `any`.
+    pub(super) fn new(any: IpAddr) -> Self {
         Self {
+            any,
             runtime: Handle::try_current().ok(),
             listeners: Mutex::default(),
         }
@@ -52,7 +55,7 @@ impl HealthServer {
                 *listener.check.lock() = check.clone();
                 continue;
             }
-            match http::open(runtime, SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, *port)) {
+            match http::open(runtime, SocketAddr::new(self.any, *port)) {
                 Ok(socket) => {
                     let shared = Arc::new(Mutex::new(check.clone()));
                     let seen = shared.clone();

@@ -1,7 +1,7 @@
 //! A server of small responses to any HTTP request, one per connection.
 
 use std::io;
-use std::net::SocketAddrV4;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -51,7 +51,7 @@ impl Response {
 }
 
 /// Listens on an address. Does not need to run in the runtime.
-pub(super) fn open(runtime: &Handle, address: SocketAddrV4) -> io::Result<TcpListener> {
+pub(super) fn open(runtime: &Handle, address: SocketAddr) -> io::Result<TcpListener> {
     let listener = std::net::TcpListener::bind(address)?;
     listener.set_nonblocking(true)?;
     let _in_runtime = runtime.enter();

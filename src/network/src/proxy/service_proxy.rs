@@ -1,7 +1,5 @@
 //! The proxy: rules, health checks and conntrack cleanup.
 
-use std::net::IpAddr;
-
 use parking_lot::Mutex;
 
 use super::compile::{Ruleset, TABLE, UdpBackends, compile};
@@ -49,12 +47,13 @@ impl ServiceProxy {
                 tracing::warn!(%error, "connections are tracked with the kernel's timeouts");
             }
         }
+        let any = config.any_address();
         Ok(Self {
             config,
             nft: Nftables::open()?,
             conntrack: Conntrack::open()?,
-            health: HealthServer::new(),
-            status: StatusServer::new(),
+            health: HealthServer::new(any),
+            status: StatusServer::new(any),
             netlink: Netlink::open()?,
             state: Mutex::default(),
         })
@@ -84,18 +83,18 @@ impl ServiceProxy {
         let mut synced = self.state.lock();
         let mut report = SyncReport::default();
         let old = synced.rules.take();
-        report.changed = match self
-            .nft
-            .apply(old.as_ref().map(|old| &old.table), &wanted.table)
-        {
-            Ok(changed) => changed,
-            // Another program changed or flushed the table, so replace it.
-            Err(error) if old.is_some() => {
-                tracing::warn!(%error, "the service rules are not as left; replacing them");
-                self.nft.apply(None, &wanted.table)?
-            }
-            Err(error) => return Err(error.into()),
-        };
+        for (number, table) in wanted.tables.iter().enumerate() {
+            let old = old.as_ref().and_then(|old| old.tables.get(number));
+            report.changed |= match self.nft.apply(old, table) {
+                Ok(changed) => changed,
+                // Another program changed or flushed the table, so replace it.
+                Err(error) if old.is_some() => {
+                    tracing::warn!(%error, "the service rules are not as left; replacing them");
+                    self.nft.apply(None, table)?
+                }
+                Err(error) => return Err(error.into()),
+            };
+        }
         self.health.update(&wanted.health_checks);
         let udp = wanted.udp.clone();
         synced.rules = Some(wanted);
@@ -113,19 +112,20 @@ impl ServiceProxy {
             return Ok(0);
         }
         let addresses = self.netlink.addresses()?.into_iter();
-        let local = addresses
-            .filter_map(|address| match address.net.addr() {
-                IpAddr::V4(ip) => Some(ip),
-                IpAddr::V6(_) => None,
-            })
-            .collect();
-        Ok(self.conntrack.remove_stale(udp, &local)?)
+        let local = addresses.map(|address| address.net.addr()).collect();
+        let mut removed = 0;
+        for (family, _) in self.config.families() {
+            removed += self.conntrack.remove_stale(udp, &local, family)?;
+        }
+        Ok(removed)
     }
 
     /// Removes all rules and stops the health checks.
     pub fn cleanup(&self) -> Result<()> {
         let mut synced = self.state.lock();
-        self.nft.delete_table(Family::Ip, TABLE)?;
+        for family in [Family::Ip, Family::Ip6] {
+            self.nft.delete_table(family, TABLE)?;
+        }
         self.health.update(&Default::default());
         *synced = Synced::default();
         Ok(())

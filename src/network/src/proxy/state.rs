@@ -1,14 +1,15 @@
 //! Services and their endpoints, as input of the proxy.
 
 use std::collections::{BTreeMap, HashMap};
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 use k8s_openapi::api::core::v1::{Service, ServiceSpec};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 
+use crate::nft::Family;
 use crate::node::Protocol;
 
 /// The label of an endpoint slice that names its service.
@@ -23,13 +24,14 @@ const DEFAULT_AFFINITY: Duration = Duration::from_secs(10_800);
 /// The proxied services with their endpoints.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ServiceState {
-    /// One entry per service port, ordered by namespace, name, port name, protocol and port.
+    /// One entry per service port and family, ordered by namespace, name, port name, protocol, port
+    /// and cluster IP.
     pub ports: Vec<ServicePort>,
     /// The node's zone (`topology.kubernetes.io/zone`), for zone hints.
     pub zone: Option<String>,
 }
 
-/// A port of a service.
+/// A port of a service, at its addresses of one family.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServicePort {
     /// The service's namespace.
@@ -40,18 +42,18 @@ pub struct ServicePort {
     pub port_name: String,
     /// The port's protocol.
     pub protocol: Protocol,
-    /// The service's cluster IP.
-    pub cluster_ip: Ipv4Addr,
+    /// The service's cluster IP of the family.
+    pub cluster_ip: IpAddr,
     /// The port on the service's addresses.
     pub port: u16,
     /// The port on the nodes' addresses.
     pub node_port: Option<u16>,
     /// `externalIPs`: addresses that an administrator routes to the nodes.
-    pub external_ips: Vec<Ipv4Addr>,
+    pub external_ips: Vec<IpAddr>,
     /// Load balancer addresses whose packets arrive at nodes with their destination unchanged.
-    pub load_balancer_ips: Vec<Ipv4Addr>,
+    pub load_balancer_ips: Vec<IpAddr>,
     /// Address ranges of clients that may use the load balancer; all if empty.
-    pub source_ranges: Vec<Ipv4Net>,
+    pub source_ranges: Vec<IpNet>,
     /// Duration of a client's affinity to an endpoint; `None` without affinity.
     pub affinity: Option<Duration>,
     /// Whether `internalTrafficPolicy` is `Local`.
@@ -77,7 +79,7 @@ impl ServicePort {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Endpoint {
     /// The pod's address.
-    pub ip: Ipv4Addr,
+    pub ip: IpAddr,
     /// The pod's port.
     pub port: u16,
     /// Whether it accepts new connections.
@@ -108,7 +110,7 @@ impl ServiceState {
         node_name: &str,
     ) -> Self {
         let mut by_service: HashMap<(&str, &str), Vec<&EndpointSlice>> = HashMap::new();
-        for slice in slices.iter().filter(|slice| slice.address_type == "IPv4") {
+        for slice in slices {
             let Some(labels) = &slice.metadata.labels else {
                 continue;
             };
@@ -130,13 +132,10 @@ impl ServiceState {
             add_service(&mut ports, service, namespace, name, slices, node_name);
         }
         ports.sort_by(|a, b| {
-            (&a.namespace, &a.name, &a.port_name, a.protocol, a.port).cmp(&(
-                &b.namespace,
-                &b.name,
-                &b.port_name,
-                b.protocol,
-                b.port,
-            ))
+            let order = |port: &ServicePort| (port.protocol, port.port, port.cluster_ip);
+            (&a.namespace, &a.name, &a.port_name)
+                .cmp(&(&b.namespace, &b.name, &b.port_name))
+                .then_with(|| order(a).cmp(&order(b)))
         });
         Self { ports, zone: None }
     }
@@ -156,9 +155,31 @@ fn add_service(
         return;
     }
     let Some(spec) = &service.spec else { return };
-    let Some(cluster_ip) = cluster_ip(spec) else {
-        return;
-    };
+    for cluster_ip in cluster_ips(spec) {
+        add_family(
+            ports,
+            service,
+            spec,
+            (namespace, name),
+            cluster_ip,
+            slices,
+            node_name,
+        );
+    }
+}
+
+/// Adds the ports of a service at its addresses of the cluster IP's family.
+fn add_family(
+    ports: &mut Vec<ServicePort>,
+    service: &Service,
+    spec: &ServiceSpec,
+    (namespace, name): (&str, &str),
+    cluster_ip: IpAddr,
+    slices: &[&EndpointSlice],
+    node_name: &str,
+) {
+    let family = Family::of(cluster_ip);
+    let of_family = |ip: &IpAddr| Family::of(*ip) == family;
     let local = |policy: &Option<String>| policy.as_deref() == Some("Local");
     let affinity = (spec.session_affinity.as_deref() == Some("ClientIP")).then(|| {
         let seconds = spec
@@ -170,7 +191,7 @@ fn add_service(
             .and_then(|s| u64::try_from(s).ok())
             .map_or(DEFAULT_AFFINITY, Duration::from_secs)
     });
-    let load_balancer_ips: Vec<Ipv4Addr> = service
+    let load_balancer_ips: Vec<IpAddr> = service
         .status
         .iter()
         .filter_map(|status| status.load_balancer.as_ref()?.ingress.as_ref())
@@ -178,6 +199,7 @@ fn add_service(
         // With mode `Proxy`, the load balancer delivers to the nodes' own addresses.
         .filter(|ingress| ingress.ip_mode.as_deref() != Some("Proxy"))
         .filter_map(|ingress| ingress.ip.as_deref()?.parse().ok())
+        .filter(of_family)
         .collect();
     for port in spec.ports.iter().flatten() {
         let Some(protocol) = Protocol::parse(port.protocol.as_deref()) else {
@@ -202,14 +224,10 @@ fn add_service(
                 .iter()
                 .flatten()
                 .filter_map(|ip| ip.parse().ok())
+                .filter(of_family)
                 .collect(),
             load_balancer_ips: load_balancer_ips.clone(),
-            source_ranges: spec
-                .load_balancer_source_ranges
-                .iter()
-                .flatten()
-                .filter_map(|net| net.trim().parse::<Ipv4Net>().ok())
-                .collect(),
+            source_ranges: source_ranges(spec, family),
             affinity,
             internal_local: local(&spec.internal_traffic_policy),
             external_local: local(&spec.external_traffic_policy),
@@ -217,33 +235,57 @@ fn add_service(
                 .health_check_node_port
                 .and_then(|p| u16::try_from(p).ok())
                 .filter(|p| *p != 0),
-            endpoints: endpoints(slices, &port_name, protocol, node_name),
+            endpoints: endpoints(slices, family, &port_name, protocol, node_name),
             port_name,
         });
     }
 }
 
-/// Returns the IPv4 cluster IP of a service; `None` if it is headless or an `ExternalName`.
-pub(crate) fn cluster_ip(spec: &ServiceSpec) -> Option<Ipv4Addr> {
+/// Returns the ranges of a family that may use the load balancer. As with kube-proxy, ranges of the
+/// other family do not restrict this one.
+fn source_ranges(spec: &ServiceSpec, family: Family) -> Vec<IpNet> {
+    let ranges = spec.load_balancer_source_ranges.iter().flatten();
+    ranges
+        .filter_map(|net| net.trim().parse::<IpNet>().ok())
+        .filter(|net| Family::of(net.addr()) == family)
+        .collect()
+}
+
+/// Returns the cluster IPs of a service, at most one per family; none if it is headless or an
+/// `ExternalName`.
+pub(crate) fn cluster_ips(spec: &ServiceSpec) -> Vec<IpAddr> {
     if spec.type_.as_deref() == Some("ExternalName") {
-        return None;
+        return Vec::new();
     }
-    let first = spec.cluster_ip.iter();
-    // The IPv4 address of a dual-stack service may be the second one.
-    first
-        .chain(spec.cluster_ips.iter().flatten())
-        .find_map(|ip| ip.parse().ok())
+    let mut ips: Vec<IpAddr> = Vec::new();
+    let listed = spec.cluster_ip.iter();
+    for ip in listed.chain(spec.cluster_ips.iter().flatten()) {
+        if let Ok(ip) = ip.parse::<IpAddr>()
+            && ips.iter().all(|known| Family::of(*known) != Family::of(ip))
+        {
+            ips.push(ip);
+        }
+    }
+    ips
 }
 
 /// Returns the endpoints of a port, one per address and port number.
 fn endpoints(
     slices: &[&EndpointSlice],
+    family: Family,
     port_name: &str,
     protocol: Protocol,
     node_name: &str,
 ) -> Vec<Endpoint> {
-    let mut found: BTreeMap<(Ipv4Addr, u16), Endpoint> = BTreeMap::new();
+    let mut found: BTreeMap<(IpAddr, u16), Endpoint> = BTreeMap::new();
+    let address_type = match family {
+        Family::Ip6 => "IPv6",
+        Family::Ip | Family::Inet | Family::Bridge => "IPv4",
+    };
     for slice in slices {
+        if slice.address_type != address_type {
+            continue;
+        }
         for port in slice.ports.iter().flatten() {
             if port.name.as_deref().unwrap_or_default() != port_name
                 || Protocol::parse(port.protocol.as_deref()) != Some(protocol)
@@ -254,7 +296,8 @@ fn endpoints(
                 continue;
             };
             for endpoint in slice.endpoints.iter().flatten() {
-                let Some(ip) = endpoint.addresses.first().and_then(|ip| ip.parse().ok()) else {
+                let ip = endpoint.addresses.first().and_then(|ip| ip.parse().ok());
+                let Some(ip) = ip.filter(|ip| Family::of(*ip) == family) else {
                     continue;
                 };
                 let conditions = endpoint.conditions.as_ref();

@@ -1,7 +1,7 @@
 //! The proxy's own endpoints, at the addresses of kube-proxy: its health on port 10256 of all
 //! addresses, its mode and metrics on port 10249 of the loopback.
 
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -12,10 +12,10 @@ use tokio::task::AbortHandle;
 
 use super::http;
 
-/// Address of the health endpoint.
-const HEALTH: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 10256);
+/// Port of the health endpoint.
+const HEALTH_PORT: u16 = 10256;
 /// Address of mode and metrics.
-const STATUS: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 10249);
+const STATUS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 10249);
 /// A proxy is unhealthy if rules could not be written for this time: twice kube-proxy's period of
 /// synchronization.
 const HEALTH_TIMEOUT: Duration = Duration::from_secs(60);
@@ -41,7 +41,7 @@ struct Progress {
 
 /// A server, and its task once it listens. Ends when dropped.
 struct Server {
-    address: SocketAddrV4,
+    address: SocketAddr,
     respond: fn(&Progress, &str) -> http::Response,
     task: Option<AbortHandle>,
 }
@@ -55,12 +55,13 @@ impl Drop for Server {
 }
 
 impl StatusServer {
-    /// Returns a server on the current tokio runtime.
-    pub(super) fn new() -> Self {
-        Self::at(HEALTH, STATUS)
+    /// Returns a server on the current tokio runtime. Its health is reported on `any`, which stands
+    /// for all addresses of the node.
+    pub(super) fn new(any: IpAddr) -> Self {
+        Self::at(SocketAddr::new(any, HEALTH_PORT), STATUS)
     }
 
-    fn at(health: SocketAddrV4, status: SocketAddrV4) -> Self {
+    fn at(health: SocketAddr, status: SocketAddr) -> Self {
         let server = |address, respond| Server {
             address,
             respond,

@@ -47,7 +47,8 @@ impl Netlink {
             .map_err(|refusal| refusal.because("cannot list addresses"))
     }
 
-    /// Adds an address to an interface. Succeeds if the interface already has it.
+    /// Adds an address to an interface. Succeeds if the interface already has it. Of an IPv6
+    /// address, no duplicates are looked for, so it can be used at once.
     pub fn add_address<'a>(
         &self,
         link: impl Into<LinkRef<'a>>,
@@ -73,6 +74,10 @@ impl Netlink {
         flags: AddressFlags,
     ) -> Result<(), NetlinkError> {
         let mut message = address_message(self.index_of(link)?, net);
+        let flags = match net {
+            IpNet::V4(_) => flags,
+            IpNet::V6(_) => flags | AddressFlags::Nodad,
+        };
         if let IpNet::V4(net) = net
             && net.prefix_len() < 31
         {

@@ -2,7 +2,9 @@
 //!
 //! A batch changes one table. Expressions are encoded by [`super::encode_expr`].
 
-use ipnet::Ipv4Net;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use ipnet::IpNet;
 use netlink_packet_core::{NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE, NLM_F_REQUEST};
 
 use super::encode_expr::{write_data, write_expr, write_number, write_verdict};
@@ -252,7 +254,7 @@ impl<'a> Batch<'a> {
                 self.write_ranges(name, Some(id), set);
             }
         }
-        let table = self.table;
+        let (table, family) = (self.table, self.family);
         self.message(
             NEWRULE,
             NLM_F_CREATE | NLM_F_APPEND,
@@ -263,7 +265,9 @@ impl<'a> Batch<'a> {
                 let mut own_sets = own_sets.iter();
                 w.nest(nfta::RULE_EXPRESSIONS, |w| {
                     for expr in &rule.exprs {
-                        w.nest(nfta::LIST_ELEM, |w| write_expr(w, expr, &mut own_sets));
+                        w.nest(nfta::LIST_ELEM, |w| {
+                            write_expr(w, family, expr, &mut own_sets)
+                        });
                     }
                 });
                 if let Some(comment) = &rule.comment {
@@ -453,17 +457,25 @@ fn write_element(w: &mut Writer, key: &Key, value: Option<&Value>) {
 }
 
 /// Appends a range as two elements: the first address, and the address after the last one, flagged
-/// as the interval's end. A range up to 255.255.255.255 has no end element.
-fn write_range(w: &mut Writer, net: Ipv4Net) {
+/// as the interval's end. A range up to the last address of the family has no end element.
+fn write_range(w: &mut Writer, net: IpNet) {
     w.nest(nfta::LIST_ELEM, |w| {
         w.nest(nfta::SET_ELEM_KEY, |w| {
             write_data(w, &Data::ip(net.network()))
         });
     });
-    if let Some(end) = u32::from(net.broadcast()).checked_add(1) {
+    let end: Option<IpAddr> = match net.broadcast() {
+        IpAddr::V4(last) => u32::from(last)
+            .checked_add(1)
+            .map(|end| Ipv4Addr::from(end).into()),
+        IpAddr::V6(last) => u128::from(last)
+            .checked_add(1)
+            .map(|end| Ipv6Addr::from(end).into()),
+    };
+    if let Some(end) = end {
         w.nest(nfta::LIST_ELEM, |w| {
             write_number(w, nfta::SET_ELEM_FLAGS, libc::NFT_SET_ELEM_INTERVAL_END);
-            w.nest(nfta::SET_ELEM_KEY, |w| write_data(w, &Data::ip(end.into())));
+            w.nest(nfta::SET_ELEM_KEY, |w| write_data(w, &Data::ip(end)));
         });
     }
 }

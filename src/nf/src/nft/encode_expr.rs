@@ -24,6 +24,16 @@ const ICMP_PORT_UNREACH: u8 = 3;
 const ICMP_PKT_FILTERED: u8 = 13;
 /// Unit of a limit's rate, in seconds.
 const PER_SECOND: u64 = 1;
+/// `ICMPV6_ADM_PROHIBITED` of `linux/icmpv6.h`.
+const ICMPV6_ADM_PROHIBITED: u8 = 1;
+/// `ICMPV6_ADDR_UNREACH`.
+const ICMPV6_ADDR_UNREACH: u8 = 3;
+/// `ICMPV6_PORT_UNREACH`.
+const ICMPV6_PORT_UNREACH: u8 = 4;
+/// Offsets of source and destination in an IPv4 header, and the length of an address.
+const IPV4_ADDRESSES: (u32, u32, u32) = (12, 16, 4);
+/// The same of an IPv6 header.
+const IPV6_ADDRESSES: (u32, u32, u32) = (8, 24, 16);
 /// `IP_CT_DIR_ORIGINAL`: from the side that opened the connection.
 const CT_ORIGINAL: u8 = 0;
 /// `IP_CT_DIR_REPLY`.
@@ -65,9 +75,24 @@ fn write_named(w: &mut Writer, name: &str, body: impl FnOnce(&mut Writer)) {
     w.nest(nfta::EXPR_DATA, body);
 }
 
-/// Appends an expression. Takes the next item of `own_sets` for each anonymous set.
+/// Returns where addresses are in the header of a family's packets.
+fn addresses(family: u8) -> (u32, u32, u32) {
+    if is_ipv6(family) {
+        IPV6_ADDRESSES
+    } else {
+        IPV4_ADDRESSES
+    }
+}
+
+fn is_ipv6(family: u8) -> bool {
+    i32::from(family) == libc::NFPROTO_IPV6
+}
+
+/// Appends an expression for a table of the family (`NFPROTO_…`). Takes the next item of `own_sets`
+/// for each anonymous set.
 pub(super) fn write_expr<'s>(
     w: &mut Writer,
+    family: u8,
     expr: &Expr,
     own_sets: &mut impl Iterator<Item = &'s OwnSet>,
 ) {
@@ -95,15 +120,18 @@ pub(super) fn write_expr<'s>(
             offset,
             length,
             reg,
-        } => write_named(w, "payload", |w| {
-            w.be32(nfta::PAYLOAD_DREG, reg.0);
-            write_number(w, nfta::PAYLOAD_BASE, payload_base(*base));
-            w.be32(nfta::PAYLOAD_OFFSET, *offset);
-            w.be32(nfta::PAYLOAD_LEN, *length);
-        }),
+        } => write_payload(w, *base, *offset, *length, *reg),
+        Expr::SourceIp(reg) => {
+            let (source, _, length) = addresses(family);
+            write_payload(w, PayloadBase::Network, source, length, *reg);
+        }
+        Expr::DestinationIp(reg) => {
+            let (_, destination, length) = addresses(family);
+            write_payload(w, PayloadBase::Network, destination, length, *reg);
+        }
         Expr::Ct(key, reg) => write_named(w, "ct", |w| {
             w.be32(nfta::CT_DREG, reg.0);
-            write_number(w, nfta::CT_KEY, ct_key(*key));
+            write_number(w, nfta::CT_KEY, ct_key(*key, family));
             if let Some(direction) = ct_direction(*key) {
                 w.attr(nfta::CT_DIRECTION, &[direction]);
             }
@@ -122,7 +150,7 @@ pub(super) fn write_expr<'s>(
             kind,
             address,
             port,
-        } => write_nat(w, *kind, *address, *port),
+        } => write_nat(w, family, *kind, *address, *port),
         Expr::Masquerade { fully_random } => write_named(w, "masq", |w| {
             if *fully_random {
                 w.be32(nfta::MASQ_FLAGS, NAT_RANGE_PROTO_RANDOM_FULLY);
@@ -147,7 +175,7 @@ pub(super) fn write_expr<'s>(
             w.be32(nfta::LIMIT_BURST, *burst);
             write_number(w, nfta::LIMIT_TYPE, libc::NFT_LIMIT_PKTS);
         }),
-        Expr::Reject(reject) => write_reject(w, *reject),
+        Expr::Reject(reject) => write_reject(w, family, *reject),
         Expr::NoTrack => write_named(w, "notrack", |_| {}),
         Expr::Update { set, reg, timeout } => write_named(w, "dynset", |w| {
             w.string(nfta::DYNSET_SET_NAME, set);
@@ -158,6 +186,15 @@ pub(super) fn write_expr<'s>(
             }
         }),
     }
+}
+
+fn write_payload(w: &mut Writer, base: PayloadBase, offset: u32, length: u32, reg: Reg) {
+    write_named(w, "payload", |w| {
+        w.be32(nfta::PAYLOAD_DREG, reg.0);
+        write_number(w, nfta::PAYLOAD_BASE, payload_base(base));
+        w.be32(nfta::PAYLOAD_OFFSET, offset);
+        w.be32(nfta::PAYLOAD_LEN, length);
+    });
 }
 
 fn write_cmp(w: &mut Writer, reg: Reg, op: CmpOp, data: &Data) {
@@ -213,14 +250,19 @@ fn write_lookup<'s>(
     });
 }
 
-fn write_nat(w: &mut Writer, kind: NatKind, address: Reg, port: Option<Reg>) {
+fn write_nat(w: &mut Writer, family: u8, kind: NatKind, address: Reg, port: Option<Reg>) {
     let kind = match kind {
         NatKind::Source => libc::NFT_NAT_SNAT,
         NatKind::Destination => libc::NFT_NAT_DNAT,
     };
     write_named(w, "nat", |w| {
         write_number(w, nfta::NAT_TYPE, kind);
-        write_number(w, nfta::NAT_FAMILY, libc::NFPROTO_IPV4);
+        let family = if is_ipv6(family) {
+            libc::NFPROTO_IPV6
+        } else {
+            libc::NFPROTO_IPV4
+        };
+        write_number(w, nfta::NAT_FAMILY, family);
         w.be32(nfta::NAT_REG_ADDR_MIN, address.0);
         if let Some(port) = port {
             w.be32(nfta::NAT_REG_PROTO_MIN, port.0);
@@ -228,12 +270,16 @@ fn write_nat(w: &mut Writer, kind: NatKind, address: Reg, port: Option<Reg>) {
     });
 }
 
-fn write_reject(w: &mut Writer, reject: Reject) {
+fn write_reject(w: &mut Writer, family: u8, reject: Reject) {
+    let unreachable = libc::NFT_REJECT_ICMP_UNREACH;
     let (kind, code) = match reject {
         Reject::TcpReset => (libc::NFT_REJECT_TCP_RST, 0),
-        Reject::HostUnreachable => (libc::NFT_REJECT_ICMP_UNREACH, ICMP_HOST_UNREACH),
-        Reject::PortUnreachable => (libc::NFT_REJECT_ICMP_UNREACH, ICMP_PORT_UNREACH),
-        Reject::AdminProhibited => (libc::NFT_REJECT_ICMP_UNREACH, ICMP_PKT_FILTERED),
+        Reject::HostUnreachable if is_ipv6(family) => (unreachable, ICMPV6_ADDR_UNREACH),
+        Reject::PortUnreachable if is_ipv6(family) => (unreachable, ICMPV6_PORT_UNREACH),
+        Reject::AdminProhibited if is_ipv6(family) => (unreachable, ICMPV6_ADM_PROHIBITED),
+        Reject::HostUnreachable => (unreachable, ICMP_HOST_UNREACH),
+        Reject::PortUnreachable => (unreachable, ICMP_PORT_UNREACH),
+        Reject::AdminProhibited => (unreachable, ICMP_PKT_FILTERED),
     };
     write_named(w, "reject", |w| {
         write_number(w, nfta::REJECT_TYPE, kind);
@@ -279,8 +325,9 @@ fn payload_base(base: PayloadBase) -> libc::c_int {
     }
 }
 
-fn ct_key(key: Ct) -> libc::c_int {
+fn ct_key(key: Ct, family: u8) -> libc::c_int {
     match key {
+        Ct::ClientIp | Ct::ServerIp if is_ipv6(family) => libc::NFT_CT_SRC_IP6,
         Ct::State => libc::NFT_CT_STATE,
         Ct::Direction => libc::NFT_CT_DIRECTION,
         Ct::Status => libc::NFT_CT_STATUS,

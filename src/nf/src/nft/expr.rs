@@ -1,6 +1,6 @@
 //! Expressions, the instructions of rules.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use super::table::{Name, Set};
@@ -18,17 +18,20 @@ impl Reg {
     }
 }
 
-/// A value of up to 20 bytes. Its length must equal that of the field it is used for.
+/// Maximum length of a value, in bytes.
+pub(super) const MAX_DATA: usize = 36;
+
+/// A value of up to 36 bytes, the length of an interface's name, an address and a port. Its length must equal that of the field it is used for.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Data {
     length: u8,
-    bytes: [u8; 20],
+    bytes: [u8; MAX_DATA],
 }
 
 impl Data {
-    /// Returns `value` unchanged. Panics if it has more than 20 bytes.
+    /// Returns `value` unchanged. Panics if it has more than 36 bytes.
     pub fn bytes(value: &[u8]) -> Self {
-        let mut bytes = [0; 20];
+        let mut bytes = [0; MAX_DATA];
         bytes[..value.len()].copy_from_slice(value);
         Self {
             length: value.len() as u8,
@@ -36,9 +39,20 @@ impl Data {
         }
     }
 
-    /// Returns an IPv4 address.
-    pub fn ip(ip: Ipv4Addr) -> Self {
-        Self::bytes(&ip.octets())
+    /// Returns an address, of 4 or 16 bytes.
+    pub fn ip(ip: impl Into<IpAddr>) -> Self {
+        match ip.into() {
+            IpAddr::V4(ip) => Self::bytes(&ip.octets()),
+            IpAddr::V6(ip) => Self::bytes(&ip.octets()),
+        }
+    }
+
+    /// Returns as many zero bytes as the address has, which flip no bit of it.
+    pub fn zeros(like: IpAddr) -> Self {
+        match like {
+            IpAddr::V4(_) => Self::bytes(&[0; 4]),
+            IpAddr::V6(_) => Self::bytes(&[0; 16]),
+        }
     }
 
     /// Returns a port, in network byte order.
@@ -155,9 +169,10 @@ pub enum Ct {
     /// The connection's transport protocol, one byte. Unlike [`Meta::L4Proto`], also for an ICMP
     /// error about the connection.
     Protocol,
-    /// IPv4 address that the connection was opened from, before its source is translated.
+    /// Address that the connection was opened from, before its source is translated. Of the
+    /// table's family, as [`Self::ServerIp`].
     ClientIp,
-    /// IPv4 address that answers, after the destination is translated.
+    /// Address that answers, after the destination is translated.
     ServerIp,
     /// Port that answers, after the destination is translated, in network byte order.
     ServerPort,
@@ -251,6 +266,10 @@ pub enum Expr {
         /// The destination register.
         reg: Reg,
     },
+    /// Loads the source address, as long as the addresses of the table's family.
+    SourceIp(Reg),
+    /// Loads the destination address, as long as the addresses of the table's family.
+    DestinationIp(Reg),
     /// Loads connection tracking data.
     Ct(Ct, Reg),
     /// Looks up the register in a set and continues if it is found.
@@ -341,24 +360,14 @@ pub enum Expr {
 
 /// Constructors of common expressions.
 impl Expr {
-    /// Loads the IPv4 source address.
+    /// Loads the source address.
     pub fn source_ip(reg: Reg) -> Self {
-        Self::Payload {
-            base: PayloadBase::Network,
-            offset: 12,
-            length: 4,
-            reg,
-        }
+        Self::SourceIp(reg)
     }
 
-    /// Loads the IPv4 destination address.
+    /// Loads the destination address.
     pub fn destination_ip(reg: Reg) -> Self {
-        Self::Payload {
-            base: PayloadBase::Network,
-            offset: 16,
-            length: 4,
-            reg,
-        }
+        Self::DestinationIp(reg)
     }
 
     /// Loads the destination port of a TCP, UDP or SCTP packet.

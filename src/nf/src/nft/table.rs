@@ -1,13 +1,13 @@
 //! Tables, chains, rules and sets as plain values.
 
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 
-use super::expr::{CmpOp, Ct, Data, Expr, Meta, Reg, Verdict};
+use super::expr::{CmpOp, Ct, Data, Expr, MAX_DATA, Meta, Reg, Verdict};
 
 /// The name of a chain or set. Shared, because many rules refer to it.
 pub type Name = Arc<str>;
@@ -23,6 +23,32 @@ pub enum Family {
     Inet,
     /// Frames of bridges.
     Bridge,
+}
+
+impl Family {
+    /// Returns the family of tables that see packets of this address.
+    pub fn of(ip: IpAddr) -> Self {
+        match ip {
+            IpAddr::V4(_) => Self::Ip,
+            IpAddr::V6(_) => Self::Ip6,
+        }
+    }
+
+    /// Returns the type of the addresses of its packets: IPv6 for [`Self::Ip6`], otherwise IPv4.
+    pub fn address(self) -> Field {
+        match self {
+            Self::Ip6 => Field::Ipv6,
+            Self::Ip | Self::Inet | Self::Bridge => Field::Ipv4,
+        }
+    }
+
+    /// Returns the `n`th register after an address that begins in the first one.
+    pub const fn after_address(self, n: u32) -> Reg {
+        match self {
+            Self::Ip6 => Reg::word(4 + n),
+            Self::Ip | Self::Inet | Self::Bridge => Reg::word(1 + n),
+        }
+    }
 }
 
 /// Priorities of hooks. Chains with lower values run earlier.
@@ -220,27 +246,27 @@ impl Rule {
             .expr(Expr::Cmp(Reg::word(0), op, Data::link(name)))
     }
 
-    /// Appends `ip saddr NET`.
-    pub fn source(self, op: CmpOp, net: impl Into<Ipv4Net>) -> Self {
+    /// Appends `ip saddr NET`. The range must be of the table's family.
+    pub fn source(self, op: CmpOp, net: impl Into<IpNet>) -> Self {
         self.expr(Expr::source_ip(Reg::word(0)))
             .compare_net(op, net.into())
     }
 
-    /// Appends `ip daddr NET`.
-    pub fn destination(self, op: CmpOp, net: impl Into<Ipv4Net>) -> Self {
+    /// Appends `ip daddr NET`. The range must be of the table's family.
+    pub fn destination(self, op: CmpOp, net: impl Into<IpNet>) -> Self {
         self.expr(Expr::destination_ip(Reg::word(0)))
             .compare_net(op, net.into())
     }
 
-    fn compare_net(self, op: CmpOp, net: Ipv4Net) -> Self {
+    fn compare_net(self, op: CmpOp, net: IpNet) -> Self {
         let reg = Reg::word(0);
-        let rule = if net.prefix_len() == 32 {
+        let rule = if net.prefix_len() == net.max_prefix_len() {
             self
         } else {
             self.expr(Expr::Bitwise {
                 reg,
                 mask: Data::ip(net.netmask()),
-                xor: Data::host(0),
+                xor: Data::zeros(net.addr()),
             })
         };
         rule.expr(Expr::Cmp(reg, op, Data::ip(net.network())))
@@ -311,6 +337,8 @@ impl Rule {
 pub enum Field {
     /// `ipv4_addr`.
     Ipv4,
+    /// `ipv6_addr`.
+    Ipv6,
     /// `inet_proto`.
     Protocol,
     /// `inet_service`: a port.
@@ -329,6 +357,7 @@ impl Field {
         match self {
             Self::Number => 4,
             Self::Ipv4 => 7,
+            Self::Ipv6 => 8,
             Self::Protocol => 12,
             Self::Port => 13,
             Self::Mark => 19,
@@ -342,7 +371,7 @@ impl Field {
             Self::Protocol => 1,
             Self::Port => 2,
             Self::Ipv4 | Self::Mark | Self::Number => 4,
-            Self::LinkName => 16,
+            Self::Ipv6 | Self::LinkName => 16,
         }
     }
 }
@@ -357,7 +386,7 @@ impl Key {
         if let [one] = parts {
             return Self(*one);
         }
-        let mut bytes = [0; 20];
+        let mut bytes = [0; MAX_DATA];
         let mut at = 0;
         for part in parts {
             let part = part.as_bytes();
@@ -374,6 +403,12 @@ impl Key {
 
 impl From<Ipv4Addr> for Key {
     fn from(ip: Ipv4Addr) -> Self {
+        Self(Data::ip(ip))
+    }
+}
+
+impl From<IpAddr> for Key {
+    fn from(ip: IpAddr) -> Self {
         Self(Data::ip(ip))
     }
 }
@@ -418,8 +453,8 @@ pub struct Set {
     pub data: SetData,
     /// Elements. Empty for sets of ranges and for sets that rules add to.
     pub elements: BTreeMap<Key, Value>,
-    /// Non-overlapping address ranges, for a set with a single [`Field::Ipv4`] as its key.
-    pub ranges: Option<Vec<Ipv4Net>>,
+    /// Non-overlapping address ranges, for a set with a single address as its key.
+    pub ranges: Option<Vec<IpNet>>,
     /// Timeout of elements, for a set that rules add to ([`Expr::Update`]).
     pub timeout: Option<Duration>,
 }
@@ -436,12 +471,15 @@ impl Set {
         }
     }
 
-    /// Returns a set of address ranges. Overlapping ranges are merged.
-    pub fn of_ranges(ranges: &[Ipv4Net]) -> Self {
-        let ranges = Ipv4Net::aggregate(&ranges.iter().map(Ipv4Net::trunc).collect());
+    /// Returns a set of address ranges of one family. Overlapping ranges are merged.
+    pub fn of_ranges(ranges: &[IpNet]) -> Self {
+        let ranges = IpNet::aggregate(&ranges.iter().map(IpNet::trunc).collect());
+        let family = ranges
+            .first()
+            .map_or(Family::Ip, |net| Family::of(net.addr()));
         Self {
             ranges: Some(ranges),
-            ..Self::of(&[Field::Ipv4], [])
+            ..Self::of(&[family.address()], [])
         }
     }
 

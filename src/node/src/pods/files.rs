@@ -186,7 +186,7 @@ impl Resolver {
         let is_loopback = |s: &String| s.parse().is_ok_and(|ip: IpAddr| ip.is_loopback());
         if r.servers.iter().any(is_loopback) {
             r.servers.retain(|s| !is_loopback(s));
-            r.servers.push(cluster.dns_ip.to_string());
+            r.servers.extend(name_server(cluster));
         }
         r
     }
@@ -242,6 +242,11 @@ pub(crate) fn resolver(pod: &Pod, cluster: &ClusterConfig, node: &Resolver) -> R
     r
 }
 
+/// Returns the address of the cluster's name server of the first family.
+fn name_server(cluster: &ClusterConfig) -> Option<String> {
+    cluster.dns_ips().first().map(ToString::to_string)
+}
+
 fn cluster_first(pod: &Pod, cluster: &ClusterConfig, node: &Resolver) -> Resolver {
     let domain = &cluster.dns_domain;
     let mut search = vec![
@@ -255,7 +260,7 @@ fn cluster_first(pod: &Pod, cluster: &ClusterConfig, node: &Resolver) -> Resolve
         }
     }
     Resolver {
-        servers: vec![cluster.dns_ip.to_string()],
+        servers: name_server(cluster).into_iter().collect(),
         search,
         options: vec!["ndots:5".into()],
     }
@@ -274,6 +279,7 @@ mod tests {
             dns_ip: "10.96.0.10".parse().unwrap(),
             pod_cidr: "10.244.0.0/16".parse().unwrap(),
             node_cidr: "10.77.0.0/24".parse().unwrap(),
+            ipv6: None,
             api_server_ip: "10.77.0.2".parse().unwrap(),
             api_server_port: 8443,
             load_balancers: None,

@@ -61,7 +61,8 @@ pub(crate) fn address(
     if pod.host_network() {
         return Some(host.ip());
     }
-    network.pod(sandbox).map(|p| p.ip.into())
+    let attached = network.pod(sandbox);
+    attached.map(|pod| host.config.first_pod_ip(pod.ip))
 }
 
 /// Sets up the pod's volumes; retries until it succeeds. Returns `None` when cancelled.
@@ -228,9 +229,11 @@ async fn attach(context: &PodContext, pod: &Pod, sandbox: &Sandbox) -> anyhow::R
         bandwidth: None,
     };
     let attached = tokio::task::spawn_blocking(move || network.attach_pod(&attach)).await??;
+    let config = &context.host.config;
+    let first = config.first_pod_ip(attached.ip);
     let in_effect = context
         .policies
-        .attached(&sandbox.id, pod, attached.ip)
+        .attached(&sandbox.id, pod, config.pod_ips(first))
         .await;
     match in_effect {
         // It must run without the API. The policies take effect as soon as they are known.
@@ -239,7 +242,7 @@ async fn attach(context: &PodContext, pod: &Pod, sandbox: &Sandbox) -> anyhow::R
         }
         done => done?,
     }
-    Ok(IpAddr::V4(attached.ip))
+    Ok(first)
 }
 
 /// Sets the CPU weights of the QoS cgroups from the requests of `pods`. Errors are only logged.
@@ -279,7 +282,6 @@ pub(super) fn host_ports(pod: &Pod) -> Vec<HostPort> {
             let number = |n: i32| u16::try_from(n).ok().filter(|n| *n > 0);
             let host_ip = match p.host_ip.as_deref().unwrap_or_default() {
                 "" => None,
-                // Pods have no IPv6 address that the port could lead to.
                 ip => Some(ip.parse().ok()?),
             };
             Some(HostPort {
@@ -328,7 +330,7 @@ async fn write_files(
     }
     tokio::fs::write(
         dir.join("etc-hosts"),
-        files::hosts(pod, names, &[ip], &node_hosts),
+        files::hosts(pod, names, &context.host.config.pod_ips(ip), &node_hosts),
     )
     .await?;
     tokio::fs::write(dir.join("resolv.conf"), resolver.render()).await?;

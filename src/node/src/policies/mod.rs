@@ -4,7 +4,7 @@
 //! there is a policy; without one, nothing is kept and the packet filter has no rule.
 
 use std::collections::{HashMap, HashSet};
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,6 +14,7 @@ use k8s_openapi::api::core::v1::Namespace;
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use kube::ResourceExt;
 use rkube_client::reflector::{Changes, Event, Unreadable};
+use rkube_config::NodeConfig;
 use rkube_network::nft::Table;
 use rkube_network::{NodeNetwork, Policy, PolicyEnforcer, PolicyPod, PolicyState};
 use rkube_runtime::{Runtime, Sandbox};
@@ -41,7 +42,7 @@ pub(crate) struct Adopted {
     sandbox: String,
     /// The pod's UID.
     uid: String,
-    ip: Ipv4Addr,
+    ips: Vec<IpAddr>,
     /// The pod when the sandbox was created. `None` if that was not recorded.
     pod: Option<PolicyPod>,
 }
@@ -50,33 +51,38 @@ pub(crate) struct Adopted {
 /// does not any more. `None` for a pod without own addresses.
 pub(crate) fn record(pod: &Pod) -> Option<(String, String)> {
     // The sandbox has no address yet.
-    let known = PolicyPod::from_object(pod, "", Some(Ipv4Addr::UNSPECIFIED))?;
+    let known = PolicyPod::from_object(pod, "", Some(vec![Ipv4Addr::UNSPECIFIED.into()]))?;
     let text = serde_json::to_string(&known).expect("plain data");
     Some((RECORD.to_owned(), text))
 }
 
 /// Returns the attached sandboxes of earlier agents, in the order of their creation.
-pub(crate) fn adopted(runtime: &Runtime, network: &NodeNetwork) -> Vec<Adopted> {
+pub(crate) fn adopted(
+    runtime: &Runtime,
+    network: &NodeNetwork,
+    config: &NodeConfig,
+) -> Vec<Adopted> {
     let mut sandboxes = runtime.list_sandboxes();
     sandboxes.sort_by_key(|sandbox| sandbox.spec.attempt);
     let attached = |sandbox: Sandbox| {
         let ip = network.pod(&sandbox.id)?.ip;
-        Some(Adopted::new(sandbox, ip))
+        let ips = config.pod_ips(config.first_pod_ip(ip));
+        Some(Adopted::new(sandbox, ips))
     };
     sandboxes.into_iter().filter_map(attached).collect()
 }
 
 impl Adopted {
-    fn new(sandbox: Sandbox, ip: Ipv4Addr) -> Self {
+    fn new(sandbox: Sandbox, ips: Vec<IpAddr>) -> Self {
         let recorded = sandbox.spec.annotations.get(RECORD);
         let pod = recorded.and_then(|text| serde_json::from_str::<PolicyPod>(text).ok());
         Self {
             pod: pod.map(|pod| PolicyPod {
-                ips: vec![ip],
+                ips: ips.clone(),
                 local: true,
                 ..pod
             }),
-            ip,
+            ips,
             sandbox: sandbox.id,
             uid: sandbox.spec.uid,
         }
@@ -89,7 +95,7 @@ pub(crate) enum Notice {
     Attached {
         sandbox: String,
         pod: Box<Pod>,
-        ip: Ipv4Addr,
+        ips: Vec<IpAddr>,
         done: oneshot::Sender<()>,
     },
     /// A sandbox lost its address.
@@ -117,13 +123,13 @@ impl Policies {
         &self,
         sandbox: &str,
         pod: &Pod,
-        ip: Ipv4Addr,
+        ips: Vec<IpAddr>,
     ) -> anyhow::Result<()> {
         let (done, told) = oneshot::channel();
         let notice = Notice::Attached {
             sandbox: sandbox.to_owned(),
             pod: Box::new(pod.clone()),
-            ip,
+            ips,
             done,
         };
         self.0
@@ -165,7 +171,7 @@ enum Change {
 pub(crate) async fn run(mut feed: PolicyFeed) -> anyhow::Result<()> {
     let config = &feed.host.config;
     let enforcer = Arc::new(PolicyEnforcer::new().context("enforcing network policies")?);
-    let mut view = View::new(&config.name, config.cluster.dns_ip);
+    let mut view = View::new(&config.name, config.cluster.dns_ips());
     view.restore(std::mem::take(&mut feed.adopted));
     let mut watches = Watches::new(feed.client.clone());
     let mut waiting: Vec<oneshot::Sender<()>> = Vec::new();
@@ -179,7 +185,7 @@ pub(crate) async fn run(mut feed: PolicyFeed) -> anyhow::Result<()> {
             // Not before all lists are complete: with a part of the objects, the rules would let
             // pass too much or too little.
             () = tokio::time::sleep_until(due), if pending && view.is_complete() => {
-                if write(&enforcer, view.state.table()).await? {
+                if write(&enforcer, view.state.tables()).await? {
                     (pending, failures) = (false, 0);
                     for done in waiting.drain(..) {
                         // The worker may have stopped waiting.
@@ -207,10 +213,10 @@ pub(crate) async fn run(mut feed: PolicyFeed) -> anyhow::Result<()> {
     }
 }
 
-/// Makes the rules equal to `table`; returns whether they are. Errors are logged.
-async fn write(enforcer: &Arc<PolicyEnforcer>, table: Option<Table>) -> anyhow::Result<bool> {
+/// Makes the rules equal to `tables`; returns whether they are. Errors are logged.
+async fn write(enforcer: &Arc<PolicyEnforcer>, tables: Vec<Table>) -> anyhow::Result<bool> {
     let enforcer = enforcer.clone();
-    let written = tokio::task::spawn_blocking(move || enforcer.apply(table)).await;
+    let written = tokio::task::spawn_blocking(move || enforcer.apply(tables)).await;
     match written.context("writing the rules of network policies")? {
         Ok(changed) => {
             debug!(changed, "rules of network policies");
@@ -338,7 +344,7 @@ fn uid(object: &impl kube::Resource) -> &str {
 /// The objects as the watches and the pod workers reported them.
 struct View {
     node: String,
-    dns: Ipv4Addr,
+    dns: Vec<IpAddr>,
     state: PolicyState,
     policies: Listing,
     namespaces: Listing,
@@ -351,16 +357,16 @@ struct View {
 /// An attached sandbox.
 struct Attachment {
     sandbox: String,
-    ip: Ipv4Addr,
+    ips: Vec<IpAddr>,
     pod: Option<PolicyPod>,
 }
 
 impl View {
-    fn new(node: &str, dns: Ipv4Addr) -> Self {
+    fn new(node: &str, dns: Vec<IpAddr>) -> Self {
         Self {
             node: node.to_owned(),
+            state: PolicyState::new(&dns),
             dns,
-            state: PolicyState::new(Some(dns)),
             policies: Listing::default(),
             namespaces: Listing::default(),
             pods_listed: false,
@@ -383,7 +389,7 @@ impl View {
 
     /// Forgets namespaces and pods.
     fn forget_cluster(&mut self) {
-        self.state = PolicyState::new(Some(self.dns));
+        self.state = PolicyState::new(&self.dns);
         self.namespaces = Listing::default();
         self.pods_listed = false;
     }
@@ -486,10 +492,10 @@ impl View {
             Notice::Attached {
                 sandbox,
                 pod,
-                ip,
+                ips,
                 done,
             } => {
-                self.attach(sandbox, &pod, ip);
+                self.attach(sandbox, &pod, ips);
                 if !self.is_complete() || self.needs_cluster() {
                     return Some(done);
                 }
@@ -518,7 +524,10 @@ impl View {
     }
 
     fn put_pod(&mut self, pod: &Pod) {
-        let address = self.attached.get(uid(pod)).map(|attachment| attachment.ip);
+        let address = self
+            .attached
+            .get(uid(pod))
+            .map(|attachment| attachment.ips.clone());
         let known = PolicyPod::from_object(pod, &self.node, address);
         if let Some(attachment) = self.attached.get_mut(uid(pod)) {
             attachment.pod.clone_from(&known);
@@ -531,22 +540,22 @@ impl View {
         for Adopted {
             sandbox,
             uid,
-            ip,
+            ips,
             pod,
         } in adopted
         {
-            self.attached.insert(uid, Attachment { sandbox, ip, pod });
+            self.attached.insert(uid, Attachment { sandbox, ips, pod });
         }
     }
 
-    fn attach(&mut self, sandbox: String, pod: &Pod, ip: Ipv4Addr) {
-        let known = PolicyPod::from_object(pod, &self.node, Some(ip));
+    fn attach(&mut self, sandbox: String, pod: &Pod, ips: Vec<IpAddr>) {
+        let known = PolicyPod::from_object(pod, &self.node, Some(ips.clone()));
         if self.needs_cluster() {
             self.state.set_pod(uid(pod), known.clone());
         }
         let attachment = Attachment {
             sandbox,
-            ip,
+            ips,
             pod: known,
         };
         self.attached.insert(uid(pod).to_owned(), attachment);

@@ -40,7 +40,7 @@ fn isolated(view: &mut View) -> usize {
 
 #[test]
 fn without_policies_nothing_else_is_needed() {
-    let mut view = View::new("here", DNS);
+    let mut view = View::new("here", vec![DNS.into()]);
     assert!(!view.is_complete(), "the policies are unknown");
     view.take(Change::Policy(listed([])));
     assert!(view.is_complete() && !view.needs_cluster());
@@ -56,13 +56,21 @@ fn without_policies_nothing_else_is_needed() {
 
 #[test]
 fn a_new_pod_is_isolated_before_the_api_knows_its_address() {
-    let mut view = View::new("here", DNS);
+    let mut view = View::new("here", vec![DNS.into()]);
     // Attached before there is a policy.
-    view.attach("s1".into(), &pod("one", None), Ipv4Addr::new(10, 244, 0, 2));
+    view.attach(
+        "s1".into(),
+        &pod("one", None),
+        vec![Ipv4Addr::new(10, 244, 0, 2).into()],
+    );
     view.take(Change::Policy(listed([policy()])));
     complete(&mut view);
     assert_eq!(isolated(&mut view), 1);
-    view.attach("s2".into(), &pod("two", None), Ipv4Addr::new(10, 244, 0, 3));
+    view.attach(
+        "s2".into(),
+        &pod("two", None),
+        vec![Ipv4Addr::new(10, 244, 0, 3).into()],
+    );
     assert_eq!(isolated(&mut view), 2);
     // The watch reports it without an address, then with it.
     for ip in [None, Some("10.244.0.3")] {
@@ -73,7 +81,11 @@ fn a_new_pod_is_isolated_before_the_api_knows_its_address() {
     complete(&mut view);
     assert_eq!(isolated(&mut view), 2);
     // Its sandbox is created again, then the old one is removed.
-    view.attach("s3".into(), &pod("two", None), Ipv4Addr::new(10, 244, 0, 4));
+    view.attach(
+        "s3".into(),
+        &pod("two", None),
+        vec![Ipv4Addr::new(10, 244, 0, 4).into()],
+    );
     view.detach("s2");
     assert_eq!(isolated(&mut view), 2);
     view.detach("s3");
@@ -100,10 +112,10 @@ fn what_earlier_agents_attached_is_isolated_from_the_start() {
             ..Default::default()
         },
     };
-    let ip = |last| Ipv4Addr::new(10, 244, 0, last);
+    let ip = |last| vec![IpAddr::from(Ipv4Addr::new(10, 244, 0, last))];
     let mut unknown = sandbox("s4", "three", 0);
     unknown.spec.annotations.clear();
-    let mut view = View::new("here", DNS);
+    let mut view = View::new("here", vec![DNS.into()]);
     view.restore(vec![
         Adopted::new(sandbox("s1", "one", 0), ip(2)),
         Adopted::new(sandbox("s2", "one", 1), ip(3)),
@@ -125,13 +137,13 @@ fn what_earlier_agents_attached_is_isolated_from_the_start() {
 
 #[test]
 fn pods_wait_for_rules_only_if_there_may_be_any() {
-    let mut view = View::new("here", DNS);
+    let mut view = View::new("here", vec![DNS.into()]);
     let waits = |view: &mut View| {
         let (done, mut told) = oneshot::channel();
         let waiting = view.notice(Notice::Attached {
             sandbox: "s".into(),
             pod: Box::new(pod("one", None)),
-            ip: Ipv4Addr::new(10, 244, 0, 2),
+            ips: vec![Ipv4Addr::new(10, 244, 0, 2).into()],
             done,
         });
         assert_eq!(told.try_recv().is_ok(), waiting.is_none());
@@ -148,7 +160,7 @@ fn pods_wait_for_rules_only_if_there_may_be_any() {
 
 #[test]
 fn a_list_replaces_what_was_known() {
-    let mut view = View::new("here", DNS);
+    let mut view = View::new("here", vec![DNS.into()]);
     view.take(Change::Policy(Event::Applied(policy())));
     view.take(Change::Pod(Box::new(Event::Applied(pod(
         "one",
@@ -180,7 +192,7 @@ fn unread<K>(name: &str) -> Event<K> {
 
 #[test]
 fn what_cannot_be_read_opens_nothing() {
-    let mut view = View::new("here", DNS);
+    let mut view = View::new("here", vec![DNS.into()]);
     view.take(Change::Policy(unread("deny")));
     assert!(!view.is_complete(), "nobody knows what the policy forbids");
     view.take(Change::Policy(Event::Applied(policy())));

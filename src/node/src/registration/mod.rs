@@ -146,6 +146,14 @@ fn observed(event: Event<Node>) -> Observed {
     }
 }
 
+/// Makes a strategic patch replace the `addresses` of a status, if it has them. It would merge them by their type, of
+/// which a node of two families has two.
+fn replace_addresses(addresses: Option<&mut Value>) {
+    if let Some(addresses) = addresses.and_then(Value::as_array_mut) {
+        addresses.push(json!({"$patch": "replace"}));
+    }
+}
+
 impl Registrar {
     fn state<'a>(&self, node: Option<&'a Node>) -> NodeState<'a> {
         NodeState {
@@ -217,7 +225,8 @@ impl Registrar {
                 .record(node_reference(name), Severity::Warning, "Rebooted", message);
         }
         self.node.set(current);
-        let status = json!({"status": self.status()});
+        let mut status = json!({"status": self.status()});
+        replace_addresses(status["status"].get_mut("addresses"));
         self.api
             .patch_status(name, &PatchParams::default(), &Patch::Strategic(&status))
             .await
@@ -233,7 +242,8 @@ impl Registrar {
             .map(serde_json::to_value)
             .transpose()?
             .unwrap_or(Value::Null);
-        let patch = changed_fields(wanted, &known);
+        let mut patch = changed_fields(wanted, &known);
+        replace_addresses(patch.get_mut("addresses"));
         let patch = json!({"status": patch});
         let result = self
             .api

@@ -6,7 +6,7 @@ use k8s_openapi::api::core::v1::{
     ContainerImage, DaemonEndpoint, NodeAddress, NodeCondition, NodeDaemonEndpoints, NodeFeatures,
     NodeRuntimeHandler, NodeRuntimeHandlerFeatures, NodeSpec, NodeStatus, NodeSystemInfo,
 };
-use rkube_config::ports;
+use rkube_config::{NodeConfig, ports};
 use rkube_plugins::devices::Capacity;
 use rkube_runtime::ImageStatus;
 
@@ -56,6 +56,7 @@ pub(super) fn node(host: &Host, state: &NodeState<'_>) -> Node {
         ),
         ("rkube.dev/profile", config.cluster.name.as_str()),
     ];
+    let pod_cidrs: Vec<String> = config.pod_cidrs().iter().map(ToString::to_string).collect();
     Node {
         metadata: ObjectMeta {
             name: Some(config.name.clone()),
@@ -69,8 +70,8 @@ pub(super) fn node(host: &Host, state: &NodeState<'_>) -> Node {
             ..Default::default()
         },
         spec: Some(NodeSpec {
-            pod_cidr: Some(config.pod_cidr.to_string()),
-            pod_cidrs: Some(vec![config.pod_cidr.to_string()]),
+            pod_cidr: pod_cidrs.first().cloned(),
+            pod_cidrs: Some(pod_cidrs),
             provider_id: Some(config.provider_id.clone()),
             ..Default::default()
         }),
@@ -101,6 +102,18 @@ fn with_devices(
     resources
 }
 
+/// Returns the node's addresses and its name.
+fn addresses(config: &NodeConfig) -> Vec<NodeAddress> {
+    let address = |type_: &str, address: String| NodeAddress {
+        type_: type_.into(),
+        address,
+    };
+    let ips = config.ips().into_iter();
+    ips.map(|ip| address("InternalIP", ip.to_string()))
+        .chain([address("Hostname", config.name.clone())])
+        .collect()
+}
+
 /// Returns the node's status.
 pub(super) fn status(host: &Host, state: &NodeState<'_>) -> NodeStatus {
     let config = &host.config;
@@ -127,16 +140,7 @@ pub(super) fn status(host: &Host, state: &NodeState<'_>) -> NodeStatus {
         map
     };
     NodeStatus {
-        addresses: Some(vec![
-            NodeAddress {
-                type_: "InternalIP".into(),
-                address: config.ip.to_string(),
-            },
-            NodeAddress {
-                type_: "Hostname".into(),
-                address: config.name.clone(),
-            },
-        ]),
+        addresses: Some(addresses(config)),
         capacity: Some(with_devices(
             resources(
                 signed(m.cpu_millis),

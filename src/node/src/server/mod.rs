@@ -1,7 +1,7 @@
 //! The node's HTTPS endpoint: the API that the kubelet serves on port 10250.
 
 use std::convert::Infallible;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -61,7 +61,7 @@ impl Server {
             .with_client_cert_verifier(RequestedClient::new(&roots))
             .with_cert_resolver(pki.identity.clone());
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
-        let address = (Ipv4Addr::UNSPECIFIED, ports::KUBELET);
+        let address = (endpoint.host.config.any_address(), ports::KUBELET);
         let listener = TcpListener::bind(address)
             .await
             .with_context(|| format!("listening on port {}", ports::KUBELET))?;
@@ -76,9 +76,15 @@ impl Server {
     /// Accepts and serves connections until the future is dropped.
     pub(crate) async fn run(self) -> anyhow::Result<()> {
         let config = &self.endpoint.host.config;
-        let nodes = config.cluster.nodes.iter().map(|node| node.ip);
-        let known = nodes.chain([config.ip, config.cluster.api_server_ip, Ipv4Addr::LOCALHOST]);
-        let connections = Connections::new(known.map(IpAddr::from));
+        let cluster = &config.cluster;
+        let nodes = cluster.nodes.iter().map(|node| node.ip);
+        let known = nodes
+            .chain([config.ip, cluster.api_server_ip])
+            .flat_map(|ip| {
+                // Of a cluster of IPv6 alone, the control plane also uses the nodes' IPv4 addresses.
+                cluster.node_ips(ip).into_iter().chain([ip.into()])
+            });
+        let connections = Connections::new(known.chain([Ipv4Addr::LOCALHOST.into()]));
         loop {
             let (stream, peer) = match self.listener.accept().await {
                 Ok(accepted) => accepted,
@@ -88,6 +94,7 @@ impl Server {
                     continue;
                 }
             };
+            let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
             let Some(slot) = connections.admit(peer.ip()) else {
                 debug!("{peer} has too many connections");
                 continue;

@@ -163,6 +163,12 @@ async fn run(runtime: &Runtime, id: &str, query: &Query) -> Answer {
     }
 }
 
+/// Returns the ranges as the kubelet's configuration has them.
+fn join(ranges: &[ipnet::IpNet]) -> String {
+    let texts: Vec<String> = ranges.iter().map(ToString::to_string).collect();
+    texts.join(",")
+}
+
 /// Returns the kubelet configuration that corresponds to this agent's behavior.
 fn configz(host: &Host) -> Answer {
     let config = &host.config;
@@ -174,13 +180,13 @@ fn configz(host: &Host) -> Answer {
         "enableServer": true,
         "port": ports::KUBELET,
         "readOnlyPort": 0,
-        "address": "0.0.0.0",
+        "address": config.any_address(),
         "authentication": {"anonymous": {"enabled": false}, "webhook": {"enabled": true, "cacheTTL": "2m0s"}},
         "authorization": {"mode": "Webhook"},
         "cgroupDriver": "cgroupfs",
         "cgroupsPerQOS": true,
         "clusterDomain": config.cluster.dns_domain,
-        "clusterDNS": [config.cluster.dns_ip.to_string()],
+        "clusterDNS": config.cluster.dns_ips().get(..1),
         "containerLogMaxSize": "10Mi",
         "containerLogMaxFiles": 5,
         "imageGCHighThresholdPercent": 100,
@@ -191,7 +197,7 @@ fn configz(host: &Host) -> Answer {
         "nodeLeaseDurationSeconds": 40,
         "nodeStatusReportFrequency": "5m0s",
         "nodeStatusUpdateFrequency": "10s",
-        "podCIDR": config.pod_cidr.to_string(),
+        "podCIDR": join(&config.pod_cidrs()),
         "resolvConf": "/etc/resolv.conf",
         "podPidsLimit": config.kubelet.pod_pids_limit.unwrap_or(-1),
         "allowedUnsafeSysctls": config.kubelet.allowed_unsafe_sysctls,

@@ -268,16 +268,41 @@ fn check_fixed(document: &Document, file: &File, profile: &Profile) -> Result<()
     {
         return differs("driver", &profile.driver);
     }
-    for (path, wanted, now) in [
-        ("networking.nodeSubnet", file.subnet, profile.node_cidr),
-        ("networking.podSubnet", file.pods, profile.pod_cidr),
+    for (path, wanted, now) in [("networking.nodeSubnet", file.subnet, profile.node_cidr)] {
+        if wanted.is_some_and(|wanted| wanted.trunc() != now.trunc()) {
+            return differs(path, &now.to_string());
+        }
+    }
+    let place = profile.ipv6.map(|ipv6| ipv6.place);
+    let families = rkube_cluster::Families(place);
+    if file.families.is_some_and(|wanted| wanted != families) {
+        return differs("networking.ipFamilies", &families.to_string());
+    }
+    let ipv6 = profile.ipv6;
+    for (path, wanted, ipv4, ipv6) in [
+        (
+            "networking.podSubnet",
+            file.pods,
+            profile.pod_cidr,
+            ipv6.map(|ipv6| ipv6.pod_cidr),
+        ),
         (
             "networking.serviceSubnet",
             file.services,
             profile.service_cidr,
+            ipv6.map(|ipv6| ipv6.service_cidr),
         ),
     ] {
-        if wanted.is_some_and(|wanted| wanted.trunc() != now.trunc()) {
+        let Some(wanted) = wanted else { continue };
+        let other = wanted
+            .ipv4
+            .is_some_and(|range| range.trunc() != ipv4.trunc())
+            || wanted.ipv6.is_some_and(|range| Some(range.trunc()) != ipv6);
+        if other {
+            let now = rkube_cluster::Cidrs {
+                ipv4: Some(ipv4),
+                ipv6,
+            };
             return differs(path, &now.to_string());
         }
     }

@@ -15,10 +15,10 @@ pub struct Args {
 pub fn run(home: &Home, global: &Global, args: Args, output: &Output) -> Result<(), Failure> {
     let profile = Profile::load(home, &global.profile)?;
     let node = profile.node(args.node.as_deref())?;
-    output.result(
-        &serde_json::json!({ "name": node.name, "ip": node.ip }),
-        || node.ip.to_string(),
-    );
+    let ip = profile.node_ip(node);
+    output.result(&serde_json::json!({ "name": node.name, "ip": ip }), || {
+        ip.to_string()
+    });
     if !rkube_cluster::endpoints(home, &profile)?.routable {
         let ssh = rkube_cluster::ssh_address(home, &profile, node)?;
         output.warn(&format!(

@@ -1,7 +1,7 @@
 //! `rkube service`
 
 use std::io::IsTerminal as _;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Service;
@@ -107,16 +107,15 @@ pub async fn run(home: &Home, global: &Global, args: Args, output: &Output) -> R
         ([], true) => cluster.all(Some(&args.namespace)).await?,
         (names, _) => cluster.named(&args.namespace, names).await?,
     };
-    let node = cluster.profile.control_plane().ip;
+    let nodes = cluster.profile.node_ips(cluster.profile.control_plane());
     let mut endpoints: Vec<Endpoint> = Vec::new();
     let routable = rkube_cluster::endpoints(home, &cluster.profile)?.routable;
-    let own = cluster.profile.node_cidr;
     for service in &services {
-        let mut found = service_endpoints(service, node);
+        let mut found = service_endpoints(service, &nodes);
         // An address of the cluster's network; a tunnel would have made it one of this machine.
         for endpoint in found.iter_mut().filter(|_| !routable) {
             let ip = endpoint.address.ip();
-            let inside = matches!(ip, std::net::IpAddr::V4(ip) if own.contains(&ip));
+            let inside = is_of_nodes(&cluster.profile, ip);
             endpoint.target = inside.then_some(endpoint.address);
         }
         if found.is_empty() && !args.names.is_empty() {
@@ -300,12 +299,12 @@ async fn list(
     routable: bool,
     output: &Output,
 ) -> Result<(), Failure> {
-    let node = cluster.profile.control_plane().ip;
+    let nodes = cluster.profile.node_ips(cluster.profile.control_plane());
     let services = cluster.all(namespace).await?;
     let listed: Vec<Listed> = services
         .iter()
         .map(|service| {
-            let endpoints = service_endpoints(service, node);
+            let endpoints = service_endpoints(service, &nodes);
             let mut ports: Vec<String> = endpoints.iter().map(|e| e.port.clone()).collect();
             if ports.is_empty() {
                 ports.push("No node port".to_owned());
@@ -320,9 +319,9 @@ async fn list(
         .collect();
     let own = cluster.profile.node_cidr;
     let unreachable = |service: &Service| {
-        let endpoints = service_endpoints(service, node);
+        let endpoints = service_endpoints(service, &nodes);
         let mut ips = endpoints.iter().map(|endpoint| endpoint.address.ip());
-        ips.any(|ip| matches!(ip, std::net::IpAddr::V4(ip) if own.contains(&ip)))
+        ips.any(|ip| is_of_nodes(&cluster.profile, ip))
     };
     if !routable && services.iter().any(unreachable) {
         output.warn(&format!(
@@ -384,8 +383,25 @@ fn forward(endpoints: &mut [Endpoint]) -> Result<Vec<Forward>, Failure> {
     Ok(forwards)
 }
 
-fn service_endpoints(service: &Service, node: Ipv4Addr) -> Vec<Endpoint> {
+/// Returns whether an address is of the nodes' network.
+fn is_of_nodes(profile: &Profile, ip: IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(ip) => profile.node_cidr.contains(&ip),
+        IpAddr::V6(ip) => profile
+            .ipv6
+            .is_some_and(|ipv6| ipv6.node_cidr.contains(&ip)),
+    }
+}
+
+/// Returns where the ports of a service are open outside of the cluster. `nodes` are the addresses of
+/// the node whose node ports are taken: that of the service's first family.
+fn service_endpoints(service: &Service, nodes: &[IpAddr]) -> Vec<Endpoint> {
     let Some(spec) = &service.spec else {
+        return Vec::new();
+    };
+    let family = spec.ip_families.iter().flatten().next();
+    let fits = |ip: &&IpAddr| family.is_none_or(|family| ip.is_ipv6() == (family == "IPv6"));
+    let Some(node) = nodes.iter().find(fits).copied() else {
         return Vec::new();
     };
     let balancer = service.status.as_ref().and_then(|s| {
@@ -406,7 +422,7 @@ fn service_endpoints(service: &Service, node: Ipv4Addr) -> Vec<Endpoint> {
             let (address, target) = match (balancer, port.node_port) {
                 (Some(ip), _) => (SocketAddr::new(ip, u16::try_from(port.port).ok()?), None),
                 (None, Some(node_port)) => {
-                    let address = SocketAddr::from((node, u16::try_from(node_port).ok()?));
+                    let address = SocketAddr::new(node, u16::try_from(node_port).ok()?);
                     (address, Some(address))
                 }
                 (None, None) => return None,

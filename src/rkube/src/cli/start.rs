@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use ipnet::Ipv4Net;
 use rkube_cluster::{
-    Home, Kubeconfig, NodeSpec, Profile, Progress as _, StartOptions, StoreOptions,
-    default_kubeconfig,
+    Cidrs, Families, Home, Ipv6Options, Kubeconfig, NodeSpec, Profile, Progress as _, StartOptions,
+    StoreOptions, default_kubeconfig,
 };
 use rkube_drivers::{HostMount, MachineOptions, PortMapping};
 use rkube_failure::{Failure, Kind, Source};
@@ -24,6 +24,16 @@ use super::{Global, Output, interrupted, usage_failure};
 pub const POD_RANGE: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(10, 244, 0, 0), 16);
 /// The default address range of services.
 pub const SERVICE_RANGE: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(10, 96, 0, 0), 12);
+
+/// The ranges by default. Those of IPv6 are only there with its family.
+const POD_RANGES: Cidrs = Cidrs {
+    ipv4: Some(POD_RANGE),
+    ipv6: None,
+};
+const SERVICE_RANGES: Cidrs = Cidrs {
+    ipv4: Some(SERVICE_RANGE),
+    ipv6: None,
+};
 
 // Only a new cluster uses all of them; on an existing one --insecure-registry,
 // --extra-config, --no-load-balancer, --addons, --wait and --keep-context take effect.
@@ -59,12 +69,15 @@ pub struct Args {
     /// Address range for nodes and load balancers [default: an unused 192.168.x.0/24]
     #[arg(long, env = "RKUBE_SUBNET", value_name = "CIDR")]
     subnet: Option<Ipv4Net>,
-    /// Address range for pods
-    #[arg(long, default_value_t = POD_RANGE, value_name = "CIDR")]
-    pod_network_cidr: Ipv4Net,
-    /// Address range for service cluster IPs
-    #[arg(long, default_value_t = SERVICE_RANGE, value_name = "CIDR")]
-    service_cluster_ip_range: Ipv4Net,
+    /// IP families of pods and services: ipv4, ipv6, ipv4,ipv6 or ipv6,ipv4 [default: ipv4]
+    #[arg(long, value_name = "FAMILIES")]
+    ip_families: Option<Families>,
+    /// Address range for pods, or one per family: 10.244.0.0/16,fd00:10:244::/56
+    #[arg(long, alias = "pod-cidr", default_value_t = POD_RANGES, value_name = "CIDR")]
+    pod_network_cidr: Cidrs,
+    /// Address range for service cluster IPs, or one per family
+    #[arg(long, alias = "service-cidr", default_value_t = SERVICE_RANGES, value_name = "CIDR")]
+    service_cluster_ip_range: Cidrs,
     /// Assign no addresses to services of type LoadBalancer; =false assigns them again
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
     no_load_balancer: Option<bool>,
@@ -164,6 +177,7 @@ const OF_FILE: &[&str] = &[
     "cpus",
     "memory",
     "subnet",
+    "ip-families",
     "pod-network-cidr",
     "service-cluster-ip-range",
     "dns-domain",
@@ -255,6 +269,8 @@ pub(super) fn plan(
     }
     let named = args.driver.take().and_then(|name| driver(name, output));
     args.keep_context |= file.keep_context;
+    let pods = file.pods.unwrap_or(args.pod_network_cidr);
+    let services = file.services.unwrap_or(args.service_cluster_ip_range);
     Ok(Plan {
         options: StartOptions {
             profile: name.unwrap_or_else(|| global.profile.clone()),
@@ -264,8 +280,13 @@ pub(super) fn plan(
             cpu_millis,
             memory_bytes,
             node_cidr: file.subnet.or(args.subnet),
-            pod_cidr: extras.pods.or(file.pods).unwrap_or(args.pod_network_cidr),
-            service_cidr: file.services.unwrap_or(args.service_cluster_ip_range),
+            pod_cidr: extras.pods.or(pods.ipv4).unwrap_or(POD_RANGE),
+            service_cidr: services.ipv4.unwrap_or(SERVICE_RANGE),
+            ipv6: Ipv6Options {
+                families: file.families.or(args.ip_families),
+                pods: pods.ipv6,
+                services: services.ipv6,
+            },
             dns_domain,
             insecure_registries,
             registries,

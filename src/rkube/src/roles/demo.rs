@@ -67,7 +67,9 @@ fn kubia() -> anyhow::Result<()> {
         .context("no host name")?
         .to_string_lossy()
         .into_owned();
-    let listener = TcpListener::bind(("0.0.0.0", PORT))
+    // Without IPv6 in the kernel, there is only the other one.
+    let listener = TcpListener::bind(("::", PORT))
+        .or_else(|_| TcpListener::bind(("0.0.0.0", PORT)))
         .with_context(|| format!("cannot listen on port {PORT}"))?;
     println!("Kubia server starting...");
     for stream in listener.incoming() {
@@ -86,7 +88,7 @@ extern "C" fn leave(_: libc::c_int) {
 fn answer(mut stream: TcpStream, name: &str) {
     let peer = stream
         .peer_addr()
-        .map(|a| a.ip().to_string())
+        .map(|a| a.ip().to_canonical().to_string())
         .unwrap_or_default();
     let _ = stream.set_read_timeout(Some(READ_TIMEOUT));
     let Ok(reading) = stream.try_clone() else {

@@ -20,14 +20,16 @@ pub fn threads() -> usize {
 pub async fn run(config: NodeConfig, stop: CancellationToken) -> anyhow::Result<()> {
     let ca = Path::new(paths::PKI).join("ca.crt");
     let cluster = &config.cluster;
+    let dns = cluster.dns_ips().first().copied();
+    let dns = dns.unwrap_or(cluster.dns_ip.into());
     let log = PathBuf::from(format!("{}/{}.log", paths::LOGS, roles::INGRESS));
     let ingress = rkube_ingress::Config {
         api_server: SocketAddr::new(cluster.api_server_ip.into(), cluster.api_server_port),
         ca: std::fs::read(&ca).with_context(|| format!("cannot read {}", ca.display()))?,
         token: paths::INGRESS_TOKEN.into(),
         node: config.name.clone(),
-        ip: config.ip.into(),
-        dns: (cluster.dns_ip, 53).into(),
+        ip: config.first_ip(),
+        dns: (dns, 53).into(),
         // A virtual machine's may be a port instead.
         log: log.exists().then_some(log),
     };

@@ -35,6 +35,7 @@ mod replication_controller;
 pub(crate) mod requirements;
 pub(crate) mod service;
 mod service_validation;
+pub use service_validation::cluster_ip_errors;
 mod service_warnings;
 mod shown;
 mod volume_projections;

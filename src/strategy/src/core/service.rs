@@ -6,9 +6,7 @@ use rkube_api::Object;
 use rkube_api::status::FieldError;
 use serde_json::{Value, json};
 
-use super::service_validation::{
-    configured_families, load_balancer_class, validate, validate_change,
-};
+use super::service_validation::{load_balancer_class, validate, validate_change};
 pub(crate) use super::service_validation::{load_balancer_status, non_special_ip};
 use crate::errors::{Errors, IMMUTABLE, ratcheted};
 use crate::generic;
@@ -73,9 +71,7 @@ impl Strategy for Service {
     }
 
     fn validate_create(&self, obj: &Object) -> Vec<FieldError> {
-        let mut errors = Errors(validate(obj));
-        configured_families(&mut errors, obj);
-        errors.0
+        validate(obj)
     }
 
     fn validate_update(&self, new: &Object, old: &Object) -> Vec<FieldError> {
@@ -121,13 +117,6 @@ impl Strategy for Service {
         let next = validate_change(new, Some(old));
         // Annotations are looked at again only if they change.
         errors.extend(ratcheted(next, || validate_change(old, Some(old))));
-        // A service that has these families already may keep them.
-        if ["spec.ipFamilies", "spec.ipFamilyPolicy", "spec.clusterIP"]
-            .iter()
-            .any(|path| !same_at(new, old, path))
-        {
-            configured_families(&mut errors, new);
-        }
         errors.0
     }
 

@@ -475,31 +475,12 @@ fn families(errors: &mut Errors, obj: &Object) {
     }
 }
 
-/// Refuses the address family that clusters do not have here: all are IPv4 alone. Headless
-/// services without a selector may name it, because their endpoints come from elsewhere.
-pub(super) fn configured_families(errors: &mut Errors, obj: &Object) {
-    let selects = at(obj, "spec.selector")
-        .as_object()
-        .is_some_and(|map| !map.is_empty());
-    if text(obj, "spec.clusterIP") == "None" && !selects {
-        return;
-    }
-    if text(obj, "spec.ipFamilyPolicy") == "RequireDualStack" {
-        errors.invalid(
-            "spec.ipFamilyPolicy",
-            "RequireDualStack",
-            "this cluster is not configured for dual-stack services",
-        );
-    }
-    for (i, family) in list(obj, "spec.ipFamilies").iter().enumerate() {
-        if family == "IPv6" {
-            errors.invalid(
-                index("spec.ipFamilies", i),
-                "IPv6",
-                "not configured on this cluster",
-            );
-        }
-    }
+/// Returns what is wrong with the fields of cluster IPs and families by themselves, as upstream's
+/// `ValidateServiceClusterIPsRelatedFields`.
+pub fn cluster_ip_errors(service: &Object) -> Vec<FieldError> {
+    let mut errors = Errors::new();
+    validate_cluster_ips(&mut errors, service);
+    errors.0
 }
 
 /// Validates the load balancer status of a service or ingress; `may_have` permits ingress points.

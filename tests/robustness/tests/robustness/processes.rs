@@ -133,9 +133,9 @@ async fn serve(settings: Settings) {
         pki: settings.certificates.pki(),
         version: "v1.36.0+robustness".into(),
         dns_domain: "cluster.local".into(),
-        service_cidr: "10.96.0.0/16".parse().expect("a range"),
+        service_cidrs: vec!["10.96.0.0/16".parse().expect("a range")],
         node_ports: (30000, 32767),
-        advertise_ip: Ipv4Addr::LOCALHOST,
+        advertise_ip: Ipv4Addr::LOCALHOST.into(),
         advertise_port: settings.port,
         audit: None,
     };

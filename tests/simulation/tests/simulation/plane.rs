@@ -234,7 +234,7 @@ async fn start(authority: &Authority, store: Arc<SteppedStore>) -> Arc<ApiServer
         pki: authority.pki.clone(),
         version: "v1.36.0+rkube0.0.0".into(),
         dns_domain: "cluster.local".into(),
-        service_cidr: "10.96.0.0/16".parse().expect("a range"),
+        service_cidrs: vec!["10.96.0.0/16".parse().expect("a range")],
         node_ports: (30000, 32767),
         advertise_ip: "192.168.49.2".parse().expect("an address"),
         advertise_port: 8443,

@@ -445,7 +445,7 @@ fn corefile(plugins: &str) -> String {
 
 async fn start(upstreams: Vec<SocketAddr>) -> DnsServer {
     let config = DnsConfig {
-        listen: "127.0.0.1:0".parse().unwrap(),
+        listen: vec!["127.0.0.1:0".parse().unwrap()],
         domain: "cluster.local".into(),
         upstreams: vec![],
         resolv_conf: "/nonexistent".into(),

@@ -25,7 +25,7 @@ impl Node {
         let enforcer = in_netns(lab.node.as_fd(), || PolicyEnforcer::new().unwrap()).unwrap();
         Self {
             lab,
-            state: PolicyState::new(None),
+            state: PolicyState::new(&["10.96.0.10".parse().unwrap()]),
             enforcer,
         }
     }
@@ -38,7 +38,7 @@ impl Node {
             ]},
         });
         let object = serde_json::from_value(object).unwrap();
-        let pod = PolicyPod::from_object(&object, "here", Some(pod.ip));
+        let pod = PolicyPod::from_object(&object, "here", Some(vec![pod.ip.into()]));
         self.state.set_pod(name, pod);
     }
 
@@ -50,7 +50,7 @@ impl Node {
     }
 
     fn apply(&mut self) {
-        self.enforcer.apply(self.state.table()).unwrap();
+        self.enforcer.apply(self.state.tables()).unwrap();
     }
 }
 
@@ -84,7 +84,7 @@ fn the_kernel_enforces_policies() {
         json!({"podSelector": selected, "policyTypes": ["Ingress"]}),
     );
     assert!(
-        !node.enforcer.apply(node.state.table()).unwrap(),
+        !node.enforcer.apply(node.state.tables()).unwrap(),
         "written twice"
     );
     for from in [&friend, &stranger] {

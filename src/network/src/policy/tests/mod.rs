@@ -53,7 +53,9 @@ impl World {
             namespaces: BTreeMap::new(),
             pods: BTreeMap::new(),
             policies: BTreeMap::new(),
-            states: (0..NODES).map(|_| PolicyState::new(Some(DNS))).collect(),
+            states: (0..NODES)
+                .map(|_| PolicyState::new(&[DNS.into()]))
+                .collect(),
         }
     }
 
@@ -126,7 +128,7 @@ impl World {
 
     /// Returns the tables of the nodes that have any.
     fn tables(&mut self) -> Vec<Table> {
-        let tables = self.states.iter_mut().map(PolicyState::table);
+        let tables = self.states.iter_mut().map(PolicyState::tables);
         tables.flatten().collect()
     }
 

@@ -146,11 +146,8 @@ fn step(table: &Table, expr: &Expr, connection: &Connection, registers: &mut Reg
             Ct::ServerPort => registers.load(*reg, &connection.port.to_be_bytes()),
             other => panic!("no policy has {other:?}"),
         },
-        Expr::Payload { offset, reg, .. } => {
-            let (source, destination) = connection.packet;
-            let ip = if *offset == 12 { source } else { destination };
-            registers.load(*reg, &ip.octets());
-        }
+        Expr::SourceIp(reg) => registers.load(*reg, &connection.packet.0.octets()),
+        Expr::DestinationIp(reg) => registers.load(*reg, &connection.packet.1.octets()),
         Expr::Bitwise { reg, mask, xor } => {
             let value = registers.bytes(*reg, 4);
             let value: Vec<u8> = (0..4)
@@ -200,7 +197,7 @@ fn contains(set: &Set, reg: Reg, registers: &Registers) -> bool {
             let bytes: [u8; 4] = registers.bytes(reg, 4).try_into().unwrap();
             ranges
                 .iter()
-                .any(|net| net.contains(&Ipv4Addr::from(bytes)))
+                .any(|net| net.contains(&std::net::IpAddr::from(bytes)))
         }
     }
 }

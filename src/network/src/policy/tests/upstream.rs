@@ -76,7 +76,12 @@ const HTTP: (Protocol, u16) = (Tcp, 80);
 fn policies_isolate_the_pods_that_they_select() {
     let mut world = cluster();
     expect(&mut world, "no policy", HTTP, |_, _| true);
-    assert!(world.states.iter_mut().all(|state| state.table().is_none()));
+    assert!(
+        world
+            .states
+            .iter_mut()
+            .all(|state| state.tables().is_empty())
+    );
     world.policy("x/p", &ingress(json!({}), json!([])));
     expect(&mut world, "deny ingress", HTTP, |_, to| !in_x(to));
     world.policy("x/p", &egress(json!({}), json!([])));
@@ -106,7 +111,12 @@ fn policies_isolate_the_pods_that_they_select() {
     world.remove_policy("x/q");
     world.remove_policy("x/p");
     expect(&mut world, "deleted", HTTP, |_, _| true);
-    assert!(world.states.iter_mut().all(|state| state.table().is_none()));
+    assert!(
+        world
+            .states
+            .iter_mut()
+            .all(|state| state.tables().is_empty())
+    );
 }
 
 #[test]
@@ -375,7 +385,7 @@ fn the_name_server_is_a_pod_of_kube_system() {
     let mut world = cluster();
     let at_dns = |world: &mut World, protocol, port| {
         let connection = Connection::new(world.ip("x/a"), DNS, protocol, port);
-        let table = world.states[0].table().unwrap();
+        let table = world.states[0].tables().remove(0);
         passes(&table, &connection, HookKind::Input)
     };
     world.policy("x/p", &egress(a(), json!([])));
@@ -398,7 +408,7 @@ fn the_name_server_is_a_pod_of_kube_system() {
     expect(&mut world, "DNS only", HTTP, |from, _| from != "x/a");
     // The node's other addresses are not filtered.
     let to_node = Connection::new(world.ip("x/a"), Ipv4Addr::new(192, 168, 58, 2), Tcp, 8443);
-    let table = world.states[0].table().unwrap();
+    let table = world.states[0].tables().remove(0);
     assert!(passes(&table, &to_node, HookKind::Input));
 }
 

@@ -1,16 +1,14 @@
 //! The maps, and the base chains that look services up in them.
 
-use std::net::Ipv4Addr;
-
 use ipnet::Ipv4Net;
 
 use super::rules::{ENDPOINTS, MASQUERADE};
 use super::types::Maps;
 use crate::nft::{
-    ChainKind, CmpOp, Data, Expr, Field, Hook, HookKind, Meta, Name, Reg, Reject, Rule, Set,
-    SetRef, Table, ct_state, ct_status, priority,
+    ChainKind, CmpOp, Data, Expr, Family, Field, Hook, HookKind, Meta, Name, Reg, Reject, Rule,
+    Set, SetRef, Table, ct_state, ct_status, priority,
 };
-use crate::node::{Protocol, own_address};
+use crate::node::{Protocol, loopback, own_address};
 
 /// The number of ICMP.
 const ICMP: u8 = 1;
@@ -29,10 +27,10 @@ pub(super) fn refusal_chain(table: &mut Table) -> Name {
 }
 
 /// Appends a lookup of `address . protocol . port` in a verdict map.
-fn by_address(rule: Rule, map: &Name) -> Rule {
+fn by_address(rule: Rule, map: &Name, family: Family) -> Rule {
     rule.expr(Expr::destination_ip(Reg::word(0)))
-        .expr(Expr::Meta(Meta::L4Proto, Reg::word(1)))
-        .expr(Expr::destination_port(Reg::word(2)))
+        .expr(Expr::Meta(Meta::L4Proto, family.after_address(0)))
+        .expr(Expr::destination_port(family.after_address(1)))
         .expr(Expr::LookupVerdict {
             map: SetRef::Named(map.clone()),
             reg: Reg::word(0),
@@ -40,11 +38,10 @@ fn by_address(rule: Rule, map: &Name) -> Rule {
 }
 
 /// Returns a rule that looks up `protocol . port` of traffic to this node in a verdict map.
-fn by_node_port(map: &Name, load_balancers: Option<Ipv4Net>) -> Rule {
-    // Pods have no return route to 127.0.0.1.
-    let loopback = Ipv4Net::new_assert(Ipv4Addr::new(127, 0, 0, 0), 8);
+fn by_node_port(map: &Name, family: Family, load_balancers: Option<Ipv4Net>) -> Rule {
+    // Pods have no return route to 127.0.0.1 or ::1.
     own_address(load_balancers)
-        .destination(CmpOp::Ne, loopback)
+        .destination(CmpOp::Ne, loopback(family))
         .expr(Expr::Meta(Meta::L4Proto, Reg::word(0)))
         .expr(Expr::destination_port(Reg::word(1)))
         .expr(Expr::LookupVerdict {
@@ -60,7 +57,9 @@ pub(super) fn base_chains(
     load_balancers: Option<Ipv4Net>,
     refuse: &Name,
 ) {
-    let address = [Field::Ipv4, Field::Protocol, Field::Port];
+    let family = table.family;
+    let ip = family.address();
+    let address = [ip, Field::Protocol, Field::Port];
     let port = [Field::Protocol, Field::Port];
     let service_ips = table.set("service-ips", Set::verdicts(&address, maps.service_ips));
     let node_ports = table.set(
@@ -76,33 +75,32 @@ pub(super) fn base_chains(
         Set::verdicts(&port, maps.no_endpoint_node_ports),
     );
     let firewall_ips = table.set("firewall-ips", Set::verdicts(&address, maps.firewall_ips));
-    let hairpins = table.set(
-        "hairpins",
-        Set::of(&[Field::Ipv4, Field::Ipv4], maps.hairpins),
-    );
+    let hairpins = table.set("hairpins", Set::of(&[ip; 2], maps.hairpins));
     table.set(
         ENDPOINTS,
-        Set::map(
-            &[Field::Mark; 3],
-            &[Field::Ipv4, Field::Port],
-            maps.endpoints,
-        ),
+        Set::map(&[Field::Mark; 3], &[ip, Field::Port], maps.endpoints),
     );
-    let cluster_ips = table.set("cluster-ips", Set::of(&[Field::Ipv4], maps.cluster_ips));
+    let cluster_ips = table.set("cluster-ips", Set::of(&[ip], maps.cluster_ips));
 
     let services = table.chain(
         "services",
         vec![
-            by_address(Rule::new(), &service_ips),
-            by_node_port(&node_ports, load_balancers),
+            by_address(Rule::new(), &service_ips, family),
+            by_node_port(&node_ports, family, load_balancers),
         ],
     );
-    let no_endpoints = table.chain("no-endpoints", vec![by_address(Rule::new(), &no_ips)]);
+    let no_endpoints = table.chain(
+        "no-endpoints",
+        vec![by_address(Rule::new(), &no_ips, family)],
+    );
     let no_endpoints_here = table.chain(
         "no-endpoints-here",
-        vec![by_node_port(&no_node_ports, load_balancers)],
+        vec![by_node_port(&no_node_ports, family, load_balancers)],
     );
-    let firewall = table.chain("firewall", vec![by_address(Rule::new(), &firewall_ips)]);
+    let firewall = table.chain(
+        "firewall",
+        vec![by_address(Rule::new(), &firewall_ips, family)],
+    );
     let unserved = table.chain(
         "unserved-ports",
         vec![
@@ -189,6 +187,7 @@ fn filter_chains(
 /// Adds the base chain that masquerades marked packets and hairpin traffic.
 fn postrouting_chain(table: &mut Table, hairpins: Name) {
     let reg = Reg::word(0);
+    let second = table.family.after_address(0);
     table.base_chain(
         "nat-postrouting",
         Hook::new(ChainKind::Nat, HookKind::Postrouting, priority::SNAT),
@@ -196,7 +195,7 @@ fn postrouting_chain(table: &mut Table, hairpins: Name) {
             Rule::new()
                 .ct_status(ct_status::DNAT)
                 .expr(Expr::source_ip(reg))
-                .expr(Expr::destination_ip(Reg::word(1)))
+                .expr(Expr::destination_ip(second))
                 .expr(Expr::Lookup {
                     set: SetRef::Named(hairpins),
                     reg,

@@ -18,7 +18,8 @@
 //! The endpoints of all services are in one map, keyed by the chain's hash and a number. A change
 //! of endpoints therefore only changes elements. The kernel looks up elements by hash, but chains
 //! and sets linearly when it loads rules. Services with session affinity have one chain and one set
-//! of clients per endpoint (`endpoint-…`, `affinity-…`).
+//! of clients per endpoint (`endpoint-…`, `affinity-…`). IPv4 and IPv6 have a table each, of the
+//! same layout.
 
 mod base;
 mod port;
@@ -42,18 +43,30 @@ pub const TABLE: &str = "rkube-proxy";
 /// Compiles services to rules, without I/O. Services on [`ProxyConfig::local_ips`] are left out.
 pub fn compile(state: &ServiceState, config: &ProxyConfig) -> Ruleset {
     let mut rules = Ruleset {
-        table: Table::new(Family::Ip, TABLE),
+        tables: Vec::new(),
         health_checks: BTreeMap::new(),
         udp: UdpBackends::default(),
     };
-    let refuse = refusal_chain(&mut rules.table);
-    let mut maps = Maps::default();
-    for service in &state.ports {
-        if !config.local_ips.contains(&service.cluster_ip) {
-            Port::new(service, config, state.zone.as_deref(), &refuse)
-                .compile(&mut rules, &mut maps);
+    for (family, cluster_cidr) in config.families() {
+        let mut table = Table::new(family, TABLE);
+        let refuse = refusal_chain(&mut table);
+        let mut maps = Maps::default();
+        for service in &state.ports {
+            let ip = service.cluster_ip;
+            if Family::of(ip) == family && !config.local_ips.contains(&ip) {
+                Port::new(
+                    service,
+                    config,
+                    cluster_cidr,
+                    state.zone.as_deref(),
+                    &refuse,
+                )
+                .compile(&mut table, &mut rules, &mut maps);
+            }
         }
+        let load_balancers = config.load_balancers.filter(|_| family == Family::Ip);
+        base_chains(&mut table, maps, load_balancers, &refuse);
+        rules.tables.push(table);
     }
-    base_chains(&mut rules.table, maps, config.load_balancers, &refuse);
     rules
 }

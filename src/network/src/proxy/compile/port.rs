@@ -1,13 +1,15 @@
 //! The chains and map elements of one service port.
 
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::time::Duration;
+
+use ipnet::IpNet;
 
 use super::rules::{mark, pick_chain, pick_endpoint, translate};
 use super::types::{HealthCheck, Maps, Ruleset, UdpBackends, UdpEndpoints};
 use crate::hash;
-use crate::nft::{CmpOp, Data, Expr, Field, Key, Name, Reg, Rule, Set, SetRef, Table, Verdict};
+use crate::nft::{CmpOp, Data, Expr, Family, Key, Name, Reg, Rule, Set, SetRef, Table, Verdict};
 use crate::node::Protocol;
 use crate::proxy::endpoints::{Categories, categorize};
 use crate::proxy::state::{Endpoint, ServicePort};
@@ -17,6 +19,8 @@ use crate::proxy::types::ProxyConfig;
 pub(super) struct Port<'a> {
     service: &'a ServicePort,
     config: &'a ProxyConfig,
+    /// Address range of all pods of the port's family.
+    cluster_cidr: IpNet,
     endpoints: Categories<'a>,
     /// Suffix of the names of the port's chains.
     id: String,
@@ -33,6 +37,7 @@ impl<'a> Port<'a> {
     pub(super) fn new(
         service: &'a ServicePort,
         config: &'a ProxyConfig,
+        cluster_cidr: IpNet,
         zone: Option<&str>,
         refuse: &'a Name,
     ) -> Self {
@@ -40,6 +45,7 @@ impl<'a> Port<'a> {
         Self {
             service,
             config,
+            cluster_cidr,
             endpoints: categorize(service, &config.node_name, zone),
             cluster_chain: format!("service-{id}"),
             local_chain: format!("local-{id}"),
@@ -49,7 +55,7 @@ impl<'a> Port<'a> {
     }
 
     /// Returns the map key of the port at an address.
-    fn key(&self, ip: Ipv4Addr) -> Key {
+    fn key(&self, ip: IpAddr) -> Key {
         Key::new(&[
             Data::ip(ip),
             Data::byte(self.service.protocol.number()),
@@ -65,7 +71,7 @@ impl<'a> Port<'a> {
     }
 
     /// Returns the addresses for clients outside the cluster.
-    fn external_ips(&self) -> impl Iterator<Item = Ipv4Addr> + use<'a> {
+    fn external_ips(&self) -> impl Iterator<Item = IpAddr> + use<'a> {
         let service = self.service;
         let ips = service.external_ips.iter();
         ips.chain(&service.load_balancer_ips).copied()
@@ -82,13 +88,13 @@ impl<'a> Port<'a> {
     }
 
     /// Adds the port's rules, map elements and health check.
-    pub(super) fn compile(&self, rules: &mut Ruleset, maps: &mut Maps) {
-        self.service_chains(&mut rules.table, maps);
+    pub(super) fn compile(&self, table: &mut Table, rules: &mut Ruleset, maps: &mut Maps) {
+        self.service_chains(table, maps);
         self.cluster_ip(maps);
         if self.service.externally_accessible() {
-            self.external(&mut rules.table, maps);
+            self.external(table, maps);
         }
-        self.firewall(&mut rules.table, maps);
+        self.firewall(table, maps);
         self.health_check(&mut rules.health_checks);
         self.udp_backends(&mut rules.udp);
     }
@@ -125,7 +131,12 @@ impl<'a> Port<'a> {
                 );
                 chain.push(pick_chain(&endpoints));
             } else {
-                chain.push(pick_endpoint(name, endpoints, &mut maps.endpoints));
+                chain.push(pick_endpoint(
+                    name,
+                    table.family,
+                    endpoints,
+                    &mut maps.endpoints,
+                ));
             }
             table.chain(name.as_str(), chain);
         }
@@ -133,7 +144,7 @@ impl<'a> Port<'a> {
 
     /// Adds one chain per endpoint if the service has session affinity. An endpoint that both
     /// policies use has a single chain.
-    fn endpoint_chains(&self, table: &mut Table) -> BTreeMap<(Ipv4Addr, u16), Name> {
+    fn endpoint_chains(&self, table: &mut Table) -> BTreeMap<(IpAddr, u16), Name> {
         let mut chains = BTreeMap::new();
         if let Some(timeout) = self.service.affinity {
             for endpoint in self.endpoints.cluster.iter().chain(&self.endpoints.local) {
@@ -150,7 +161,7 @@ impl<'a> Port<'a> {
     fn masquerade_rule(&self) -> Rule {
         let to_cluster_ip = Rule::new()
             .destination(CmpOp::Eq, self.service.cluster_ip)
-            .source(CmpOp::Ne, self.config.cluster_cidr.trunc());
+            .source(CmpOp::Ne, self.cluster_cidr);
         mark(to_cluster_ip).comment("masquerade what comes from outside")
     }
 
@@ -228,7 +239,7 @@ impl<'a> Port<'a> {
                 // may go to any node, as with the cluster IP.
                 rules.push(
                     Rule::new()
-                        .source(CmpOp::Eq, self.config.cluster_cidr.trunc())
+                        .source(CmpOp::Eq, self.cluster_cidr)
                         .goto(&cluster)
                         .comment("pods"),
                 );
@@ -311,7 +322,8 @@ impl<'a> Port<'a> {
             udp.by_address.insert((ip, service.port), serving.clone());
         }
         if let Some(port) = service.node_port {
-            udp.by_node_port.insert(port, serving);
+            let family = Family::of(service.cluster_ip);
+            udp.by_node_port[UdpBackends::index(family)].insert(port, serving);
         }
     }
 }
@@ -346,7 +358,7 @@ fn endpoint_chain(table: &mut Table, id: &str, endpoint: &Endpoint, timeout: Dur
     let reg = Reg::word(0);
     let set = table.set(
         affinity_set(id, endpoint),
-        Set::dynamic(&[Field::Ipv4], timeout),
+        Set::dynamic(&[table.family.address()], timeout),
     );
     let remember = Rule::new().expr(Expr::source_ip(reg)).expr(Expr::Update {
         set,

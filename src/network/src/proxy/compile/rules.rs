@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 
 use crate::hash;
-use crate::nft::{Data, Expr, Field, Key, Meta, Name, NatKind, Reg, Rule, Set, SetRef, Verdict};
+use crate::nft::{
+    Data, Expr, Family, Field, Key, Meta, Name, NatKind, Reg, Rule, Set, SetRef, Verdict,
+};
 use crate::proxy::state::Endpoint;
 
 /// The bit of the packet mark that requests masquerading, as in kube-proxy.
@@ -13,7 +15,7 @@ pub(super) const ENDPOINTS: &str = "endpoints";
 
 /// Appends the translation of the destination to an endpoint.
 pub(super) fn translate(rule: Rule, endpoint: &Endpoint) -> Rule {
-    let (address, port) = (Reg::word(0), Reg::word(1));
+    let (address, port) = (Reg::word(0), Family::of(endpoint.ip).after_address(0));
     rule.expr(Expr::Immediate(address, Data::ip(endpoint.ip)))
         .expr(Expr::Immediate(port, Data::port(endpoint.port)))
         .expr(Expr::Nat {
@@ -27,6 +29,7 @@ pub(super) fn translate(rule: Rule, endpoint: &Endpoint) -> Rule {
 /// Adds the endpoints to `map` if there is more than one.
 pub(super) fn pick_endpoint(
     chain: &str,
+    family: Family,
     endpoints: &[&Endpoint],
     map: &mut BTreeMap<Key, Key>,
 ) -> Rule {
@@ -58,7 +61,7 @@ pub(super) fn pick_endpoint(
         .expr(Expr::Nat {
             kind: NatKind::Destination,
             address: reg(0),
-            port: Some(reg(1)),
+            port: Some(family.after_address(0)),
         })
 }
 

@@ -1,15 +1,15 @@
 //! The result of the compilation, and its parts.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
-use crate::nft::{Key, Table, Verdict};
+use crate::nft::{Family, Key, Table, Verdict};
 
 /// The rules and health checks compiled from the services.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ruleset {
-    /// The packet filter table.
-    pub table: Table,
+    /// The packet filter's tables, one per family.
+    pub tables: Vec<Table>,
     /// Health checks to serve, by port.
     pub health_checks: BTreeMap<u16, HealthCheck>,
     /// Endpoints of UDP services, to detect stale conntrack entries.
@@ -28,21 +28,26 @@ pub struct HealthCheck {
 }
 
 /// Addresses and ports of the endpoints of one service port.
-pub type UdpEndpoints = BTreeSet<(Ipv4Addr, u16)>;
+pub type UdpEndpoints = BTreeSet<(IpAddr, u16)>;
 
 /// The endpoints of UDP services.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct UdpBackends {
     /// Endpoints by address and port of the service.
-    pub by_address: BTreeMap<(Ipv4Addr, u16), UdpEndpoints>,
-    /// Endpoints by node port.
-    pub by_node_port: BTreeMap<u16, UdpEndpoints>,
+    pub by_address: BTreeMap<(IpAddr, u16), UdpEndpoints>,
+    /// Endpoints by node port, of IPv4 and of IPv6.
+    pub by_node_port: [BTreeMap<u16, UdpEndpoints>; 2],
 }
 
 impl UdpBackends {
     /// Returns whether there is no UDP service with endpoints.
     pub fn is_empty(&self) -> bool {
-        self.by_address.is_empty() && self.by_node_port.is_empty()
+        self.by_address.is_empty() && self.by_node_port.iter().all(BTreeMap::is_empty)
+    }
+
+    /// Returns the index of a family in `by_node_port`.
+    pub(in crate::proxy) fn index(family: Family) -> usize {
+        usize::from(family == Family::Ip6)
     }
 }
 

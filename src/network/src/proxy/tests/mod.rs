@@ -16,6 +16,7 @@ use crate::testing::{Pod, Serve, TestNetwork, ask_in_vain, ask_udp, listed, net,
 
 mod balancer;
 mod conntrack;
+mod families;
 
 fn service(name: &str, spec: Value) -> Arc<Service> {
     with_status(name, spec, json!({}))
@@ -44,8 +45,8 @@ fn slice(service: &str, ports: &[(&str, &str)], endpoints: Value) -> Arc<Endpoin
 fn config() -> ProxyConfig {
     ProxyConfig {
         node_name: "node-1".into(),
-        cluster_cidr: net("10.244.0.0/16"),
-        local_ips: vec![Ipv4Addr::new(10, 96, 0, 10)],
+        cluster_cidrs: vec![net("10.244.0.0/16").into()],
+        local_ips: vec![Ipv4Addr::new(10, 96, 0, 10).into()],
         load_balancers: Some(net("192.168.77.128/25")),
     }
 }
@@ -91,27 +92,25 @@ fn headless_named_and_foreign_services_are_left_alone() {
             json!({"type": "ExternalName", "externalName": "example.com"}),
         ),
         Arc::new(foreign),
-        service(
-            "v6",
-            json!({"clusterIP": "fd00::1", "ports": [{"port": 80}]}),
-        ),
     ];
     assert!(state(&services, &[]).ports.is_empty());
     let dual = service(
         "dual",
         json!({"clusterIP": "fd00::1", "clusterIPs": ["fd00::1", "10.96.0.9"], "ports": [{"port": 80}]}),
     );
-    assert_eq!(
-        state(&[dual], &[]).ports[0].cluster_ip,
-        Ipv4Addr::new(10, 96, 0, 9)
-    );
+    let ports = state(&[dual], &[]).ports;
+    let ips: Vec<String> = ports
+        .iter()
+        .map(|port| port.cluster_ip.to_string())
+        .collect();
+    assert_eq!(ips, ["10.96.0.9", "fd00::1"]);
     // Cluster DNS is served by the node itself.
     let dns = service(
         "kube-dns",
         json!({"clusterIP": "10.96.0.10", "ports": [{"port": 53}]}),
     );
     let rules = compile(&state(&[dns], &[]), &config());
-    assert!(rules.table.sets["no-endpoint-ips"].elements.is_empty());
+    assert!(rules.tables[0].sets["no-endpoint-ips"].elements.is_empty());
 }
 
 #[test]
@@ -129,7 +128,7 @@ fn the_nodes_zone_decides_between_hinted_endpoints() {
     let count = |zone: Option<&str>| {
         let state = state.clone().in_zone(zone.map(Into::into));
         let rules = compile(&state, &config());
-        rules.table.sets["hairpins"].elements.len()
+        rules.tables[0].sets["hairpins"].elements.len()
     };
     assert_eq!(count(None), 3);
     assert_eq!(count(Some("zone-1")), 1);
@@ -227,17 +226,17 @@ fn only_what_is_needed_is_compiled() {
         &[slice("s", &[("", "TCP")], endpoints())],
     );
     let rules = compile(&one, &config());
-    assert_eq!(chains(&rules.table, "service-"), 1);
-    assert_eq!(chains(&rules.table, "endpoint-"), 0);
-    assert_eq!(rules.table.sets["endpoints"].elements.len(), 2);
+    assert_eq!(chains(&rules.tables[0], "service-"), 1);
+    assert_eq!(chains(&rules.tables[0], "endpoint-"), 0);
+    assert_eq!(rules.tables[0].sets["endpoints"].elements.len(), 2);
     assert_eq!(
         (
-            chains(&rules.table, "external-"),
-            chains(&rules.table, "local-")
+            chains(&rules.tables[0], "external-"),
+            chains(&rules.tables[0], "local-")
         ),
         (0, 0)
     );
-    assert_eq!(rules.table.sets["service-ips"].elements.len(), 1);
+    assert_eq!(rules.tables[0].sets["service-ips"].elements.len(), 1);
     assert_eq!(compile(&one, &config()), rules);
 
     let lb = with_status(
@@ -252,7 +251,7 @@ fn only_what_is_needed_is_compiled() {
         &state(&[lb], &[slice("s", &[("", "TCP")], endpoints())]),
         &config(),
     );
-    let sizes = |name: &str| rules.table.sets[name].elements.len();
+    let sizes = |name: &str| rules.tables[0].sets[name].elements.len();
     assert_eq!(sizes("service-ips"), 2);
     assert_eq!(sizes("service-nodeports"), 1);
     assert_eq!(sizes("firewall-ips"), 1);
@@ -286,7 +285,7 @@ fn health_checks_count_ready_endpoints_only() {
         let rules = compile(&state, &config());
         (
             rules.health_checks[&31000].local_endpoints,
-            rules.table.sets["no-endpoint-ips"].elements.len(),
+            rules.tables[0].sets["no-endpoint-ips"].elements.len(),
         )
     };
     let ready = json!({"ready": true, "serving": true, "terminating": false});
@@ -535,7 +534,7 @@ fn a_thousand_services_fit_and_rules_flushed_by_others_come_back() {
     let start = std::time::Instant::now();
     let rules = compile(&state, &config());
     eprintln!("compiled in {:?}", start.elapsed());
-    assert_eq!(rules.table.sets["endpoints"].elements.len(), 4000);
+    assert_eq!(rules.tables[0].sets["endpoints"].elements.len(), 4000);
     for words in ["first sync", "nothing new", "one service less"] {
         let mut state = state.clone();
         if words == "one service less" {

@@ -72,8 +72,8 @@ pub(crate) async fn specify(
         fields: Fields {
             pod,
             node_name: host.name(),
-            node_ip: host.ip(),
-            pod_ip: sources.pod_ip,
+            node_ips: host.config.ips(),
+            pod_ips: host.pod_ips(sources.pod_ip),
         },
         node: &host.allocatable(),
         services: sources.services,

@@ -60,8 +60,10 @@ fn valid_name(name: &str) -> bool {
 pub(crate) struct Fields<'a> {
     pub pod: &'a Pod,
     pub node_name: &'a str,
-    pub node_ip: IpAddr,
-    pub pod_ip: Option<IpAddr>,
+    /// The node's addresses, in the order of the families.
+    pub node_ips: Vec<IpAddr>,
+    /// The pod's addresses, in the same order; none before it has any.
+    pub pod_ips: Vec<IpAddr>,
 }
 
 impl Fields<'_> {
@@ -94,13 +96,18 @@ impl Fields<'_> {
             "spec.restartPolicy" => pod.restart_policy().into(),
             "spec.schedulerName" => pod.spec().scheduler_name.clone().unwrap_or_default(),
             "status.phase" => pod.api_phase().into(),
-            "status.hostIP" | "status.hostIPs" => self.node_ip.to_string(),
-            "status.podIP" | "status.podIPs" => {
-                self.pod_ip.map(|ip| ip.to_string()).unwrap_or_default()
-            }
+            "status.hostIP" => join(self.node_ips.get(..1).unwrap_or_default()),
+            "status.hostIPs" => join(&self.node_ips),
+            "status.podIP" => join(self.pod_ips.get(..1).unwrap_or_default()),
+            "status.podIPs" => join(&self.pod_ips),
             _ => return Err(format!("unsupported fieldPath: {path}")),
         })
     }
+}
+
+fn join(ips: &[IpAddr]) -> String {
+    let texts: Vec<String> = ips.iter().map(ToString::to_string).collect();
+    texts.join(",")
 }
 
 fn subscript(path: &str) -> Option<(&str, &str)> {

@@ -38,8 +38,8 @@ fn fields() {
     let f = Fields {
         pod: &pod,
         node_name: "n",
-        node_ip: [1, 2, 3, 4].into(),
-        pod_ip: None,
+        node_ips: vec![[1, 2, 3, 4].into()],
+        pod_ips: vec![],
     };
     assert_eq!(f.get("metadata.name").unwrap(), "p");
     assert_eq!(f.get("metadata.labels['a']").unwrap(), "x\"y");
@@ -213,8 +213,8 @@ fn fields_have_subscripts() {
     let f = Fields {
         pod: &pod,
         node_name: "n",
-        node_ip: [1, 2, 3, 4].into(),
-        pod_ip: Some([10, 0, 0, 1].into()),
+        node_ips: vec![[1, 2, 3, 4].into()],
+        pod_ips: vec![[10, 0, 0, 1].into()],
     };
     for (path, expected) in [
         ("metadata.annotations['a/b']", "x\ny"),

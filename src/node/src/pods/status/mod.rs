@@ -69,12 +69,11 @@ pub(crate) fn generate(f: &Facts<'_>) -> PodStatus {
         init_container_statuses: some(init),
         container_statuses: some(main),
         ephemeral_container_statuses: some(ephemeral),
-        host_ip: Some(f.node_ip.to_string()),
-        host_ips: Some(vec![HostIP {
-            ip: f.node_ip.to_string(),
-        }]),
-        pod_ip: f.pod_ip.map(|ip| ip.to_string()),
-        pod_ips: f.pod_ip.map(|ip| vec![PodIP { ip: ip.to_string() }]),
+        host_ip: f.node_ips.first().map(ToString::to_string),
+        host_ips: Some(texts(&f.node_ips).map(|ip| HostIP { ip }).collect()),
+        pod_ip: f.pod_ips.first().map(ToString::to_string),
+        pod_ips: (!f.pod_ips.is_empty())
+            .then(|| texts(&f.pod_ips).map(|ip| PodIP { ip }).collect()),
         qos_class: Some(qos::class(pod).as_str().into()),
         start_time: old.start_time.clone().or_else(|| Some(f.now.clone())),
         reason: f.failure.map(|v| v.reason.clone()).or(old.reason),
@@ -108,6 +107,10 @@ fn with_devices(
         };
     }
     statuses
+}
+
+fn texts(ips: &[std::net::IpAddr]) -> impl Iterator<Item = String> + '_ {
+    ips.iter().map(ToString::to_string)
 }
 
 /// Returns whether no init or main container is running.

@@ -33,8 +33,10 @@ pub(crate) struct Facts<'a> {
     /// Number of the next attempt of containers that were removed to start the pod over.
     pub resets: &'a HashMap<String, u32>,
     pub health: &'a dyn Fn(&str) -> Health,
-    pub node_ip: std::net::IpAddr,
-    pub pod_ip: Option<std::net::IpAddr>,
+    /// The node's addresses, in the order of the families.
+    pub node_ips: Vec<std::net::IpAddr>,
+    /// The pod's addresses, in the same order; none before it has any.
+    pub pod_ips: Vec<std::net::IpAddr>,
     /// ID of the current sandbox, once its network is attached.
     pub sandbox: Option<&'a str>,
     /// Whether all containers have stopped and none will be restarted.

@@ -68,8 +68,11 @@ fn fields_of_the_pod() {
         let fields = Fields {
             pod: &pod,
             node_name: "node",
-            node_ip: [10, 0, 0, 1].into(),
-            pod_ip: ip.map(|ip| ip.parse().expect("an address")),
+            node_ips: vec![[10, 0, 0, 1].into()],
+            pod_ips: ip
+                .map(|ip| ip.parse().expect("an address"))
+                .into_iter()
+                .collect(),
         };
         move |path: &str| fields.get(path).unwrap_or_else(|e| format!("!{e}"))
     };

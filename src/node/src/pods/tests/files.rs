@@ -14,6 +14,7 @@ fn cluster() -> ClusterConfig {
         dns_ip: "10.96.0.10".parse().unwrap(),
         pod_cidr: "10.244.0.0/16".parse().unwrap(),
         node_cidr: "10.77.0.0/24".parse().unwrap(),
+        ipv6: None,
         api_server_ip: "10.77.0.2".parse().unwrap(),
         api_server_port: 8443,
         load_balancers: None,

@@ -35,8 +35,8 @@ impl Worker {
             waiting: &self.waiting,
             resets: &self.resets,
             health: &|name| self.probes.health(name),
-            node_ip: self.context.host.ip(),
-            pod_ip: self.ip,
+            node_ips: self.context.host.config.ips(),
+            pod_ips: self.context.host.pod_ips(self.ip),
             sandbox: ready_sandbox.as_deref(),
             terminal: self.is_terminal(),
             failure: self

@@ -355,8 +355,8 @@ impl Contents {
             let fields = Fields {
                 pod: &self.pod,
                 node_name: self.sources.host.name(),
-                node_ip: self.sources.host.ip(),
-                pod_ip: pod_ip(&self.pod),
+                node_ips: self.sources.host.config.ips(),
+                pod_ips: pod_ips(&self.pod),
             };
             fields.get(&field.field_path).map_err(problem)?
         } else if let Some(field) = &item.resource_field_ref {
@@ -473,8 +473,18 @@ fn refresh_after(life: SignedDuration) -> SignedDuration {
     SignedDuration::from_secs((life.as_secs() * REFRESH_PERCENT / 100).max(10)).min(MAX_TOKEN_AGE)
 }
 
-fn pod_ip(pod: &Pod) -> Option<IpAddr> {
-    pod.status.as_ref()?.pod_ip.as_ref()?.parse().ok()
+fn pod_ips(pod: &Pod) -> Vec<IpAddr> {
+    let Some(status) = &pod.status else {
+        return Vec::new();
+    };
+    let listed = status.pod_ips.iter().flatten().map(|ip| &ip.ip);
+    let mut ips: Vec<IpAddr> = listed
+        .chain(&status.pod_ip)
+        .filter_map(|ip| ip.parse().ok())
+        .collect();
+    let mut seen = std::collections::HashSet::new();
+    ips.retain(|ip| seen.insert(*ip));
+    ips
 }
 
 /// Returns the user that all init and main containers run as; `None` if they differ or none is set.

@@ -159,16 +159,30 @@ fn entry(profile: &Profile, node: &Node) -> Mapping {
 }
 
 fn networking(profile: &Profile) -> Value {
+    let ipv6 = profile.ipv6;
+    let pods = rkube_cluster::Cidrs {
+        ipv4: Some(profile.pod_cidr),
+        ipv6: ipv6.map(|ipv6| ipv6.pod_cidr),
+    };
+    let services = rkube_cluster::Cidrs {
+        ipv4: Some(profile.service_cidr),
+        ipv6: ipv6.map(|ipv6| ipv6.service_cidr),
+    };
     let ranges = [
         ("nodeSubnet", profile.node_cidr.to_string()),
-        ("podSubnet", profile.pod_cidr.to_string()),
-        ("serviceSubnet", profile.service_cidr.to_string()),
+        ("podSubnet", pods.to_string()),
+        ("serviceSubnet", services.to_string()),
         ("dnsDomain", profile.dns_domain.clone()),
     ];
     let fields = ranges
         .into_iter()
         .map(|(key, value)| (key.into(), value.into()));
     let mut fields = Mapping::from_iter(fields);
+    if let Some(ipv6) = ipv6 {
+        let families = rkube_cluster::Families(Some(ipv6.place)).to_string();
+        let names = families.split(',').map(|name| Value::from(name));
+        fields.insert("ipFamilies".into(), names.collect::<Vec<_>>().into());
+    }
     if profile.no_load_balancer {
         fields.insert("loadBalancer".into(), false.into());
     }

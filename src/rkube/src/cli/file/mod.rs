@@ -12,7 +12,7 @@ use std::path::PathBuf;
 
 use ipnet::Ipv4Net;
 use rkube_cluster::addons::{Addon, Manifest, Origin};
-use rkube_cluster::{NodeSpec, StoreOptions, io_failure, labels};
+use rkube_cluster::{Cidrs, Families, NodeSpec, StoreOptions, io_failure, labels};
 use rkube_config::registries::Registry;
 use rkube_drivers::{HostMount, MachineOptions};
 use rkube_failure::Failure;
@@ -46,10 +46,12 @@ pub struct File {
     pub mounts: Vec<HostMount>,
     /// Address range of nodes.
     pub subnet: Option<Ipv4Net>,
-    /// Address range of pods.
-    pub pods: Option<Ipv4Net>,
-    /// Address range of services.
-    pub services: Option<Ipv4Net>,
+    /// The IP families of pods and services.
+    pub families: Option<Families>,
+    /// Address ranges of pods.
+    pub pods: Option<Cidrs>,
+    /// Address ranges of services.
+    pub services: Option<Cidrs>,
     /// DNS domain of the cluster.
     pub dns_domain: Option<String>,
     /// Whether services of type LoadBalancer get addresses.
@@ -147,8 +149,9 @@ struct Node {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct Networking {
     node_subnet: Option<Ipv4Net>,
-    pod_subnet: Option<Ipv4Net>,
-    service_subnet: Option<Ipv4Net>,
+    ip_families: Option<Vec<String>>,
+    pod_subnet: Option<Cidrs>,
+    service_subnet: Option<Cidrs>,
     dns_domain: Option<String>,
     load_balancer: Option<bool>,
 }
@@ -215,6 +218,7 @@ pub fn read(document: &Document) -> Result<File, Failure> {
     };
     let networking = written.networking.unwrap_or(Networking {
         node_subnet: None,
+        ip_families: None,
         pod_subnet: None,
         service_subnet: None,
         dns_domain: None,
@@ -223,6 +227,10 @@ pub fn read(document: &Document) -> Result<File, Failure> {
     let registries = written.registries.map(|section| {
         rkube_cluster::registries_from_value(section)
             .map_err(|why| document.wrong("registries", why))
+    });
+    let families = networking.ip_families.map(|names| {
+        let families = names.join(",").parse::<Families>();
+        families.map_err(|why| document.wrong("networking.ipFamilies", why))
     });
     let context = written.kubeconfig;
     let lists = [
@@ -239,6 +247,7 @@ pub fn read(document: &Document) -> Result<File, Failure> {
         nodes,
         mounts: mounts(document, "mounts", &written.mounts.unwrap_or_default())?,
         subnet: networking.node_subnet,
+        families: families.transpose()?,
         pods: networking.pod_subnet,
         services: networking.service_subnet,
         dns_domain: networking.dns_domain,

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::PathBuf;
 
-use ipnet::Ipv4Net;
-use rkube_cluster::{NodeSpec, labels};
+use rkube_cluster::{Cidrs, Families, NodeSpec, labels};
 use rkube_config::Taint;
+use rkube_config::families::Ipv6Place;
 use rkube_drivers::{HostMount, PortMapping, Protocol};
 use rkube_failure::Failure;
 use serde::Deserialize;
@@ -28,9 +28,11 @@ pub struct Config {
     /// The nodes, of which the first one runs the control plane.
     pub nodes: Vec<NodeSpec>,
     /// Address range of pods.
-    pub pods: Option<Ipv4Net>,
+    pub pods: Option<Cidrs>,
+    /// The IP families of pods and services.
+    pub families: Option<Families>,
     /// Address range of services.
-    pub services: Option<Ipv4Net>,
+    pub services: Option<Cidrs>,
     /// Warnings for the user.
     pub notes: Vec<String>,
 }
@@ -228,9 +230,13 @@ fn networking(
     };
     let wrong =
         |field: &str, message: &str| Err(document.wrong(&format!("networking.{field}"), message));
-    if !matches!(written.ip_family.as_deref(), None | Some("" | "ipv4")) {
-        return wrong("ipFamily", "the networks of nodes and pods are IPv4");
-    }
+    config.families = match written.ip_family.as_deref() {
+        None | Some("") => None,
+        Some("ipv4") => Some(Families(None)),
+        Some("ipv6") => Some(Families(Some(Ipv6Place::Only))),
+        Some("dual") => Some(Families(Some(Ipv6Place::Second))),
+        Some(_) => return wrong("ipFamily", "it must be ipv4, ipv6 or dual"),
+    };
     if written.api_server_port > 0 {
         return wrong(
             "apiServerPort",
@@ -263,10 +269,10 @@ fn networking(
     }
     let range = |field: &str, text: Option<String>| match text.filter(|text| !text.is_empty()) {
         None => Ok(None),
-        Some(text) => text.parse::<Ipv4Net>().map(Some).map_err(|_| {
-            let message = format!("'{text}' is not an address range of IPv4");
-            document.wrong(&format!("networking.{field}"), message)
-        }),
+        Some(text) => text
+            .parse::<Cidrs>()
+            .map(Some)
+            .map_err(|why| document.wrong(&format!("networking.{field}"), why)),
     };
     config.pods = range("podSubnet", written.pod_subnet)?;
     config.services = range("serviceSubnet", written.service_subnet)?;
@@ -494,7 +500,7 @@ mod tests {
                 "3:24: ",
             ),
             (
-                "networking: {ipFamily: dual}",
+                "networking: {ipFamily: both}",
                 "3:24: networking.ipFamily: ",
             ),
             ("networking: {apiServerPort: 6443}", "3:29: "),

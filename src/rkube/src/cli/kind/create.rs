@@ -55,6 +55,7 @@ pub(super) async fn run(
             true => vec![NodeSpec::default()],
             false => config.nodes,
         },
+        families: config.families,
         pods: config.pods,
         services: config.services,
         ..ClusterFile::default()

@@ -73,6 +73,8 @@ impl Objects {
                 "kubernetes.io/name": "CoreDNS",
             },
         });
+        let addresses = cluster.dns_ips();
+        let endpoints: Vec<_> = addresses.iter().map(|ip| json!({ "ip": ip })).collect();
         let ports = json!([
             { "name": "dns", "port": 53, "protocol": "UDP" },
             { "name": "dns-tcp", "port": 53, "protocol": "TCP" },
@@ -83,12 +85,17 @@ impl Objects {
             // that looks up the address of the cluster DNS.
             dns: serde_json::from_value(json!({
                 "metadata": meta,
-                "spec": { "clusterIP": cluster.dns_ip, "ports": ports },
+                "spec": {
+                    "clusterIP": addresses.first(),
+                    "clusterIPs": addresses,
+                    "ipFamilyPolicy": if addresses.len() > 1 { "RequireDualStack" } else { "SingleStack" },
+                    "ports": ports,
+                },
             }))?,
             // Every node serves this address itself, so pods of all nodes reach it.
             endpoints: serde_json::from_value(json!({
                 "metadata": meta,
-                "subsets": [{ "addresses": [{ "ip": cluster.dns_ip }], "ports": ports }],
+                "subsets": [{ "addresses": endpoints, "ports": ports }],
             }))?,
             corefile: serde_json::from_value(json!({
                 "metadata": { "name": "coredns", "namespace": SYSTEM },

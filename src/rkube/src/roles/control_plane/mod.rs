@@ -72,21 +72,24 @@ pub async fn run(config: NodeConfig) -> anyhow::Result<()> {
     let pki = rkube_apiserver::Pki::read(pki_dir)?;
     // Bound first, so that early connections wait in the backlog instead of failing.
     let port = config.cluster.api_server_port;
-    let listener = TcpListener::bind(("0.0.0.0", port))
+    let listener = TcpListener::bind((config.any_address(), port))
         .await
         .with_context(|| format!("cannot listen on port {port}"))?;
     let store = open_store(&config, pki_dir).await?;
     restored::take(&*store).await?;
     let disk = store.clone();
     let cluster = &config.cluster;
+    let own_ips = cluster.node_ips(cluster.api_server_ip);
+    let own_address = own_ips.first().copied();
+    let own_address = own_address.unwrap_or(cluster.api_server_ip.into());
     let server = ApiServer::new(rkube_apiserver::Config {
         store,
         pki,
         version: rkube_config::version(),
         dns_domain: cluster.dns_domain.clone(),
-        service_cidr: cluster.service_cidr,
+        service_cidrs: cluster.service_cidrs(),
         node_ports: ports::NODE_PORTS,
-        advertise_ip: cluster.api_server_ip,
+        advertise_ip: own_address,
         advertise_port: cluster.api_server_port,
         audit: Path::new(paths::AUDIT_POLICY)
             .exists()
@@ -111,7 +114,8 @@ pub async fn run(config: NodeConfig) -> anyhow::Result<()> {
     controllers.token_key_pem = Some(read("sa.key")?);
     controllers.load_balancers = cluster.load_balancers;
     controllers.node_cidr = cluster.node_cidr;
-    controllers.api_server_ip = cluster.api_server_ip;
+    controllers.pod_cidrs = cluster.pod_cidrs();
+    controllers.api_server_ip = own_address;
     controllers.api_server_port = cluster.api_server_port;
     let roles = node_roles::run(
         server.client("system:rkube-node-roles", &["system:masters"]),
