@@ -14,6 +14,7 @@ use crate::objects::Objects;
 use crate::policies::Policies;
 use crate::pressure::Pressure;
 use crate::recorder::Recorder;
+use crate::resources::NodeResources;
 use crate::service_env::ServiceEnvReceiver;
 
 /// Handles to the parts of the node that pod workers use.
@@ -35,4 +36,6 @@ pub(crate) struct PodContext {
     pub pods: Arc<PodTable>,
     /// Resources that the node is short of.
     pub pressure: watch::Receiver<Pressure>,
+    /// CPUs and memory of NUMA nodes that pods have alone.
+    pub resources: Arc<NodeResources>,
 }

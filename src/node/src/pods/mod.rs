@@ -46,7 +46,7 @@ use crate::recorder::Severity::Warning;
 use crate::watching;
 use admission::NodeOffer;
 use context::PodContext;
-use reason::Reason;
+use reason::{Eviction, Reason};
 use table::WorkerEvent;
 use worker::Adopted;
 
@@ -75,6 +75,10 @@ pub(crate) async fn run(context: Arc<PodContext>) -> anyhow::Result<()> {
                 }
                 for pod in std::mem::take(&mut list.objects) {
                     dispatch(&context, Arc::new(pod), &mut adopted);
+                }
+                // Unreadable pods have no worker; what they have is theirs.
+                if unreadable.is_empty() {
+                    context.resources.set_complete();
                 }
                 // What runs of pods that cannot be read waits for the day when they can.
                 let orphans: HashMap<_, _> =
@@ -118,6 +122,9 @@ fn kept(list: &Listed<Pod>) -> HashSet<String> {
 
 /// Sends a pod to its worker. A pending pod without sandbox is admitted first.
 fn dispatch(context: &Arc<PodContext>, pod: Arc<Pod>, adopted: &mut HashMap<String, Adopted>) {
+    let resources = &context.resources;
+    resources.release_inactive(&context.pods.all());
+    let mut victims = Vec::new();
     context.pods.update(pod.clone(), |others| {
         let adopted = adopted.remove(pod.uid()).unwrap_or_default();
         let failure = if adopted.sandboxes.is_empty() && pod.api_phase() == "Pending" {
@@ -127,15 +134,21 @@ fn dispatch(context: &Arc<PodContext>, pod: Arc<Pod>, adopted: &mut HashMap<Stri
                 allocatable: host.allocatable(),
                 labels: context.node.labels(),
                 sysctls: &host.sysctls,
+                taints: context.node.taints(),
                 pressure: *context.pressure.borrow(),
+                allocate: &|pod| resources.admit(pod),
             };
-            let rejection = admission::admit(&pod, others, &node).err();
-            rejection.map(|rejection| {
-                let failure = admission::failure(&rejection);
-                let Reason { reason, message } = rejection;
-                context.recorder.pod(&pod, Warning, reason, message);
-                failure
-            })
+            let admitted = admission::admit(&pod, others, &node);
+            admitted
+                .map(|chosen| victims = chosen)
+                .err()
+                .map(|rejection| {
+                    resources.release(pod.uid());
+                    let failure = admission::failure(&rejection);
+                    let Reason { reason, message } = rejection;
+                    context.recorder.pod(&pod, Warning, reason, message);
+                    failure
+                })
         } else {
             None
         };
@@ -144,6 +157,26 @@ fn dispatch(context: &Arc<PodContext>, pod: Arc<Pod>, adopted: &mut HashMap<Stri
             pods.remove(&uid);
         })
     });
+    for uid in victims {
+        preempt(context, &uid);
+    }
+}
+
+/// Ends a pod so that a critical pod has its resources.
+fn preempt(context: &PodContext, uid: &str) {
+    const MESSAGE: &str = "Preempted in order to admit critical pod";
+    let Some(victim) = context.pods.all().into_iter().find(|s| s.pod.uid() == uid) else {
+        return;
+    };
+    let reason = Eviction::PREEMPTING;
+    context.recorder.pod(&victim.pod, Warning, reason, MESSAGE);
+    let eviction = Eviction {
+        reason,
+        message: MESSAGE.into(),
+        grace: victim.pod.grace_seconds(),
+        is_disruption: true,
+    };
+    context.pods.evict(uid, eviction);
 }
 
 /// Returns the runtime's sandboxes and containers per pod UID.

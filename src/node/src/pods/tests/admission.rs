@@ -143,7 +143,9 @@ fn reasons_of_refusals() {
             allocatable: allocatable(),
             labels: BTreeMap::from([("zone".to_owned(), "a".to_owned())]),
             sysctls: &sysctls,
+            taints: vec![],
             pressure: crate::pressure::Pressure::default(),
+            allocate: &|_| Ok(()),
         };
         let got = admit(&wanted, &[Arc::new(taken.clone())], &node);
         assert_eq!(
