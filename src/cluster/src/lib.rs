@@ -83,10 +83,10 @@ pub use registries::{
     ProxyChoice, RegistryChanges, RegistrySources, from_value as registries_from_value,
 };
 pub use registry::{
-    ADDON as REGISTRY_ADDON, HOST as REGISTRY_HOST, RegistryAdmin, RegistrySettings,
-    attach_registry, detach_registry, names as registry_names, none as no_registry, registry_admin,
-    registry_certificate, registry_dir, registry_is_known, registry_is_off, registry_listens,
-    registry_lock, remove_registry, tell_nodes, withdraw_registry,
+    ADDON as REGISTRY_ADDON, RegistryAdmin, RegistrySettings, attach_registry, detach_registry,
+    names as registry_names, none as no_registry, registry_admin, registry_certificate,
+    registry_dir, registry_is_known, registry_is_off, registry_listens, registry_lock,
+    remove_registry, tell_nodes, withdraw_registry,
 };
 pub use schedule::{Fate, cancel_stop, fate, schedule_stop, wait_and_stop};
 pub use snapshots::{Snapshot, Staged, delete_snapshot, save_snapshot, snapshots, stage_snapshot};

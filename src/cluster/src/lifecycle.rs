@@ -11,7 +11,7 @@ use crate::choice::empty_plan;
 use crate::files::{Home, io_failure, make_private_dir, remove_tree, write_private};
 use crate::kubeconfig::Kubeconfig;
 use crate::pause;
-use crate::plan::{StartOptions, new_profile, warn_of_ignored};
+use crate::plan::{StartOptions, new_profile, usage, warn_of_ignored};
 use crate::profile::{Profile, check_name};
 use crate::provision::{AUDIT_POLICY, provision};
 use crate::publish;
@@ -123,6 +123,8 @@ async fn take_over_options(
         profile.image_cache.clone_from(cache);
     }
     let kubelet = options.kubelet.applied(&profile.kubelet);
+    rkube_resource_managers::Settings::parse(&kubelet.resources)
+        .map_err(|e| usage(format!("--extra-config=kubelet…: {e}")))?;
     if profile.kubelet != kubelet {
         let change = "the options of the kubelet take effect";
         warn_of_restart(home, profile, change, progress).await?;

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use ipnet::Ipv4Net;
-use rkube_config::KubeletOptions;
+use rkube_config::{KubeletOptions, ResourceOptions};
 use rkube_drivers::{Driver, HostMount, MachineOptions, PortMapping};
 use rkube_failure::{Failure, Kind, Source, command};
 
@@ -87,6 +87,8 @@ pub struct KubeletChanges {
     pub pod_pids_limit: Option<i64>,
     /// Whether containers without a seccomp profile run without one.
     pub no_seccomp_default: Option<bool>,
+    /// Options about the resources of nodes; an empty value takes one back.
+    pub resources: ResourceOptions,
 }
 
 impl KubeletChanges {
@@ -96,6 +98,7 @@ impl KubeletChanges {
             allowed_unsafe_sysctls,
             pod_pids_limit,
             no_seccomp_default,
+            resources,
         } = self;
         KubeletOptions {
             allowed_unsafe_sysctls: match allowed_unsafe_sysctls {
@@ -107,6 +110,7 @@ impl KubeletChanges {
                 None => options.pod_pids_limit,
             },
             no_seccomp_default: no_seccomp_default.unwrap_or(options.no_seccomp_default),
+            resources: options.resources.changed(resources),
         }
     }
 }
@@ -358,7 +362,7 @@ pub(crate) async fn new_profile(
     Ok((profile, reservation))
 }
 
-fn usage(message: String) -> Failure {
+pub(crate) fn usage(message: String) -> Failure {
     Failure::new(Source::Program, Kind::Usage, message)
 }
 
@@ -441,6 +445,9 @@ mod tests {
             allowed_unsafe_sysctls: vec!["net.a".to_owned()],
             pod_pids_limit: Some(100),
             no_seccomp_default: true,
+            resources: ResourceOptions {
+                values: [("system-reserved".to_owned(), "cpu=1".to_owned())].into(),
+            },
         };
         let none = KubeletChanges::default();
         assert_eq!(none.applied(&old), old);
@@ -456,6 +463,9 @@ mod tests {
         let all = KubeletChanges {
             allowed_unsafe_sysctls: Some(Vec::new()),
             no_seccomp_default: Some(false),
+            resources: ResourceOptions {
+                values: [("system-reserved".to_owned(), String::new())].into(),
+            },
             ..limit
         };
         assert!(all.applied(&old).is_default());

@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use rkube_config::NodeConfig;
+use rkube_resource_managers::Settings;
 
 use crate::allocatable::Allocatable;
 use crate::machine::Machine;
@@ -13,18 +14,25 @@ use crate::pods::sysctls::Sysctls;
 pub(crate) struct Host {
     pub config: NodeConfig,
     pub machine: Machine,
+    /// The options about the node's resources.
+    pub settings: Settings,
     /// The sysctls that pods may set.
     pub sysctls: Sysctls,
 }
 
 impl Host {
     /// Reads the machine's facts.
-    pub(crate) fn read(config: NodeConfig) -> Self {
-        Self {
+    ///
+    /// # Errors
+    ///
+    /// Fails if an option about the node's resources is invalid.
+    pub(crate) fn read(config: NodeConfig) -> anyhow::Result<Self> {
+        Ok(Self {
+            settings: Settings::parse(&config.kubelet.resources).map_err(anyhow::Error::msg)?,
             machine: Machine::read(&config),
             sysctls: Sysctls::new(&config.kubelet.allowed_unsafe_sysctls),
             config,
-        }
+        })
     }
 
     /// Returns the node's name.
@@ -44,6 +52,7 @@ impl Host {
 
     /// Returns the resources that the node offers to pods.
     pub(crate) fn allocatable(&self) -> Allocatable {
-        Allocatable::new(&self.machine, self.config.max_pods)
+        let reserved = self.settings.reserved();
+        Allocatable::new(&self.machine, self.config.max_pods, reserved)
     }
 }

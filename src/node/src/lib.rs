@@ -52,6 +52,7 @@ mod policies;
 mod pressure;
 mod recorder;
 mod registration;
+mod resources;
 mod server;
 mod service_env;
 mod services;
@@ -88,7 +89,8 @@ pub async fn run(config: NodeConfig) -> anyhow::Result<()> {
     let (runtime, network) = tokio::try_join!(open_runtime(&config), network::open(&config))?;
     let objects = watch_objects(client.clone(), config.clone(), pki.clone());
 
-    let host = Arc::new(Host::read(config));
+    let host = Arc::new(Host::read(config)?);
+    let resources = Arc::new(resources::NodeResources::start(&host)?);
     let recorder = Recorder::start(client.clone(), host.name());
     let pods = Arc::new(PodTable::default());
     let images = Arc::new(ImagePuller::new(runtime.clone(), recorder.clone()));
@@ -164,7 +166,14 @@ pub async fn run(config: NodeConfig) -> anyhow::Result<()> {
         pods: pods.clone(),
         pressure: pressure.subscribe(),
         plugins,
+        resources: resources.clone(),
     })));
+    tasks.spawn(resources::run(resources, runtime.clone(), pods.clone()));
+    tasks.spawn(resources::enforce(
+        host.clone(),
+        runtime.clone(),
+        recorder.clone(),
+    ));
     let collector = Arc::new(ImageCollector::new(
         host.name(),
         runtime.clone(),

@@ -28,6 +28,13 @@ impl NodeObject {
         let _ = self.0.subscribe().wait_for(Option::is_some).await;
     }
 
+    /// Returns the node's taints; empty before it is registered.
+    pub(crate) fn taints(&self) -> Vec<k8s_openapi::api::core::v1::Taint> {
+        self.get()
+            .and_then(|n| n.spec.as_ref()?.taints.clone())
+            .unwrap_or_default()
+    }
+
     /// Returns the node's labels; empty before it is registered.
     pub(crate) fn labels(&self) -> BTreeMap<String, String> {
         self.get()

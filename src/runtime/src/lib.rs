@@ -40,6 +40,7 @@ mod tree;
 mod users;
 
 pub use rkube_cgroups::details as cgroup_details;
+pub use rkube_cgroups::node::is_v2 as cgroup_is_v2;
 pub use rkube_cgroups::{Resources, Stats};
 
 pub use error::{ImageError, Result, RuntimeError};

@@ -236,6 +236,7 @@ impl Evictor {
             }
             evicted.push(pod.uid().to_owned());
             let eviction = Eviction {
+                reason: Eviction::REASON,
                 message,
                 grace: IMMEDIATELY,
                 is_disruption: false,
@@ -304,6 +305,7 @@ impl Evictor {
         };
         let amounts = thresholds::amounts(threshold, observations);
         let eviction = Eviction {
+            reason: Eviction::REASON,
             message: message::eviction_message(resource, amounts, pod, usage.as_ref()),
             grace: if threshold.is_hard() {
                 IMMEDIATELY

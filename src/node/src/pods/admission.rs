@@ -7,6 +7,7 @@ use rkube_component_helpers::host_ports::host_ports;
 use rkube_component_helpers::node_affinity::pod_matches_node;
 use rkube_component_helpers::resource;
 use rkube_component_helpers::tolerations::any_tolerates;
+use rkube_resource_managers::preemption::{self, Class, Missing, Victim};
 
 use super::qos::{self, Qos};
 use super::reason::{Eviction, Reason};
@@ -25,10 +26,14 @@ pub(crate) struct NodeOffer<'a> {
     /// The node's labels; empty before the node is registered.
     pub labels: BTreeMap<String, String>,
     pub sysctls: &'a Sysctls,
+    /// The node's taints; empty before the node is registered.
+    pub taints: Vec<Taint>,
     /// Resources that the node is short of.
     pub pressure: Pressure,
     /// Extended resources that no device plugin counts.
     pub extended: BTreeMap<String, i64>,
+    /// Gives the pod what it has alone: CPUs, memory of NUMA nodes.
+    pub allocate: &'a dyn Fn(&Pod) -> Result<(), Reason>,
 }
 
 /// Returns the failure of a rejected pod, as in its event.
@@ -43,8 +48,16 @@ pub(super) fn refuse(reason: &str, message: impl std::fmt::Display) -> Reason {
 ///
 /// # Errors
 ///
+/// Returns the UIDs of the pods that have to go first, for a critical pod.
+///
+/// # Errors
+///
 /// Returns the reason and message of the pod's event; [`failure`] returns those of its status.
-pub(crate) fn admit(pod: &Pod, others: &[Arc<Pod>], node: &NodeOffer<'_>) -> Result<(), Reason> {
+pub(crate) fn admit(
+    pod: &Pod,
+    others: &[Arc<Pod>],
+    node: &NodeOffer<'_>,
+) -> Result<Vec<String>, Reason> {
     pressure(pod, node.pressure)?;
     let others: Vec<&Pod> = others
         .iter()
@@ -54,8 +67,24 @@ pub(crate) fn admit(pod: &Pod, others: &[Arc<Pod>], node: &NodeOffer<'_>) -> Res
     node.sysctls
         .check(pod)
         .map_err(|e| refuse("SysctlForbidden", format!("forbidden sysctl: {e}")))?;
-    fits(pod, &others, &node.allocatable)?;
-    extended(pod, &others, &node.extended)?;
+    (node.allocate)(pod)?;
+    operating_system(pod)?;
+    let mut short = shortages(pod, &others, &node.allocatable);
+    short.extend(extended(pod, &others, &node.extended));
+    let failed = predicates(pod, &others, node).err();
+    if let (Some(reason), true) = (&failed, short.is_empty() || qos::is_critical(pod)) {
+        return Err(reason.clone());
+    }
+    let victims = match short.first() {
+        Some(first) if !qos::is_critical(pod) => return Err(first.reason()),
+        _ => preempt(pod, &others, &short)?,
+    };
+    unsupported::app_armor(pod)?;
+    Ok(victims)
+}
+
+/// Checks what does not depend on free resources.
+fn predicates(pod: &Pod, others: &[&Pod], node: &NodeOffer<'_>) -> Result<(), Reason> {
     // Before registration the node's labels are not known, so affinity cannot be checked.
     if !node.labels.is_empty() && !pod_matches_node(pod.spec(), node.name, &node.labels) {
         return Err(refuse(
@@ -63,19 +92,79 @@ pub(crate) fn admit(pod: &Pod, others: &[Arc<Pod>], node: &NodeOffer<'_>) -> Res
             "Predicate NodeAffinity failed: node(s) didn't match Pod's node affinity/selector",
         ));
     }
-    ports(pod, &others)?;
-    if let Some(os) = &pod.spec().os
-        && os.name != "linux"
-    {
+    ports(pod, others)?;
+    let tolerations = pod.spec().tolerations.as_deref().unwrap_or_default();
+    let is_static = pod
+        .metadata
+        .annotations
+        .as_ref()
+        .and_then(|a| a.get("kubernetes.io/config.source"))
+        .is_some_and(|source| source != "api");
+    let mut taints = node.taints.iter().filter(|t| t.effect == "NoExecute");
+    if !is_static && taints.any(|t| !any_tolerates(tolerations, t)) {
         return Err(refuse(
-            "PodOSNotSupported",
-            format!(
-                "Failed to admit pod as the OS field doesn't match node OS: {}",
-                os.name
-            ),
+            "TaintToleration",
+            "Predicate TaintToleration failed: node(s) had taints that the pod didn't tolerate",
         ));
     }
-    unsupported::app_armor(pod)
+    Ok(())
+}
+
+/// Checks that the pod is for Linux.
+fn operating_system(pod: &Pod) -> Result<(), Reason> {
+    let label = pod.metadata.labels.as_ref();
+    if label
+        .and_then(|l| l.get("kubernetes.io/os"))
+        .is_some_and(|os| os != "linux")
+    {
+        return Err(refuse(
+            "PodOSSelectorNodeLabelDoesNotMatch",
+            "Failed to admit pod as the `kubernetes.io/os` label doesn't match node label",
+        ));
+    }
+    if pod.spec().os.as_ref().is_some_and(|os| os.name != "linux") {
+        return Err(refuse(
+            "PodOSNotSupported",
+            "Failed to admit pod as the OS field doesn't match node OS",
+        ));
+    }
+    Ok(())
+}
+
+/// Returns the UIDs of the pods that go so that a critical pod fits.
+fn preempt(
+    pod: &Pod,
+    others: &[&Pod],
+    short: &[InsufficientResource],
+) -> Result<Vec<String>, Reason> {
+    if short.is_empty() {
+        return Ok(Vec::new());
+    }
+    let missing: Missing = short
+        .iter()
+        .map(|s| (s.resource.clone(), s.missing))
+        .collect();
+    let priority = |pod: &Pod| pod.spec().priority.unwrap_or(0);
+    let can_go = |other: &&&Pod| !qos::is_critical(other) || priority(pod) > priority(other);
+    let candidates: Vec<Victim> = others
+        .iter()
+        .filter(can_go)
+        .map(|other| Victim {
+            uid: other.uid().to_owned(),
+            class: match qos::class(other) {
+                Qos::BestEffort => Class::BestEffort,
+                Qos::Burstable => Class::Burstable,
+                Qos::Guaranteed => Class::Guaranteed,
+            },
+            requests: needs(other).by_name(),
+        })
+        .collect();
+    preemption::victims(&candidates, &missing).map_err(|e| {
+        refuse(
+            "UnexpectedAdmissionError",
+            format!("Unexpected error while attempting to recover from admission failure: preemption: error finding a set of pods to preempt: {e}"),
+        )
+    })
 }
 
 /// Returns the reason and message in the status of a pod that was rejected.
@@ -95,6 +184,18 @@ pub(crate) struct Needs {
 }
 
 impl Needs {
+    /// Returns all requests by resource name, with the pod itself.
+    fn by_name(self) -> BTreeMap<String, i64> {
+        let ordinary = [
+            ("cpu", self.cpu),
+            ("memory", self.memory),
+            ("ephemeral-storage", self.storage),
+            ("pods", 1),
+        ];
+        let ordinary = ordinary.map(|(name, amount)| (name.to_owned(), amount));
+        ordinary.into_iter().chain(self.hugepages).collect()
+    }
+
     /// Returns the sum of two pods' requests; saturates.
     fn plus(mut self, other: Self) -> Self {
         for (name, bytes) in other.hugepages {
@@ -132,50 +233,60 @@ pub(crate) fn needs(pod: &Pod) -> Needs {
 /// Error returned when a node has too little of a resource.
 pub(crate) struct InsufficientResource {
     resource: String,
+    /// How much is missing.
+    missing: i64,
     pub message: String,
 }
 
+impl InsufficientResource {
+    /// Returns the reason and message of the pod's event.
+    fn reason(&self) -> Reason {
+        refuse(&format!("OutOf{}", self.resource), &self.message)
+    }
+}
+
+#[cfg(test)]
 fn fits(pod: &Pod, others: &[&Pod], a: &Allocatable) -> Result<(), Reason> {
-    check_resources(pod, others, a).map_err(|e| refuse(&format!("OutOf{}", e.resource), e.message))
+    check_resources(pod, others, a).map_err(|e| e.reason())
 }
 
 fn out_of(resource: &str, requested: i64, used: i64, capacity: i64) -> InsufficientResource {
     InsufficientResource {
         resource: resource.to_owned(),
+        missing: used.saturating_add(requested).saturating_sub(capacity),
         message: format!(
             "Node didn't have enough resource: {resource}, requested: {requested}, used: {used}, capacity: {capacity}"
         ),
     }
 }
 
-/// Checks extended resources that the node offers. Those that it does not offer are resources of the
-/// cluster, or come with claims.
-fn extended(pod: &Pod, others: &[&Pod], offered: &BTreeMap<String, i64>) -> Result<(), Reason> {
+/// Returns the extended resources that the node has too little of. Those that it does not offer are
+/// resources of the cluster, or come with claims.
+fn extended(
+    pod: &Pod,
+    others: &[&Pod],
+    offered: &BTreeMap<String, i64>,
+) -> Vec<InsufficientResource> {
     if offered.is_empty() {
-        return Ok(());
+        return Vec::new();
     }
-    let amount = |pod: &Pod, name: &str| {
+    let amounts = |pod: &Pod| {
         resource::pod_requests_with(pod.spec(), |container| {
             qos::requests_or_limits(container.resources.as_ref())
         })
-        .get(name)
-        .map_or(0, |q| q.value())
     };
-    for (name, capacity) in offered {
-        let wanted = amount(pod, name);
-        if wanted == 0 {
-            continue;
-        }
+    let wanted = amounts(pod);
+    let others: Vec<_> = others.iter().map(|pod| amounts(pod)).collect();
+    let short = offered.iter().filter_map(|(name, capacity)| {
+        let amount = wanted.get(name).map_or(0, |q| q.value());
         let used = others
             .iter()
-            .map(|p| amount(p, name))
+            .map(|all| all.get(name).map_or(0, |q| q.value()))
             .fold(0, i64::saturating_add);
-        if used.saturating_add(wanted) > *capacity {
-            let e = out_of(name, wanted, used, *capacity);
-            return Err(refuse(&format!("OutOf{}", e.resource), e.message));
-        }
-    }
-    Ok(())
+        let is_short = amount > 0 && used.saturating_add(amount) > *capacity;
+        is_short.then(|| out_of(name, amount, used, *capacity))
+    });
+    short.collect()
 }
 
 /// Checks that the node's free resources cover the requests of `pod`; `others` are the node's other
@@ -185,9 +296,18 @@ pub(crate) fn check_resources(
     others: &[&Pod],
     a: &Allocatable,
 ) -> Result<(), InsufficientResource> {
+    shortages(pod, others, a)
+        .into_iter()
+        .next()
+        .map_or(Ok(()), Err)
+}
+
+/// Returns the resources that the node has too little of.
+fn shortages(pod: &Pod, others: &[&Pod], a: &Allocatable) -> Vec<InsufficientResource> {
+    let mut short = Vec::new();
     let count = i64::try_from(others.len()).unwrap_or(i64::MAX);
     if count + 1 > a.pods {
-        return Err(out_of("pods", 1, count, a.pods));
+        short.push(out_of("pods", 1, count, a.pods));
     }
     let wanted = needs(pod);
     let used = others
@@ -206,10 +326,10 @@ pub(crate) fn check_resources(
     ];
     for (name, wanted, used, capacity) in ordinary.into_iter().chain(hugepages) {
         if wanted > 0 && used.saturating_add(wanted) > capacity {
-            return Err(out_of(name, wanted, used, capacity));
+            short.push(out_of(name, wanted, used, capacity));
         }
     }
-    Ok(())
+    short
 }
 
 /// Refuses pods while the node is short of something, as the kubelet's eviction manager.
@@ -358,8 +478,10 @@ mod tests {
                 .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
                 .collect(),
             sysctls: &sysctls,
+            taints: vec![],
             pressure: Pressure::default(),
             extended: BTreeMap::new(),
+            allocate: &|_| Ok(()),
         };
         let cases: [(Change, Option<(&str, &str)>); 7] = [
             (|_| {}, None),
@@ -401,7 +523,7 @@ mod tests {
                 },
                 Some((
                     "PodOSNotSupported",
-                    "Failed to admit pod as the OS field doesn't match node OS: windows",
+                    "Failed to admit pod as the OS field doesn't match node OS",
                 )),
             ),
             (

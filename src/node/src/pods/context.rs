@@ -18,6 +18,7 @@ use crate::plugins::Plugins;
 use crate::policies::Policies;
 use crate::pressure::Pressure;
 use crate::recorder::Recorder;
+use crate::resources::NodeResources;
 use crate::service_env::ServiceEnvReceiver;
 
 impl PodContext {
@@ -57,4 +58,6 @@ pub(crate) struct PodContext {
     pub pressure: watch::Receiver<Pressure>,
     /// Device plugins and drivers of dynamic resources.
     pub plugins: Arc<Plugins>,
+    /// CPUs and memory of NUMA nodes that pods have alone.
+    pub resources: Arc<NodeResources>,
 }

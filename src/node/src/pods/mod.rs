@@ -52,7 +52,7 @@ use crate::static_pods::source::{self, Wanted};
 use crate::{static_pods, watching};
 use admission::NodeOffer;
 use context::PodContext;
-use reason::Reason;
+use reason::{Eviction, Reason};
 use table::WorkerEvent;
 use worker::Adopted;
 
@@ -169,6 +169,10 @@ impl Feed {
         }
         let steps = self.statics.list(mirrors.into_iter().map(Arc::new));
         self.perform(steps);
+        // Unreadable pods have no worker; what they have is theirs.
+        if self.unreadable.is_empty() {
+            self.context.resources.set_complete();
+        }
         // What runs of pods that cannot be read waits for the day when they can.
         let orphans: HashMap<_, _> = self
             .adopted
@@ -270,6 +274,9 @@ fn dispatch(
     adopted: &mut HashMap<String, Adopted>,
     is_static: Option<Static>,
 ) {
+    let resources = &context.resources;
+    resources.release_inactive(&context.pods.all());
+    let mut victims = Vec::new();
     context.pods.update(pod.clone(), |others| {
         let adopted = adopted.remove(pod.uid()).unwrap_or_default();
         let failure = if adopted.sandboxes.is_empty() && pod.api_phase() == "Pending" {
@@ -279,16 +286,22 @@ fn dispatch(
                 allocatable: host.allocatable(),
                 labels: context.node.labels(),
                 sysctls: &host.sysctls,
+                taints: context.node.taints(),
                 pressure: *context.pressure.borrow(),
                 extended: context.extended_resources(),
+                allocate: &|pod| resources.admit(pod),
             };
-            let rejection = admission::admit(&pod, others, &node).err();
-            rejection.map(|rejection| {
-                let failure = admission::failure(&rejection);
-                let Reason { reason, message } = rejection;
-                context.recorder.pod(&pod, Warning, reason, message);
-                failure
-            })
+            let admitted = admission::admit(&pod, others, &node);
+            admitted
+                .map(|chosen| victims = chosen)
+                .err()
+                .map(|rejection| {
+                    resources.release(pod.uid());
+                    let failure = admission::failure(&rejection);
+                    let Reason { reason, message } = rejection;
+                    context.recorder.pod(&pod, Warning, reason, message);
+                    failure
+                })
         } else {
             None
         };
@@ -305,6 +318,26 @@ fn dispatch(
             }
         })
     });
+    for uid in victims {
+        preempt(context, &uid);
+    }
+}
+
+/// Ends a pod so that a critical pod has its resources.
+fn preempt(context: &PodContext, uid: &str) {
+    const MESSAGE: &str = "Preempted in order to admit critical pod";
+    let Some(victim) = context.pods.all().into_iter().find(|s| s.pod.uid() == uid) else {
+        return;
+    };
+    let reason = Eviction::PREEMPTING;
+    context.recorder.pod(&victim.pod, Warning, reason, MESSAGE);
+    let eviction = Eviction {
+        reason,
+        message: MESSAGE.into(),
+        grace: victim.pod.grace_seconds(),
+        is_disruption: true,
+    };
+    context.pods.evict(uid, eviction);
 }
 
 /// Returns the runtime's sandboxes and containers per pod UID.

@@ -21,6 +21,8 @@ impl Reason {
 /// The node's decision to fail and stop a pod.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Eviction {
+    /// Reason of the pod's status: [`Eviction::REASON`] or [`Eviction::PREEMPTING`].
+    pub reason: &'static str,
     /// Message of the pod's status.
     pub message: String,
     /// Grace period of the containers in seconds, instead of the pod's own.
@@ -33,4 +35,6 @@ pub(crate) struct Eviction {
 impl Eviction {
     /// Reason of the status and of the event.
     pub(crate) const REASON: &str = "Evicted";
+    /// Reason if the pod goes so that a critical one can be admitted.
+    pub(crate) const PREEMPTING: &str = "Preempting";
 }

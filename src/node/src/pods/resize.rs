@@ -8,6 +8,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use rkube_resource_managers::Settings;
 use rkube_runtime::{Resources, Runtime};
 use serde::{Deserialize, Serialize};
 
@@ -17,6 +18,7 @@ use super::paths::pod_dir;
 use super::qos;
 use crate::allocatable::Allocatable;
 use crate::kinds::*;
+use crate::resources::NodeResources;
 
 /// Resources that can be resized in place.
 const NAMES: [&str; 2] = ["cpu", "memory"];
@@ -209,6 +211,38 @@ pub(crate) fn decide(asked: &Pod, others: &[&Pod], node: &Allocatable) -> Result
     })
 }
 
+/// Refuses to change what the managers of CPUs and memory gave to a guaranteed pod.
+///
+/// # Errors
+///
+/// Returns upstream's message.
+pub(crate) fn check_managers(asked: &Pod, granted: &Pod, node: &Settings) -> Result<(), Refusal> {
+    if qos::class(granted) != qos::Qos::Guaranteed {
+        return Ok(());
+    }
+    let differs = |name: &str| {
+        resizable(asked).any(|c| {
+            let old = resizable(granted).find(|old| old.name == c.name);
+            let of = |c: &Container| c.resources.clone().unwrap_or_default();
+            old.is_some_and(|old| changed(&of(old), &of(c)).contains(&name))
+        })
+    };
+    for (name, is_static, manager, policy) in [
+        ("cpu", node.cpu_static, "CPU", node.cpu_policy()),
+        ("memory", node.memory_static, "Memory", node.memory_policy()),
+    ] {
+        if is_static && differs(name) {
+            return Err(Refusal {
+                reason: "Infeasible",
+                message: format!(
+                    "Resize is infeasible for Guaranteed Pods alongside {manager} Manager policy \"{policy}\""
+                ),
+            });
+        }
+    }
+    Ok(())
+}
+
 /// Result of an in-place resize.
 pub(crate) struct Applied {
     /// Containers that now run with the granted resources.
@@ -222,12 +256,13 @@ pub(crate) struct Applied {
 /// containers. Stops at the first error; the containers resized before it are in the result.
 pub(crate) async fn apply(
     runtime: &Runtime,
+    node: &NodeResources,
     before: &Pod,
     after: &Pod,
     containers: Vec<Outdated>,
 ) -> Applied {
     let cgroup = qos::cgroup_parent(after);
-    let (old, new) = (qos::pod_resources(before), qos::pod_resources(after));
+    let (old, new) = (node.of_pod(before), node.of_pod(after));
     let mut done = Vec::new();
     let work = async {
         runtime
@@ -237,11 +272,13 @@ pub(crate) async fn apply(
         for container in containers {
             check_memory_usage(runtime, &container)?;
             let wanted = Container {
+                name: container.name.clone(),
                 resources: Some(container.to.clone()),
                 ..Default::default()
             };
+            let limits = node.of_container(after, &wanted, qos::runtime_resources(&wanted));
             runtime
-                .update_resources(&container.id, &qos::runtime_resources(&wanted))
+                .update_resources(&container.id, &limits)
                 .await
                 .map_err(|e| format!("container {}: {e}", container.name))?;
             done.push(container);
@@ -374,6 +411,31 @@ mod tests {
             Record::load(&asked, &Instances::new()).granted(&asked),
             None
         );
+    }
+
+    #[test]
+    fn what_managers_gave_stays() {
+        let options = |values: &[(&str, &str)]| rkube_config::ResourceOptions {
+            values: values
+                .iter()
+                .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
+                .collect(),
+        };
+        let node = Settings::parse(&options(&[
+            ("cpu-manager-policy", "static"),
+            ("system-reserved", "cpu=1"),
+        ]))
+        .unwrap();
+        let (old, more_cpu, more_memory) = (pod("1", "1Gi"), pod("2", "1Gi"), pod("1", "2Gi"));
+        assert_eq!(check_managers(&more_memory, &old, &node), Ok(()));
+        let refusal = check_managers(&more_cpu, &old, &node).unwrap_err();
+        assert_eq!(refusal.reason, "Infeasible");
+        assert_eq!(
+            refusal.message,
+            "Resize is infeasible for Guaranteed Pods alongside CPU Manager policy \"static\""
+        );
+        let node = Settings::parse(&options(&[])).unwrap();
+        assert_eq!(check_managers(&more_cpu, &old, &node), Ok(()));
     }
 
     #[test]

@@ -145,7 +145,7 @@ async fn make(context: &PodContext, pod: &Pod, attempt: u32) -> anyhow::Result<N
     update_weights(runtime, &context.pods.active()).await;
     let limits = rkube_runtime::Resources {
         pids_limit: context.host.config.kubelet.pod_pids_limit,
-        ..qos::pod_resources(pod)
+        ..context.resources.of_pod(pod)
     };
     runtime
         .configure_cgroup(&qos::cgroup_parent(pod), &limits)

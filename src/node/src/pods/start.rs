@@ -75,6 +75,12 @@ impl Start {
         }
         self.collect().await;
         let runtime = &self.context.runtime;
+        let resources = &self.context.resources;
+        let spec = ContainerSpec {
+            resources: resources.of_container(&self.pod, &self.container, spec.resources),
+            ..spec
+        };
+        resources.started(&self.pod, &self.container);
         let id = match runtime.create_container(&self.sandbox, spec).await {
             Ok(id) => id,
             Err(e) => {

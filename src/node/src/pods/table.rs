@@ -261,6 +261,7 @@ mod tests {
         let table = PodTable::default();
         let (events, _) = add(&table, &pod("a", "1", "Running", false));
         let eviction = Eviction {
+            reason: Eviction::REASON,
             message: "low".into(),
             grace: 1,
             is_disruption: true,

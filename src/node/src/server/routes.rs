@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
+use rkube_api::quantity::Format;
 use rkube_config::{paths, ports};
+use rkube_resource_managers::Settings;
 use rkube_runtime::Runtime;
 
 use super::answer::{Answer, full, json, no_pod, not_found, text};
@@ -15,6 +17,7 @@ use super::identity::Identity;
 use super::query::{self, Query};
 use super::{files, forward, logs, metrics, remote, stats, volumes};
 use crate::eviction::thresholds::HARD;
+use crate::eviction::types::format_amount;
 use crate::host::Host;
 use crate::pods::instance;
 use crate::pods::table::{PodTable, Snapshot};
@@ -176,7 +179,7 @@ fn configz(host: &Host) -> Answer {
         .iter()
         .map(|threshold| (threshold.signal.as_str(), threshold.value_text()))
         .collect();
-    json(&serde_json::json!({"kubeletconfig": {
+    let mut all = serde_json::json!({
         "enableServer": true,
         "port": ports::KUBELET,
         "readOnlyPort": 0,
@@ -206,7 +209,54 @@ fn configz(host: &Host) -> Answer {
         "staticPodPath": paths::MANIFESTS,
         "fileCheckFrequency": "20s",
         "syncFrequency": "1m0s",
-    }}))
+    });
+    if let (Some(all), serde_json::Value::Object(more)) = (all.as_object_mut(), resources_of(host))
+    {
+        all.extend(more);
+    }
+    json(&serde_json::json!({"kubeletconfig": all}))
+}
+
+/// Returns the part of the configuration about the node's resources.
+fn resources_of(host: &Host) -> serde_json::Value {
+    let config = &host.config;
+    let settings = &host.settings;
+    let option_map = |name: &str| -> BTreeMap<String, String> {
+        let pairs = config.kubelet.resources.get(name).split(',');
+        pairs
+            .filter_map(|pair| pair.split_once('='))
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .collect()
+    };
+    serde_json::json!({
+        "cpuManagerPolicy": settings.cpu_policy(),
+        "cpuManagerPolicyOptions": option_map("cpu-manager-policy-options"),
+        "cpuManagerReconcilePeriod": rkube_api::duration::format(settings.reconcile),
+        "memoryManagerPolicy": settings.memory_policy(),
+        "reservedMemory": reserved_memory(settings),
+        "topologyManagerPolicy": settings.topology_policy(),
+        "topologyManagerScope": settings.topology_scope(),
+        "topologyManagerPolicyOptions": option_map("topology-manager-policy-options"),
+        "systemReserved": settings.system.describe(),
+        "kubeReserved": settings.kube.describe(),
+        "reservedSystemCPUs": settings.reserved_cpus.to_string(),
+        "enforceNodeAllocatable": [if settings.enforce_pods { "pods" } else { "none" }],
+        "memorySwap": {"swapBehavior": if settings.limited_swap { "LimitedSwap" } else { "NoSwap" }},
+        "failSwapOn": false,
+    })
+}
+
+/// Returns the reserved memory of NUMA nodes in the configuration's form.
+fn reserved_memory(settings: &Settings) -> serde_json::Value {
+    let mut nodes: BTreeMap<usize, BTreeMap<&str, String>> = BTreeMap::new();
+    for ((node, name), bytes) in &settings.reserved_memory {
+        let amount = format_amount(*bytes, Format::BinarySi);
+        nodes.entry(*node).or_default().insert(name, amount);
+    }
+    let each = nodes
+        .into_iter()
+        .map(|(node, limits)| serde_json::json!({"numaNode": node, "limits": limits}));
+    each.collect()
 }
 
 #[cfg(test)]

@@ -4,8 +4,10 @@ use std::path::PathBuf;
 
 use ipnet::Ipv4Net;
 use rkube_cluster::{KubeletChanges, Progress as _};
+use rkube_config::ResourceOptions;
 use rkube_drivers::HostMount;
 use rkube_failure::Failure;
+use rkube_resource_managers::Settings;
 
 use super::Output;
 use super::unsupported::unsupported;
@@ -151,6 +153,8 @@ pub(super) enum Extra {
     PodPids(i64),
     /// `kubelet.seccomp-default`
     SeccompDefault(bool),
+    /// An option about the resources of nodes, such as `kubelet.cpu-manager-policy`.
+    Resources(String, String),
     /// An option that changes nothing, for this reason.
     Harmless(String, &'static str),
     /// An option that rkube does not have.
@@ -191,6 +195,17 @@ pub(super) fn parse_extra(text: &str) -> Result<Extra, String> {
             Ok(on) => Ok(Extra::SeccompDefault(on)),
             Err(_) => Err(format!("{key}: '{value}' is neither true nor false")),
         },
+        _ if resource_option(key).is_some() => {
+            let name = resource_option(key).unwrap_or_default();
+            let values = [(name.to_owned(), value.to_owned())].into();
+            // What goes with other options is checked with them.
+            match Settings::parse(&ResourceOptions { values }) {
+                Err(e) if !e.starts_with("[cpumanager]") && !e.starts_with("new none policy") => {
+                    Err(format!("{key}: {e}"))
+                }
+                _ => Ok(Extra::Resources(name.to_owned(), value.to_owned())),
+            }
+        }
         "kubelet.cgroup-driver" | "kubelet.runtime-cgroups" | "kubelet.kubelet-cgroups" => {
             Ok(Extra::Harmless(
                 key.to_owned(),
@@ -203,6 +218,12 @@ pub(super) fn parse_extra(text: &str) -> Result<Extra, String> {
         )),
         _ => Ok(Extra::Unknown(key.to_owned())),
     }
+}
+
+/// Returns the name of an option about the resources of nodes.
+fn resource_option(key: &str) -> Option<&str> {
+    let name = key.strip_prefix("kubelet.")?;
+    ResourceOptions::NAMES.contains(&name).then_some(name)
 }
 
 /// Returns whether a text names sysctls of a network or IPC namespace: one, or all with a prefix.
@@ -258,13 +279,20 @@ pub(super) fn extras(extras: Vec<Extra>, output: &Output) -> Result<Extras, Fail
             }
             Extra::PodPids(limit) => found.kubelet.pod_pids_limit = Some(limit),
             Extra::SeccompDefault(on) => found.kubelet.no_seccomp_default = Some(!on),
+            Extra::Resources(name, value) => {
+                found.kubelet.resources.values.insert(name, value);
+            }
             Extra::Harmless(key, why) => {
                 output.warn(&format!("--extra-config={key} has no effect: {why}"));
             }
             Extra::Unknown(key) => {
+                let resources = ResourceOptions::NAMES.map(|name| format!("kubelet.{name}"));
                 return Err(unsupported(
                     format!("--extra-config={key} is not supported"),
-                    "supported are apiserver.audit-policy-file, kubeadm.pod-network-cidr, kubelet.allowed-unsafe-sysctls, kubelet.pod-max-pids and kubelet.seccomp-default",
+                    format!(
+                        "supported are apiserver.audit-policy-file, kubeadm.pod-network-cidr, kubelet.allowed-unsafe-sysctls, kubelet.pod-max-pids, kubelet.seccomp-default, {}",
+                        resources.join(", ")
+                    ),
                 ));
             }
         }
@@ -309,6 +337,14 @@ mod tests {
             ("kubelet.pod-max-pids=100", Extra::PodPids(100)),
             ("kubelet.pod-max-pids=-1", Extra::PodPids(-1)),
             (
+                "kubelet.cpu-manager-policy=static",
+                Extra::Resources("cpu-manager-policy".into(), "static".into()),
+            ),
+            (
+                "kubelet.system-reserved=cpu=1,memory=1Gi",
+                Extra::Resources("system-reserved".into(), "cpu=1,memory=1Gi".into()),
+            ),
+            (
                 "kubelet.seccomp-default=false",
                 Extra::SeccompDefault(false),
             ),
@@ -324,6 +360,8 @@ mod tests {
             "kubelet.pod-max-pids=4194305",
             "kubelet.pod-max-pids=many",
             "kubelet.seccomp-default=1",
+            "kubelet.cpu-manager-policy=dynamic",
+            "kubelet.system-reserved=gpu=1",
         ] {
             assert!(parse_extra(bad).is_err(), "{bad}");
         }

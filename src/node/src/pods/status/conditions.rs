@@ -3,12 +3,16 @@
 use super::super::plan;
 use super::types::{Facts, find};
 use crate::kinds::*;
+use crate::pods::reason::Eviction;
 
 /// Condition by which controllers recognize a disruption.
 pub(crate) const DISRUPTED: &str = "DisruptionTarget";
 
 /// Reason of a disruption that the node caused.
 pub(crate) const BY_NODE: &str = "TerminationByKubelet";
+
+/// Message of the disruption of a pod that went for a critical one.
+const PREEMPTED: &str = "Pod was preempted by Kubelet to accommodate a critical pod.";
 
 /// Condition type of a pod all of whose containers are restarted. Only pods with such a rule have it.
 const RESTARTING: &str = "AllContainersRestarting";
@@ -100,7 +104,10 @@ pub(super) fn conditions(
             type_: DISRUPTED.into(),
             status: "True".into(),
             reason: Some(BY_NODE.into()),
-            message: Some(evicted.message.clone()),
+            message: Some(match evicted.reason.as_str() {
+                Eviction::PREEMPTING => PREEMPTED.to_owned(),
+                _ => evicted.message.clone(),
+            }),
             last_transition_time: Some(f.now.clone()),
             last_probe_time: None,
             observed_generation: pod.metadata.generation,

@@ -143,8 +143,10 @@ fn reasons_of_refusals() {
             allocatable: allocatable(),
             labels: BTreeMap::from([("zone".to_owned(), "a".to_owned())]),
             sysctls: &sysctls,
+            taints: vec![],
             pressure: crate::pressure::Pressure::default(),
             extended: BTreeMap::new(),
+            allocate: &|_| Ok(()),
         };
         let got = admit(&wanted, &[Arc::new(taken.clone())], &node);
         assert_eq!(

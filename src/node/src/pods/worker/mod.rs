@@ -143,7 +143,7 @@ impl Worker {
         match self.stage {
             Stage::Live if self.failure.is_none() => {
                 let message = eviction.message.clone();
-                self.failure = Some(Reason::new(Eviction::REASON, message));
+                self.failure = Some(Reason::new(eviction.reason, message));
                 self.eviction = Some(eviction);
             }
             Stage::Stopping if self.eviction.is_none() => self.eviction = Some(eviction),

@@ -82,7 +82,10 @@ impl Worker {
             .map(AsRef::as_ref)
             .filter(|p: &&Pod| p.uid() != asked.uid())
             .collect();
-        match resize::decide(&asked, &others, &context.host.allocatable()) {
+        let host = &context.host;
+        let decision = resize::check_managers(&asked, &self.pod, &host.settings)
+            .and_then(|()| resize::decide(&asked, &others, &host.allocatable()));
+        match decision {
             Ok(()) => {
                 self.record.grant(&asked);
                 self.save_record();
@@ -125,7 +128,8 @@ impl Worker {
         let before = self.as_running();
         self.spawn(async move {
             let runtime = &context.runtime;
-            let applied = resize::apply(runtime, &before, &after, in_place).await;
+            let node = &context.resources;
+            let applied = resize::apply(runtime, node, &before, &after, in_place).await;
             sandbox::update_weights(runtime, &context.pods.active()).await;
             TaskResult::Resized(applied)
         });

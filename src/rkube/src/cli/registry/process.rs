@@ -6,9 +6,9 @@ use std::process::Child;
 use std::time::{Duration, Instant};
 
 use rkube_cluster::{
-    Home, Profile, Progress as _, REGISTRY_HOST, RegistryAdmin, RegistrySettings, io_failure,
-    registry_dir,
+    Home, Profile, Progress as _, RegistryAdmin, RegistrySettings, io_failure, registry_dir,
 };
+use rkube_config::REGISTRY_NAME;
 use rkube_failure::{Failure, Kind, Source};
 use rkube_registry::{Auth, Scheme, Store};
 use serde::Serialize;
@@ -298,7 +298,7 @@ pub async fn list(home: &Home, output: &Output) -> Result<(), Failure> {
             port: settings.port,
             running: runs(home)?,
             auth: settings.auth.clone(),
-            host_from_cluster_network: format!("{REGISTRY_HOST}:{}", settings.port),
+            host_from_cluster_network: format!("{REGISTRY_NAME}:{}", settings.port),
             repositories: usage.repositories,
             bytes: usage.bytes,
             clusters,

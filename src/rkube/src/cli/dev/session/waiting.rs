@@ -3,7 +3,6 @@
 use std::time::Instant;
 
 use rkube_cluster::Profile;
-use rkube_failure::Failure;
 use serde_json::json;
 
 use super::{Message, Session};
