@@ -218,10 +218,7 @@ mod tests {
     async fn both_ports_are_served_after_the_first_sync() {
         let free = || {
             let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-            match listener.local_addr().unwrap() {
-                std::net::SocketAddr::V4(address) => address,
-                std::net::SocketAddr::V6(_) => unreachable!("bound to IPv4"),
-            }
+            listener.local_addr().unwrap()
         };
         let (health, status) = (free(), free());
         let server = StatusServer::at(health, status);

@@ -32,7 +32,7 @@ fn everything() -> Table {
             }),
             Rule::new()
                 .protocol(6)
-                .expr(Expr::Immediate(r(0), Data::ip([10, 244, 0, 5].into())))
+                .expr(Expr::Immediate(r(0), Data::ip([10, 244, 0, 5])))
                 .expr(Expr::Immediate(r(1), Data::port(8080)))
                 .expr(Expr::Nat {
                     kind: NatKind::Destination,
@@ -76,11 +76,7 @@ fn everything() -> Table {
         Set::verdicts(
             &[Field::Ipv4, Field::Protocol, Field::Port],
             [(
-                Key::new(&[
-                    Data::ip([10, 96, 0, 1].into()),
-                    Data::byte(6),
-                    Data::port(443),
-                ]),
+                Key::new(&[Data::ip([10, 96, 0, 1]), Data::byte(6), Data::port(443)]),
                 Verdict::Goto(b),
             )],
         ),
@@ -92,7 +88,7 @@ fn everything() -> Table {
             &[Field::Ipv4, Field::Port],
             [(
                 Key::new(&[Data::byte(6), Data::port(80)]),
-                Key::new(&[Data::ip([10, 244, 0, 7].into()), Data::port(8080)]),
+                Key::new(&[Data::ip([10, 244, 0, 7]), Data::port(8080)]),
             )],
         ),
     );
@@ -170,9 +166,9 @@ fn add_filter_chains(t: &mut Table) {
                 .accept(),
             Rule::new()
                 .expr(Expr::Ct(Ct::ClientIp, r(0)))
-                .expr(Expr::eq(r(0), Data::ip([10, 244, 0, 1].into())))
+                .expr(Expr::eq(r(0), Data::ip([10, 244, 0, 1])))
                 .expr(Expr::Ct(Ct::ServerIp, r(0)))
-                .expr(Expr::eq(r(0), Data::ip([10, 244, 0, 2].into())))
+                .expr(Expr::eq(r(0), Data::ip([10, 244, 0, 2])))
                 .expr(Expr::Ct(Ct::Protocol, r(0)))
                 .expr(Expr::eq(r(0), Data::byte(6)))
                 .expr(Expr::Ct(Ct::ServerPort, r(0)))
@@ -275,16 +271,8 @@ fn differences_lead_from_any_table_to_any_other() {
     let service = Arc::make_mut(changed.chains.get_mut("service-b").unwrap());
     service.rules.pop();
     changed.chain("endpoint-c", vec![Rule::new().accept()]);
-    let key = Key::new(&[
-        Data::ip([10, 96, 0, 1].into()),
-        Data::byte(6),
-        Data::port(443),
-    ]);
-    let other = Key::new(&[
-        Data::ip([10, 96, 0, 2].into()),
-        Data::byte(17),
-        Data::port(53),
-    ]);
+    let key = Key::new(&[Data::ip([10, 96, 0, 1]), Data::byte(6), Data::port(443)]);
+    let other = Key::new(&[Data::ip([10, 96, 0, 2]), Data::byte(17), Data::port(53)]);
     let services = &mut Arc::make_mut(changed.sets.get_mut("services").unwrap()).elements;
     services.insert(key, Value::Verdict(Verdict::Goto("endpoint-c".into())));
     services.insert(other, Value::Verdict(Verdict::Drop));

@@ -34,8 +34,9 @@ fn complete(view: &mut View) {
 
 /// Returns the number of addresses that are isolated for ingress.
 fn isolated(view: &mut View) -> usize {
-    let table = view.state.table();
-    table.map_or(0, |table| table.sets["isolated-ingress"].elements.len())
+    let tables = view.state.tables();
+    let of = |table: &Table| table.sets["isolated-ingress"].elements.len();
+    tables.iter().map(of).sum()
 }
 
 #[test]

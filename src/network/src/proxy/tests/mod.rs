@@ -144,7 +144,11 @@ fn endpoints_are_chosen_by_condition_policy_and_hint() {
             &[slice("s", &[("", "TCP")], endpoints)],
         );
         let found = categorize(&state.ports[0], "node-1", Some("zone-1"));
-        let last = |list: &[&Endpoint]| list.iter().map(|e| e.ip.octets()[3]).collect::<Vec<_>>();
+        let last_byte = |e: &&Endpoint| match e.ip {
+            std::net::IpAddr::V4(ip) => ip.octets()[3],
+            std::net::IpAddr::V6(_) => unreachable!("the slice is of IPv4"),
+        };
+        let last = |list: &[&Endpoint]| list.iter().map(last_byte).collect::<Vec<_>>();
         (last(&found.cluster), last(&found.local), found.any)
     };
     let at = |last: u8, node: &str, conditions: Value| json!({"addresses": [format!("10.244.0.{last}")], "nodeName": node, "conditions": conditions});
@@ -563,7 +567,7 @@ async fn health_checks_tell_whether_there_are_local_endpoints() {
         .local_addr()
         .unwrap()
         .port();
-    let server = health::HealthServer::new();
+    let server = health::HealthServer::new(Ipv4Addr::UNSPECIFIED.into());
     let check = |count| HealthCheck {
         namespace: "default".into(),
         name: "web".into(),
