@@ -570,6 +570,8 @@ mod tests {
             sysctls: &sysctls,
             pressure: Pressure::default(),
             extended: BTreeMap::new(),
+            taints: vec![],
+            allocate: &|_| Ok(()),
         };
         for (phase, refused) in [("Running", true), ("Succeeded", false), ("Failed", false)] {
             let mut other = pod("1500m", 80);
