@@ -109,7 +109,7 @@ fn metadata(
         .filter(|v| v.parse::<std::net::IpAddr>().is_ok())
         .collect();
     if let Some(peer) = peer {
-        let ip = peer.address.ip().to_string();
+        let ip = peer.address.ip().to_canonical().to_string();
         if sources.last() != Some(&ip) {
             sources.push(ip);
         }

@@ -263,6 +263,20 @@ pub(crate) fn warn_of_ignored(profile: &Profile, options: &StartOptions, progres
             options.ipv6.families.is_some_and(|wanted| wanted != has),
         ),
         (
+            "--pod-network-cidr",
+            options
+                .ipv6
+                .pods
+                .is_some_and(|c| profile.ipv6.is_none_or(|has| has.pod_cidr != c.trunc())),
+        ),
+        (
+            "--service-cluster-ip-range",
+            options
+                .ipv6
+                .services
+                .is_some_and(|c| profile.ipv6.is_none_or(|has| has.service_cidr != c.trunc())),
+        ),
+        (
             "--subnet",
             options
                 .node_cidr

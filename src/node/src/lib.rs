@@ -131,6 +131,7 @@ pub async fn run(config: NodeConfig) -> anyhow::Result<()> {
         requests,
         pods.clone(),
         client.clone(),
+        node.clone(),
         host.name().to_owned(),
     ));
     tasks.spawn(registration::renew_lease(

@@ -88,6 +88,9 @@ impl NodeResources {
         let eviction = reserved(Signal::MemoryAvailable, host.machine.memory_bytes);
         let managers = Managers::start(&settings, &machine, eviction, paths::STATE.as_ref())
             .context("starting the managers of CPUs and memory")?;
+        if settings.topology_policy() != "none" {
+            warn!("the topology manager does not know the NUMA nodes of devices");
+        }
         Ok(Self {
             settings,
             managers: Mutex::new(managers),

@@ -239,7 +239,10 @@ fn passed_headers(call: &Call, peer: Option<&Peer>, upgrade: bool, style: Style)
                     .map(str::to_owned),
             ),
             ("x-forwarded-proto", Some("https".to_owned())),
-            ("x-forwarded-for", peer.map(|p| p.address.ip().to_string())),
+            (
+                "x-forwarded-for",
+                peer.map(|p| p.address.ip().to_canonical().to_string()),
+            ),
         ];
         for (name, value) in forwarded {
             if let Some(value) = value.and_then(|v| HeaderValue::from_str(&v).ok()) {

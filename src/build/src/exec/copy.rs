@@ -140,7 +140,7 @@ impl Running<'_> {
             let mut key = Key::new("COPY");
             key.add_all(&parts);
             for item in &items {
-                item.add_to(&mut key, &excluded)?;
+                item.add_to(&mut key, &excluded, parents)?;
             }
             Ok(Prepared {
                 items,

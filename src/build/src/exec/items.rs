@@ -56,7 +56,9 @@ impl Item {
     }
 
     /// Adds what is copied to the key of a step.
-    pub fn add_to(&self, key: &mut Key, excluded: &Matcher) -> Result<()> {
+    ///
+    /// `with_parents` tells whether exclusions are compared with [`Self::below`], as the copy does.
+    pub fn add_to(&self, key: &mut Key, excluded: &Matcher, with_parents: bool) -> Result<()> {
         match self {
             Self::Path {
                 name,
@@ -73,9 +75,9 @@ impl Item {
                     key.add(numbers.map(u32::to_be_bytes).concat());
                 }
                 let real = files::real_path(path).map_err(failed)?;
-                let below = match parents.is_empty() {
-                    true => String::new(),
-                    false => self.below(),
+                let below = match with_parents {
+                    true => self.below(),
+                    false => String::new(),
                 };
                 key.add(files::digest(&real, &below, excluded)?);
             }
@@ -184,9 +186,14 @@ fn open(root: &Path, path: &str) -> Result<Option<OwnedFd>> {
 /// part `**` stands for any directories, which links do not lead to.
 fn expand(root: &Path, base: String, pattern: &str, deep: bool) -> Result<Vec<String>> {
     let mut found = vec![base];
-    for part in pattern.split('/') {
+    let parts: Vec<&str> = pattern.split('/').collect();
+    for (number, part) in parts.iter().copied().enumerate() {
         let mut next = Vec::new();
         if deep && part == "**" {
+            // The directories are copied with all that is in them.
+            if number + 1 == parts.len() {
+                break;
+            }
             for parent in found {
                 directories_into(root, parent, 0, &mut next)?;
             }

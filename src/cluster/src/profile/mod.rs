@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 
 use ipnet::Ipv4Net;
-use rkube_config::families::{Ipv6Ranges, NODE_POD_PREFIX, by_family};
+use rkube_config::families::{Ipv6Ranges, NODE_POD_PREFIX};
 use rkube_config::registries::Registries;
 use rkube_config::{
     ClusterConfig, KubeletOptions, NodeAddress, NodeConfig, StoreConfig, Taint, ports,
@@ -17,6 +17,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::files::{Home, io_failure, make_private_dir, write_durable};
 use crate::image_cache::{ImageCache, image_cache_listens, with_cache};
+
+mod addresses;
 
 /// The version of the format of `profile.yaml` that this binary writes.
 const FORMAT: u32 = 1;
@@ -487,42 +489,11 @@ impl Profile {
         })
     }
 
-    /// Returns the address of the service `kubernetes`: the first one of the services' range.
-    pub(crate) fn kubernetes_ip(&self) -> Ipv4Addr {
-        self.service_cidr
-            .hosts()
-            .next()
-            .unwrap_or(self.service_cidr.network())
-    }
-
     /// Returns the port of the cache of images if nodes reach it on the loopback of the host.
     fn image_cache_on_loopback(&self) -> Option<u16> {
         let elsewhere = image_cache_listens(self).is_some();
         let cache = self.image_cache.as_ref().filter(|_| !elsewhere);
         cache.map(|cache| cache.port)
-    }
-
-    /// Returns the addresses of the service `kubernetes`, in the order of the families.
-    pub(crate) fn kubernetes_ips(&self) -> Vec<IpAddr> {
-        let ipv6 = self.ipv6.map(|ipv6| ipv6.kubernetes_ip().into());
-        self.by_family(self.kubernetes_ip().into(), ipv6)
-    }
-
-    /// Returns a node's addresses, in the order of the families.
-    pub fn node_ips(&self, node: &Node) -> Vec<IpAddr> {
-        let ipv6 = self.ipv6.map(|ipv6| ipv6.node_ip(node.ip, self.node_cidr));
-        self.by_family(node.ip.into(), ipv6.map(IpAddr::V6))
-    }
-
-    /// Returns the address of a node that its users are told.
-    pub fn node_ip(&self, node: &Node) -> IpAddr {
-        let first = self.node_ips(node).first().copied();
-        first.unwrap_or(node.ip.into())
-    }
-
-    /// Returns a value for each family of the cluster, in their order.
-    pub fn by_family<T>(&self, ipv4: T, ipv6: Option<T>) -> Vec<T> {
-        by_family(self.ipv6.map(|ipv6| ipv6.place), ipv4, ipv6)
     }
 
     /// Returns the plan of the cluster for its driver.

@@ -1,5 +1,6 @@
 //! Forwarding of packets, which all clusters of a host share.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -33,6 +34,11 @@ impl Forwarding {
         self.dir.join("users")
     }
 
+    /// Returns whether a profile is registered.
+    pub(super) fn has(&self, profile: &str) -> bool {
+        self.users().join(profile).exists()
+    }
+
     /// Returns the marker file, which exists if forwarding was off originally.
     fn was_off(&self) -> PathBuf {
         self.dir.join("was-off")
@@ -64,7 +70,15 @@ impl Forwarding {
             .filter(|name| sysctl::read(&accept_ra(name)).is_ok_and(|value| value == "1"))
             .collect();
         let path = self.accepting();
-        fs::write(&path, names.join("\n")).map_err(file_error("write", &path))?;
+        // Interfaces that were changed before stay in the list, whatever turned forwarding off since.
+        let mut all: BTreeSet<String> = fs::read_to_string(&path)
+            .unwrap_or_default()
+            .lines()
+            .map(str::to_owned)
+            .collect();
+        all.extend(names.iter().cloned());
+        let text = all.into_iter().collect::<Vec<_>>().join("\n");
+        fs::write(&path, text).map_err(file_error("write", &path))?;
         for name in names {
             sysctl::write_if_present(&accept_ra(&name), "2")?;
         }

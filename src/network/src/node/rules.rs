@@ -183,6 +183,16 @@ fn pod_guard(table: &mut Table, side: &Side, bridge: &str) {
                     .source(CmpOp::Ne, side.pod_cidr)
                     .source(CmpOp::Ne, link_local())
                     .drop(),
+                // Policies know pods by their other addresses.
+                Rule::new()
+                    .in_link(CmpOp::Eq, bridge)
+                    .source(CmpOp::Eq, link_local())
+                    .expr(Expr::Meta(Meta::L4Proto, Reg::word(0)))
+                    .expr(Expr::ne(
+                        Reg::word(0),
+                        Data::byte(libc::IPPROTO_ICMPV6 as u8),
+                    ))
+                    .drop(),
             ],
         );
         table.base_chain(

@@ -66,7 +66,15 @@ impl Nftables {
         let table = Table::new(family, name);
         match self.transaction(&table, |batch| batch.delete_table()) {
             Ok(()) => Ok(true),
-            Err(error) if error.errno == Errno::ENOENT => Ok(false),
+            // Kernels without the family have no such table either.
+            Err(error)
+                if matches!(
+                    error.errno,
+                    Errno::ENOENT | Errno::EAFNOSUPPORT | Errno::EOPNOTSUPP
+                ) =>
+            {
+                Ok(false)
+            }
             Err(error) => Err(error),
         }
     }

@@ -40,11 +40,17 @@ pub(crate) fn inject(
             permissions: device.permissions,
             ..Default::default()
         }));
+    let mut names = options.cdi;
     for (name, value) in options.annotations {
+        // The older way to name devices of the interface.
+        if name.starts_with("cdi.k8s.io/") {
+            names.extend(value.split(',').map(str::to_owned));
+        }
         spec.annotations.entry(name).or_insert(value);
     }
-    let mut names = options.cdi;
     names.extend(claimed);
+    let mut seen = std::collections::HashSet::new();
+    names.retain(|name| seen.insert(name.clone()));
     if names.is_empty() {
         return Ok(());
     }

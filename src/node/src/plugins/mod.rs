@@ -24,6 +24,7 @@ mod requests;
 mod slices;
 mod status;
 
+use crate::node_object::NodeObject;
 use crate::pods::table::{PodTable, WorkerEvent};
 
 pub(crate) use inject::inject;
@@ -88,6 +89,7 @@ pub(crate) async fn run(
     requests: Requests,
     table: Arc<PodTable>,
     client: kube::Client,
+    object: NodeObject,
     node: String,
 ) -> anyhow::Result<()> {
     let mut tasks: JoinSet<anyhow::Result<()>> = JoinSet::new();
@@ -117,7 +119,12 @@ pub(crate) async fn run(
     });
     tasks.spawn(forward(requests.devices, table.clone()));
     tasks.spawn(forward(requests.claims.affected, table.clone()));
-    tasks.spawn(slices::remove_all(client, node, requests.claims.wipes));
+    tasks.spawn(slices::remove_all(
+        client,
+        object,
+        node,
+        requests.claims.wipes,
+    ));
     tasks.spawn(reconcile(plugins, table));
     crate::first_end(tasks).await
 }

@@ -6,18 +6,26 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-/// Longest delay between two attempts.
-const MAX_DELAY: Duration = Duration::from_secs(300);
+use crate::node_object::NodeObject;
+
+/// Longest delay between two attempts. Slices that were made meanwhile would go, too.
+const MAX_DELAY: Duration = Duration::from_secs(5);
 
 /// Removes the slices of all drivers of the node, for none is registered when the agent starts, and
 /// then those of each driver that is gone.
 pub(super) async fn remove_all(
     client: kube::Client,
+    object: NodeObject,
     node: String,
     mut wipes: mpsc::UnboundedReceiver<String>,
 ) -> anyhow::Result<()> {
     let mut removals = JoinSet::new();
-    removals.spawn(remove(client.clone(), selector(&node, None)));
+    let first = remove(client.clone(), selector(&node, None));
+    removals.spawn(async move {
+        // Before, the API server does not know the node, and then its drivers are not there yet.
+        object.registered().await;
+        first.await;
+    });
     loop {
         tokio::select! {
             driver = wipes.recv() => {

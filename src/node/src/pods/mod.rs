@@ -154,7 +154,6 @@ impl Feed {
         let mut kept = kept(&list);
         kept.extend(self.statics.uids().map(str::to_owned));
         self.unreadable = list.unreadable.iter().map(|pod| pod.uid.clone()).collect();
-        self.context.plugins.set_unreadable(&self.unreadable);
         for uid in self.context.pods.uids() {
             if !kept.contains(&uid) {
                 self.context.pods.send(&uid, WorkerEvent::Removed);
@@ -169,6 +168,8 @@ impl Feed {
         }
         let steps = self.statics.list(mirrors.into_iter().map(Arc::new));
         self.perform(steps);
+        // Not before: pods without a worker look gone.
+        self.context.plugins.set_unreadable(&self.unreadable);
         // Unreadable pods have no worker; what they have is theirs.
         if self.unreadable.is_empty() {
             self.context.resources.set_complete();

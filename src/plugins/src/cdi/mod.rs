@@ -274,9 +274,19 @@ impl Registry {
 }
 
 fn read_file(path: &Path) -> Result<Spec, String> {
-    let length = std::fs::metadata(path).map_err(|e| e.to_string())?.len();
-    if length > MAX_FILE {
+    use std::io::Read as _;
+    // A pipe would not end, and neither does what a link to a device leads to.
+    let metadata = std::fs::metadata(path).map_err(|e| e.to_string())?;
+    if !metadata.is_file() {
+        return Err("not a regular file".into());
+    }
+    let mut text = String::new();
+    let file = std::fs::File::open(path).map_err(|e| e.to_string())?;
+    file.take(MAX_FILE + 1)
+        .read_to_string(&mut text)
+        .map_err(|e| e.to_string())?;
+    if text.len() as u64 > MAX_FILE {
         return Err(format!("more than {MAX_FILE} bytes"));
     }
-    parse(&std::fs::read_to_string(path).map_err(|e| e.to_string())?)
+    parse(&text)
 }

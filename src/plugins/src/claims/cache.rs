@@ -280,6 +280,8 @@ impl Cache {
             if claim.pods.len() > 1 {
                 claim.pods.remove(pod);
             } else {
+                // If the drivers fail half-way, the next user has it prepared anew.
+                claim.prepared = false;
                 last.push(claim.clone());
             }
         }

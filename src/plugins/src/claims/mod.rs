@@ -74,6 +74,8 @@ pub struct Manager {
     drivers: Arc<Drivers>,
     limits: Limits,
     cache: Mutex<Cache>,
+    /// Held while drivers are asked: a claim of a pod that ends may be that of the next pod.
+    asking: tokio::sync::Mutex<()>,
     reports: Mutex<Reports>,
     affected: mpsc::UnboundedSender<String>,
 }
@@ -92,6 +94,7 @@ impl Manager {
             drivers: Drivers::new(limits.wiping_delay, wipe),
             limits,
             cache: Mutex::new(Cache::open(dir)?),
+            asking: tokio::sync::Mutex::new(()),
             reports: Mutex::new(Reports::open(dir)),
             affected,
         });
@@ -170,9 +173,8 @@ impl Manager {
         let end = async {
             let channel = plugin.channel().await?;
             let request = api::NodeWatchResourcesRequest {};
-            let mut stream: Stream<api::NodeWatchResourcesResponse> = channel
-                .stream(api::WATCH_HEALTH, &request, self.limits.call)
-                .await?;
+            let mut stream: Stream<api::NodeWatchResourcesResponse> =
+                channel.stream(api::WATCH_HEALTH, &request).await?;
             while let Some(reports) = stream.next().await? {
                 self.take_reports(&plugin.driver, reports);
             }
@@ -207,6 +209,7 @@ impl Manager {
         for driver in claims.iter().flat_map(|claim| &claim.drivers) {
             plugins.insert(driver, self.drivers.get(driver)?);
         }
+        let _asking = self.asking.lock().await;
         let batches = self.cache.lock().reserve(pod, claims)?;
         for (driver, batch) in batches {
             let plugin = match plugins.get(driver.as_str()) {
@@ -261,6 +264,7 @@ impl Manager {
     ///
     /// Returns upstream's message; the claims stay prepared, and it can be tried again.
     pub async fn unprepare(&self, pod: &str) -> Result<(), String> {
+        let _asking = self.asking.lock().await;
         let last = self.cache.lock().release(pod);
         let mut batches = cache::Batches::new();
         for claim in &last {

@@ -206,31 +206,34 @@ impl Manager {
 
     async fn lists(&self, resource: &str, connection: u64, channel: &Channel) -> Status {
         let eof = || Status::new(Code::Unavailable, "EOF");
-        let started = channel
-            .stream(api::LIST_AND_WATCH, &api::Empty {}, DIAL_LIMIT)
-            .await;
+        let started = channel.stream(api::LIST_AND_WATCH, &api::Empty {}).await;
         let mut stream: grpc::Stream<api::ListAndWatchResponse> = match started {
             Ok(stream) => stream,
             Err(status) => return status,
         };
+        let mut is_first = true;
         loop {
             let list = match stream.next().await {
                 Ok(Some(list)) => list,
                 Ok(None) => return eof(),
                 Err(status) => return status,
             };
-            let pods = self
-                .inner
-                .lock()
-                .state
-                .update(resource, connection, list.devices);
+            let (pods, is_news) = {
+                let mut inner = self.inner.lock();
+                let before = inner.state.capacity();
+                let pods = inner.state.update(resource, connection, list.devices);
+                (pods, before != inner.state.capacity())
+            };
             let Some(pods) = pods else { return eof() };
-            self.changed();
+            // Plugins may send the same list as often as they like.
+            if is_news || std::mem::take(&mut is_first) {
+                self.changed();
+                self.save();
+            }
             for pod in pods {
                 // The agent may be ending.
                 let _ = self.affected.send(pod);
             }
-            self.save();
         }
     }
 

@@ -56,8 +56,10 @@ pub fn listen(path: &Path) -> io::Result<UnixListener> {
         std::fs::create_dir_all(parent)?;
     }
     match std::fs::remove_file(path) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
-        _ => {}
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+        // Somebody mounted the path before there was a socket.
+        Err(_) if path.is_dir() => std::fs::remove_dir(path)?,
+        done => done?,
     }
     let listener = UnixListener::bind(path)?;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o700))?;

@@ -77,13 +77,12 @@ fn is_known(kind: &str) -> bool {
 ///
 /// Fails if the directory cannot be made or watched.
 pub async fn run(dir: &Path, handlers: Handlers) -> io::Result<()> {
-    std::fs::create_dir_all(dir)?;
-    let mut watch = Watch::new()?;
+    let mut watch = Watch::new();
     let mut known: BTreeMap<PathBuf, Known> = BTreeMap::new();
     let mut running: JoinSet<(PathBuf, Result<Registered, String>)> = JoinSet::new();
     loop {
         // Before the look, so that no change is missed.
-        let found = watch.sockets(dir)?;
+        let found = watch.sockets(dir);
         let now = Instant::now().into_std();
         for action in plan(&found, &known, now) {
             carry_out(action, &found, &mut known, &mut running, &handlers);

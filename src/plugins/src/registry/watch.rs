@@ -12,6 +12,9 @@ use super::plan::{Identity, Sockets};
 /// Deepest directory that is searched.
 const MAX_DEPTH: usize = 8;
 
+/// Time between two looks that no event asks for.
+const LOOK: std::time::Duration = std::time::Duration::from_secs(10);
+
 /// An inotify instance as an `AsRawFd`.
 struct Fd(Inotify);
 
@@ -24,25 +27,30 @@ impl std::os::fd::AsRawFd for Fd {
 
 /// A watch of a directory tree.
 pub(super) struct Watch {
-    events: AsyncFd<Fd>,
+    /// Without it, the tree is only looked at from time to time.
+    events: Option<AsyncFd<Fd>>,
 }
 
 impl Watch {
-    pub(super) fn new() -> io::Result<Self> {
-        let inotify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK)?;
-        // SAFETY: `Inotify` owns a descriptor that does not change until it is dropped, and the
-        // `AsyncFd` owns the `Inotify`.
-        let events = unsafe { AsyncFd::register(Fd(inotify)) }.map_err(io::Error::from)?;
-        Ok(Self { events })
+    pub(super) fn new() -> Self {
+        let open = || -> io::Result<AsyncFd<Fd>> {
+            let inotify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK)?;
+            // SAFETY: `Inotify` owns a descriptor that does not change until it is dropped, and the
+            // `AsyncFd` owns the `Inotify`.
+            unsafe { AsyncFd::register(Fd(inotify)) }.map_err(io::Error::from)
+        };
+        let events = open()
+            .inspect_err(|e| tracing::warn!("plugins are looked for every {LOOK:?}: {e}"))
+            .ok();
+        Self { events }
     }
 
     /// Returns the sockets below a directory, and watches it and its directories. Names that begin
-    /// with a dot are left out.
-    ///
-    /// # Errors
-    ///
-    /// Fails if `dir` itself cannot be watched.
-    pub(super) fn sockets(&self, dir: &Path) -> io::Result<Sockets> {
+    /// with a dot are left out. Makes the directory if it is not there.
+    pub(super) fn sockets(&self, dir: &Path) -> Sockets {
+        if let Err(e) = std::fs::create_dir_all(dir) {
+            tracing::warn!("{}: {e}", dir.display());
+        }
         let mut sockets = Sockets::new();
         let mut waiting: Vec<(PathBuf, usize)> = vec![(dir.to_owned(), 0)];
         while let Some((folder, depth)) = waiting.pop() {
@@ -51,11 +59,10 @@ impl Watch {
                 | AddWatchFlags::IN_MOVE
                 | AddWatchFlags::IN_ONLYDIR;
             // Adding a watch again changes nothing.
-            if let Err(e) = self.events.get_ref().0.add_watch(&folder, flags) {
-                if depth == 0 {
-                    return Err(e.into());
-                }
-                continue;
+            if let Some(events) = &self.events
+                && let Err(e) = events.get_ref().0.add_watch(&folder, flags)
+            {
+                tracing::debug!("watching {}: {e}", folder.display());
             }
             for entry in std::fs::read_dir(&folder).into_iter().flatten().flatten() {
                 let path = entry.path();
@@ -78,16 +85,22 @@ impl Watch {
                 }
             }
         }
-        Ok(sockets)
+        sockets
     }
 
-    /// Waits for a change.
+    /// Waits for a change, or for the time of the next look.
     pub(super) async fn changed(&mut self) {
-        let Ok(mut guard) = self.events.readable().await else {
+        let Some(events) = &self.events else {
+            tokio::time::sleep(LOOK).await;
             return;
         };
-        // The events are only drained; the caller looks itself.
-        let _ = guard.get_inner().0.read_events();
-        guard.clear_ready();
+        tokio::select! {
+            ready = events.readable() => if let Ok(mut guard) = ready {
+                // The events are only drained; the caller looks itself.
+                let _ = guard.get_inner().0.read_events();
+                guard.clear_ready();
+            },
+            () = tokio::time::sleep(LOOK) => {}
+        }
     }
 }

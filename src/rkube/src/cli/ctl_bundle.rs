@@ -40,11 +40,12 @@ pub async fn run(runtime: &Runtime) -> Result<(), Failure> {
 }
 
 fn print(event: &Event) {
-    let mut out = io::stderr().lock();
+    let Ok(mut line) = serde_json::to_vec(event) else {
+        return;
+    };
+    line.push(b'\n');
     // If the reader is gone, the SSH server ends this process.
-    let _ = serde_json::to_writer(&mut out, event)
-        .map_err(io::Error::other)
-        .and_then(|()| writeln!(out));
+    let _ = io::stderr().lock().write_all(&line);
 }
 
 fn event(step: BundleProgress) -> Event {

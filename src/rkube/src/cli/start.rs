@@ -9,6 +9,7 @@ use rkube_cluster::{
     Cidrs, Families, Home, Ipv6Options, Kubeconfig, NodeSpec, Profile, Progress as _, StartOptions,
     StoreOptions, default_kubeconfig,
 };
+use rkube_config::families::Ipv6Place;
 use rkube_drivers::{HostMount, MachineOptions, PortMapping};
 use rkube_failure::{Failure, Kind, Source};
 
@@ -271,6 +272,8 @@ pub(super) fn plan(
     args.keep_context |= file.keep_context;
     let pods = file.pods.unwrap_or(args.pod_network_cidr);
     let services = file.services.unwrap_or(args.service_cluster_ip_range);
+    let families = file.families.or(args.ip_families);
+    refuse_unused(families, &[(pods, POD_RANGE), (services, SERVICE_RANGE)])?;
     Ok(Plan {
         options: StartOptions {
             profile: name.unwrap_or_else(|| global.profile.clone()),
@@ -283,7 +286,7 @@ pub(super) fn plan(
             pod_cidr: extras.pods.or(pods.ipv4).unwrap_or(POD_RANGE),
             service_cidr: services.ipv4.unwrap_or(SERVICE_RANGE),
             ipv6: Ipv6Options {
-                families: file.families.or(args.ip_families),
+                families,
                 pods: pods.ipv6,
                 services: services.ipv6,
             },
@@ -312,6 +315,24 @@ pub(super) fn plan(
         images: file.images,
         manifests: file.manifests,
     })
+}
+
+/// Refuses ranges of IPv4 that a cluster of IPv6 alone would not use.
+fn refuse_unused(families: Option<Families>, ranges: &[(Cidrs, Ipv4Net)]) -> Result<(), Failure> {
+    if families != Some(Families(Some(Ipv6Place::Only))) {
+        return Ok(());
+    }
+    for (given, default) in ranges {
+        if let Some(range) = given.ipv4.filter(|range| range != default) {
+            return Err(Failure::new(
+                Source::Program,
+                Kind::Usage,
+                format!("{range} is a range of IPv4, and the cluster has IPv6 only"),
+            )
+            .advise("give a range of IPv6, or use --ip-families ipv4,ipv6"));
+        }
+    }
+    Ok(())
 }
 
 fn is_domain(text: &str) -> bool {

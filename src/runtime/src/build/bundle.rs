@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{self, Write};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use serde_json::json;
 
@@ -169,25 +170,44 @@ impl Runtime {
     }
 }
 
+/// Shortest time between two reports of a download.
+const REPORT_PERIOD: Duration = Duration::from_millis(200);
+
 /// Counts the bytes of an image's layers.
 #[derive(Default)]
-struct Counter(parking_lot::Mutex<(u64, BTreeMap<String, u64>)>);
+struct Counter(parking_lot::Mutex<Counts>);
+
+#[derive(Default)]
+struct Counts {
+    total: u64,
+    /// Bytes that are there, by layer.
+    layers: BTreeMap<String, u64>,
+    /// When they were reported last.
+    reported: Option<Instant>,
+}
 
 impl Counter {
     fn add(&self, name: &str, step: PullProgress, tell: &Tell) {
         let mut counts = self.0.lock();
         match step {
-            PullProgress::Resolved { bytes, .. } => counts.0 = bytes,
+            PullProgress::Resolved { bytes, .. } => counts.total = bytes,
             PullProgress::Layer { digest, done, .. } => {
-                counts.1.insert(digest, done);
+                counts.layers.insert(digest, done);
             }
             PullProgress::Waiting { text } => return tell(BundleProgress::Waiting { text }),
             PullProgress::Unpacked { .. } => return,
         }
-        let (total, ref layers) = *counts;
+        let (total, done) = (counts.total, counts.layers.values().sum());
+        let is_soon = counts
+            .reported
+            .is_some_and(|last| last.elapsed() < REPORT_PERIOD);
+        if is_soon && done < total {
+            return;
+        }
+        counts.reported = Some(Instant::now());
         tell(BundleProgress::Fetching {
             name: name.to_owned(),
-            done: layers.values().sum(),
+            done,
             total,
         });
     }

@@ -87,8 +87,19 @@ impl Strategy for Service {
                     "may not change once set",
                 );
             }
+            // An address may go with its family, but no other may take its place.
+            let second = text_at(old, "spec.clusterIPs", 1);
+            let wanted = text_at(new, "spec.clusterIPs", 1);
+            if !second.is_empty() && !wanted.is_empty() && wanted != second {
+                errors.invalid(
+                    "spec.clusterIPs[1]",
+                    at(new, "spec.clusterIPs").clone(),
+                    "may not change once set",
+                );
+            }
+            let headless = is_headless(old) || is_headless(new);
             let first = text_at(old, "spec.ipFamilies", 0);
-            if !first.is_empty() && text_at(new, "spec.ipFamilies", 0) != first {
+            if !headless && !first.is_empty() && text_at(new, "spec.ipFamilies", 0) != first {
                 errors.invalid(
                     "spec.ipFamilies[0]",
                     at(new, "spec.ipFamilies").clone(),

@@ -62,24 +62,42 @@ async fn all(home: &Home, name: &str, output: &Output) -> Result<(), Failure> {
     }
     let from = profile.node(None)?;
     let given: Vec<Given> = read(home, &profile, from, "rkube ctl given").await?;
+    let mut result = Ok(());
     for node in profile.nodes.iter().filter(behind) {
-        let list = "rkube ctl images -o json";
-        let present: Vec<Present> = read(home, &profile, node, list).await?;
-        let images = missing(given.clone(), &present);
-        if !images.is_empty() {
-            let what = match images.len() {
-                1 => "an image".to_owned(),
-                count => format!("{count} images"),
-            };
-            output.step("images", &format!("Giving {what} to {}", node.name));
-        }
-        for image in images {
-            let image = (image.id.as_str(), image.layers.as_slice());
-            transfer::copy(home, &profile, from, node, image).await?;
-        }
-        rkube_cluster::caught_up(home, name, &node.name)?;
+        let done = one(home, &profile, (from, node), &given, output).await;
+        let done = done.and_then(|()| rkube_cluster::caught_up(home, name, &node.name));
+        // One node that cannot be reached does not keep the images from the others.
+        result = result.and(done);
     }
-    Ok(())
+    result
+}
+
+/// Gives one node the images that it lacks. Returns the first failure when all were tried.
+async fn one(
+    home: &Home,
+    profile: &Profile,
+    (from, node): (&Node, &Node),
+    given: &[Given],
+    output: &Output,
+) -> Result<(), Failure> {
+    let list = "rkube ctl images -o json";
+    let present: Vec<Present> = read(home, profile, node, list).await?;
+    let images = missing(given.to_vec(), &present);
+    if !images.is_empty() {
+        let what = match images.len() {
+            1 => "an image".to_owned(),
+            count => format!("{count} images"),
+        };
+        output.step("images", &format!("Giving {what} to {}", node.name));
+    }
+    let mut result = Ok(());
+    for image in images {
+        // A build that ends meanwhile must not lose its name to what is copied here.
+        let _lock = transfer::lock(home, &profile.name).await?;
+        let image = (image.id.as_str(), image.layers.as_slice());
+        result = result.and(transfer::copy(home, profile, from, node, image).await);
+    }
+    result
 }
 
 /// Runs a command on a node, and reads the JSON that it prints.

@@ -14,16 +14,9 @@ use crate::cli::Output;
 /// Size of the buffer between two connections.
 const PIPE_BYTES: usize = 256 << 10;
 
-/// Gives an image that was built on the node `from` to all nodes, with its names. Nodes get the
-/// layers that they lack.
-pub async fn distribute(
-    home: &Home,
-    profile: &Profile,
-    from: &Node,
-    built: &Built,
-) -> Result<(), Failure> {
-    // Builds of the same name must not give it to different images on different nodes.
-    let path = home.profile_dir(&profile.name).join("images.lock");
+/// Locks the images of a profile, so that no name is given to different images on different nodes.
+pub(super) async fn lock(home: &Home, profile: &str) -> Result<File, Failure> {
+    let path = home.profile_dir(profile).join("images.lock");
     let lock = tokio::task::spawn_blocking(move || {
         let file = File::options()
             .create(true)
@@ -39,11 +32,21 @@ pub async fn distribute(
             format!("cannot lock the profile's images: {e}"),
         )
     };
-    let _lock = lock
-        .await
+    lock.await
         .map_err(std::io::Error::other)
         .flatten()
-        .map_err(failed)?;
+        .map_err(failed)
+}
+
+/// Gives an image that was built on the node `from` to all nodes, with its names. Nodes get the
+/// layers that they lack.
+pub async fn distribute(
+    home: &Home,
+    profile: &Profile,
+    from: &Node,
+    built: &Built,
+) -> Result<(), Failure> {
+    let _lock = lock(home, &profile.name).await?;
     for name in &built.names {
         let command = format!(
             "rkube ctl tag {} {}",

@@ -317,7 +317,12 @@ impl Store {
         // A name refers to one image only, the one added last.
         for other in records.values_mut() {
             if other.config != record.config {
+                let named = !other.tags.is_empty();
                 other.tags.retain(|tag| !record.tags.contains(tag));
+                // What it was given for is another image now.
+                if named && other.tags.is_empty() {
+                    other.given = false;
+                }
             }
         }
         let entry = records

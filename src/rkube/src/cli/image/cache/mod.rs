@@ -47,7 +47,7 @@ const MAX_CONNECTIONS: usize = 256;
 /// The time that a client may take to begin TLS, and to send the head of a request.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
 /// The period of the checks which clusters need a listener of their own.
-const LISTEN_PERIOD: Duration = Duration::from_millis(500);
+const LISTEN_PERIOD: Duration = Duration::from_secs(2);
 /// The period of the checks whether a cluster needs the process.
 const CHECK_PERIOD: Duration = Duration::from_secs(5);
 
@@ -362,6 +362,7 @@ async fn serve(home: &Home) -> Result<(), Failure> {
     let begun = Instant::now();
     let mut clock = tokio::time::interval(CHECK_PERIOD);
     let mut listening = tokio::time::interval(LISTEN_PERIOD);
+    listening.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut gateways = listen::Gateways::default();
     let on_loopback = listen::accept_all(&server, &listener, &connections, |_| true);
     let mut on_loopback = std::pin::pin!(on_loopback);

@@ -114,6 +114,8 @@ impl HostNetwork {
         host.add_address(&name, address)?;
         if let Some(ipv6) = config.ipv6 {
             sysctl::write(&format!("net/ipv6/conf/{name}/disable_ipv6"), "0")?;
+            // Nodes are no routers of the host.
+            sysctl::write(&format!("net/ipv6/conf/{name}/accept_ra"), "0")?;
             host.add_address(&name, ipv6)?;
         }
         host.set_up(&name)?;
@@ -127,9 +129,10 @@ impl HostNetwork {
         firewall::open(Family::Ip, &name, &self.table_name())?;
         Forwarding::new(&config.state_dir, Family::Ip).acquire(&config.profile)?;
         if let Some(ipv6) = config.ipv6 {
+            // First, because `down` knows by it that there is more.
+            Forwarding::new(&config.state_dir, Family::Ip6).acquire(&config.profile)?;
             nft.apply(None, &self.ipv6_table(ipv6))?;
             firewall::open(Family::Ip6, &name, &self.table_name())?;
-            Forwarding::new(&config.state_dir, Family::Ip6).acquire(&config.profile)?;
         }
         Ok(())
     }
@@ -139,7 +142,11 @@ impl HostNetwork {
     pub fn down(&self) -> Result<()> {
         let link = Netlink::open().and_then(|host| host.delete_link(&self.link_name()));
         let mut families = vec![Family::Ip];
-        families.extend(self.config.ipv6.map(|_| Family::Ip6));
+        // A damaged profile does not say whether it had IPv6.
+        let registered =
+            Forwarding::new(&self.config.state_dir, Family::Ip6).has(&self.config.profile);
+        let ipv6 = self.config.ipv6.is_some() || registered;
+        families.extend(ipv6.then_some(Family::Ip6));
         let mut done = link.map(drop).map_err(NetworkError::from);
         for family in families {
             let table =
