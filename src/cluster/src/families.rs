@@ -6,7 +6,8 @@ use std::str::FromStr;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use rkube_config::families::{Ipv6Place, Ipv6Ranges, NODE_POD_PREFIX, node_range};
 use rkube_failure::{Failure, Kind, Source};
-use serde::Deserialize;
+use serde::de::Visitor;
+use serde::{Deserialize, Deserializer};
 
 use crate::plan::StartOptions;
 
@@ -56,8 +57,7 @@ impl std::fmt::Display for Families {
 }
 
 /// Address ranges, at most one per family, such as `10.244.0.0/16,fd00:10:244::/56`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(try_from = "String")]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Cidrs {
     /// The range of IPv4.
     pub ipv4: Option<Ipv4Net>,
@@ -87,11 +87,22 @@ impl FromStr for Cidrs {
     }
 }
 
-impl TryFrom<String> for Cidrs {
-    type Error = String;
+impl<'de> Deserialize<'de> for Cidrs {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        // Errors that a visitor returns have the place of the text.
+        struct Text;
+        impl Visitor<'_> for Text {
+            type Value = Cidrs;
 
-    fn try_from(text: String) -> Result<Self, String> {
-        text.parse()
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("address ranges")
+            }
+
+            fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Cidrs, E> {
+                text.parse().map_err(E::custom)
+            }
+        }
+        from.deserialize_str(Text)
     }
 }
 

@@ -326,14 +326,14 @@ fn ports_of_the_node() {
                {"containerPort": 443, "hostPort": 4343, "hostIP": "172.16.0.1"}"#,
             "Tcp 192.168.0.1:4343>443, Tcp 172.16.0.1:4343>443",
         ),
-        // An IPv6 address of the node does not lead to a pod that has none.
+        // Rules are made for the families that the pod has.
         (
             r#"{"containerPort": 80, "hostPort": 8080, "hostIP": "::1"}"#,
-            "",
+            "Tcp ::1:8080>80",
         ),
         (
             r#"{"containerPort": 80, "hostPort": 8080, "hostIP": "::"}"#,
-            "",
+            "Tcp :::8080>80",
         ),
     ] {
         let pod = pod(&format!(

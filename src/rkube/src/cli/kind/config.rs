@@ -267,12 +267,18 @@ fn networking(
     if !is_empty(&written.dns_search) {
         return wrong("dnsSearch", "nodes have no search domains");
     }
-    let range = |field: &str, text: Option<String>| match text.filter(|text| !text.is_empty()) {
-        None => Ok(None),
-        Some(text) => text
-            .parse::<Cidrs>()
-            .map(Some)
-            .map_err(|why| document.wrong(&format!("networking.{field}"), why)),
+    let has_ipv6 = config.families.is_some_and(|families| families.0.is_some());
+    let range = |field: &str, text: Option<String>| {
+        let Some(text) = text.filter(|text| !text.is_empty()) else {
+            return Ok(None);
+        };
+        let of = |found: Cidrs| match found.ipv6 {
+            Some(_) if !has_ipv6 => Err(format!("{text} needs the ipFamily ipv6 or dual")),
+            _ => Ok(Some(found)),
+        };
+        text.parse::<Cidrs>()
+            .and_then(of)
+            .map_err(|why| document.wrong(&format!("networking.{field}"), why))
     };
     config.pods = range("podSubnet", written.pod_subnet)?;
     config.services = range("serviceSubnet", written.service_subnet)?;
