@@ -79,8 +79,19 @@ impl NodeResources {
     ///
     /// Fails with upstream's message if the options do not fit the machine or the state.
     pub(crate) fn start(host: &Host) -> anyhow::Result<Self> {
+        check_reserved(host)?;
         let settings = host.settings.clone();
-        let machine = read_machine(host).context("reading the machine's layout")?;
+        let is_used = settings.cpu_static
+            || settings.memory_static
+            || settings.topology_policy() != "none"
+            || !settings.reserved_cpus.is_empty();
+        let machine = match read_machine(host) {
+            Err(e) if !is_used => {
+                warn!("the machine's layout is not known: {e:#}");
+                Machine::default()
+            }
+            read => read.context("reading the machine's layout")?,
+        };
         anyhow::ensure!(
             !settings.limited_swap || rkube_runtime::cgroup_is_v2(),
             "memorySwap.swapBehavior LimitedSwap needs control groups of version 2, and this node has version 1: take it back with --extra-config=kubelet.memory-swap.swap-behavior=NoSwap"
@@ -129,12 +140,19 @@ impl NodeResources {
     }
 
     /// Takes back what pods have of which nothing runs any more.
-    pub(crate) fn release_inactive(&self, pods: &[Snapshot]) {
-        if !self.complete.load(Ordering::Relaxed) {
+    pub(crate) fn release_inactive(&self, table: &PodTable) {
+        let is_used = self.settings.cpu_static || self.settings.memory_static;
+        if !is_used || !self.complete.load(Ordering::Relaxed) {
             return;
         }
-        let is_active = |uid: &str| pods.iter().any(|s| s.pod.uid() == uid && is_active(s));
-        if let Err(e) = self.managers.lock().retain(is_active) {
+        // Before the table: a pod that is admitted meanwhile is not in an older view of it.
+        let held = self.managers.lock().pods();
+        let pods = table.all();
+        let keep = |uid: &str| {
+            !held.iter().any(|held| held == uid)
+                || pods.iter().any(|s| s.pod.uid() == uid && is_active(s))
+        };
+        if let Err(e) = self.managers.lock().retain(keep) {
             warn!("{e}");
         }
     }
@@ -303,8 +321,8 @@ pub(crate) async fn run(
     let mut known: std::collections::HashMap<String, CpuSet> = Default::default();
     loop {
         // A container that has just started was created with the CPUs of its creation.
+        node.release_inactive(&pods);
         let all = pods.all();
-        node.release_inactive(&all);
         let wanted = node.wanted(&all);
         known.retain(|id, _| wanted.iter().any(|(w, _)| w == id));
         for (id, cpus) in wanted {
@@ -326,6 +344,29 @@ pub(crate) async fn run(
             () = tokio::time::sleep(node.settings.reconcile) => {}
         }
     }
+}
+
+/// Refuses to reserve more than the node has: the limits of all pods would be gone.
+fn check_reserved(host: &Host) -> anyhow::Result<()> {
+    let (taken, machine) = (host.settings.reserved(), &host.machine);
+    let all = [
+        ("cpu", taken.cpu_millis, machine.cpu_millis),
+        ("memory", taken.memory, machine.memory_bytes),
+        ("ephemeral-storage", taken.storage, machine.storage_bytes),
+    ];
+    let errors: Vec<String> = all
+        .into_iter()
+        .filter(|(_, taken, capacity)| *taken > 0 && *taken >= signed(*capacity))
+        .map(|(name, taken, capacity)| {
+            format!("Resource {name:?} has a reservation of {taken} but capacity of {capacity}. Expected capacity >= reservation.")
+        })
+        .collect();
+    anyhow::ensure!(
+        errors.is_empty(),
+        "invalid Node Allocatable configuration. {}",
+        errors.join(" ")
+    );
+    Ok(())
 }
 
 /// Limits what all pods use together to what is not reserved; tries again until it succeeds.

@@ -39,6 +39,13 @@ pub struct Managers {
 }
 
 impl Managers {
+    /// Returns the UIDs of the pods that have something.
+    pub fn pods(&self) -> Vec<String> {
+        let mut all = self.cpu.pods();
+        all.extend(self.memory.pods());
+        all
+    }
+
     /// Starts the managers with the state files in `dir`. `hard_eviction` are the bytes of memory
     /// that the node never gives away, besides the reservations.
     ///

@@ -135,6 +135,7 @@ impl Feed {
                     self.unreadable.remove(pod.uid());
                     let pod = Arc::new(static_pods::from_api(pod));
                     dispatch(&self.context, pod, &mut self.adopted, None);
+                    self.note_complete();
                 }
             },
             Event::Deleted(pod) => match self.statics.deleted(pod) {
@@ -190,11 +191,19 @@ impl Feed {
         pods.send(&uid, WorkerEvent::Updated(Arc::new(pod)));
         pods.send(&uid, WorkerEvent::Removed);
         self.unreadable.remove(&uid);
+        self.note_complete();
         if let Some(orphan) = self.adopted.remove(&uid) {
             // Pods that were never read have no worker, and maybe no sandbox either.
             let kept = self.adopted.keys().chain(&self.unreadable);
             let kept = kept.cloned().collect();
             clean_up(&self.context, HashMap::from([(uid, orphan)]), &kept).await;
+        }
+    }
+
+    /// Notes that all pods are known, once none is unreadable.
+    fn note_complete(&self) {
+        if !self.first && self.unreadable.is_empty() {
+            self.context.resources.set_complete();
         }
     }
 
@@ -276,7 +285,7 @@ fn dispatch(
     is_static: Option<Static>,
 ) {
     let resources = &context.resources;
-    resources.release_inactive(&context.pods.all());
+    resources.release_inactive(&context.pods);
     let mut victims = Vec::new();
     context.pods.update(pod.clone(), |others| {
         let adopted = adopted.remove(pod.uid()).unwrap_or_default();

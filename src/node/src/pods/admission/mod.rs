@@ -148,8 +148,12 @@ fn preempt(
         .iter()
         .map(|s| (s.resource.clone(), s.missing))
         .collect();
-    let priority = |pod: &Pod| pod.spec().priority.unwrap_or(0);
-    let can_go = |other: &&&Pod| !qos::is_critical(other) || priority(pod) > priority(other);
+    // Static pods without a priority are not compared, and stay.
+    let is_higher = |other: &Pod| {
+        let priorities = pod.spec().priority.zip(other.spec().priority);
+        priorities.is_some_and(|(own, other)| own > other)
+    };
+    let can_go = |other: &&&Pod| !qos::is_critical(other) || is_higher(other);
     let candidates: Vec<Victim> = others
         .iter()
         .filter(can_go)

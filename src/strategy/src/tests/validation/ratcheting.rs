@@ -47,30 +47,28 @@ fn services() {
 
 #[test]
 fn families_of_services() {
-    let old =
-        service(json!({"spec": {"ipFamilies": ["IPv6"], "ipFamilyPolicy": "RequireDualStack"}}));
+    let old = service(json!({"spec": {
+        "clusterIP": "10.96.0.9", "clusterIPs": ["10.96.0.9", "fd00:10:96::9"],
+        "ipFamilies": ["IPv4", "IPv6"], "ipFamilyPolicy": "RequireDualStack"
+    }}));
     let cases: &[Case<'_>] = &[
-        (r#"{"metadata": {"labels": {"a": "b"}}}"#, ""),
         (r#"{"spec": {"selector": {"a": "b"}}}"#, ""),
         (
-            r#"{"spec": {"ipFamilyPolicy": "SingleStack"}}"#,
+            r#"{"spec": {"clusterIPs": ["10.96.0.9", "fd00:10:96::8"]}}"#,
+            "Invalid spec.clusterIPs[1]",
+        ),
+        (
+            r#"{"spec": {"ipFamilies": ["IPv6", "IPv4"]}}"#,
             "Invalid spec.ipFamilies[0]",
         ),
     ];
     assert_update("", "Service", old, cases);
-    let cases: &[Case<'_>] = &[
-        (r#"{"spec": {"ipFamilies": ["IPv4"]}}"#, ""),
-        (
-            r#"{"spec": {"ipFamilies": ["IPv6"]}}"#,
-            "Invalid spec.ipFamilies[0]",
-        ),
-        (
-            r#"{"spec": {"ipFamilyPolicy": "RequireDualStack"}}"#,
-            "Invalid spec.ipFamilyPolicy",
-        ),
-        (r#"{"spec": {"ipFamilyPolicy": "PreferDualStack"}}"#, ""),
-    ];
-    assert_create("", "Service", service(json!({})), cases);
+    let headless = service(json!({"spec": {
+        "clusterIP": "None", "clusterIPs": ["None"],
+        "ipFamilies": ["IPv4"], "ipFamilyPolicy": "SingleStack"
+    }}));
+    let cases: &[Case<'_>] = &[(r#"{"spec": {"ipFamilies": ["IPv6"]}}"#, "")];
+    assert_update("", "Service", headless, cases);
 }
 
 /// The annotation that gave the source ranges before the field did.
