@@ -59,7 +59,7 @@ fn families_of_services() {
         ),
         (
             r#"{"spec": {"ipFamilies": ["IPv6", "IPv4"]}}"#,
-            "Invalid spec.ipFamilies[0]",
+            "Invalid spec.ipFamilies[0], Invalid spec.clusterIPs[0], Invalid spec.clusterIPs[1]",
         ),
     ];
     assert_update("", "Service", old, cases);
