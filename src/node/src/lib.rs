@@ -67,6 +67,7 @@ use objects::Objects;
 use pods::context::PodContext;
 use pods::images::ImagePuller;
 use pods::table::PodTable;
+use pressure::Pressure;
 use recorder::Recorder;
 
 /// Name of the agent in the user agent header of its requests.
@@ -169,32 +170,65 @@ pub async fn run(config: NodeConfig) -> anyhow::Result<()> {
         plugins,
         resources: resources.clone(),
     })));
-    tasks.spawn(resources::run(resources, runtime.clone(), pods.clone()));
-    tasks.spawn(resources::enforce(
-        host.clone(),
-        runtime.clone(),
-        recorder.clone(),
-    ));
-    let collector = Arc::new(ImageCollector::new(
-        host.name(),
-        runtime.clone(),
-        recorder.clone(),
-        images,
-    ));
-    tasks.spawn(gc::run(pods.clone(), collector.clone()));
-    tasks.spawn(logrotate::run(runtime.clone(), pods.clone()));
-    tasks.spawn(eviction::run(eviction::Evictor {
+    let upkeep = Upkeep {
         host: host.clone(),
         runtime,
         recorder,
         pods,
+        images,
         pressure,
-        images: collector,
         sizes,
-    }));
+        resources,
+    };
+    upkeep.spawn(&mut tasks);
     info!(node = %host.name(), "node agent runs");
 
     first_end(tasks).await
+}
+
+/// What keeps the node in order.
+struct Upkeep {
+    host: Arc<Host>,
+    runtime: Runtime,
+    recorder: Recorder,
+    pods: Arc<PodTable>,
+    images: Arc<ImagePuller>,
+    pressure: watch::Sender<Pressure>,
+    sizes: Arc<disk::Sizes>,
+    resources: Arc<resources::NodeResources>,
+}
+
+impl Upkeep {
+    fn spawn(self, tasks: &mut JoinSet<anyhow::Result<()>>) {
+        let (runtime, pods) = (self.runtime, self.pods);
+        tasks.spawn(resources::run(
+            self.resources,
+            runtime.clone(),
+            pods.clone(),
+        ));
+        tasks.spawn(resources::enforce(
+            self.host.clone(),
+            runtime.clone(),
+            self.recorder.clone(),
+        ));
+        let collector = Arc::new(ImageCollector::new(
+            self.host.name(),
+            runtime.clone(),
+            self.recorder.clone(),
+            self.images,
+        ));
+        tasks.spawn(gc::run(pods.clone(), collector.clone()));
+        tasks.spawn(logrotate::run(runtime.clone(), pods.clone()));
+        tasks.spawn(eviction::run(eviction::Evictor {
+            host: self.host,
+            runtime,
+            recorder: self.recorder,
+            pods,
+            pressure: self.pressure,
+            images: collector,
+            sizes: self.sizes,
+        }));
+    }
 }
 
 /// Waits for a task to end. None should; if one does, the agent exits, and the node's init restarts

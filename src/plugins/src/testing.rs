@@ -13,13 +13,14 @@ use tokio::sync::mpsc;
 use crate::grpc::{self, Reply, Service, Status};
 use crate::wire::Message;
 
+type Answers = mpsc::Receiver<Result<Vec<u8>, Status>>;
 type Answer = dyn Fn(Bytes) -> Result<Vec<u8>, Status> + Send + Sync;
 
 /// A plugin on a socket. It ends when it is dropped.
 #[derive(Default)]
 pub(crate) struct Fake {
     answers: BTreeMap<&'static str, Arc<Answer>>,
-    streams: Mutex<BTreeMap<&'static str, mpsc::Receiver<Result<Vec<u8>, Status>>>>,
+    streams: Mutex<BTreeMap<&'static str, Answers>>,
     hanging: Vec<&'static str>,
     calls: Arc<Mutex<Vec<String>>>,
 }
@@ -104,7 +105,7 @@ impl Service for Fake {
         self.calls
             .lock()
             .push(method.rsplit('/').next().unwrap_or_default().to_owned());
-        if self.hanging.iter().any(|m| *m == method) {
+        if self.hanging.contains(&method) {
             return Some(Box::pin(std::future::pending()));
         }
         if let Some(receiver) = self.streams.lock().remove(method) {

@@ -127,7 +127,19 @@ fn outputs_are_what_their_schemas_say() {
     let file = file.display().to_string();
     let mut seen = BTreeSet::new();
     let apply = format!("apply --dry-run -f {file}");
-    let results = RESULTS.iter().copied().chain([("apply", apply.as_str())]);
+    cluster
+        .rkube(&["image", "tag", "rkube/kubia", "app:1"])
+        .ok();
+    let bundle = cluster.path("bundle.tar").display().to_string();
+    let (save, load) = (
+        format!("image bundle save {bundle} app:1"),
+        format!("image bundle load {bundle}"),
+    );
+    let results = RESULTS.iter().copied().chain([
+        ("apply", apply.as_str()),
+        ("image bundle save", save.as_str()),
+        ("image bundle load", load.as_str()),
+    ]);
     for (name, line) in results {
         let words: Vec<&str> = line.split(' ').chain(["-o", "json"]).collect();
         let said = cluster.rkube(&words).ok();

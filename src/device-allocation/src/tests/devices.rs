@@ -18,6 +18,7 @@ fn one(pool: &str) -> Value {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "one table of cases")]
 fn counted_devices() {
     let small = || memory(request("req-0", 1), "1Gi");
     let large = || memory(request("req-1", 1), "2Gi");

@@ -81,7 +81,7 @@ fn generations() {
         ),
         (
             "an invalid pool",
-            Case::of(&[simple()], &[twice.clone()]),
+            Case::of(&[simple()], std::slice::from_ref(&twice)),
             "invalid resource pools were encountered",
         ),
         (

@@ -265,9 +265,8 @@ impl<'a> Batch<'a> {
                 let mut own_sets = own_sets.iter();
                 w.nest(nfta::RULE_EXPRESSIONS, |w| {
                     for expr in &rule.exprs {
-                        w.nest(nfta::LIST_ELEM, |w| {
-                            write_expr(w, family, expr, &mut own_sets)
-                        });
+                        let sets = &mut own_sets;
+                        w.nest(nfta::LIST_ELEM, |w| write_expr(w, family, expr, sets));
                     }
                 });
                 if let Some(comment) = &rule.comment {

@@ -133,14 +133,14 @@ impl Feed {
                 Ok(steps) => self.perform(steps),
                 Err(pod) => {
                     self.unreadable.remove(pod.uid());
-                    let pod = Arc::new(static_pods::from_api(pod));
+                    let pod = Arc::new(static_pods::from_api(*pod));
                     dispatch(&self.context, pod, &mut self.adopted, None);
                     self.note_complete();
                 }
             },
             Event::Deleted(pod) => match self.statics.deleted(pod) {
                 Ok(steps) => self.perform(steps),
-                Err(pod) => self.delete(static_pods::from_api(pod)).await,
+                Err(pod) => self.delete(static_pods::from_api(*pod)).await,
             },
             // Their workers go on with what they know.
             Event::Unreadable(pod) => {

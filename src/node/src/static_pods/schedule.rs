@@ -66,9 +66,9 @@ impl Schedule {
     }
 
     /// Takes a pod that the API has or changed; returns it if it is no mirror.
-    pub(crate) fn applied(&mut self, pod: Pod) -> Result<Vec<Step>, Pod> {
+    pub(crate) fn applied(&mut self, pod: Pod) -> Result<Vec<Step>, Box<Pod>> {
         if !is_mirror(&pod) {
-            return Err(pod);
+            return Err(Box::new(pod));
         }
         let (name, pod) = (key(&pod), Arc::new(pod));
         self.mirrors
@@ -78,9 +78,9 @@ impl Schedule {
     }
 
     /// Takes a pod that the API no longer has; returns it if it was no mirror.
-    pub(crate) fn deleted(&mut self, pod: Pod) -> Result<Vec<Step>, Pod> {
+    pub(crate) fn deleted(&mut self, pod: Pod) -> Result<Vec<Step>, Box<Pod>> {
         if !is_mirror(&pod) {
-            return Err(pod);
+            return Err(Box::new(pod));
         }
         let name = key(&pod);
         let mirrors = self.mirrors.get_or_insert_default();
@@ -218,7 +218,7 @@ mod tests {
         assert_eq!(schedule.applied((*a).clone()), Ok(vec![told()]));
         assert_eq!(schedule.mirror(&static_pod("a", "1")), Some(a.clone()));
         let ordinary = pod("a", "x", &[]);
-        assert_eq!(schedule.applied(ordinary.clone()), Err(ordinary));
+        assert_eq!(schedule.applied(ordinary.clone()), Err(Box::new(ordinary)));
         // A successor came before the deletion was reported.
         let next = mirror("a", "n", "1");
         schedule.applied(next.clone()).unwrap();

@@ -260,17 +260,11 @@ mod inotify {
                 };
                 let events = guard.get_inner().0.read_events();
                 guard.clear_ready();
+                let gone = F::IN_IGNORED | F::IN_DELETE_SELF | F::IN_MOVE_SELF;
                 match events {
-                    Ok(events) => {
-                        let gone = F::IN_IGNORED | F::IN_DELETE_SELF | F::IN_MOVE_SELF;
-                        if events.iter().any(|e| e.mask.intersects(gone)) {
-                            return false;
-                        }
-                        if events.iter().any(|e| self.concerns(e)) {
-                            return true;
-                        }
-                    }
-                    Err(Errno::EAGAIN | Errno::EINTR) => {}
+                    Ok(events) if events.iter().any(|e| e.mask.intersects(gone)) => return false,
+                    Ok(events) if events.iter().any(|e| self.concerns(e)) => return true,
+                    Ok(_) | Err(Errno::EAGAIN | Errno::EINTR) => {}
                     Err(_) => return false,
                 }
             }

@@ -1,7 +1,6 @@
 //! Finds plugins by the sockets in `/var/lib/kubelet/plugins_registry`, and registers them.
 
 use std::collections::BTreeMap;
-use std::future::Future;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -75,7 +74,7 @@ fn is_known(kind: &str) -> bool {
 ///
 /// # Errors
 ///
-/// Fails if the directory cannot be made or watched.
+/// Fails if a task ends unexpectedly.
 pub async fn run(dir: &Path, handlers: Handlers) -> io::Result<()> {
     let mut watch = Watch::new();
     let mut known: BTreeMap<PathBuf, Known> = BTreeMap::new();
@@ -99,12 +98,10 @@ pub async fn run(dir: &Path, handlers: Handlers) -> io::Result<()> {
     }
 }
 
-fn sleep_until(due: Option<std::time::Instant>) -> impl Future<Output = ()> {
-    async move {
-        match due {
-            Some(due) => tokio::time::sleep_until(due.into()).await,
-            None => std::future::pending().await,
-        }
+async fn sleep_until(due: Option<std::time::Instant>) {
+    match due {
+        Some(due) => tokio::time::sleep_until(due.into()).await,
+        None => std::future::pending().await,
     }
 }
 

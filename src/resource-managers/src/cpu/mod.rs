@@ -241,7 +241,7 @@ impl CpuManager {
         }
         let per_core = self.cpus.per(Level::Core).max(1);
         let refuse = |message: String| Err(Rejection::new("SMTAlignmentError", message));
-        if count % per_core != 0 {
+        if !count.is_multiple_of(per_core) {
             return refuse(format!(
                 "SMT Alignment Error: requested {count} cpus not multiple cpus per core = {per_core}"
             ));

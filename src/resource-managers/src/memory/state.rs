@@ -253,14 +253,13 @@ impl MemoryState {
                         "[memorymanager] (pod: {uid}, container: {name}) the memory assignment uses {what}"
                     ))
                 };
-                for id in &block.nodes {
-                    match expected.get(id) {
-                        None => return missing("the NUMA that does not exist"),
-                        Some(node) if !node.memory.contains_key(&block.resource) => {
-                            return missing("memory resource that does not exist");
-                        }
-                        Some(_) => {}
-                    }
+                let nodes = || block.nodes.iter().map(|id| expected.get(id));
+                if nodes().any(|node| node.is_none()) {
+                    return missing("the NUMA that does not exist");
+                }
+                let has = |node: &NodeState| node.memory.contains_key(&block.resource);
+                if !nodes().flatten().all(has) {
+                    return missing("memory resource that does not exist");
                 }
                 take(&mut expected, block, block.size);
             }

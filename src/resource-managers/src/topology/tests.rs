@@ -38,7 +38,8 @@ fn hints_are_merged_to_the_narrowest() {
             hint(&[0, 1], false),
         ])
     };
-    let cases: [(Vec<Hints>, (&[usize], bool), (&[usize], bool)); 7] = [
+    type Merged<'a> = (&'a [usize], bool);
+    let cases: [(Vec<Hints>, Merged<'_>, Merged<'_>); 7] = [
         (vec![Hints::new()], (&[0, 1], true), (&[], true)),
         (vec![provider("r", None)], (&[0, 1], true), (&[], true)),
         (

@@ -213,13 +213,7 @@ pub(super) fn plan(
     output: &Output,
 ) -> Result<Plan, Failure> {
     let dns_domain = file.dns_domain.unwrap_or(args.dns_domain.clone());
-    if !is_domain(&dns_domain) {
-        return Err(Failure::new(
-            Source::Program,
-            Kind::Usage,
-            format!("--dns-domain: '{dns_domain}' is not a domain name"),
-        ));
-    }
+    check_domain(&dns_domain)?;
     let extras = extras(std::mem::take(&mut args.extra_config), output)?;
     let cpu_millis = args.cpus.and_then(|limit| {
         limit.amount(|| {
@@ -335,11 +329,18 @@ fn refuse_unused(families: Option<Families>, ranges: &[(Cidrs, Ipv4Net)]) -> Res
     Ok(())
 }
 
-fn is_domain(text: &str) -> bool {
+fn check_domain(text: &str) -> Result<(), Failure> {
     let is_label = |label: &str| {
         !label.is_empty() && label.chars().all(|c| c.is_ascii_alphanumeric() || c == '-')
     };
-    text.split('.').all(is_label)
+    if text.split('.').all(is_label) {
+        return Ok(());
+    }
+    Err(Failure::new(
+        Source::Program,
+        Kind::Usage,
+        format!("--dns-domain: '{text}' is not a domain name"),
+    ))
 }
 
 /// The steps of a start that creates a cluster, in order.

@@ -180,7 +180,7 @@ fn networking(profile: &Profile) -> Value {
     let mut fields = Mapping::from_iter(fields);
     if let Some(ipv6) = ipv6 {
         let families = rkube_cluster::Families(Some(ipv6.place)).to_string();
-        let names = families.split(',').map(|name| Value::from(name));
+        let names = families.split(',').map(Value::from);
         fields.insert("ipFamilies".into(), names.collect::<Vec<_>>().into());
     }
     if profile.no_load_balancer {

@@ -94,7 +94,7 @@ impl<'a> Accumulator<'a> {
         let mut cores = self.free.units_in(Level::Core, Level::Uncore, &[id]);
         cores.truncate(self.needed.div_ceil(per_core));
         let mut cpus: Vec<usize> = self.free.of(Level::Core, &cores).iter().collect();
-        if self.needed % 2 != 0 && per_core > 1 && cpus.len() > self.needed {
+        if !self.needed.is_multiple_of(2) && per_core > 1 && cpus.len() > self.needed {
             cpus.pop();
         }
         if cpus.len() == self.needed {
@@ -293,7 +293,7 @@ pub fn take_distributed(
     group: usize,
 ) -> Result<CpuSet, String> {
     let group = group.max(1);
-    if needed % group != 0 {
+    if !needed.is_multiple_of(group) {
         return take_packed(machine, available, needed, false);
     }
     let mut acc = Accumulator::new(machine, available, needed);
