@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use rkube_testing::image::Image;
 use rkube_testing::{Cluster, require_machine};
 use serde_json::Value;
 
@@ -118,6 +119,9 @@ const RESULTS: &[(&str, &str)] = &[
 #[test]
 fn outputs_are_what_their_schemas_say() {
     require_machine!();
+    let Some(app) = Image::busybox("test/app:1") else {
+        rkube_testing::skip!("no busybox-static");
+    };
     let cluster = Cluster::start("schema", 2);
     cluster.deploy_kubia(1);
     cluster.rkube(&["snapshot", "save", "one"]).ok();
@@ -132,7 +136,7 @@ fn outputs_are_what_their_schemas_say() {
         .ok();
     let bundle = cluster.path("bundle.tar").display().to_string();
     let (save, load) = (
-        format!("image bundle save {bundle} app:1"),
+        format!("image bundle save {bundle} test/app:1"),
         format!("image bundle load {bundle}"),
     );
     let results = RESULTS.iter().copied().chain([

@@ -209,7 +209,7 @@ pub(super) async fn archive(
     Ok((loaded, nodes.collect()))
 }
 
-/// Loads an image into all nodes and shows how far that is; see [`load_everywhere`].
+/// Loads an image into all nodes and shows how far that is.
 async fn show(
     home: &Home,
     profile: &Profile,
@@ -240,6 +240,7 @@ async fn show(
 
 /// Loads an image into all nodes that are not stopped. Returns the image's names, and the layers sent to the node that
 /// lacked most.
+#[cfg(unix)]
 pub(in crate::cli) async fn load_everywhere(
     home: &Home,
     profile: &Profile,
@@ -248,7 +249,8 @@ pub(in crate::cli) async fn load_everywhere(
     load_counted(home, profile, origin, &Arc::default()).await
 }
 
-/// Loads an image as [`load_everywhere`] does, and counts the bytes that are sent.
+/// Loads an image into all nodes that are not stopped, and counts the bytes that are sent. Returns the image's
+/// names, and the layers sent to the node that lacked most.
 async fn load_counted(
     home: &Home,
     profile: &Profile,
