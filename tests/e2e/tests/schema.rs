@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 
-use rkube_testing::image::Image;
 use rkube_testing::{Cluster, require_machine};
 use serde_json::Value;
 
@@ -119,9 +118,6 @@ const RESULTS: &[(&str, &str)] = &[
 #[test]
 fn outputs_are_what_their_schemas_say() {
     require_machine!();
-    let Some(app) = Image::busybox("test/app:1") else {
-        rkube_testing::skip!("no busybox-static");
-    };
     let cluster = Cluster::start("schema", 2);
     cluster.deploy_kubia(1);
     cluster.rkube(&["snapshot", "save", "one"]).ok();
@@ -131,19 +127,7 @@ fn outputs_are_what_their_schemas_say() {
     let file = file.display().to_string();
     let mut seen = BTreeSet::new();
     let apply = format!("apply --dry-run -f {file}");
-    cluster
-        .rkube(&["image", "tag", "rkube/kubia", "app:1"])
-        .ok();
-    let bundle = cluster.path("bundle.tar").display().to_string();
-    let (save, load) = (
-        format!("image bundle save {bundle} test/app:1"),
-        format!("image bundle load {bundle}"),
-    );
-    let results = RESULTS.iter().copied().chain([
-        ("apply", apply.as_str()),
-        ("image bundle save", save.as_str()),
-        ("image bundle load", load.as_str()),
-    ]);
+    let results = RESULTS.iter().copied().chain([("apply", apply.as_str())]);
     for (name, line) in results {
         let words: Vec<&str> = line.split(' ').chain(["-o", "json"]).collect();
         let said = cluster.rkube(&words).ok();
@@ -191,8 +175,11 @@ fn outputs_are_what_their_schemas_say() {
             assert!(wrong.is_empty(), "{line}: {wrong:#?}");
         }
     }
-    // Those that need an engine, a registry or a damaged store, or go on until Ctrl-C.
+    // Those that need an engine, a registry or a damaged store, print events first, or go on until
+    // Ctrl-C.
     for name in [
+        "image bundle load",
+        "image bundle save",
         "dashboard",
         "docker-env",
         "image build",

@@ -64,7 +64,7 @@ fn families_of_services() {
     ];
     assert_update("", "Service", old, cases);
     let headless = service(json!({"spec": {
-        "clusterIP": "None", "clusterIPs": ["None"],
+        "type": "ClusterIP", "clusterIP": "None", "clusterIPs": ["None"],
         "ipFamilies": ["IPv4"], "ipFamilyPolicy": "SingleStack"
     }}));
     let cases: &[Case<'_>] = &[(r#"{"spec": {"ipFamilies": ["IPv6"]}}"#, "")];
