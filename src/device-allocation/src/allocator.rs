@@ -115,6 +115,15 @@ impl<'a> Allocator<'a> {
             wanted.push(needs.of_claim(claim)?);
             constraints.push(constraints_of(claim)?);
         }
+        let requests = wanted.iter().flatten();
+        let devices = requests.map(|needs| needs.iter().map(|need| need.count).min().unwrap_or(0));
+        let depth = claims.len() + devices.sum::<usize>();
+        if depth > crate::MAX_DEPTH {
+            let most = crate::MAX_DEPTH;
+            return Err(Failure::Fatal(format!(
+                "the claims of the pod ask for more than {most} devices"
+            )));
+        }
         let search = Search::new(self, world, node, &pools, claims, &wanted, constraints);
         match search.run()? {
             Some(found) => {
@@ -302,6 +311,9 @@ impl<'a> Needs<'_, 'a> {
                 return Err(fail(why));
             }
             for (d, candidate) in pool.devices.iter().enumerate() {
+                if self.world.is_late() {
+                    return Err(Failure::TimedOut);
+                }
                 let (request, node) = (&need.request, self.node);
                 let allocator = self.allocator;
                 if !allocator.is_selectable(claim, need.class, request, node, candidate)? {

@@ -27,6 +27,8 @@ pub use taints::{is_tolerated, tolerates};
 
 /// Most devices that can be allocated to one claim.
 pub const MAX_RESULTS: usize = 32;
+/// Most devices and claims of one pod that are searched for: the search is recursive.
+pub(crate) const MAX_DEPTH: usize = 256;
 /// Most alternatives of one request.
 pub const MAX_ALTERNATIVES: usize = 8;
 /// The finalizer of claims with devices.

@@ -5,7 +5,6 @@ use std::collections::HashMap;
 
 use k8s_openapi::api::resource::v1::ResourceClaim;
 
-use crate::MAX_RESULTS;
 use crate::allocator::{Allocator, Failure, Need, Node, World, full_name};
 use crate::capacity::{consumption, is_left};
 use crate::constraint::{Constraint, Names};
@@ -13,6 +12,7 @@ use crate::counters::Counters;
 use crate::pools::{Candidate, Pool};
 use crate::state::Amounts;
 use crate::taints::repels;
+use crate::{MAX_DEPTH, MAX_RESULTS};
 
 /// A device by the indices of its pool and of itself in the pool.
 type At = (usize, usize);
@@ -182,6 +182,10 @@ impl<'s, 'a> Search<'s, 'a> {
         let total = self.found[place.claim].devices.len() + need.count - place.device;
         if total > MAX_RESULTS {
             return Err(Stop::TooMany);
+        }
+        // Alternatives may ask for more than the least that was counted before.
+        if self.found.iter().map(|f| f.devices.len()).sum::<usize>() >= MAX_DEPTH {
+            return Ok(false);
         }
         let next = Place {
             device: place.device + 1,

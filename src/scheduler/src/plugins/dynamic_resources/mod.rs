@@ -18,7 +18,7 @@ use crate::cluster::Cluster;
 use crate::devices::{Devices, Reservation, allocation, full_name};
 use crate::model::{NodeInfo, PodInfo};
 
-/// How long the search for devices on one node may take.
+/// How long the search for devices may take.
 const FILTER_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long devices may take to get ready before a pod is bound.
 pub const BINDING_TIMEOUT: Duration = Duration::from_secs(600);
@@ -39,6 +39,8 @@ struct Wanted {
 /// What is computed once per pod if one of its claims has no devices.
 struct Search<'a> {
     devices: &'a Devices,
+    /// When it is given up, on all nodes together: they are tried one after another.
+    deadline: Instant,
     slices: Vec<Arc<ResourceSlice>>,
     allocated: AllocatedState,
     /// What was found, by node.
@@ -118,6 +120,7 @@ impl<'a> Filter<'a> {
         }
         let search = searches.then(|| Search {
             devices,
+            deadline: Instant::now() + FILTER_TIMEOUT,
             slices: devices.slices.values().cloned().collect(),
             allocated: devices.allocated(),
             found: RefCell::default(),
@@ -229,7 +232,7 @@ impl Search<'_> {
         }
         let world = Timed {
             devices: self.devices,
-            deadline: Instant::now() + FILTER_TIMEOUT,
+            deadline: self.deadline,
         };
         let allocator = Allocator {
             slices: &self.slices,
