@@ -1,4 +1,4 @@
-//! Facts of upstream's own tests of the allocator.
+//! Cases of the allocator: many follow upstream's own tests, others are ours.
 
 mod capacity;
 mod devices;
